@@ -1,0 +1,240 @@
+//! What can go wrong, told so that a program can act on it and a person can read it.
+
+use std::sync::Arc;
+
+use crate::holder::Holder;
+
+/// The result of an engine call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Every failure that the engine reports.
+///
+/// Each variant is one class in Python and Node; [`Error::code`] is the same in all languages and never changes.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The lock was not got within `wait`. Python: `AcquireTimeout`, also a `TimeoutError`.
+    #[error("{}: not acquired within {waited:?}{}", quoted(key), held_by(holder.as_deref()))]
+    AcquireTimeout {
+        /// The key asked for.
+        key: Arc<str>,
+        /// How long the caller waited.
+        waited: std::time::Duration,
+        /// Who held the key when last seen.
+        holder: Option<Box<Holder>>,
+    },
+
+    /// A single try found the key held. Python: `LockBusy`.
+    #[error("{} is held{}", quoted(key), held_by(holder.as_deref()))]
+    LockBusy {
+        /// The key asked for.
+        key: Arc<str>,
+        /// Who holds it.
+        holder: Option<Box<Holder>>,
+    },
+
+    /// The lease ended before its holder released it. Python: `LockLost`.
+    #[error("{}: the lease with token {token} was lost: {reason}", quoted(key))]
+    LockLost {
+        /// The key that was held.
+        key: Arc<str>,
+        /// The lost lease's token.
+        token: u64,
+        /// Why it ended.
+        reason: LossReason,
+    },
+
+    /// The lease was already released. Python: `NotHeld`.
+    #[error("{}: {operation}: not held, it was released before", quoted(key))]
+    NotHeld {
+        /// The key.
+        key: Arc<str>,
+        /// The call that needs a held lease.
+        operation: &'static str,
+    },
+
+    /// The backend could not be reached or could not serve the request. Python: `BackendUnavailable`, also a `ConnectionError`.
+    #[error("{operation}{}: {server} is unavailable: {source}", key.as_ref().map(|key| format!(" {}", quoted(key))).unwrap_or_default())]
+    BackendUnavailable {
+        /// The key, where the operation is about one.
+        key: Option<Arc<str>>,
+        /// What was tried.
+        operation: &'static str,
+        /// The server's address without its password.
+        server: Arc<str>,
+        /// What went wrong underneath.
+        source: BackendError,
+    },
+
+    /// An option, key or URL that cannot be used; found before any I/O. Python: `InvalidOptions`, also a `ValueError`.
+    #[error("{field}: {value} is not valid: {allowed}")]
+    InvalidOptions {
+        /// The option's name as the user wrote it.
+        field: String,
+        /// The value given, without secrets.
+        value: String,
+        /// What is allowed instead.
+        allowed: String,
+    },
+
+    /// The client was closed. Python: `ClientClosed`.
+    #[error("{operation}: the client is closed")]
+    ClientClosed {
+        /// The call that was refused.
+        operation: &'static str,
+    },
+
+    /// The handle was made by the parent process, before a fork. Python: `ForkedError`.
+    #[error("this handle belongs to process {parent}: make a new Client after fork")]
+    Forked {
+        /// The process that made it.
+        parent: u32,
+    },
+}
+
+impl Error {
+    /// A short name that never changes, the same in every language.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::AcquireTimeout { .. } => "ACQUIRE_TIMEOUT",
+            Self::LockBusy { .. } => "LOCK_BUSY",
+            Self::LockLost { .. } => "LOCK_LOST",
+            Self::NotHeld { .. } => "NOT_HELD",
+            Self::BackendUnavailable { .. } => "BACKEND_UNAVAILABLE",
+            Self::InvalidOptions { .. } => "INVALID_OPTIONS",
+            Self::ClientClosed { .. } => "CLIENT_CLOSED",
+            Self::Forked { .. } => "FORKED",
+        }
+    }
+
+    /// The key the error is about, where there is one.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::AcquireTimeout { key, .. }
+            | Self::LockBusy { key, .. }
+            | Self::LockLost { key, .. }
+            | Self::NotHeld { key, .. } => Some(key),
+            Self::BackendUnavailable { key, .. } => key.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Who held the key, where that is known.
+    pub fn holder(&self) -> Option<&Holder> {
+        match self {
+            Self::AcquireTimeout { holder, .. } | Self::LockBusy { holder, .. } => holder.as_deref(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn invalid(field: impl Into<String>, value: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self::InvalidOptions { field: field.into(), value: value.into(), allowed: allowed.into() }
+    }
+}
+
+/// Why a lease ended without its holder releasing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// `valid_until` passed: renewal was off, or no renewal was acknowledged in time.
+    Expired,
+    /// The backend says that the lease is gone: forced away, flushed, evicted or expired there.
+    Gone,
+    /// It was held for `max_hold`.
+    MaxHold,
+    /// The client was closed while the lease was held.
+    Closed,
+}
+
+impl LossReason {
+    /// A word that never changes, the same in every language.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Gone => "gone",
+            Self::MaxHold => "max_hold",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl std::fmt::Display for LossReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "it ran out before a renewal was acknowledged",
+            Self::Gone => "the backend no longer knows it",
+            Self::MaxHold => "it was held for max_hold",
+            Self::Closed => "the client was closed",
+        })
+    }
+}
+
+/// A request that a backend could not answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct BackendError {
+    /// What the failure says about the request.
+    pub failure: Failure,
+    /// What went wrong, without secrets.
+    pub message: Arc<str>,
+    /// The error underneath.
+    #[source]
+    pub cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl BackendError {
+    /// A failure without an error underneath.
+    pub fn new(failure: Failure, message: impl Into<Arc<str>>) -> Self {
+        Self { failure, message: message.into(), cause: None }
+    }
+
+    /// A failure with the error that caused it; the message is that error's.
+    pub fn because(failure: Failure, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { failure, message: cause.to_string().into(), cause: Some(Arc::new(cause)) }
+    }
+}
+
+/// What a failed request may have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It may have been executed: the answer is missing. Retrying with the same owner id is safe.
+    Unknown,
+    /// It was certainly not executed and may be tried again: no connection, a server that is starting up.
+    NotSent,
+    /// It was certainly not executed and trying again will not help: wrong password, wrong type, forbidden command.
+    Refused,
+}
+
+fn quoted(key: &str) -> String {
+    format!("lock {key:?}")
+}
+
+fn held_by(holder: Option<&Holder>) -> String {
+    holder.map(|holder| format!(", held by {holder}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r16_errors_name_key_and_holder() {
+        let holder = Holder { owner: "x".into(), ..Holder::default() };
+        let error = Error::LockBusy { key: "k".into(), holder: Some(Box::new(holder)) };
+        assert_eq!(error.to_string(), "lock \"k\" is held, held by x");
+        assert_eq!((error.code(), error.key()), ("LOCK_BUSY", Some("k")));
+    }
+
+    #[test]
+    fn r16_an_unavailable_backend_keeps_its_cause() {
+        let cause = std::io::Error::other("refused");
+        let error = Error::BackendUnavailable {
+            key: Some("k".into()),
+            operation: "acquire",
+            server: "redis://localhost:1".into(),
+            source: BackendError::because(Failure::NotSent, cause),
+        };
+        assert_eq!(error.to_string(), "acquire lock \"k\": redis://localhost:1 is unavailable: refused");
+        assert!(std::error::Error::source(&error).unwrap().source().is_some());
+    }
+}

@@ -1,0 +1,90 @@
+//! What others may read about the holder of a key.
+
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fencing::{Token, micros};
+
+/// Who holds a key, as far as the backend can tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// The owner id in its text form; the raw value where a foreign library wrote it.
+    pub owner: String,
+    /// The fencing token of the holder's grant.
+    pub token: Option<Token>,
+    /// What is left of the lease as the backend sees it; `None` where it has no end.
+    pub remaining: Option<Duration>,
+    /// Who and where the holder says it is; `None` for a foreign holder.
+    pub note: Option<Note>,
+}
+
+/// What a holder writes beside its lock. One text form in every backend: a line of JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The holder's host name.
+    pub host: String,
+    /// The holder's process id.
+    pub pid: u32,
+    /// When the holder began its attempt, in milliseconds since 1970.
+    pub since: u64,
+    /// The `metadata` option of the lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<String>,
+}
+
+impl Note {
+    /// The note of this process, now.
+    pub fn of_this_process(wall: SystemTime, metadata: Option<String>) -> Self {
+        Self { host: host_name().to_owned(), pid: std::process::id(), since: micros(wall) / 1000, metadata }
+    }
+
+    /// The line of JSON that backends store.
+    pub fn encode(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads a stored line; `None` if it is not ours.
+    pub fn decode(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.note {
+            Some(note) => write!(f, "pid {} on {}", note.pid, note.host)?,
+            None => write!(f, "{}", self.owner)?,
+        }
+        match self.token {
+            Some(token) => write!(f, " (token {token})"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn host_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_reads_back_what_it_wrote() {
+        let note = Note::of_this_process(SystemTime::now(), Some("job | 7".into()));
+        assert_eq!(Note::decode(&note.encode()), Some(note));
+        assert_eq!(Note::decode("redis-py's uuid"), None);
+    }
+
+    #[test]
+    fn a_holder_is_named_by_process_or_by_its_raw_value() {
+        let mut holder = Holder { owner: "abc".into(), token: Some(9), ..Holder::default() };
+        assert_eq!(holder.to_string(), "abc (token 9)");
+        holder.note = Some(Note { host: "web-1".into(), pid: 4, since: 0, metadata: None });
+        assert_eq!(holder.to_string(), "pid 4 on web-1 (token 9)");
+    }
+}
