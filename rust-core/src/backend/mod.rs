@@ -3,6 +3,8 @@
 //! A backend is where the truth about locks is stored. It knows keys, owners and places in a queue; it knows nothing of sessions' leases,
 //! local waiters or languages. The doc comments here *are* the contract, and the behaviour suite tests them sentence by sentence.
 
+pub mod memory;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::clock::Clock;
-use crate::error::BackendError;
+use crate::error::{BackendError, Error};
 use crate::fencing::Token;
 use crate::holder::Holder;
 use crate::owner::{OwnerId, SessionId};
@@ -273,5 +275,27 @@ pub struct Context {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("session", &self.session).field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+/// Opens the backend that a URL names. Checks the URL; connects to nothing.
+///
+/// # Errors
+/// [`Error::InvalidOptions`] for an unknown scheme or parameters that the backend does not have.
+pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
+    let allowed = "local:, local:///path, memory:, memory:name or redis://host:port/db";
+    let invalid = || Error::invalid("url", without_password(url), allowed);
+    let parsed = url::Url::parse(url).map_err(|_| invalid())?;
+    match parsed.scheme() {
+        "memory" => memory::open(&parsed, context),
+        _ => Err(invalid()),
+    }
+}
+
+/// A URL as it may be shown, parsable or not: whatever stands between the scheme and the last `@` is left out.
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        _ => url.to_owned(),
     }
 }
