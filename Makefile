@@ -3,8 +3,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help setup services fmt lint test dist demo bench clean
 
-# What setup brings comes last, so that tools of the machine win.
-export PATH := $(PATH):$(CURDIR)/.cache/services/bin
+# Holds servers only where the machine has none that will do: see tools/fetch-redis.
+export PATH := $(CURDIR)/.cache/services/bin:$(PATH)
 export PROTOC ?= $(CURDIR)/.venv/bin/protoc
 
 help: ## Show this list
