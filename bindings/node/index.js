@@ -1,0 +1,5 @@
+'use strict';
+
+const native = require('./native.node');
+
+module.exports = { version: native.VERSION };

@@ -1,0 +1,4 @@
+import dlock from './index.js';
+
+export const { version } = dlock;
+export default dlock;
