@@ -30,4 +30,4 @@ pub use lease::Lease;
 pub use lease_state::Status;
 pub use lock::Lock;
 pub use options::{ClientOptions, LockOptions, Unit};
-pub use runtime::shutdown;
+pub use runtime::{shutdown, spawn};

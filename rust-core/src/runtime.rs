@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
+use tokio::task::AbortHandle;
 
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::session::Session;
@@ -82,6 +83,14 @@ pub fn shutdown(timeout: Duration) {
     });
     // Ends when the sender is dropped, or at the timeout.
     let _ = finished.recv_timeout(timeout);
+}
+
+/// Starts a future on the engine: what bindings run their calls with. Aborting it drops the future at its next await.
+///
+/// # Errors
+/// [`Error::BackendUnavailable`] if the engine cannot be started.
+pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result<AbortHandle> {
+    Ok(handle()?.spawn(future).abort_handle())
 }
 
 /// Runs a future on the engine and waits for it from wherever the caller is.
