@@ -8,3 +8,5 @@ pub mod error;
 pub mod fencing;
 pub mod holder;
 pub mod owner;
+
+pub use backend::local::fork;
