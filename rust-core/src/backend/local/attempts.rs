@@ -132,15 +132,20 @@ impl Local {
     }
 
     fn turn(&self, asking: &mut Asking<'_>, round: u32) -> Result<Turn, BackendError> {
-        let directory = self.directory()?;
-        let path = asking.path.get_or_insert_with(|| self.path(&directory.path, &asking.request.key)).clone();
-        self.step(&directory.path, &path, asking.request, round).map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
+        match self.turn_in_directory(asking, round)? {
+            // Somebody removed the directory: it is made anew, once.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.forget_directory();
-                return BackendError { failure: Failure::NotSent, ..self.failed(error) };
+                self.turn_in_directory(asking, 0)?.map_err(|error| self.failed(error))
             }
-            self.failed(error)
-        })
+            other => other.map_err(|error| self.failed(error)),
+        }
+    }
+
+    fn turn_in_directory(&self, asking: &mut Asking<'_>, round: u32) -> Result<io::Result<Turn>, BackendError> {
+        let directory = self.directory()?;
+        let path = asking.path.get_or_insert_with(|| self.path(&directory, &asking.request.key));
+        Ok(self.step(&directory, path, asking.request, round))
     }
 
     fn step(&self, directory: &Path, path: &Path, request: &Acquire, round: u32) -> io::Result<Turn> {
@@ -193,7 +198,7 @@ impl Local {
     /// The lock is somebody else's. A few more tries are worth while if that somebody is dead, or is about to say who it is.
     fn blocked(&self, book: &mut Book, id: Id, place: Place, request: &Acquire, round: u32) -> io::Result<Turn> {
         let record = Record::decode(&place.file.read()?);
-        let passing = place.take_closed() || round > 0 || record.as_ref().is_none_or(|record| !locks::is_alive(record.pid));
+        let passing = place.take_closed() || round > 0 || record.as_ref().is_none_or(|record| !locks::is_running(record.pid));
         let watched = place.watch.is_some();
         if passing && round < TRIES {
             book.attempts.insert(id, Attempt::Waiting(place));
@@ -211,7 +216,8 @@ impl Local {
         Record {
             owner: request.owner.to_string(),
             token,
-            pid: self.process,
+            pid: self.process.pid,
+            started: self.process.started,
             namespace: (&*self.context.namespace).into(),
             key: (&*request.key).into(),
             note: (&*request.note).into(),

@@ -60,7 +60,7 @@ impl Choice {
     }
 
     /// Finds the directory, and makes it if it is not there.
-    pub(super) fn resolve(&self) -> Result<Directory, BackendError> {
+    pub(super) fn resolve(&self) -> Result<Arc<Path>, BackendError> {
         match self {
             Self::Named(path) => prepare(path),
             Self::Default => resolve_default(&BASES.map(Path::new)),
@@ -68,15 +68,7 @@ impl Choice {
     }
 }
 
-/// A directory that was found fit to hold locks.
-#[derive(Clone, Debug)]
-pub(super) struct Directory {
-    pub(super) path: Arc<Path>,
-    /// The file system shows the same inode numbers in `stat` as in the kernel's list of locks.
-    pub(super) plain_inodes: bool,
-}
-
-fn resolve_default(bases: &[&Path]) -> Result<Directory, BackendError> {
+fn resolve_default(bases: &[&Path]) -> Result<Arc<Path>, BackendError> {
     let name = format!("dlock-{}", rustix::process::geteuid().as_raw());
     for base in bases {
         if !is_sticky(base) {
@@ -106,7 +98,7 @@ fn make(path: &Path) -> Result<(), Errno> {
     }
 }
 
-fn prepare(path: &Path) -> Result<Directory, BackendError> {
+fn prepare(path: &Path) -> Result<Arc<Path>, BackendError> {
     make(path).map_err(|error| failed(path, "cannot be made", error))?;
     // Without following a symbolic link: one could lead anywhere, and somewhere else tomorrow.
     let stat = rustix::fs::lstat(path).map_err(|error| failed(path, "cannot be read", error))?;
@@ -127,11 +119,8 @@ fn prepare(path: &Path) -> Result<Directory, BackendError> {
             path.display()
         )));
     }
-    Ok(Directory { path: path.into(), plain_inodes: !matches!(kind, OVERLAY | BTRFS) })
+    Ok(path.into())
 }
-
-const OVERLAY: u64 = 0x794c_7630;
-const BTRFS: u64 = 0x9123_683e;
 
 /// File systems on which a kernel lock may exclude this machine alone, or nobody. The numbers are those of statfs(2).
 fn network_name(kind: u64) -> Option<&'static str> {
@@ -208,7 +197,7 @@ mod tests {
     fn the_directory_is_made_for_its_user_alone() {
         let scratch = Scratch::new();
         let directory = Choice::Named(scratch.path().join("locks")).resolve().unwrap();
-        assert_eq!(std::fs::metadata(&directory.path).unwrap().mode() & 0o7777, 0o700);
+        assert_eq!(std::fs::metadata(&directory).unwrap().mode() & 0o7777, 0o700);
         assert!(Choice::Named(scratch.path().join("locks")).resolve().is_ok(), "a second process finds it there");
     }
 
@@ -262,7 +251,7 @@ mod tests {
         let (plain, first, second) = (base("plain", 0o777), base("first", 0o1777), base("second", 0o1777));
         let found = resolve_default(&[&scratch.path().join("none"), &plain, &first, &second]).unwrap();
         let user = rustix::process::geteuid().as_raw();
-        assert_eq!(&*found.path, first.join(format!("dlock-{user}")));
+        assert_eq!(&*found, first.join(format!("dlock-{user}")));
         assert!(std::fs::read_dir(second).unwrap().next().is_none());
         assert!(resolve_default(&[&plain]).unwrap_err().message.contains("DLOCK_DIR"));
     }

@@ -33,9 +33,9 @@ use parking_lot::Mutex;
 use url::Url;
 
 use self::attempts::Book;
-use self::directory::{Choice, Directory};
+use self::directory::Choice;
 use self::files::{Descriptor, Identity};
-use self::locks::Locked;
+use self::locks::Process;
 use self::record::Record;
 use super::{
     Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Place, Release, Renew, Renewed, Reply, Whom,
@@ -55,7 +55,7 @@ pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
         choice: Choice::of(url)?,
         directory: Mutex::new(None),
         book: Mutex::new(Book::default()),
-        process: std::process::id(),
+        process: Process::this(),
         context,
     }))
 }
@@ -80,36 +80,36 @@ struct Local {
     server: Arc<str>,
     choice: Choice,
     /// Found at first use.
-    directory: Mutex<Option<Directory>>,
+    directory: Mutex<Option<Arc<Path>>>,
     /// What this client holds and waits for.
     book: Mutex<Book>,
     /// The process that made it: a forked child must not touch the locks of its parent.
-    process: u32,
+    process: Process,
     context: Context,
 }
 
 impl Local {
     /// The directory, found and made at first use.
-    fn directory(&self) -> Result<Directory, BackendError> {
+    fn directory(&self) -> Result<Arc<Path>, BackendError> {
         self.check_process()?;
         let mut directory = self.directory.lock();
         if let Some(directory) = &*directory {
             return Ok(directory.clone());
         }
         let found = self.choice.resolve()?;
-        tracing::debug!(directory = %found.path.display(), "local: locks exclude this user's processes on this machine");
+        tracing::debug!(directory = %found.display(), "local: locks exclude this user's processes on this machine");
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let path = Arc::clone(&found.path);
+            let path = Arc::clone(&found);
             runtime.spawn_blocking(move || sweep::sweep(&path));
         }
         Ok(directory.insert(found).clone())
     }
 
     fn check_process(&self) -> Result<(), BackendError> {
-        if self.process == std::process::id() {
+        if self.process.pid == std::process::id() {
             return Ok(());
         }
-        Err(BackendError::new(Failure::Refused, format!("local: opened by process {}, before a fork", self.process)))
+        Err(BackendError::new(Failure::Refused, format!("local: opened by process {}, before a fork", self.process.pid)))
     }
 
     fn path(&self, directory: &Path, key: &str) -> std::path::PathBuf {
@@ -124,7 +124,7 @@ impl Local {
                 .iter()
                 .any(|full| error.raw_os_error() == Some(full.raw_os_error()));
         let failure = if exhausted { Failure::NotSent } else { Failure::Refused };
-        let place = self.directory.lock().as_ref().map(|directory| directory.path.display().to_string()).unwrap_or_default();
+        let place = self.directory.lock().as_ref().map(|directory| directory.display().to_string()).unwrap_or_default();
         BackendError { message: format!("local: {place}: {error}").into(), ..BackendError::because(failure, error) }
     }
 
@@ -151,7 +151,7 @@ impl Local {
     }
 
     fn release_one(&self, release: &Release) -> Result<Outcome, BackendError> {
-        let path = self.path(&self.directory()?.path, &release.key);
+        let path = self.path(&*self.directory()?, &release.key);
         let held = self.book.lock().release(&release.key, release.owner, &path).map_err(|error| self.failed(error))?;
         Ok(if held { Outcome::Released } else { Outcome::NotHeld })
     }
@@ -186,7 +186,7 @@ impl Backend for Local {
     fn renew(&self, batch: Vec<Renew>, _timeout: Duration) -> Reply<'_, Vec<Renewed>> {
         async move {
             let directory = self.directory()?;
-            batch.iter().map(|renew| self.renew_one(&directory.path, renew)).collect()
+            batch.iter().map(|renew| self.renew_one(&directory, renew)).collect()
         }
         .boxed()
     }
@@ -206,7 +206,7 @@ impl Backend for Local {
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, _timeout: Duration) -> Reply<'_, ()> {
         async move {
-            let path = self.path(&self.directory()?.path, &key);
+            let path = self.path(&*self.directory()?, &key);
             self.book.lock().leave(&key, owner, &path).map(drop).map_err(|error| self.failed(error))
         }
         .boxed()
@@ -220,10 +220,10 @@ impl Backend for Local {
     fn inspect(&self, key: Arc<str>, _timeout: Duration) -> Reply<'_, Inspection> {
         async move {
             let directory = self.directory()?;
-            let path = self.path(&directory.path, &key);
-            let read = self.aside(move || read_holder(&path, &directory)).await?;
+            let path = self.path(&directory, &key);
+            let read = self.aside(move || read_held(&path)).await?;
             let now = self.context.clock.now();
-            Ok(Inspection { key: key.as_ref().to_owned(), holder: read.map(|record| record.holder(now)), queue: Vec::new() })
+            Ok(Inspection { key: key.as_ref().to_owned(), holder: read.map(|(record, _)| record.holder(now)), queue: Vec::new() })
         }
         .boxed()
     }
@@ -245,8 +245,8 @@ impl Backend for Local {
     fn force_release(&self, key: Arc<str>, whom: Whom, _timeout: Duration) -> Reply<'_, bool> {
         async move {
             let directory = self.directory()?;
-            let path = self.path(&directory.path, &key);
-            self.aside(move || take_away(&path, &directory, &whom)).await
+            let path = self.path(&directory, &key);
+            self.aside(move || take_away(&path, &whom)).await
         }
         .boxed()
     }
@@ -263,7 +263,7 @@ impl Local {
         }
         let directory = self.directory.lock().clone();
         let mut book = self.book.lock();
-        book.close(|key| directory.as_ref().map(|directory| self.path(&directory.path, key)));
+        book.close(|key| directory.as_ref().map(|directory| self.path(&directory, key)));
     }
 }
 
@@ -274,15 +274,11 @@ impl Drop for Local {
 }
 
 /// The record of the file at `path`, if somebody holds it.
-fn read_holder(path: &Path, directory: &Directory) -> std::io::Result<Option<Record>> {
-    Ok(read_held(path, &Locked::read(directory.plain_inodes))?.map(|(record, _)| record))
-}
-
-fn read_held(path: &Path, locked: &Locked) -> std::io::Result<Option<(Record, Identity)>> {
+fn read_held(path: &Path) -> std::io::Result<Option<(Record, Identity)>> {
     for round in 0..READS {
         let Some(file) = Descriptor::open(path)? else { return Ok(None) };
         if let Some(record) = Record::decode(&file.read()?) {
-            return Ok(locked.holds(file.identity(), &record).then(|| (record, file.identity())));
+            return Ok(locks::is_held(file.identity(), &record).then(|| (record, file.identity())));
         }
         if round + 1 < READS {
             // Half written: its holder is within a few microseconds of done. This thread may wait.
@@ -292,13 +288,12 @@ fn read_held(path: &Path, locked: &Locked) -> std::io::Result<Option<(Record, Id
     Ok(None)
 }
 
-fn read_all(directory: &Directory) -> std::io::Result<Vec<Record>> {
-    let locked = Locked::read(directory.plain_inodes);
+fn read_all(directory: &Path) -> std::io::Result<Vec<Record>> {
     let mut records = Vec::new();
-    for entry in std::fs::read_dir(&directory.path)? {
+    for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_name().to_str().is_some_and(names::is_lock_file) {
-            records.extend(read_held(&entry.path(), &locked)?.map(|(record, _)| record));
+            records.extend(read_held(&entry.path())?.map(|(record, _)| record));
         }
     }
     records.sort_by(|a, b| a.key.cmp(&b.key));
@@ -306,8 +301,8 @@ fn read_all(directory: &Directory) -> std::io::Result<Vec<Record>> {
 }
 
 /// Unlinks the file that `whom` holds; false if they hold none.
-fn take_away(path: &Path, directory: &Directory, whom: &Whom) -> std::io::Result<bool> {
-    let Some((record, identity)) = read_held(path, &Locked::read(directory.plain_inodes))? else { return Ok(false) };
+fn take_away(path: &Path, whom: &Whom) -> std::io::Result<bool> {
+    let Some((record, identity)) = read_held(path)? else { return Ok(false) };
     let meant = match whom {
         Whom::Token(token) => record.token == *token,
         Whom::Owner(owner) => record.owner == *owner,

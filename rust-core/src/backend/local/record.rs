@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::locks::Process;
 use crate::clock::Instant;
 use crate::fencing::Token;
 use crate::holder::{Holder, Note};
@@ -24,6 +25,8 @@ pub(super) struct Record {
     pub(super) owner: String,
     pub(super) token: Token,
     pub(super) pid: u32,
+    /// When that process started: its number may be given to another one.
+    pub(super) started: u64,
     pub(super) namespace: Box<str>,
     /// The whole key: the file's name may hold a hash of it only.
     pub(super) key: Box<str>,
@@ -48,6 +51,10 @@ impl Record {
         let (json, _) = rest.split_once('\n')?;
         let record: Self = serde_json::from_str(json).ok()?;
         Some(Self { deadline: Instant::from_nanos(deadline.parse().ok()?), ..record })
+    }
+
+    pub(super) fn process(&self) -> Process {
+        Process { pid: self.pid, started: self.started }
     }
 
     /// The holder as others see it at `now`.
@@ -77,6 +84,7 @@ mod tests {
             owner: "s:1".into(),
             token: 7,
             pid: 42,
+            started: 1,
             namespace: "dlock".into(),
             key: "line\nbreak \"quoted\"".into(),
             note: "{}".into(),

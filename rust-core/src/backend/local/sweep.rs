@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::files::Descriptor;
-use super::locks::is_alive;
 use super::names::is_lock_file;
 use super::record::Record;
 
@@ -31,7 +30,7 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
     let Some(file) = Descriptor::open(path)? else { return Ok(()) };
     // Looked at before it is locked: locking the file of a live holder's successor would make that one's try fail.
     let abandoned = match Record::decode(&file.read()?) {
-        Some(record) => !is_alive(record.pid),
+        Some(record) => !record.process().is_alive(),
         None => is_settled(path),
     };
     if !abandoned || !file.try_lock()? {
@@ -63,6 +62,7 @@ mod tests {
             owner: "s:1".into(),
             token: 1,
             pid,
+            started: 0,
             namespace: "n".into(),
             key: "k".into(),
             note: "{}".into(),
