@@ -24,6 +24,7 @@ mod runtime;
 mod session;
 mod waiters;
 
+pub use backend::local::fork;
 pub use client::Client;
 pub use error::{Error, LossReason, Result};
 pub use lease::Lease;
