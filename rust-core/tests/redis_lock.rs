@@ -1,5 +1,7 @@
 //! `redis://`: taking, keeping and giving back one key.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! `redis://`: waiters that are dead, frozen, slow, or not ours.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;
@@ -240,8 +242,10 @@ async fn odd_names_and_their_side_keys_share_a_slot() {
     let slots: Vec<String> = (0..16_384).map(|slot| slot.to_string()).collect();
     let assign: Vec<&str> = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str)).collect();
     cli.run::<()>(&assign).await;
-    support::eventually("the cluster is up", || async { cli.run::<String>(&["CLUSTER", "INFO"]).await.contains("cluster_state:ok") })
-        .await;
+    support::eventually("the cluster is up", || async {
+        cli.run::<String>(&["CLUSTER", "INFO"]).await.contains("cluster_state:ok")
+    })
+    .await;
     let (a, mut b) = (Session::new(&server), Session::new(&server));
     for key in ["plain", "{user1}:lock", "a}b", "{}x", "}{", "{", "x{y}z{w}", "with space"] {
         a.granted(key, 1).await;

@@ -61,7 +61,8 @@ impl Server {
             .expect("redis-server must be on PATH");
         self.child = Some(child);
         let port = self.port;
-        eventually("redis-server answers", || async move { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() }).await;
+        eventually("redis-server answers", || async move { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() })
+            .await;
     }
 
     /// SIGKILL.
