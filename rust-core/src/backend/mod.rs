@@ -3,11 +3,9 @@
 //! A backend is where the truth about locks is stored. It knows keys, owners and places in a queue; it knows nothing of sessions' leases,
 //! local waiters or languages. The doc comments here *are* the contract, and the behaviour suite tests them sentence by sentence.
 
-<<<<<<< HEAD
-pub mod memory;
-=======
 pub mod local;
->>>>>>> local
+pub mod memory;
+pub mod redis;
 
 use std::fmt;
 use std::sync::Arc;
@@ -116,6 +114,8 @@ pub struct Capabilities {
     pub late_window: Duration,
     /// How many leases go into one [`Backend::renew`].
     pub batch: usize,
+    /// Keys that begin with this are the backend's own; `None` if there are none.
+    pub reserved: Option<&'static str>,
 }
 
 /// A request for a key.
@@ -292,6 +292,8 @@ pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> 
     let parsed = url::Url::parse(url).map_err(|_| invalid())?;
     match parsed.scheme() {
         "memory" => memory::open(&parsed, context),
+        "local" => local::open(&parsed, context),
+        "redis" | "redis+unix" | "unix" => redis::open(&parsed, context),
         _ => Err(invalid()),
     }
 }

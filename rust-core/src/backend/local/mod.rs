@@ -70,6 +70,7 @@ fn capabilities() -> Capabilities {
         heartbeat: None,
         late_window: Duration::ZERO,
         batch: 1_000,
+        reserved: None,
     }
 }
 
