@@ -2,6 +2,8 @@
 //!
 //! A backend takes part with one line at the end of this file. Where backends differ, `capabilities()` says so, and nothing else does.
 
+mod support;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -537,3 +539,10 @@ async fn local() -> Fixture {
 }
 
 contract!(local, super::local);
+
+async fn redis() -> Fixture {
+    let server = support::redis::Server::start().await;
+    Fixture { url: Url::parse(&server.url()).unwrap(), open: dlock::backend::redis::open, _keep: Box::new(server) }
+}
+
+contract!(redis, super::redis);

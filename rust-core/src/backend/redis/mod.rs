@@ -48,6 +48,9 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How many keys one script call takes: a millisecond or so of the server's time.
 const BATCH: usize = 500;
 
+/// Longer timeouts are cut: the sum of an instant and a boundless duration overflows.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
+
 /// How many waiters `inspect` names, and how many locks `list` does.
 const NAMED_WAITERS: usize = 1_000;
 const LISTED_LOCKS: usize = 10_000;
@@ -116,7 +119,7 @@ struct Deadline {
 impl Redis {
     fn deadline(&self, timeout: Duration) -> Deadline {
         let not_after = self.context.clock.now() + timeout.min(self.context.op_timeout);
-        Deadline { at: Instant::now() + timeout, not_after }
+        Deadline { at: Instant::now() + timeout.min(LONGEST_TIMEOUT), not_after }
     }
 
     fn names(&self, key: &str) -> Result<Names, BackendError> {
