@@ -57,6 +57,8 @@ impl Session {
         if self.closing.is_cancelled() {
             return Err(Error::ClientClosed { operation: "acquire" });
         }
+        // Closing waits for attempts as well: until this one has dropped its turn, its place may still have to be given up.
+        let _counted = self.tasks.token();
         tokio::select! {
             biased;
             result = self.get(&attempt) => result,
@@ -158,15 +160,7 @@ impl Session {
             turn.park(&holder, self.request(attempt, owner, true));
             return None;
         }
-        let sent = self.clock.now();
-        let before = (place.sent, place.unanswered);
-        (place.sent, place.unanswered) = (Some(sent), true);
-        let answer = self.backend.acquire(self.request(attempt, owner, true)).await;
-        if answer.as_ref().is_err_and(|error| error.failure != Failure::Unknown) {
-            (place.sent, place.unanswered) = before;
-        }
-        place.answered(sent, &answer);
-        Some((sent, answer))
+        Some(self.send(place, attempt, true).await)
     }
 
     /// Waits until it is worth asking again.
@@ -201,35 +195,55 @@ impl Session {
         Ok(())
     }
 
-    /// Asks once, past the local line, and leaves nothing behind.
+    /// Asks once, past the local line, and leaves nothing behind. A broken connection is given `op_timeout` to come back.
     async fn try_once(self: &Arc<Self>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
-        let owner = self.next_owner();
+        let mut trace = Trace { session: self, key: &attempt.key, place: Some(Place::new(self.next_owner())) };
+        let give_up = self.clock.now() + attempt.op_timeout;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some(place) = &mut trace.place else { return Ok(None) };
+            let (sent, answer) = self.send(place, attempt, false).await;
+            let owner = place.owner;
+            match answer {
+                Ok(Acquired::Granted(grant)) => {
+                    if let Some(held) = self.hold(attempt, owner, sent, grant) {
+                        trace.place = None;
+                        self.lines.set_holder(held.clone());
+                        return Ok(Some(held));
+                    }
+                }
+                Ok(Acquired::Waiting(waiting)) => {
+                    trace.place = None;
+                    *attempt.seen.lock() = waiting.holder;
+                }
+                Err(error) => {
+                    if error.failure == Failure::Refused || self.clock.now() >= give_up {
+                        return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
+                    }
+                    self.clock.sleep_until(self.clock.now() + pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// One request for a place, with a note in it while the answer is missing.
+    async fn send(
+        &self,
+        place: &mut Place,
+        attempt: &Attempt,
+        enqueue: bool,
+    ) -> (Instant, std::result::Result<Acquired, BackendError>) {
+        // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
         let sent = self.clock.now();
-        let mut trace = Trace { session: self, key: &attempt.key, place: Some(Place::new(owner)) };
-        if let Some(place) = &mut trace.place {
-            (place.sent, place.unanswered) = (Some(sent), true);
+        let before = (place.sent, place.unanswered);
+        (place.sent, place.unanswered) = (Some(sent), true);
+        let answer = self.backend.acquire(self.request(attempt, place.owner, enqueue)).await;
+        if answer.as_ref().is_err_and(|error| error.failure != Failure::Unknown) {
+            (place.sent, place.unanswered) = before;
         }
-        match self.backend.acquire(self.request(attempt, owner, false)).await {
-            Ok(Acquired::Granted(grant)) => {
-                let held = self.hold(attempt, owner, sent, grant);
-                if let Some(held) = &held {
-                    trace.place = None;
-                    self.lines.set_holder(held.clone());
-                }
-                Ok(held)
-            }
-            Ok(Acquired::Waiting(waiting)) => {
-                trace.place = None;
-                *attempt.seen.lock() = waiting.holder;
-                Ok(None)
-            }
-            Err(error) => {
-                if error.failure != Failure::Unknown {
-                    trace.place = None;
-                }
-                Err(self.unavailable("acquire", Some(attempt.key.clone()), error))
-            }
-        }
+        place.answered(sent, &answer);
+        (sent, answer)
     }
 
     fn request(&self, attempt: &Attempt, owner: OwnerId, enqueue: bool) -> backend::Acquire {

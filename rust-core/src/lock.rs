@@ -133,13 +133,14 @@ impl Lock {
         lock.validate()?;
         let session = self.client.session()?.clone();
         let engine = session.engine.clone();
-        run(&engine, async move {
-            let held = session.acquire(lock.key.clone(), lock.options).await?;
-            let lease = Lease::new(held, Bound::new(session), &lock.outstanding);
-            remember(&lock.outstanding, lease.clone());
-            Ok(lease)
+        let lease = run(&engine, async move {
+            let held = session.acquire(lock.key, lock.options).await?;
+            Ok::<_, Error>(Lease::new(held, Bound::new(session), &lock.outstanding))
         })
-        .await
+        .await?;
+        // Not before the caller has it: a lease that nobody was told of must not be kept by its lock.
+        remember(&self.outstanding, lease.clone());
+        Ok(lease)
     }
 
     /// Tries once; `None` if somebody else holds the key.

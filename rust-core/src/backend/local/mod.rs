@@ -24,6 +24,7 @@ mod sweep;
 mod tokens;
 mod watch;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,6 +251,14 @@ impl Backend for Local {
             self.aside(move || take_away(&path, &whom)).await
         }
         .boxed()
+    }
+
+    fn lock_files(&self, key: &Arc<str>, owner: OwnerId) -> Result<Vec<OwnedFd>, BackendError> {
+        self.check_process()?;
+        match self.book.lock().holding(key, owner) {
+            Some(holding) => holding.copies().map_err(|error| self.failed(error)),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn close(&self) -> futures_util::future::BoxFuture<'_, ()> {
