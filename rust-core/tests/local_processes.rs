@@ -202,6 +202,7 @@ fn plays_a_part() -> bool {
         match words.next().unwrap() {
             "hold" => hold(Client::new(&directory)).await,
             "wait" => wait(Client::new(&directory)).await,
+            "take" => take(Client::new(&directory)).await,
             "work" => work(Client::new(&directory), &directory, words.next().unwrap().parse().unwrap()).await,
             "wait-without-inotify" => {
                 let taken = exhaust_inotify();
@@ -240,6 +241,13 @@ async fn wait(mut client: Client) {
     say("waiting");
     let owner = request.owner;
     client.finish(request).await;
+    say("held");
+    assert_eq!(client.release(owner).await, Outcome::Released);
+}
+
+async fn take(mut client: Client) {
+    say("asking");
+    let (owner, _) = client.take().await;
     say("held");
     assert_eq!(client.release(owner).await, Outcome::Released);
 }
@@ -350,6 +358,48 @@ fn a_waiter_in_another_process_is_woken_by_a_release() {
     waiter.hears("held");
     assert!(released.elapsed() < HAND_OVER, "{:?}", released.elapsed());
     waiter.ends_well();
+}
+
+#[test]
+fn a_busy_process_lets_waiters_of_others_have_a_turn() {
+    if plays_a_part() {
+        return;
+    }
+    let scratch = Scratch::new();
+    block_on(async {
+        let client = Client::new(&scratch.locks());
+        let mut held = client.ask(true).await.0.owner;
+        for _ in 0..3 {
+            let waiter = Actor::start("take", &scratch.locks());
+            let mut waiting = None;
+            loop {
+                let began = Instant::now();
+                while began.elapsed() < Duration::from_micros(200) {
+                    std::hint::spin_loop();
+                }
+                // As the engine does with a queue of its own that never ends.
+                let next = client.request(true);
+                let owner = next.owner;
+                let release = Release { key: KEY.into(), owner: held, next: Some(next.clone()), timeout: TIMEOUT };
+                let mut answer = client.backend.release(release).await.unwrap().next.unwrap();
+                while let Acquired::Waiting(Waiting { look_again, .. }) = answer {
+                    tokio::time::sleep(look_again.min(Duration::from_millis(2))).await;
+                    answer = client.backend.acquire(next.clone()).await.unwrap();
+                }
+                held = owner;
+                match waiter.said.try_recv().as_deref() {
+                    Ok("asking") => waiting = Some(Instant::now()),
+                    Ok("held") => break,
+                    Err(mpsc::TryRecvError::Disconnected) => panic!("the waiter died"),
+                    _ => {}
+                }
+            }
+            let took = waiting.expect("it waited first").elapsed();
+            println!("a waiter's turn came after {took:?}");
+            assert!(took < HAND_OVER, "{took:?}");
+            waiter.ends_well();
+        }
+    });
 }
 
 #[test]

@@ -53,6 +53,10 @@ pub(super) fn open_files() -> usize {
     table().files.len()
 }
 
+/// The permission bit by which waiters mark a lock file: it means nothing else on a file that nobody executes, and it can be set with a
+/// descriptor that cannot write.
+const WAITED: Mode = Mode::XUSR;
+
 /// Which file a path or descriptor names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
@@ -67,11 +71,15 @@ impl Identity {
 
     /// The file at `path`, if there is one.
     pub(super) fn at(path: &Path) -> io::Result<Option<Self>> {
-        match rustix::fs::lstat(path) {
-            Ok(stat) => Ok(Some(Self::of(&stat))),
-            Err(rustix::io::Errno::NOENT) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(look(path)?.map(|stat| Self::of(&stat)))
+    }
+}
+
+fn look(path: &Path) -> io::Result<Option<rustix::fs::Stat>> {
+    match rustix::fs::lstat(path) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -81,6 +89,8 @@ pub(super) struct Descriptor {
     number: u64,
     identity: Identity,
     writable: bool,
+    /// It was marked when it was opened.
+    waited: bool,
 }
 
 impl Descriptor {
@@ -120,8 +130,8 @@ impl Descriptor {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mut table = table();
         let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
-        let identity = Identity::of(&rustix::fs::fstat(&file)?);
-        Ok(Self { number: table.insert(file), identity, writable })
+        let stat = rustix::fs::fstat(&file)?;
+        Ok(Self { number: table.insert(file), identity: Identity::of(&stat), writable, waited: is_waited(&stat) })
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -135,6 +145,19 @@ impl Descriptor {
     /// Whether `path` still names this file.
     pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
         Ok(Identity::at(path)? == Some(self.identity))
+    }
+
+    /// As [`is_at`](Self::is_at); `Some(true)` if the file also bears the mark of a waiter, `None` if the path names another file.
+    pub(super) fn waited_at(&self, path: &Path) -> io::Result<Option<bool>> {
+        Ok(look(path)?.filter(|stat| Identity::of(stat) == self.identity).map(|stat| is_waited(&stat)))
+    }
+
+    /// Leaves the mark of a waiter, unless somebody else has.
+    pub(super) fn mark_waited(&self) -> io::Result<()> {
+        if self.waited {
+            return Ok(());
+        }
+        self.with(|file| Ok(rustix::fs::fchmod(file, Mode::RUSR | Mode::WUSR | WAITED)?))
     }
 
     /// Takes the kernel lock; false if somebody else has it.
@@ -193,6 +216,10 @@ impl Descriptor {
             None => Err(io::Error::other("the file was let go at a fork")),
         }
     }
+}
+
+fn is_waited(stat: &rustix::fs::Stat) -> bool {
+    Mode::from_raw_mode(stat.st_mode).contains(WAITED)
 }
 
 impl Drop for Descriptor {

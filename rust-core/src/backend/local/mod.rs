@@ -22,6 +22,7 @@ mod record;
 mod scratch;
 mod sweep;
 mod tokens;
+mod turns;
 mod watch;
 
 use std::path::Path;
@@ -196,7 +197,7 @@ impl Backend for Local {
             let outcome = self.release_one(&release)?;
             let next = match release.next {
                 // The release is done: whatever becomes of the next attempt must not make it look undone.
-                Some(next) => self.attempt(next).await.ok(),
+                Some(next) => self.attempt_after_release(next).await.ok(),
                 None => None,
             };
             Ok(Handover { outcome, next })

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::files::Descriptor;
 use super::record::{DEADLINE_OFFSET, Record, encode_deadline};
+use super::turns::Turns;
 use super::watch::{Notify, Watch, watch};
 use crate::clock::Instant;
 use crate::fencing::Token;
@@ -69,6 +70,8 @@ pub(super) fn seek(path: &Path, mut place: Option<Place>, notify: Option<&Notify
             }
             continue;
         };
+        // Before the watch, which would report it.
+        current.file.mark_waited()?;
         let watch = watch(path, notify.clone());
         if watch.is_none() {
             return Ok(Some(Found::Blocked(current)));
@@ -87,11 +90,13 @@ pub(super) struct Holding {
     writer: Option<Descriptor>,
     pub(super) token: Token,
     pub(super) deadline: Instant,
+    /// When this client's turn at the key began.
+    began: std::time::Instant,
 }
 
 impl Holding {
     /// Writes the record into a locked file; `None` if the file is no longer the one at `path`: then the lock is worth nothing.
-    pub(super) fn begin(path: &Path, file: Descriptor, record: &Record) -> io::Result<Option<Self>> {
+    pub(super) fn begin(path: &Path, file: Descriptor, record: &Record, turns: &mut Turns) -> io::Result<Option<Self>> {
         let writer = if file.is_writable() {
             if !file.is_at(path)? {
                 return Ok(None);
@@ -104,7 +109,12 @@ impl Holding {
             }
         };
         writer.as_ref().unwrap_or(&file).replace(&record.encode())?;
-        Ok(Some(Self { file, writer, token: record.token, deadline: record.deadline }))
+        let began = turns.begin(&record.key, std::time::Instant::now());
+        Ok(Some(Self { file, writer, token: record.token, deadline: record.deadline, began }))
+    }
+
+    pub(super) fn began(&self) -> std::time::Instant {
+        self.began
     }
 
     /// Whether `path` still names the held file. If not, the key was taken away.
@@ -120,11 +130,11 @@ impl Holding {
         let _ = writer.write_at(encode_deadline(deadline).as_bytes(), DEADLINE_OFFSET);
     }
 
-    /// Frees the key; false if it had been taken away.
-    pub(super) fn end(self, path: &Path) -> io::Result<bool> {
-        let held = self.is_at(path)?;
-        let_go(path, &self.file, held);
-        Ok(held)
+    /// Frees the key; `Some(true)` if others wait for it, `None` if it had been taken away.
+    pub(super) fn end(self, path: &Path) -> io::Result<Option<bool>> {
+        let waited = self.file.waited_at(path)?;
+        let_go(path, &self.file, waited.is_some());
+        Ok(waited)
     }
 }
 
