@@ -47,12 +47,6 @@ pub(super) fn table() -> MutexGuard<'static, Table> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many descriptors the table owns.
-#[cfg(test)]
-pub(super) fn open_files() -> usize {
-    table().files.len()
-}
-
 /// The permission bit by which waiters mark a lock file: it means nothing else on a file that nobody executes, and it can be set with a
 /// descriptor that cannot write.
 const WAITED: Mode = Mode::XUSR;
@@ -210,6 +204,12 @@ impl Descriptor {
         self.with(|file| file.set_modified(std::time::SystemTime::now()))
     }
 
+    /// The same open file once more, as a forked child has it.
+    #[cfg(test)]
+    pub(super) fn share(&self) -> File {
+        table().files[&self.number].try_clone().unwrap()
+    }
+
     fn with<T>(&self, call: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
         match table().files.get(&self.number) {
             Some(file) => call(file),
@@ -226,5 +226,55 @@ impl Drop for Descriptor {
     fn drop(&mut self) {
         // Closed while the table is locked: a fork in between would share a descriptor that nobody knows.
         table().files.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scratch::Scratch;
+    use super::*;
+
+    #[test]
+    fn r13_a_forked_child_closes_what_it_inherits_and_unlocks_nothing() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("lock");
+        let parents = File::create(&path).unwrap();
+        parents.try_lock().unwrap();
+        let mut childs = Table { next: 1, files: BTreeMap::new(), hub: Hub::new() };
+        childs.insert(parents.try_clone().unwrap());
+        childs.abandon();
+        let other = File::open(&path).unwrap();
+        assert!(other.try_lock().is_err(), "the parent still holds");
+        drop(parents);
+        other.try_lock().expect("the parent's end frees it at once");
+    }
+
+    #[test]
+    fn r13_a_child_that_unlocked_would_free_its_parents_lock() {
+        let scratch = Scratch::new();
+        let parents = Descriptor::create(&scratch.path().join("lock")).unwrap().unwrap();
+        assert!(parents.try_lock().unwrap());
+        parents.share().unlock().unwrap();
+        let other = File::open(scratch.path().join("lock")).unwrap();
+        other.try_lock().expect("which is why the hook only closes");
+    }
+
+    #[test]
+    fn programs_that_are_started_inherit_nothing() {
+        let scratch = Scratch::new();
+        let file = Descriptor::create(&scratch.path().join("lock")).unwrap().unwrap();
+        let flags = file.with(|file| Ok(rustix::io::fcntl_getfd(file)?)).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn a_symbolic_link_in_place_of_a_lock_file_is_not_followed() {
+        let scratch = Scratch::new();
+        let (victim, path) = (scratch.path().join("victim"), scratch.path().join("lock"));
+        std::fs::write(&victim, "data").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(Descriptor::create(&path).unwrap().is_none());
+        assert!(Descriptor::open(&path).is_err());
+        assert_eq!(std::fs::read(&victim).unwrap(), b"data");
     }
 }

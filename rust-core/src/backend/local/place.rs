@@ -150,3 +150,84 @@ pub(super) fn let_go(path: &Path, file: &Descriptor, at_path: bool) {
         let _ = file.touch();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scratch::Scratch;
+    use super::*;
+
+    fn locked(path: &Path) -> Descriptor {
+        match seek(path, None, None).unwrap().unwrap() {
+            Found::Locked(file) => file,
+            Found::Blocked(_) => panic!("blocked"),
+        }
+    }
+
+    fn held(path: &Path) -> Option<Holding> {
+        let record = Record {
+            owner: "s:1".into(),
+            token: 1,
+            pid: std::process::id(),
+            started: 0,
+            namespace: "n".into(),
+            key: "k".into(),
+            note: "{}".into(),
+            deadline: Instant::default(),
+        };
+        Holding::begin(path, locked(path), &record, &mut Turns::default()).unwrap()
+    }
+
+    #[test]
+    fn r13_a_release_frees_the_key_though_a_child_shares_the_open_file() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("lock");
+        let file = locked(&path);
+        let childs = file.share();
+        let waiting = match seek(&path, None, None).unwrap().unwrap() {
+            Found::Blocked(place) => place,
+            Found::Locked(_) => panic!("held twice"),
+        };
+        let_go(&path, &file, true);
+        drop(file);
+        assert!(matches!(seek(&path, Some(waiting), None).unwrap(), Some(Found::Locked(_))));
+        drop(childs);
+    }
+
+    #[test]
+    fn a_lock_on_a_file_that_was_unlinked_meanwhile_is_no_grant() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("lock");
+        let file = locked(&path);
+        std::fs::remove_file(&path).unwrap();
+        let successor = held(&path).expect("the key is free");
+        assert!(!file.is_at(&path).unwrap());
+        drop(file);
+        assert!(successor.is_at(&path).unwrap());
+    }
+
+    #[test]
+    fn a_waiter_finds_the_file_that_replaced_its_own() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("lock");
+        let first = held(&path).unwrap();
+        let Some(Found::Blocked(place)) = seek(&path, None, None).unwrap() else { panic!("held twice") };
+        assert_eq!(first.end(&path).unwrap(), Some(false));
+        let second = held(&path).unwrap();
+        let before = place.file.identity();
+        let Some(Found::Blocked(place)) = seek(&path, Some(place), None).unwrap() else { panic!("held twice") };
+        assert_ne!(place.file.identity(), before);
+        assert_eq!(second.end(&path).unwrap(), Some(false));
+    }
+
+    #[test]
+    fn a_file_that_a_crash_left_is_taken_over_and_written_anew() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("lock");
+        std::fs::write(&path, "x".repeat(5_000)).unwrap();
+        let holding = held(&path).unwrap();
+        assert!(holding.writer.is_some());
+        assert_eq!(Record::decode(&std::fs::read(&path).unwrap()).unwrap().token, 1);
+        assert_eq!(holding.end(&path).unwrap(), Some(false));
+        assert!(!path.exists());
+    }
+}
