@@ -1,5 +1,7 @@
 //! `local:` between real processes. Each test starts copies of itself, which find their part in the environment.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +23,10 @@ const PART: &str = "DLOCK_TEST_PART";
 const DIRECTORY: &str = "DLOCK_TEST_DIRECTORY";
 const KEY: &str = "k";
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many processes fight for one key, and how often each of them takes it.
+const PROCESSES: u32 = 8;
+const CYCLES: u32 = 100;
 
 /// The promise: the end of a holder's process frees its key within this time.
 const HAND_OVER: Duration = Duration::from_millis(100);
@@ -301,13 +307,13 @@ fn eight_processes_never_overlap_and_tokens_rise() {
     if plays_a_part() {
         return;
     }
-    const PROCESSES: u32 = 8;
-    const CYCLES: u32 = 100;
     let scratch = Scratch::new();
     std::fs::write(scratch.0.join("ledger"), "").unwrap();
     let mut actors: Vec<_> = (0..PROCESSES).map(|_| Actor::start(&format!("work {CYCLES}"), &scratch.locks())).collect();
-    actors.iter().for_each(|actor| drop(actor.hears("ready")));
-    actors.iter_mut().for_each(|actor| actor.tell("go"));
+    for actor in &mut actors {
+        actor.hears("ready");
+        actor.tell("go");
+    }
     actors.into_iter().for_each(Actor::ends_well);
     let ledger = std::fs::read_to_string(scratch.0.join("ledger")).unwrap();
     let tokens: Vec<Token> = ledger.lines().map(|line| line.parse().unwrap()).collect();
@@ -438,7 +444,7 @@ fn an_idle_waiter_costs_next_to_nothing_while_others_try_and_look() {
             assert!(client.backend.inspect(KEY.into(), TIMEOUT).await.unwrap().holder.is_some());
         }
     });
-    let burned = cpu(waiter.process.id()) - before;
+    let burned = cpu(waiter.process.id()).saturating_sub(before);
     println!("an idle waiter burned {burned:?} of {:?}", began.elapsed());
     assert!(burned <= Duration::from_millis(30), "{burned:?}");
 }

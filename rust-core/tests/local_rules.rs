@@ -1,5 +1,7 @@
 //! What `local:` promises inside one process: what it touches and when, and what it leaves behind.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

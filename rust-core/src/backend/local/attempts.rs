@@ -187,12 +187,11 @@ impl Local {
                 book.attempts.insert(id, Attempt::Held(holding));
                 return Ok(Turn::Answer(Acquired::Granted(grant)));
             }
-            // Taken away: this is a new grant's beginning.
-            Some(Attempt::Held(_)) => {}
             Some(Attempt::Locked(file)) => locked = Some(file),
             Some(Attempt::Waiting(waiting)) => place = Some(waiting),
             None if round > 0 => return Err(io::Error::other("the attempt was given up")),
-            None => {}
+            // Taken away or never asked: a new grant begins.
+            Some(Attempt::Held(_)) | None => {}
         }
         let notify = request.enqueue.then(|| self.notify(request));
         loop {

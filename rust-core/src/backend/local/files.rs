@@ -141,6 +141,11 @@ impl Descriptor {
         Ok(Identity::at(path)? == Some(self.identity))
     }
 
+    /// As [`is_at`](Self::is_at); `Some(true)` if the file is empty, `None` if the path names another file.
+    pub(super) fn empty_at(&self, path: &Path) -> io::Result<Option<bool>> {
+        Ok(look(path)?.filter(|stat| Identity::of(stat) == self.identity).map(|stat| stat.st_size == 0))
+    }
+
     /// As [`is_at`](Self::is_at); `Some(true)` if the file also bears the mark of a waiter, `None` if the path names another file.
     pub(super) fn waited_at(&self, path: &Path) -> io::Result<Option<bool>> {
         Ok(look(path)?.filter(|stat| Identity::of(stat) == self.identity).map(|stat| is_waited(&stat)))
@@ -168,12 +173,8 @@ impl Descriptor {
         self.with(File::unlock)
     }
 
-    /// Replaces what the file holds.
-    pub(super) fn replace(&self, bytes: &[u8]) -> io::Result<()> {
-        self.with(|file| {
-            file.set_len(0)?;
-            file.write_all_at(bytes, 0)
-        })
+    pub(super) fn truncate(&self) -> io::Result<()> {
+        self.with(|file| file.set_len(0))
     }
 
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -186,15 +187,13 @@ impl Descriptor {
             let mut bytes = vec![0; 1024];
             let mut filled = 0;
             loop {
-                let read = file.read_at(&mut bytes[filled..], filled as u64)?;
-                filled += read;
-                if read == 0 || filled == LONGEST_RECORD {
+                filled += file.read_at(&mut bytes[filled..], filled as u64)?;
+                // A regular file is read short at its end only.
+                if filled < bytes.len() || filled == LONGEST_RECORD {
                     bytes.truncate(filled);
                     return Ok(bytes);
                 }
-                if filled == bytes.len() {
-                    bytes.resize((filled * 4).min(LONGEST_RECORD), 0);
-                }
+                bytes.resize((filled * 4).min(LONGEST_RECORD), 0);
             }
         })
     }

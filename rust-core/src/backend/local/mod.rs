@@ -152,7 +152,7 @@ impl Local {
     }
 
     fn release_one(&self, release: &Release) -> Result<Outcome, BackendError> {
-        let path = self.path(&*self.directory()?, &release.key);
+        let path = self.path(&self.directory()?, &release.key);
         let held = self.book.lock().release(&release.key, release.owner, &path).map_err(|error| self.failed(error))?;
         Ok(if held { Outcome::Released } else { Outcome::NotHeld })
     }
@@ -207,7 +207,7 @@ impl Backend for Local {
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, _timeout: Duration) -> Reply<'_, ()> {
         async move {
-            let path = self.path(&*self.directory()?, &key);
+            let path = self.path(&self.directory()?, &key);
             self.book.lock().leave(&key, owner, &path).map(drop).map_err(|error| self.failed(error))
         }
         .boxed()
@@ -264,7 +264,7 @@ impl Local {
         }
         let directory = self.directory.lock().clone();
         let mut book = self.book.lock();
-        book.close(|key| directory.as_ref().map(|directory| self.path(&directory, key)));
+        book.close(|key| directory.as_ref().map(|directory| self.path(directory, key)));
     }
 }
 

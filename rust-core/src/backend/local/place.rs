@@ -97,18 +97,18 @@ pub(super) struct Holding {
 impl Holding {
     /// Writes the record into a locked file; `None` if the file is no longer the one at `path`: then the lock is worth nothing.
     pub(super) fn begin(path: &Path, file: Descriptor, record: &Record, turns: &mut Turns) -> io::Result<Option<Self>> {
-        let writer = if file.is_writable() {
-            if !file.is_at(path)? {
-                return Ok(None);
-            }
-            None
-        } else {
-            match Descriptor::open_writable(path)? {
-                Some(writer) if writer.identity() == file.identity() => Some(writer),
-                _ => return Ok(None),
-            }
-        };
-        writer.as_ref().unwrap_or(&file).replace(&record.encode())?;
+        let Some(empty) = file.empty_at(path)? else { return Ok(None) };
+        let writer = if file.is_writable() { None } else { Descriptor::open_writable(path)? };
+        if !file.is_writable() && writer.as_ref().is_none_or(|writer| writer.identity() != file.identity()) {
+            return Ok(None);
+        }
+        let bytes = record.encode();
+        let target = writer.as_ref().unwrap_or(&file);
+        // A new file is the common case, and a truncation makes ext4 flush the file when it is closed.
+        if !empty {
+            target.truncate()?;
+        }
+        target.write_at(&bytes, 0)?;
         let began = turns.begin(&record.key, std::time::Instant::now());
         Ok(Some(Self { file, writer, token: record.token, deadline: record.deadline, began }))
     }
