@@ -148,7 +148,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`] for a bad key, [`Error::BackendUnavailable`].
     pub async fn inspect(&self, key: &str) -> Result<Inspection> {
-        check_key(key)?;
+        check_key(key, self.capabilities())?;
         let (key, timeout): (Arc<str>, _) = (key.into(), self.shared.options.op_timeout);
         self.ask("inspect", Some(key.clone()), move |backend| Box::pin(async move { backend.inspect(key, timeout).await })).await
     }
@@ -176,7 +176,7 @@ impl Client {
     /// # Errors
     /// As [`Client::inspect`].
     pub async fn force_release(&self, key: &str, whom: Whom) -> Result<bool> {
-        check_key(key)?;
+        check_key(key, self.capabilities())?;
         let (key, timeout): (Arc<str>, _) = (key.into(), self.shared.options.op_timeout);
         self.ask("force_release", Some(key.clone()), move |backend| {
             Box::pin(async move { backend.force_release(key, whom, timeout).await })

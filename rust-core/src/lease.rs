@@ -1,6 +1,7 @@
 //! A lease: what a holder has.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +11,7 @@ use crate::error::{Error, LossReason, Result};
 use crate::held::Held;
 use crate::lease_state::{LeaseState, Status};
 use crate::options::check_ttl;
+use crate::owner::OwnerId;
 use crate::process::Bound;
 use crate::runtime::run;
 use crate::session::Session;
@@ -60,6 +62,11 @@ impl Lease {
     /// The owner id of the attempt that got the lease, as other processes see it.
     pub fn owner(&self) -> String {
         self.held().owner.to_string()
+    }
+
+    /// The owner id in its parts: the session is the same for all leases of a client.
+    pub fn owner_id(&self) -> OwnerId {
+        self.held().owner
     }
 
     /// The lease time of the latest grant or extension.
@@ -166,6 +173,20 @@ impl Lease {
         if let Ok(session) = self.handle.session.get() {
             session.renewals.schedule(self.held());
         }
+    }
+
+    /// Copies of the open files that hold the key, for a child process that must not outlive its lock: while it has them open, the death
+    /// of this process does not free the key. They are close-on-exec; drop them once the child has its own. Releasing the lease frees the
+    /// key all the same.
+    ///
+    /// Empty on backends that hold keys by other means.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child process, [`Error::BackendUnavailable`] if no descriptor is left.
+    pub fn lock_files(&self) -> Result<Vec<OwnedFd>> {
+        let session = self.handle.session.get()?;
+        let files = session.backend.lock_files(self.key(), self.held().owner);
+        files.map_err(|source| session.unavailable("lock_files", Some(self.key().clone()), source))
     }
 
     /// Gives the key back. True if the backend confirmed it; else [`Lease::status`] says how it stands, and the engine goes on trying until

@@ -102,8 +102,9 @@ impl Lock {
     /// # Errors
     /// [`Error::InvalidOptions`] naming the field, its value and the allowed range.
     pub fn validate(&self) -> Result<()> {
-        check_key(&self.key)?;
-        self.options.validate(self.client.options().unit, self.client.capabilities())
+        let capabilities = self.client.capabilities();
+        check_key(&self.key, capabilities)?;
+        self.options.validate(self.client.options().unit, capabilities)
     }
 
     /// Waits for the key and returns the lease.

@@ -138,11 +138,11 @@ pub fn check_ttl(ttl: Duration, unit: Unit, capabilities: &Capabilities) -> Resu
     Err(Error::invalid("ttl", unit.text(ttl), allowed))
 }
 
-/// Checks a key: 1 to 512 bytes, no control characters.
+/// Checks a key: 1 to 512 bytes, no control characters, and none of the backend's own.
 ///
 /// # Errors
 /// [`Error::InvalidOptions`].
-pub fn check_key(key: &str) -> Result<()> {
+pub fn check_key(key: &str, capabilities: &Capabilities) -> Result<()> {
     let allowed = || format!("1 to {LONGEST_KEY} bytes without control characters");
     if key.is_empty() {
         return Err(Error::invalid("key", "\"\"", allowed()));
@@ -153,7 +153,13 @@ pub fn check_key(key: &str) -> Result<()> {
     if key.chars().any(char::is_control) {
         return Err(Error::invalid("key", format!("{key:?}"), allowed()));
     }
-    Ok(())
+    match capabilities.reserved {
+        Some(reserved) if key.starts_with(reserved) => {
+            let allowed = format!("without a namespace, a key that does not begin with {reserved:?} on {}:", capabilities.scheme);
+            Err(Error::invalid("key", format!("{key:?}"), allowed))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How a client talks to its backend.
@@ -217,6 +223,7 @@ mod tests {
             heartbeat: None,
             late_window: Duration::ZERO,
             batch: 1,
+            reserved: None,
         }
     }
 
@@ -254,11 +261,13 @@ mod tests {
 
     #[test]
     fn r15_keys_are_checked() {
-        check_key("order:42").unwrap();
-        check_key(&"x".repeat(512)).unwrap();
+        check_key("order:42", &capabilities()).unwrap();
+        check_key(&"x".repeat(512), &capabilities()).unwrap();
         for key in ["", &"x".repeat(513), "a\nb", "a\0"] {
-            assert_eq!(check_key(key).unwrap_err().code(), "INVALID_OPTIONS");
+            assert_eq!(check_key(key, &capabilities()).unwrap_err().code(), "INVALID_OPTIONS");
         }
+        let own = Capabilities { reserved: Some("dlock:"), ..capabilities() };
+        assert!(message(check_key("dlock:q:x", &own)).starts_with("key: \"dlock:q:x\" is not valid"));
     }
 
     #[test]

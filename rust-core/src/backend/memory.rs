@@ -49,6 +49,7 @@ pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
         heartbeat: None,
         late_window: Duration::ZERO,
         batch: 1000,
+        reserved: None,
     };
     Ok(Arc::new(Memory { store, context, capabilities, server: url.as_str().into() }))
 }

@@ -1,0 +1,276 @@
+//! Which directory the lock files are in.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Mode};
+use rustix::io::Errno;
+use url::Url;
+
+use crate::error::{BackendError, Error, Failure};
+
+/// The environment variable that chooses another directory.
+const VARIABLE: &str = "DLOCK_DIR";
+
+/// Where the default directory is looked for. They depend on the machine alone: `XDG_RUNTIME_DIR`, `TMPDIR` and `HOME` differ between
+/// cron and a login shell, which would then not exclude each other.
+const BASES: [&str; 3] = ["/run/lock", "/dev/shm", "/tmp"];
+
+/// What a user asked for, before anything was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// This directory.
+    Named(PathBuf),
+    /// The user's own under the first suitable base.
+    Default,
+}
+
+impl Choice {
+    /// Reads `local:` or `local:///path`; the URL goes before [`VARIABLE`]. No I/O.
+    pub(super) fn new(url: &Url, variable: Option<std::ffi::OsString>) -> Result<Self, Error> {
+        let invalid = |allowed: &str| Err(Error::invalid("url", url.as_str(), allowed));
+        if url.query().is_some() || url.fragment().is_some() {
+            return invalid("local: takes no parameters");
+        }
+        if url.host_str().is_some_and(|host| !host.is_empty()) || !url.username().is_empty() {
+            return invalid("local: has no host; a directory is written local:///path");
+        }
+        match url.path() {
+            "" => {}
+            path if path.starts_with('/') && path != "/" => return Self::named(path, url),
+            _ => return invalid("local: or local:///path with an absolute path"),
+        }
+        let Some(variable) = variable.filter(|variable| !variable.is_empty()) else { return Ok(Self::Default) };
+        let directory = PathBuf::from(variable);
+        if !directory.is_absolute() {
+            return Err(Error::invalid(VARIABLE, directory.display().to_string(), "an absolute path"));
+        }
+        Ok(Self::Named(directory))
+    }
+
+    /// As [`Choice::new`], with the variable of this process.
+    pub(super) fn of(url: &Url) -> Result<Self, Error> {
+        Self::new(url, std::env::var_os(VARIABLE))
+    }
+
+    fn named(path: &str, url: &Url) -> Result<Self, Error> {
+        let file = Url::parse(&format!("file://{path}")).ok().and_then(|file| file.to_file_path().ok());
+        file.map(Self::Named).ok_or_else(|| Error::invalid("url", url.as_str(), "a path of this machine"))
+    }
+
+    /// Finds the directory, and makes it if it is not there.
+    pub(super) fn resolve(&self) -> Result<Arc<Path>, BackendError> {
+        match self {
+            Self::Named(path) => prepare(path),
+            Self::Default => resolve_default(&BASES.map(Path::new)),
+        }
+    }
+}
+
+fn resolve_default(bases: &[&Path]) -> Result<Arc<Path>, BackendError> {
+    let name = format!("dlock-{}", rustix::process::geteuid().as_raw());
+    for base in bases {
+        if !is_sticky(base) {
+            continue;
+        }
+        match make(&base.join(&name)) {
+            // Not writable for this user, so it is not for this user's other processes either.
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOENT) => {}
+            // Also when it exists and is unfit: going on to the next base would part this process from the user's others.
+            _ => return prepare(&base.join(&name)),
+        }
+    }
+    let bases: Vec<_> = bases.iter().map(|base| base.display().to_string()).collect();
+    Err(refused(format!("local: none of {} is a sticky directory that can be written to: set {VARIABLE}", bases.join(", "))))
+}
+
+fn is_sticky(base: &Path) -> bool {
+    rustix::fs::stat(base).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::Directory && Mode::from_raw_mode(stat.st_mode).contains(Mode::SVTX)
+    })
+}
+
+fn make(path: &Path) -> Result<(), Errno> {
+    match rustix::fs::mkdir(path, Mode::RWXU) {
+        Err(Errno::EXIST) => Ok(()),
+        other => other,
+    }
+}
+
+fn prepare(path: &Path) -> Result<Arc<Path>, BackendError> {
+    make(path).map_err(|error| failed(path, "cannot be made", error))?;
+    // Without following a symbolic link: one could lead anywhere, and somewhere else tomorrow.
+    let stat = rustix::fs::lstat(path).map_err(|error| failed(path, "cannot be read", error))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Err(refused(format!("local: {} is not a directory (a symbolic link is not followed)", path.display())));
+    }
+    let user = rustix::process::geteuid().as_raw();
+    if stat.st_uid != user {
+        return Err(refused(format!("local: {} belongs to user {}, not to user {user}", path.display(), stat.st_uid)));
+    }
+    if Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
+        return Err(refused(format!("local: {} can be written to by other users: chmod go-w it", path.display())));
+    }
+    let kind = file_system(path).map_err(|error| failed(path, "cannot be read", error))?;
+    if let Some(name) = network_name(kind) {
+        return Err(refused(format!(
+            "local: {} is on {name}, a network or user-space file system, whose locks do not exclude reliably: choose a local disk",
+            path.display()
+        )));
+    }
+    Ok(path.into())
+}
+
+/// File systems on which a kernel lock may exclude this machine alone, or nobody. The numbers are those of statfs(2).
+fn network_name(kind: u64) -> Option<&'static str> {
+    Some(match kind {
+        0x6969 => "NFS",
+        0x517b | 0xfe53_4d42 | 0xff53_4d42 => "SMB",
+        0x0102_1997 => "9p",
+        0x6573_5546 => "FUSE",
+        0x00c3_6400 => "Ceph",
+        0x0bd0_0bd0 => "Lustre",
+        0x4750_4653 => "GPFS",
+        0x7461_636f => "OCFS2",
+        0x0116_1970 => "GFS2",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x7375_7245 => "Coda",
+        0x786f_4256 => "a VirtualBox share",
+        _ => return None,
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn file_system(path: &Path) -> Result<u64, Errno> {
+    // The width and sign of the field differ between machines; the numbers fit in 32 bits.
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
+    rustix::fs::statfs(path).map(|stat| stat.f_type as u64 & 0xffff_ffff)
+}
+
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::unnecessary_wraps)]
+fn file_system(_path: &Path) -> Result<u64, Errno> {
+    Ok(0)
+}
+
+fn refused(message: String) -> BackendError {
+    BackendError::new(Failure::Refused, message)
+}
+
+fn failed(path: &Path, what: &str, error: Errno) -> BackendError {
+    let error = io::Error::from(error);
+    BackendError {
+        message: format!("local: {} {what}: {error}", path.display()).into(),
+        ..BackendError::because(Failure::Refused, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
+
+    use super::super::scratch::Scratch;
+    use super::*;
+
+    fn choice(url: &str, variable: Option<&str>) -> Result<Choice, Error> {
+        Choice::new(&Url::parse(url).unwrap(), variable.map(Into::into))
+    }
+
+    #[test]
+    fn the_url_goes_before_the_variable_and_the_variable_before_the_default() {
+        assert_eq!(choice("local:", None).unwrap(), Choice::Default);
+        assert_eq!(choice("local:", Some("")).unwrap(), Choice::Default);
+        assert_eq!(choice("local:", Some("/a")).unwrap(), Choice::Named("/a".into()));
+        assert_eq!(choice("local:///b%20c", Some("/a")).unwrap(), Choice::Named("/b c".into()));
+    }
+
+    #[test]
+    fn r15_a_url_that_cannot_be_meant_is_invalid() {
+        for url in ["local://host/a", "local:relative", "local:///a?x=1", "local:///a#b", "local:///"] {
+            assert_eq!(choice(url, None).unwrap_err().code(), "INVALID_OPTIONS", "{url}");
+        }
+        assert!(choice("local:", Some("relative")).unwrap_err().to_string().starts_with("DLOCK_DIR: relative is not valid"));
+    }
+
+    #[test]
+    fn the_directory_is_made_for_its_user_alone() {
+        let scratch = Scratch::new();
+        let directory = Choice::Named(scratch.path().join("locks")).resolve().unwrap();
+        assert_eq!(std::fs::metadata(&directory).unwrap().mode() & 0o7777, 0o700);
+        assert!(Choice::Named(scratch.path().join("locks")).resolve().is_ok(), "a second process finds it there");
+    }
+
+    #[test]
+    fn a_symbolic_link_is_refused_by_name() {
+        let scratch = Scratch::new();
+        std::fs::create_dir(scratch.path().join("real")).unwrap();
+        symlink(scratch.path().join("real"), scratch.path().join("link")).unwrap();
+        let error = Choice::Named(scratch.path().join("link")).resolve().unwrap_err();
+        assert_eq!(error.failure, Failure::Refused);
+        assert!(error.message.contains("link is not a directory"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_refused() {
+        let scratch = Scratch::new();
+        let foreign = scratch.path().join("foreign");
+        std::fs::create_dir(&foreign).unwrap();
+        // Only root can give a directory away; anybody else has the machine's own root directory to be refused.
+        let foreign = if std::os::unix::fs::chown(&foreign, Some(1), None).is_ok() { foreign } else { "/usr".into() };
+        let error = Choice::Named(foreign).resolve().unwrap_err();
+        assert_eq!(error.failure, Failure::Refused);
+        assert!(error.message.contains("belongs to user"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_others_write_to_is_refused() {
+        let scratch = Scratch::new();
+        let open = scratch.path().join("open");
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(Choice::Named(open).resolve().unwrap_err().message.contains("other users"));
+    }
+
+    #[test]
+    fn a_missing_parent_is_refused_with_the_path() {
+        let scratch = Scratch::new();
+        let error = Choice::Named(scratch.path().join("no/locks")).resolve().unwrap_err();
+        assert!(error.message.contains("no/locks cannot be made"), "{error}");
+    }
+
+    #[test]
+    fn the_default_is_under_the_first_sticky_base() {
+        let scratch = Scratch::new();
+        let base = |name: &str, mode| {
+            let path = scratch.path().join(name);
+            std::fs::DirBuilder::new().create(&path).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let (plain, first, second) = (base("plain", 0o777), base("first", 0o1777), base("second", 0o1777));
+        let found = resolve_default(&[&scratch.path().join("none"), &plain, &first, &second]).unwrap();
+        let user = rustix::process::geteuid().as_raw();
+        assert_eq!(&*found, first.join(format!("dlock-{user}")));
+        assert!(std::fs::read_dir(second).unwrap().next().is_none());
+        assert!(resolve_default(&[&plain]).unwrap_err().message.contains("DLOCK_DIR"));
+    }
+
+    #[test]
+    fn a_default_that_somebody_planted_is_refused_rather_than_passed_over() {
+        let scratch = Scratch::new();
+        std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+        std::fs::DirBuilder::new().mode(0o700).create(scratch.path().join("real")).unwrap();
+        let name = format!("dlock-{}", rustix::process::geteuid().as_raw());
+        symlink(scratch.path().join("real"), scratch.path().join(name)).unwrap();
+        assert_eq!(resolve_default(&[scratch.path()]).unwrap_err().failure, Failure::Refused);
+    }
+
+    #[test]
+    fn network_file_systems_are_known_by_their_numbers() {
+        assert_eq!(network_name(0x6969), Some("NFS"));
+        assert_eq!(network_name(0xff53_4d42), Some("SMB"));
+        let local = file_system(Path::new("/")).unwrap();
+        assert_eq!(network_name(local), None, "the tests run on a local disk: {local:x}");
+    }
+}

@@ -1,0 +1,328 @@
+//! `local:` - kernel locks on files of one directory. No server.
+//!
+//! One lock file a key. To hold a key is to hold the kernel lock of the file that the key's path names *now*:
+//!
+//! - *acquire*: open or make the file, try its lock, raise the token, see that the path still names it, write down who we are;
+//! - *release*: unlink, unlock, close. Whoever waited finds that the path names another file, or none, and makes a new one;
+//! - *crash*: the kernel drops the lock. The file stays, and is taken over by the next holder or swept at some start-up;
+//! - *force*: unlink. The holder compares its file with the path's at each renewal and finds itself robbed.
+//!
+//! Waiters keep one read-only descriptor open and watch the file ([`watch`]); there is no queue between processes. A kernel lock ends
+//! with its process, not with a TTL: that of a live process ends when the engine releases it.
+
+mod attempts;
+mod directory;
+mod files;
+pub mod fork;
+mod locks;
+mod names;
+mod place;
+mod record;
+#[cfg(test)]
+mod scratch;
+mod sweep;
+mod tokens;
+mod watch;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use url::Url;
+
+use self::attempts::Book;
+use self::directory::Choice;
+use self::files::{Descriptor, Identity};
+use self::locks::Process;
+use self::record::Record;
+use super::{
+    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Place, Release, Renew, Renewed, Reply, Whom,
+};
+use crate::error::{BackendError, Error, Failure};
+use crate::owner::OwnerId;
+
+/// How often a record that seems half written is read again, and the pause between.
+const READS: u32 = 4;
+const READ_PAUSE: Duration = Duration::from_millis(1);
+
+/// Opens `local:` or `local:///directory`. Nothing is read or made before the first use.
+pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
+    Ok(Arc::new(Local {
+        capabilities: capabilities(),
+        server: url.as_str().into(),
+        choice: Choice::of(url)?,
+        directory: Mutex::new(None),
+        book: Mutex::new(Book::default()),
+        process: Process::this(),
+        context,
+    }))
+}
+
+fn capabilities() -> Capabilities {
+    Capabilities {
+        scheme: "local",
+        fair: false,
+        crash_release: true,
+        ttl_floor: Duration::from_millis(100),
+        margin: Duration::from_millis(2),
+        heartbeat: None,
+        late_window: Duration::ZERO,
+        batch: 1_000,
+        reserved: None,
+    }
+}
+
+/// One client's view of the directory.
+#[derive(Debug)]
+struct Local {
+    capabilities: Capabilities,
+    server: Arc<str>,
+    choice: Choice,
+    /// Found at first use.
+    directory: Mutex<Option<Arc<Path>>>,
+    /// What this client holds and waits for.
+    book: Mutex<Book>,
+    /// The process that made it: a forked child must not touch the locks of its parent.
+    process: Process,
+    context: Context,
+}
+
+impl Local {
+    /// The directory, found and made at first use.
+    fn directory(&self) -> Result<Arc<Path>, BackendError> {
+        self.check_process()?;
+        let mut directory = self.directory.lock();
+        if let Some(directory) = &*directory {
+            return Ok(directory.clone());
+        }
+        let found = self.choice.resolve()?;
+        tracing::debug!(directory = %found.display(), "local: locks exclude this user's processes on this machine");
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let path = Arc::clone(&found);
+            runtime.spawn_blocking(move || sweep::sweep(&path));
+        }
+        Ok(directory.insert(found).clone())
+    }
+
+    fn check_process(&self) -> Result<(), BackendError> {
+        if self.process.pid == std::process::id() {
+            return Ok(());
+        }
+        Err(BackendError::new(Failure::Refused, format!("local: opened by process {}, before a fork", self.process.pid)))
+    }
+
+    fn path(&self, directory: &Path, key: &str) -> std::path::PathBuf {
+        directory.join(names::file_name(&self.context.namespace, key))
+    }
+
+    /// An error of the operating system, with the directory in which it happened.
+    fn failed(&self, error: std::io::Error) -> BackendError {
+        use std::io::ErrorKind::{Interrupted, OutOfMemory, QuotaExceeded, ResourceBusy, StorageFull};
+        let exhausted = matches!(error.kind(), Interrupted | OutOfMemory | QuotaExceeded | ResourceBusy | StorageFull)
+            || [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE]
+                .iter()
+                .any(|full| error.raw_os_error() == Some(full.raw_os_error()));
+        let failure = if exhausted { Failure::NotSent } else { Failure::Refused };
+        let place = self.directory.lock().as_ref().map(|directory| directory.display().to_string()).unwrap_or_default();
+        BackendError { message: format!("local: {place}: {error}").into(), ..BackendError::because(failure, error) }
+    }
+
+    /// The directory was removed behind our back: it is made anew at the next use.
+    fn forget_directory(&self) {
+        *self.directory.lock() = None;
+    }
+
+    fn renew_one(&self, directory: &Path, renew: &Renew) -> Result<Renewed, BackendError> {
+        let path = self.path(directory, &renew.key);
+        let now = self.context.clock.now();
+        let mut book = self.book.lock();
+        let Some(holding) = book.holding(&renew.key, renew.owner) else { return Ok(Renewed::Gone) };
+        if !holding.is_at(&path).map_err(|error| self.failed(error))? {
+            book.forget(&renew.key, renew.owner);
+            return Ok(Renewed::Gone);
+        }
+        let asked = now + renew.ttl;
+        let deadline = if renew.exact { asked } else { asked.max(holding.deadline) };
+        if deadline != holding.deadline {
+            holding.show_deadline(deadline);
+        }
+        Ok(Renewed::Extended(deadline.since(now)))
+    }
+
+    fn release_one(&self, release: &Release) -> Result<Outcome, BackendError> {
+        let path = self.path(&*self.directory()?, &release.key);
+        let held = self.book.lock().release(&release.key, release.owner, &path).map_err(|error| self.failed(error))?;
+        Ok(if held { Outcome::Released } else { Outcome::NotHeld })
+    }
+
+    /// Runs `work` where it may take its time.
+    async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| BackendError::because(Failure::NotSent, error))?.map_err(|error| self.failed(error))
+    }
+}
+
+impl Backend for Local {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn server(&self) -> &Arc<str> {
+        &self.server
+    }
+
+    fn ping(&self, _timeout: Duration) -> Reply<'_, ()> {
+        async move { self.directory().map(drop) }.boxed()
+    }
+
+    fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
+        self.attempt(request).boxed()
+    }
+
+    fn renew(&self, batch: Vec<Renew>, _timeout: Duration) -> Reply<'_, Vec<Renewed>> {
+        async move {
+            let directory = self.directory()?;
+            batch.iter().map(|renew| self.renew_one(&directory, renew)).collect()
+        }
+        .boxed()
+    }
+
+    fn release(&self, release: Release) -> Reply<'_, Handover> {
+        async move {
+            let outcome = self.release_one(&release)?;
+            let next = match release.next {
+                // The release is done: whatever becomes of the next attempt must not make it look undone.
+                Some(next) => self.attempt(next).await.ok(),
+                None => None,
+            };
+            Ok(Handover { outcome, next })
+        }
+        .boxed()
+    }
+
+    fn leave(&self, key: Arc<str>, owner: OwnerId, _timeout: Duration) -> Reply<'_, ()> {
+        async move {
+            let path = self.path(&*self.directory()?, &key);
+            self.book.lock().leave(&key, owner, &path).map(drop).map_err(|error| self.failed(error))
+        }
+        .boxed()
+    }
+
+    fn keep_places(&self, places: Vec<Place>, _timeout: Duration) -> Reply<'_, Vec<Duration>> {
+        // Places are kept by the kernel, as long as the process lives.
+        async move { Ok(vec![attempts::BACKSTOP; places.len()]) }.boxed()
+    }
+
+    fn inspect(&self, key: Arc<str>, _timeout: Duration) -> Reply<'_, Inspection> {
+        async move {
+            let directory = self.directory()?;
+            let path = self.path(&directory, &key);
+            let read = self.aside(move || read_held(&path)).await?;
+            let now = self.context.clock.now();
+            Ok(Inspection { key: key.as_ref().to_owned(), holder: read.map(|(record, _)| record.holder(now)), queue: Vec::new() })
+        }
+        .boxed()
+    }
+
+    fn list(&self, prefix: Arc<str>, _timeout: Duration) -> Reply<'_, Vec<Inspection>> {
+        async move {
+            let directory = self.directory()?;
+            let namespace = Arc::clone(&self.context.namespace);
+            let records = self.aside(move || read_all(&directory)).await?;
+            let now = self.context.clock.now();
+            let wanted = records.iter().filter(|record| *record.namespace == *namespace && record.key.starts_with(&*prefix));
+            let inspect =
+                |record: &Record| Inspection { key: record.key.to_string(), holder: Some(record.holder(now)), queue: Vec::new() };
+            Ok(wanted.map(inspect).collect())
+        }
+        .boxed()
+    }
+
+    fn force_release(&self, key: Arc<str>, whom: Whom, _timeout: Duration) -> Reply<'_, bool> {
+        async move {
+            let directory = self.directory()?;
+            let path = self.path(&directory, &key);
+            self.aside(move || take_away(&path, &whom)).await
+        }
+        .boxed()
+    }
+
+    fn lock_files(&self, key: &Arc<str>, owner: OwnerId) -> Result<Vec<OwnedFd>, BackendError> {
+        self.check_process()?;
+        match self.book.lock().holding(key, owner) {
+            Some(holding) => holding.copies().map_err(|error| self.failed(error)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn close(&self) -> futures_util::future::BoxFuture<'_, ()> {
+        async move { self.end() }.boxed()
+    }
+}
+
+impl Local {
+    fn end(&self) {
+        if self.check_process().is_err() {
+            return;
+        }
+        let directory = self.directory.lock().clone();
+        let mut book = self.book.lock();
+        book.close(|key| directory.as_ref().map(|directory| self.path(&directory, key)));
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The record of the file at `path`, if somebody holds it.
+fn read_held(path: &Path) -> std::io::Result<Option<(Record, Identity)>> {
+    for round in 0..READS {
+        let Some(file) = Descriptor::open(path)? else { return Ok(None) };
+        if let Some(record) = Record::decode(&file.read()?) {
+            return Ok(locks::is_held(file.identity(), &record).then(|| (record, file.identity())));
+        }
+        if round + 1 < READS {
+            // Half written: its holder is within a few microseconds of done. This thread may wait.
+            std::thread::sleep(READ_PAUSE);
+        }
+    }
+    Ok(None)
+}
+
+fn read_all(directory: &Path) -> std::io::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(names::is_lock_file) {
+            records.extend(read_held(&entry.path())?.map(|(record, _)| record));
+        }
+    }
+    records.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(records)
+}
+
+/// Unlinks the file that `whom` holds; false if they hold none.
+fn take_away(path: &Path, whom: &Whom) -> std::io::Result<bool> {
+    let Some((record, identity)) = read_held(path)? else { return Ok(false) };
+    let meant = match whom {
+        Whom::Token(token) => record.token == *token,
+        Whom::Owner(owner) => record.owner == *owner,
+    };
+    // Seen once more right before: what is unlinked must not be the file of a successor.
+    if !meant || Identity::at(path)? != Some(identity) {
+        return Ok(false);
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        other => other.map(|()| true),
+    }
+}

@@ -1,0 +1,148 @@
+//! One attempt's lock file: finding it, locking it, holding it, letting it go.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use super::files::Descriptor;
+use super::record::{DEADLINE_OFFSET, Record, encode_deadline};
+use super::watch::{Notify, Watch, watch};
+use crate::clock::Instant;
+use crate::fencing::Token;
+
+/// How often a file may vanish under an attempt before the attempt yields: each time means that somebody else made progress.
+const LONGEST_CHASE: u32 = 100;
+
+/// A file that is waited for. It is kept open: opening it for each try would cost the others an event each time.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) file: Descriptor,
+    pub(super) watch: Option<Watch>,
+}
+
+impl Place {
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        let file = match Descriptor::create(path)? {
+            Some(file) => Some(file),
+            None => Descriptor::open(path)?,
+        };
+        Ok(file.map(|file| Self { file, watch: None }))
+    }
+
+    /// Whether the holder's descriptor was closed a moment ago, so that the lock is about to be free.
+    pub(super) fn take_closed(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::take_closed)
+    }
+
+    fn is_watched(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::is_alive)
+    }
+}
+
+/// What came of looking for a lock.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// The lock of this file is ours. Whether the file is still the one at its path is not known yet.
+    Locked(Descriptor),
+    /// Somebody else has it.
+    Blocked(Place),
+}
+
+/// Tries the lock of the file at `path`, making the file if there is none; `None` if it kept vanishing.
+///
+/// With `notify`, a blocked place is watched. The order is what makes it safe: watch, then see that the path names this very file, then
+/// try. Whatever frees the file after that causes an event.
+pub(super) fn seek(path: &Path, mut place: Option<Place>, notify: Option<&Notify>) -> io::Result<Option<Found>> {
+    for _ in 0..LONGEST_CHASE {
+        let current = match place.take() {
+            Some(current) if current.file.is_at(path)? => current,
+            _ => match Place::open(path)? {
+                Some(opened) => opened,
+                None => continue,
+            },
+        };
+        if current.file.try_lock()? {
+            return Ok(Some(Found::Locked(current.file)));
+        }
+        let Some(notify) = notify.filter(|_| !current.is_watched()) else {
+            if current.file.is_at(path)? {
+                return Ok(Some(Found::Blocked(current)));
+            }
+            continue;
+        };
+        let watch = watch(path, notify.clone());
+        if watch.is_none() {
+            return Ok(Some(Found::Blocked(current)));
+        }
+        place = Some(Place { watch, ..current });
+    }
+    Ok(None)
+}
+
+/// A lock that is held.
+#[derive(Debug)]
+pub(super) struct Holding {
+    file: Descriptor,
+    /// For writing, where the lock was taken on a file that somebody else had made. Open until the end: its closing is what tells
+    /// waiters of a crash.
+    writer: Option<Descriptor>,
+    pub(super) token: Token,
+    pub(super) deadline: Instant,
+}
+
+impl Holding {
+    /// Writes the record into a locked file; `None` if the file is no longer the one at `path`: then the lock is worth nothing.
+    pub(super) fn begin(path: &Path, file: Descriptor, record: &Record) -> io::Result<Option<Self>> {
+        let writer = if file.is_writable() {
+            if !file.is_at(path)? {
+                return Ok(None);
+            }
+            None
+        } else {
+            match Descriptor::open_writable(path)? {
+                Some(writer) if writer.identity() == file.identity() => Some(writer),
+                _ => return Ok(None),
+            }
+        };
+        writer.as_ref().unwrap_or(&file).replace(&record.encode())?;
+        Ok(Some(Self { file, writer, token: record.token, deadline: record.deadline }))
+    }
+
+    /// Whether `path` still names the held file. If not, the key was taken away.
+    pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        self.file.is_at(path)
+    }
+
+    /// Shows others a new deadline.
+    pub(super) fn show_deadline(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        let writer = self.writer.as_ref().unwrap_or(&self.file);
+        // The deadline is for display: a full disk must not cost a lease.
+        let _ = writer.write_at(encode_deadline(deadline).as_bytes(), DEADLINE_OFFSET);
+    }
+
+    /// The open files again: the one with the lock, and the one whose closing tells waiters of a crash.
+    pub(super) fn copies(&self) -> io::Result<Vec<OwnedFd>> {
+        std::iter::once(&self.file).chain(&self.writer).map(Descriptor::copy).collect()
+    }
+
+    /// Frees the key; false if it had been taken away.
+    pub(super) fn end(self, path: &Path) -> io::Result<bool> {
+        let held = self.is_at(path)?;
+        let_go(path, &self.file, held);
+        Ok(held)
+    }
+}
+
+/// Unlocks a file of ours, unlinking it first if `path` names it.
+///
+/// Unlinked first: waiters are told of that, see that the path no longer names their file, and make a new one; so the key changes hands
+/// even where a forked child shares our open file. Were it unlocked first, somebody could take it before it is unlinked.
+pub(super) fn let_go(path: &Path, file: &Descriptor, at_path: bool) {
+    let unlinked = at_path && std::fs::remove_file(path).is_ok();
+    // Not left to closing: a child that was forked past our hooks may share the file.
+    let _ = file.unlock();
+    if at_path && !unlinked {
+        let _ = file.touch();
+    }
+}

@@ -1,0 +1,124 @@
+//! What a holder writes into its lock file, so that others can read who it is without touching the lock.
+
+use serde::{Deserialize, Serialize};
+
+use super::locks::Process;
+use crate::clock::Instant;
+use crate::fencing::Token;
+use crate::holder::{Holder, Note};
+
+/// What every record begins with; the number is the version of the format.
+const MAGIC: &str = "dlock 1 ";
+
+/// How many bytes hold the deadline: it is rewritten in place at each renewal, so its width never changes.
+const DEADLINE_WIDTH: usize = 20;
+
+/// Where the deadline begins in the file.
+pub(super) const DEADLINE_OFFSET: u64 = MAGIC.len() as u64;
+
+/// Enough for a key of 512 bytes and generous metadata; a longer record is read as none.
+pub(super) const LONGEST_RECORD: usize = 256 * 1024;
+
+/// Who holds a lock file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) owner: String,
+    pub(super) token: Token,
+    pub(super) pid: u32,
+    /// When that process started: its number may be given to another one.
+    pub(super) started: u64,
+    pub(super) namespace: Box<str>,
+    /// The whole key: the file's name may hold a hash of it only.
+    pub(super) key: Box<str>,
+    pub(super) note: Box<str>,
+    /// When the lease ends unless it is renewed; for display, since a kernel lock has no end of its own.
+    #[serde(skip)]
+    pub(super) deadline: Instant,
+}
+
+impl Record {
+    /// The bytes of the file.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let json = serde_json::to_string(self).unwrap_or_default();
+        format!("{MAGIC}{}\n{json}\n", encode_deadline(self.deadline)).into_bytes()
+    }
+
+    /// Reads what a holder wrote; `None` while it is half written, or if it is not ours.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (deadline, rest) = text.strip_prefix(MAGIC)?.split_once('\n')?;
+        // The closing line break was written last: without it the rest may be cut short.
+        let (json, _) = rest.split_once('\n')?;
+        let record: Self = serde_json::from_str(json).ok()?;
+        Some(Self { deadline: Instant::from_nanos(deadline.parse().ok()?), ..record })
+    }
+
+    pub(super) fn process(&self) -> Process {
+        Process { pid: self.pid, started: self.started }
+    }
+
+    /// The holder as others see it at `now`.
+    pub(super) fn holder(&self, now: Instant) -> Holder {
+        Holder {
+            owner: self.owner.clone(),
+            token: Some(self.token),
+            remaining: Some(self.deadline.since(now)),
+            note: Note::decode(&self.note),
+        }
+    }
+}
+
+/// A deadline in the width it has in the file.
+pub(super) fn encode_deadline(deadline: Instant) -> String {
+    format!("{:0width$}", deadline.as_nanos(), width = DEADLINE_WIDTH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            owner: "s:1".into(),
+            token: 7,
+            pid: 42,
+            started: 1,
+            namespace: "dlock".into(),
+            key: "line\nbreak \"quoted\"".into(),
+            note: "{}".into(),
+            deadline: Instant::from_nanos(5_000_000_000),
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_what_it_wrote() {
+        assert_eq!(Record::decode(&record().encode()), Some(record()));
+        assert_eq!(record().holder(Instant::from_nanos(2_000_000_000)).remaining, Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn a_half_written_record_is_no_record() {
+        let whole = record().encode();
+        for cut in 0..whole.len() {
+            assert_eq!(Record::decode(&whole[..cut]), None, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_holder_left_behind_the_record_is_ignored() {
+        let mut bytes = record().encode();
+        bytes.extend_from_slice(b"\"}\nrest of a longer record\n");
+        assert_eq!(Record::decode(&bytes), Some(record()));
+    }
+
+    #[test]
+    fn a_deadline_is_rewritten_in_place() {
+        let mut bytes = record().encode();
+        let later = encode_deadline(Instant::from_nanos(u64::MAX));
+        let at = usize::try_from(DEADLINE_OFFSET).unwrap();
+        bytes[at..at + later.len()].copy_from_slice(later.as_bytes());
+        assert_eq!(Record::decode(&bytes).unwrap().deadline, Instant::from_nanos(u64::MAX));
+    }
+}
