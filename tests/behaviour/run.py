@@ -9,6 +9,7 @@ counted; one that no backend ran is a failure.
 
 import argparse
 import asyncio
+import os
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from services import RedisServer  # noqa: E402
 
-from driver_process import build  # noqa: E402
+from driver_process import ROOT, build  # noqa: E402
 from expectation import Mismatch  # noqa: E402
 from places import Place  # noqa: E402
 from play import Play  # noqa: E402
@@ -132,6 +133,7 @@ def _pinned_elsewhere(scenario: Scenario, options: argparse.Namespace) -> bool:
 
 
 def main() -> int:
+    os.environ["PATH"] = f"{ROOT / '.cache/services/bin'}:{os.environ['PATH']}"
     options = arguments()
     scenarios = [
         scenario
