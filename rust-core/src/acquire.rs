@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 /// One attempt to get a key.
-struct Attempt {
+pub(crate) struct Attempt {
     key: Arc<str>,
     options: LockOptions,
     op_timeout: Duration,
@@ -37,15 +37,16 @@ struct Attempt {
     seen: Mutex<Option<Holder>>,
     /// Since when, and with what, the backend has been failing.
     trouble: Mutex<Option<(Instant, BackendError)>>,
+    /// Where it stands in the local line; `None` for a single try, which stands in none.
+    entered: Option<Entered>,
 }
 
 impl Session {
-    /// Gets a key as `options` say.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any time: nothing stays behind in the backend.
-    pub(crate) async fn acquire(self: &Arc<Self>, key: Arc<str>, options: LockOptions) -> Result<Arc<Held>> {
-        let attempt = Attempt {
+    /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
+    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Attempt {
+        let once = options.wait == Some(Duration::ZERO);
+        Attempt {
+            entered: (!once).then(|| self.lines.enter(&key)),
             note: Note::of_this_process(self.clock.wall(), options.metadata.clone()).encode().into(),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
             started: self.clock.now(),
@@ -53,30 +54,45 @@ impl Session {
             trouble: Mutex::new(None),
             key,
             options,
-        };
+        }
+    }
+
+    /// Goes on with an attempt until the key is got.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: nothing stays behind in the backend.
+    pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Attempt) -> Result<Arc<Held>> {
+        let entered = attempt.entered.take();
         if self.closing.is_cancelled() {
             return Err(Error::ClientClosed { operation: "acquire" });
         }
         // Closing waits for attempts as well: until this one has dropped its turn, its place may still have to be given up.
         let _counted = self.tasks.token();
-        tokio::select! {
+        let result = tokio::select! {
             biased;
-            result = self.get(&attempt) => result,
+            () = self.closing.cancelled() => return Err(Error::ClientClosed { operation: "acquire" }),
+            result = self.get(&attempt, entered) => result,
             error = self.end_of_wait(&attempt) => Err(error),
-            () = self.closing.cancelled() => Err(Error::ClientClosed { operation: "acquire" }),
+        };
+        if let Ok(held) = &result
+            && self.closing.is_cancelled()
+        {
+            // Granted while the client was being closed: closing may have looked before this lease was there.
+            self.release(held);
+            return Err(Error::ClientClosed { operation: "acquire" });
         }
+        result
     }
 
-    async fn get(self: &Arc<Self>, attempt: &Attempt) -> Result<Arc<Held>> {
-        if attempt.options.wait == Some(Duration::ZERO) {
-            return self
-                .try_once(attempt)
-                .await?
-                .ok_or_else(|| Error::LockBusy { key: attempt.key.clone(), holder: attempt.seen.lock().take().map(Box::new) });
-        }
-        let turn = match self.lines.enter(&attempt.key) {
-            Entered::First(turn) => turn,
-            Entered::Behind(ticket) => {
+    async fn get(self: &Arc<Self>, attempt: &Attempt, entered: Option<Entered>) -> Result<Arc<Held>> {
+        let turn = match entered {
+            None => {
+                let held = self.try_once(attempt).await?;
+                return held
+                    .ok_or_else(|| Error::LockBusy { key: attempt.key.clone(), holder: attempt.seen.lock().take().map(Box::new) });
+            }
+            Some(Entered::First(turn)) => turn,
+            Some(Entered::Behind(ticket)) => {
                 if !attempt.options.fair
                     && let Some(held) = self.try_once(attempt).await?
                 {
