@@ -53,6 +53,17 @@ pub enum Error {
         operation: &'static str,
     },
 
+    /// The lock has several leases outstanding and the call does not say which it means. Python: `LockError`.
+    #[error("{}: {operation}: {leases} leases are outstanding; call it on the lease", quoted(key))]
+    Ambiguous {
+        /// The key.
+        key: Arc<str>,
+        /// The call that needs one lease.
+        operation: &'static str,
+        /// How many there are.
+        leases: usize,
+    },
+
     /// The backend could not be reached or could not serve the request. Python: `BackendUnavailable`, also a `ConnectionError`.
     #[error("{operation}{}: {server} is unavailable: {source}", key.as_ref().map(|key| format!(" {}", quoted(key))).unwrap_or_default())]
     BackendUnavailable {
@@ -100,6 +111,7 @@ impl Error {
             Self::LockBusy { .. } => "LOCK_BUSY",
             Self::LockLost { .. } => "LOCK_LOST",
             Self::NotHeld { .. } => "NOT_HELD",
+            Self::Ambiguous { .. } => "AMBIGUOUS",
             Self::BackendUnavailable { .. } => "BACKEND_UNAVAILABLE",
             Self::InvalidOptions { .. } => "INVALID_OPTIONS",
             Self::ClientClosed { .. } => "CLIENT_CLOSED",
@@ -113,7 +125,8 @@ impl Error {
             Self::AcquireTimeout { key, .. }
             | Self::LockBusy { key, .. }
             | Self::LockLost { key, .. }
-            | Self::NotHeld { key, .. } => Some(key),
+            | Self::NotHeld { key, .. }
+            | Self::Ambiguous { key, .. } => Some(key),
             Self::BackendUnavailable { key, .. } => key.as_deref(),
             _ => None,
         }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod support;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -540,3 +542,10 @@ async fn local() -> Fixture {
 }
 
 contract!(local, super::local);
+
+async fn redis() -> Fixture {
+    let server = support::redis::Server::start().await;
+    Fixture { url: Url::parse(&server.url()).unwrap(), open: dlock::backend::redis::open, _keep: Box::new(server) }
+}
+
+contract!(redis, super::redis);

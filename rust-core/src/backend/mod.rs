@@ -4,15 +4,18 @@
 //! local waiters or languages. The doc comments here *are* the contract, and the behaviour suite tests them sentence by sentence.
 
 pub mod local;
+pub mod memory;
+pub mod redis;
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use crate::clock::Clock;
-use crate::error::BackendError;
+use crate::error::{BackendError, Error};
 use crate::fencing::Token;
 use crate::holder::Holder;
 use crate::owner::{OwnerId, SessionId};
@@ -89,6 +92,17 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// Takes a key away from the holder named by `whom`; its holder finds out at its next renewal. True if it was held by that holder.
     fn force_release(&self, key: Arc<str>, whom: Whom, timeout: Duration) -> Reply<'_, bool>;
 
+    /// Copies of the open files whose lock is what holds the key, for a child process that is to share it.
+    ///
+    /// # Behavior
+    /// - While any copy is open, in whatever process, the end of this process does not free the key; a release does.
+    /// - The copies are close-on-exec, and the caller's own: a fork past the caller keeps them open.
+    /// - Empty for an owner that does not hold the key, and where no open file holds keys.
+    fn lock_files(&self, key: &Arc<str>, owner: OwnerId) -> Result<Vec<OwnedFd>, BackendError> {
+        let _ = (key, owner);
+        Ok(Vec::new())
+    }
+
     /// Lets go of connections, watches and files. Later calls fail.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
@@ -112,6 +126,8 @@ pub struct Capabilities {
     pub late_window: Duration,
     /// How many leases go into one [`Backend::renew`].
     pub batch: usize,
+    /// Keys that begin with this are the backend's own; `None` if there are none.
+    pub reserved: Option<&'static str>,
 }
 
 /// A request for a key.
@@ -275,5 +291,29 @@ pub struct Context {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("session", &self.session).field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+/// Opens the backend that a URL names. Checks the URL; connects to nothing.
+///
+/// # Errors
+/// [`Error::InvalidOptions`] for an unknown scheme or parameters that the backend does not have.
+pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
+    let allowed = "local:, local:///path, memory:, memory:name or redis://host:port/db";
+    let invalid = || Error::invalid("url", without_password(url), allowed);
+    let parsed = url::Url::parse(url).map_err(|_| invalid())?;
+    match parsed.scheme() {
+        "memory" => memory::open(&parsed, context),
+        "local" => local::open(&parsed, context),
+        "redis" | "redis+unix" | "unix" => redis::open(&parsed, context),
+        _ => Err(invalid()),
+    }
+}
+
+/// A URL as it may be shown, parsable or not: whatever stands between the scheme and the last `@` is left out.
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        _ => url.to_owned(),
     }
 }

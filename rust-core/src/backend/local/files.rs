@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -196,6 +197,11 @@ impl Descriptor {
                 bytes.resize((filled * 4).min(LONGEST_RECORD), 0);
             }
         })
+    }
+
+    /// The same open file under another number, which is the caller's and unknown to the table.
+    pub(super) fn copy(&self) -> io::Result<OwnedFd> {
+        self.with(|file| file.try_clone().map(OwnedFd::from))
     }
 
     /// Changes the file's times, for the event that this causes at its watchers.

@@ -25,6 +25,7 @@ mod tokens;
 mod turns;
 mod watch;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +72,7 @@ fn capabilities() -> Capabilities {
         heartbeat: None,
         late_window: Duration::ZERO,
         batch: 1_000,
+        reserved: None,
     }
 }
 
@@ -250,6 +252,14 @@ impl Backend for Local {
             self.aside(move || take_away(&path, &whom)).await
         }
         .boxed()
+    }
+
+    fn lock_files(&self, key: &Arc<str>, owner: OwnerId) -> Result<Vec<OwnedFd>, BackendError> {
+        self.check_process()?;
+        match self.book.lock().holding(key, owner) {
+            Some(holding) => holding.copies().map_err(|error| self.failed(error)),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn close(&self) -> futures_util::future::BoxFuture<'_, ()> {

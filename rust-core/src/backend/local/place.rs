@@ -1,6 +1,7 @@
 //! One attempt's lock file: finding it, locking it, holding it, letting it go.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::files::Descriptor;
@@ -128,6 +129,11 @@ impl Holding {
         let writer = self.writer.as_ref().unwrap_or(&self.file);
         // The deadline is for display: a full disk must not cost a lease.
         let _ = writer.write_at(encode_deadline(deadline).as_bytes(), DEADLINE_OFFSET);
+    }
+
+    /// The open files again: the one with the lock, and the one whose closing tells waiters of a crash.
+    pub(super) fn copies(&self) -> io::Result<Vec<OwnedFd>> {
+        std::iter::once(&self.file).chain(&self.writer).map(Descriptor::copy).collect()
     }
 
     /// Frees the key; `Some(true)` if others wait for it, `None` if it had been taken away.

@@ -1,0 +1,45 @@
+# Everything a contributor runs. Each recipe calls one small script in tools/.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help setup services fmt lint test dist demo bench clean
+
+# Holds servers only where the machine has none that will do: see tools/fetch-redis.
+export PATH := $(CURDIR)/.cache/services/bin:$(PATH)
+export PROTOC ?= $(CURDIR)/.venv/bin/protoc
+
+help: ## Show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## Build everything into .venv, node_modules and target
+	@tools/check-toolchain
+	@tools/setup-python
+	@tools/setup-node
+	@tools/build-native
+
+services: ## Find or unpack the servers that the tests start
+	@tools/fetch-redis
+
+fmt: setup ## Format all sources
+	@cargo fmt --all
+	@.venv/bin/ruff check --quiet --fix --exit-zero .
+	@.venv/bin/ruff format --quiet .
+
+lint: setup ## Run every static check
+	@.venv/bin/python tools/lint
+
+test: setup services ## Run every test; the last line counts them all
+	@.venv/bin/python tools/run-tests
+
+dist: setup ## Build wheel, sdist and npm tarball, and try each in an empty environment
+	@.venv/bin/python tools/make-dist
+
+demo: setup ## Show the lock at work between Python, Node and shell
+	@.venv/bin/python examples/demo/run.py
+
+bench: setup services ## Compare with other lock libraries on the same server
+	@.venv/bin/python benches/run.py
+
+clean: ## Remove all that was built or downloaded
+	@rm -rf .cache .venv dist node_modules target .mypy_cache .pytest_cache .ruff_cache
+	@rm -f bindings/python/dlock/*.so bindings/node/*.node
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

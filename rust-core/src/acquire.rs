@@ -1,0 +1,302 @@
+//! How a session gets a key.
+//!
+//! Join the local line; with the turn, ask; while somebody else holds the key, wait for a hint and ask again under the same owner id.
+//! The attempt may be dropped at any await: the turn passes on with its place, and a place that nobody wants is given up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::backend::{self, Acquired, Grant, Waiting};
+use crate::clock::Instant;
+use crate::error::{BackendError, Error, Failure, Result};
+use crate::held::Held;
+use crate::holder::{Holder, Note};
+use crate::lease_state::{LeaseState, Terms};
+use crate::options::LockOptions;
+use crate::owner::OwnerId;
+use crate::session::Session;
+use crate::waiters::{Carried, Entered, Place, Turn};
+
+/// A wait this long is worth a warning that names the holder.
+const LONG_WAIT: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// A backend that says "look now" again and again is asked no faster than this.
+const SHORTEST_LOOK: Duration = Duration::from_millis(1);
+
+/// One attempt to get a key.
+struct Attempt {
+    key: Arc<str>,
+    options: LockOptions,
+    op_timeout: Duration,
+    note: Arc<str>,
+    started: Instant,
+    /// Who held the key when last seen.
+    seen: Mutex<Option<Holder>>,
+    /// Since when, and with what, the backend has been failing.
+    trouble: Mutex<Option<(Instant, BackendError)>>,
+}
+
+impl Session {
+    /// Gets a key as `options` say.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: nothing stays behind in the backend.
+    pub(crate) async fn acquire(self: &Arc<Self>, key: Arc<str>, options: LockOptions) -> Result<Arc<Held>> {
+        let attempt = Attempt {
+            note: Note::of_this_process(self.clock.wall(), options.metadata.clone()).encode().into(),
+            op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
+            started: self.clock.now(),
+            seen: Mutex::new(None),
+            trouble: Mutex::new(None),
+            key,
+            options,
+        };
+        if self.closing.is_cancelled() {
+            return Err(Error::ClientClosed { operation: "acquire" });
+        }
+        // Closing waits for attempts as well: until this one has dropped its turn, its place may still have to be given up.
+        let _counted = self.tasks.token();
+        tokio::select! {
+            biased;
+            result = self.get(&attempt) => result,
+            error = self.end_of_wait(&attempt) => Err(error),
+            () = self.closing.cancelled() => Err(Error::ClientClosed { operation: "acquire" }),
+        }
+    }
+
+    async fn get(self: &Arc<Self>, attempt: &Attempt) -> Result<Arc<Held>> {
+        if attempt.options.wait == Some(Duration::ZERO) {
+            return self
+                .try_once(attempt)
+                .await?
+                .ok_or_else(|| Error::LockBusy { key: attempt.key.clone(), holder: attempt.seen.lock().take().map(Box::new) });
+        }
+        let turn = match self.lines.enter(&attempt.key) {
+            Entered::First(turn) => turn,
+            Entered::Behind(ticket) => {
+                if !attempt.options.fair
+                    && let Some(held) = self.try_once(attempt).await?
+                {
+                    return Ok(held);
+                }
+                ticket.turn().await
+            }
+        };
+        self.drive(turn, attempt).await
+    }
+
+    /// Resolves to the error of an attempt whose time is up; warns on the way when it takes long.
+    async fn end_of_wait(&self, attempt: &Attempt) -> Error {
+        let wait = attempt.options.wait.filter(|wait| !wait.is_zero());
+        if wait.is_none_or(|wait| wait > LONG_WAIT) {
+            self.clock.sleep_until(attempt.started + LONG_WAIT).await;
+            let holder = attempt.seen.lock().as_ref().map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(key = %attempt.key, holder, "still waiting for a lock after {LONG_WAIT:?}");
+        }
+        match wait {
+            None => std::future::pending().await,
+            Some(wait) => self.clock.sleep_until(attempt.started + wait).await,
+        }
+        if let Some((_, source)) = attempt.trouble.lock().take() {
+            return self.unavailable("acquire", Some(attempt.key.clone()), source);
+        }
+        let holder = attempt.seen.lock().take().or_else(|| self.own_holder(&attempt.key));
+        let waited = self.clock.now().since(attempt.started);
+        Error::AcquireTimeout { key: attempt.key.clone(), waited, holder: holder.map(Box::new) }
+    }
+
+    /// This session's own lease of the key, described as the backend would.
+    fn own_holder(&self, key: &str) -> Option<Holder> {
+        let held = self.lines.holder(key)?;
+        let remaining = held.read(LeaseState::valid_until).since(self.clock.now());
+        let note = Note::of_this_process(held.acquired_at, None);
+        Some(Holder { owner: held.owner.to_string(), token: Some(held.token), remaining: Some(remaining), note: Some(note) })
+    }
+
+    /// Asks until the key is ours.
+    async fn drive(self: &Arc<Self>, mut turn: Turn, attempt: &Attempt) -> Result<Arc<Held>> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some((sent, answer)) = self.ask(&mut turn, attempt).await else { continue };
+            match answer {
+                Ok(Acquired::Granted(grant)) => {
+                    *attempt.trouble.lock() = None;
+                    let Some(owner) = turn.place.as_ref().map(|place| place.owner) else { continue };
+                    // A grant that took too long to arrive is confirmed rather than believed.
+                    if let Some(held) = self.hold(attempt, owner, sent, grant) {
+                        turn.granted(held.clone());
+                        return Ok(held);
+                    }
+                }
+                Ok(Acquired::Waiting(waiting)) => {
+                    *attempt.trouble.lock() = None;
+                    pause = FIRST_PAUSE;
+                    self.wait(&turn, attempt, waiting).await;
+                }
+                Err(error) => {
+                    self.suffer(attempt, error)?;
+                    self.clock.sleep_until(self.clock.now() + pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// One request, or the wait for the local holder's release to take it along. `None`: look again, things have changed.
+    async fn ask(&self, turn: &mut Turn, attempt: &Attempt) -> Option<(Instant, std::result::Result<Acquired, BackendError>)> {
+        let place = turn.place(|| self.next_owner());
+        let owner = place.owner;
+        if let Some(carried) = place.carried.as_mut() {
+            let answer = carried.await;
+            place.carried = None;
+            let Carried { sent, answer } = answer.ok()?;
+            place.answered(sent, &answer);
+            return Some((sent, answer));
+        }
+        if let Some(holder) = self.lines.holder(&attempt.key) {
+            turn.park(&holder, self.request(attempt, owner, true));
+            return None;
+        }
+        Some(self.send(place, attempt, true).await)
+    }
+
+    /// Waits until it is worth asking again.
+    async fn wait(&self, turn: &Turn, attempt: &Attempt, waiting: Waiting) {
+        if waiting.holder.is_some() {
+            *attempt.seen.lock() = waiting.holder;
+        }
+        let look_again = waiting.look_again.max(SHORTEST_LOOK);
+        let Some(owner) = turn.place.as_ref().map(|place| place.owner) else { return };
+        if let Some(places) = &self.places {
+            let place = backend::Place { key: attempt.key.clone(), owner };
+            let _keeping = places.keep(place, turn.look.clone(), look_again);
+            turn.look.notified().await;
+            return;
+        }
+        tokio::select! {
+            () = turn.look.notified() => {}
+            () = self.clock.sleep_until(self.clock.now() + look_again) => {}
+        }
+    }
+
+    /// Notes a failure; an error once the backend has failed for too long, or will not do better.
+    fn suffer(&self, attempt: &Attempt, error: BackendError) -> Result<()> {
+        let now = self.clock.now();
+        let refused = error.failure == Failure::Refused;
+        let mut trouble = attempt.trouble.lock();
+        let since = trouble.as_ref().map_or(now, |(since, _)| *since);
+        if refused || now.since(since) >= self.options.connect_timeout {
+            return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
+        }
+        *trouble = Some((since, error));
+        Ok(())
+    }
+
+    /// Asks once, past the local line, and leaves nothing behind. A broken connection is given `op_timeout` to come back.
+    async fn try_once(self: &Arc<Self>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
+        let mut trace = Trace { session: self, key: &attempt.key, place: Some(Place::new(self.next_owner())) };
+        let give_up = self.clock.now() + attempt.op_timeout;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some(place) = &mut trace.place else { return Ok(None) };
+            let (sent, answer) = self.send(place, attempt, false).await;
+            let owner = place.owner;
+            match answer {
+                Ok(Acquired::Granted(grant)) => {
+                    if let Some(held) = self.hold(attempt, owner, sent, grant) {
+                        trace.place = None;
+                        self.lines.set_holder(held.clone());
+                        return Ok(Some(held));
+                    }
+                }
+                Ok(Acquired::Waiting(waiting)) => {
+                    trace.place = None;
+                    *attempt.seen.lock() = waiting.holder;
+                }
+                Err(error) => {
+                    if error.failure == Failure::Refused || self.clock.now() >= give_up {
+                        return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
+                    }
+                    self.clock.sleep_until(self.clock.now() + pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// One request for a place, with a note in it while the answer is missing.
+    async fn send(
+        &self,
+        place: &mut Place,
+        attempt: &Attempt,
+        enqueue: bool,
+    ) -> (Instant, std::result::Result<Acquired, BackendError>) {
+        // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
+        let sent = self.clock.now();
+        let before = (place.sent, place.unanswered);
+        (place.sent, place.unanswered) = (Some(sent), true);
+        let answer = self.backend.acquire(self.request(attempt, place.owner, enqueue)).await;
+        if answer.as_ref().is_err_and(|error| error.failure != Failure::Unknown) {
+            (place.sent, place.unanswered) = before;
+        }
+        place.answered(sent, &answer);
+        (sent, answer)
+    }
+
+    fn request(&self, attempt: &Attempt, owner: OwnerId, enqueue: bool) -> backend::Acquire {
+        backend::Acquire {
+            key: attempt.key.clone(),
+            owner,
+            ttl: attempt.options.ttl,
+            fair: attempt.options.fair,
+            enqueue,
+            note: attempt.note.clone(),
+            floor: self.floor(),
+            timeout: attempt.op_timeout,
+        }
+    }
+
+    /// Turns a grant into a lease; `None` if it is over before it is told.
+    fn hold(&self, attempt: &Attempt, owner: OwnerId, sent: Instant, grant: Grant) -> Option<Arc<Held>> {
+        let options = &attempt.options;
+        let margin = self.backend.capabilities().margin;
+        let terms = Terms { renew: options.renew, threshold: options.renewal_threshold, margin, max_hold: options.max_hold };
+        let state = LeaseState::granted(sent, grant.ttl, terms);
+        if !state.is_valid(self.clock.now()) {
+            return None;
+        }
+        let held = Held::new(attempt.key.clone(), owner, grant.token, attempt.op_timeout, self.clock.clone(), state);
+        let held = Arc::new(held);
+        self.adopt(&held);
+        Some(held)
+    }
+}
+
+impl Place {
+    /// Takes note of an answer, or of its absence.
+    fn answered(&mut self, sent: Instant, answer: &std::result::Result<Acquired, BackendError>) {
+        match answer {
+            Ok(_) => (self.sent, self.unanswered) = (Some(sent), false),
+            Err(error) if error.failure == Failure::Unknown => (self.sent, self.unanswered) = (Some(sent), true),
+            Err(_) => {}
+        }
+    }
+}
+
+/// A try's owner id, given up unless the try came to a definite end.
+struct Trace<'a> {
+    session: &'a Arc<Session>,
+    key: &'a Arc<str>,
+    place: Option<Place>,
+}
+
+impl Drop for Trace<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.session.abandon(self.key.clone(), place);
+        }
+    }
+}

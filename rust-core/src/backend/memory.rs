@@ -1,0 +1,384 @@
+//! `memory:`, the reference: the full semantics in one process, on an injectable clock.
+//!
+//! `memory:` is private to its client; `memory:name` is shared by all clients of the process that name it.
+//! Where another backend differs from this one, its [`Capabilities`] say so.
+//!
+//! A released key goes to the first in the queue as a *claim*: theirs for [`CLAIM`], until they confirm it by asking again.
+//! Who misses a claim leaves the queue, so that a waiter who sleeps delays the others once.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::{BoxFuture, ready};
+use parking_lot::Mutex;
+use url::Url;
+
+use super::{
+    Acquire, Acquired, Backend, Capabilities, Context, Grant, Handover, Hint, Inspection, Outcome, Place, Release, Renew, Renewed,
+    Reply, Waiting, Whom,
+};
+use crate::clock::Instant;
+use crate::error::{BackendError, Error, Failure};
+use crate::fencing::{Token, next_token};
+use crate::holder::{Holder, Note};
+use crate::owner::{OwnerId, SessionId};
+
+/// How long a waiter has to confirm a key that was handed to it.
+pub const CLAIM: Duration = Duration::from_secs(1);
+
+/// Opens `memory:` or `memory:name`.
+///
+/// # Errors
+/// [`Error::InvalidOptions`] for a URL with a host, a query or a fragment.
+pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
+    if url.has_host() || url.query().is_some() || url.fragment().is_some() {
+        return Err(Error::invalid("url", url.as_str(), "memory: or memory:name"));
+    }
+    let store = match url.path() {
+        "" => Arc::default(),
+        name => shared(name),
+    };
+    store.lock().sessions.insert(context.session, context.on_hint.clone());
+    let capabilities = Capabilities {
+        scheme: "memory",
+        fair: true,
+        crash_release: true,
+        ttl_floor: Duration::from_millis(100),
+        margin: Duration::from_millis(2),
+        heartbeat: None,
+        late_window: Duration::ZERO,
+        batch: 1000,
+        reserved: None,
+    };
+    Ok(Arc::new(Memory { store, context, capabilities, server: url.as_str().into() }))
+}
+
+/// The store that every `memory:name` of this process means.
+fn shared(name: &str) -> Arc<Mutex<Store>> {
+    static STORES: LazyLock<Mutex<HashMap<String, Weak<Mutex<Store>>>>> = LazyLock::new(Mutex::default);
+    let mut stores = STORES.lock();
+    stores.retain(|_, store| store.strong_count() > 0);
+    if let Some(store) = stores.get(name).and_then(Weak::upgrade) {
+        return store;
+    }
+    let store = Arc::default();
+    stores.insert(name.to_owned(), Arc::downgrade(&store));
+    store
+}
+
+#[derive(Debug)]
+struct Memory {
+    store: Arc<Mutex<Store>>,
+    context: Context,
+    capabilities: Capabilities,
+    server: Arc<str>,
+}
+
+/// Hints to deliver once the store is unlocked: a receiver may ask again from within.
+type Hints = Vec<(SessionId, Hint)>;
+
+impl Memory {
+    fn with<T>(&self, act: impl FnOnce(&mut Store, Moment, &mut Hints) -> T) -> T {
+        let moment = Moment { now: self.context.clock.now(), wall: self.context.clock.wall() };
+        let mut hints = Hints::new();
+        let mut store = self.store.lock();
+        let result = act(&mut store, moment, &mut hints);
+        let calls: Vec<_> = hints
+            .into_iter()
+            .filter_map(|(session, hint)| store.sessions.get(&session).map(|on_hint| (on_hint.clone(), hint)))
+            .collect();
+        drop(store);
+        for (on_hint, hint) in calls {
+            on_hint(hint);
+        }
+        result
+    }
+
+    /// The name of a key in a store that clients with different namespaces may share.
+    fn full(&self, key: &str) -> String {
+        format!("{}\0{key}", self.context.namespace)
+    }
+
+    fn answer<T: Send + 'static>(&self, act: impl FnOnce(&mut Store, Moment, &mut Hints) -> T + Send + 'static) -> Reply<'_, T> {
+        Box::pin(async move {
+            if !self.store.lock().sessions.contains_key(&self.context.session) {
+                return Err(BackendError::new(Failure::Refused, "closed"));
+            }
+            Ok(self.with(act))
+        })
+    }
+}
+
+impl Backend for Memory {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn server(&self) -> &Arc<str> {
+        &self.server
+    }
+
+    fn ping(&self, _timeout: Duration) -> Reply<'_, ()> {
+        self.answer(|_, _, _| ())
+    }
+
+    fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
+        let full = self.full(&request.key);
+        self.answer(move |store, moment, hints| store.acquire(&full, &request, moment, hints))
+    }
+
+    fn renew(&self, batch: Vec<Renew>, _timeout: Duration) -> Reply<'_, Vec<Renewed>> {
+        let batch: Vec<_> = batch.into_iter().map(|renew| (self.full(&renew.key), renew)).collect();
+        self.answer(move |store, moment, _| batch.iter().map(|(full, renew)| store.renew(full, renew, moment.now)).collect())
+    }
+
+    fn release(&self, release: Release) -> Reply<'_, Handover> {
+        let full = self.full(&release.key);
+        self.answer(move |store, moment, hints| {
+            let held = store.is_held_by(&full, release.owner, moment);
+            if held && let Some(next) = &release.next {
+                store.enqueue(&full, next);
+            }
+            let outcome = if store.give_back(&full, release.owner, moment, hints) { Outcome::Released } else { Outcome::NotHeld };
+            let next = release.next.map(|next| store.acquire(&full, &next, moment, hints));
+            Handover { outcome, next }
+        })
+    }
+
+    fn leave(&self, key: Arc<str>, owner: OwnerId, _timeout: Duration) -> Reply<'_, ()> {
+        let full = self.full(&key);
+        self.answer(move |store, moment, hints| {
+            store.give_back(&full, owner, moment, hints);
+        })
+    }
+
+    fn keep_places(&self, places: Vec<Place>, _timeout: Duration) -> Reply<'_, Vec<Duration>> {
+        // Never asked: a place lives as long as the process.
+        Box::pin(ready(Ok(vec![Duration::ZERO; places.len()])))
+    }
+
+    fn inspect(&self, key: Arc<str>, _timeout: Duration) -> Reply<'_, Inspection> {
+        let full = self.full(&key);
+        self.answer(move |store, moment, _| store.inspect(&full, &key, moment))
+    }
+
+    fn list(&self, prefix: Arc<str>, _timeout: Duration) -> Reply<'_, Vec<Inspection>> {
+        let namespace = self.full("");
+        let full = self.full(&prefix);
+        self.answer(move |store, moment, _| {
+            let mut names: Vec<_> = store.keys.keys().filter(|name| name.starts_with(&full)).cloned().collect();
+            names.sort_unstable();
+            let inspections = names.iter().map(|name| store.inspect(name, &name[namespace.len()..], moment));
+            inspections.filter(|inspection| inspection.holder.is_some()).collect()
+        })
+    }
+
+    fn force_release(&self, key: Arc<str>, whom: Whom, _timeout: Duration) -> Reply<'_, bool> {
+        let full = self.full(&key);
+        self.answer(move |store, moment, hints| {
+            let Some(held) = store.keys.get(&full).and_then(|entry| entry.held.as_ref()).filter(|held| held.until > moment.now)
+            else {
+                return false;
+            };
+            let (owner, token) = (held.owner, held.token);
+            let meant = match &whom {
+                Whom::Token(wanted) => *wanted == token,
+                Whom::Owner(wanted) => *wanted == owner.to_string(),
+            };
+            meant && store.give_back(&full, owner, moment, hints)
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.store.lock().sessions.remove(&self.context.session);
+        Box::pin(ready(()))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.store.lock().sessions.remove(&self.context.session);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Moment {
+    now: Instant,
+    wall: SystemTime,
+}
+
+/// All keys of one `memory:` name.
+#[derive(Default)]
+struct Store {
+    keys: HashMap<String, Entry>,
+    sessions: HashMap<SessionId, Arc<dyn Fn(Hint) + Send + Sync>>,
+    /// One counter for all keys: nothing stays behind per key.
+    last_token: Token,
+}
+
+#[derive(Default)]
+struct Entry {
+    held: Option<HeldKey>,
+    queue: VecDeque<(OwnerId, Arc<str>)>,
+}
+
+struct HeldKey {
+    owner: OwnerId,
+    token: Token,
+    until: Instant,
+    note: Arc<str>,
+    /// Handed over and not yet confirmed; its owner is still first in the queue.
+    claimed: bool,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("keys", &self.keys.len()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    fn acquire(&mut self, full: &str, request: &Acquire, moment: Moment, hints: &mut Hints) -> Acquired {
+        self.settle(full, moment, hints);
+        let free_for_all = {
+            let entry = self.keys.entry(full.to_owned()).or_default();
+            entry.held.is_none() && (entry.queue.is_empty() || !request.fair)
+        };
+        if free_for_all {
+            let token = self.next_token(request.floor, moment);
+            self.hold(full, request, token, moment);
+            return Acquired::Granted(Grant { token, ttl: request.ttl });
+        }
+        match self.keys.get(full).and_then(|entry| entry.held.as_ref()) {
+            Some(held) if held.owner == request.owner => {
+                let token = held.token;
+                self.hold(full, request, token, moment);
+                return Acquired::Granted(Grant { token, ttl: request.ttl });
+            }
+            Some(_) => {}
+            // Free, and somebody else is first: settle() hands over, so this is unreachable but harmless.
+            None => self.hand_over(full, moment, hints),
+        }
+        if request.enqueue {
+            self.enqueue(full, request);
+        }
+        self.waiting(full, request.owner, moment.now)
+    }
+
+    fn hold(&mut self, full: &str, request: &Acquire, token: Token, moment: Moment) {
+        let entry = self.keys.entry(full.to_owned()).or_default();
+        entry.queue.retain(|(owner, _)| *owner != request.owner);
+        let until = moment.now + request.ttl;
+        entry.held = Some(HeldKey { owner: request.owner, token, until, note: request.note.clone(), claimed: false });
+    }
+
+    fn enqueue(&mut self, full: &str, request: &Acquire) {
+        let queue = &mut self.keys.entry(full.to_owned()).or_default().queue;
+        if !queue.iter().any(|(owner, _)| *owner == request.owner) {
+            queue.push_back((request.owner, request.note.clone()));
+        }
+    }
+
+    fn waiting(&self, full: &str, owner: OwnerId, now: Instant) -> Acquired {
+        let entry = self.keys.get(full);
+        let held = entry.and_then(|entry| entry.held.as_ref());
+        let position = entry.and_then(|entry| entry.queue.iter().position(|(waiter, _)| *waiter == owner));
+        Acquired::Waiting(Waiting {
+            look_again: held.map_or(Duration::ZERO, |held| held.until.since(now)),
+            position: position.map(|position| position as u64),
+            holder: held.map(|held| held.describe(now)),
+        })
+    }
+
+    fn renew(&mut self, full: &str, renew: &Renew, now: Instant) -> Renewed {
+        let held = self.keys.get_mut(full).and_then(|entry| entry.held.as_mut());
+        let Some(held) = held.filter(|held| held.owner == renew.owner && held.until > now) else {
+            return Renewed::Gone;
+        };
+        let until = now + renew.ttl;
+        held.until = if renew.exact { until } else { held.until.max(until) };
+        Renewed::Extended(renew.ttl)
+    }
+
+    /// Takes the key or the place from `owner`; true if it held the key.
+    fn give_back(&mut self, full: &str, owner: OwnerId, moment: Moment, hints: &mut Hints) -> bool {
+        self.settle(full, moment, hints);
+        let Some(entry) = self.keys.get_mut(full) else { return false };
+        entry.queue.retain(|(waiter, _)| *waiter != owner);
+        let was_held = entry.held.as_ref().is_some_and(|held| held.owner == owner);
+        if was_held {
+            entry.held = None;
+            self.hand_over(full, moment, hints);
+        } else {
+            self.forget_if_unused(full);
+        }
+        was_held
+    }
+
+    /// Ends what has run out. A claim that was missed costs its owner the place.
+    fn settle(&mut self, full: &str, moment: Moment, hints: &mut Hints) {
+        let Some(entry) = self.keys.get_mut(full) else { return };
+        let Some(held) = entry.held.take_if(|held| held.until <= moment.now) else { return };
+        if held.claimed {
+            entry.queue.retain(|(owner, _)| *owner != held.owner);
+        }
+        self.hand_over(full, moment, hints);
+    }
+
+    /// Gives a free key to the first in the queue, for a short while.
+    fn hand_over(&mut self, full: &str, moment: Moment, hints: &mut Hints) {
+        let token = self.next_token(0, moment);
+        let Some(entry) = self.keys.get_mut(full) else { return };
+        // A closed session's places are worth nothing.
+        while let Some((owner, _)) = entry.queue.front()
+            && !self.sessions.contains_key(&owner.session)
+        {
+            entry.queue.pop_front();
+        }
+        let Some((owner, note)) = entry.queue.front().cloned() else {
+            self.forget_if_unused(full);
+            return;
+        };
+        entry.held = Some(HeldKey { owner, token, until: moment.now + CLAIM, note, claimed: true });
+        let key: Arc<str> = full.split_once('\0').map_or(full, |(_, key)| key).into();
+        hints.push((owner.session, Hint::Key(key.clone(), Some(owner))));
+        if let Some((next, _)) = entry.queue.get(1) {
+            hints.push((next.session, Hint::Key(key, Some(*next))));
+        }
+    }
+
+    fn is_held_by(&mut self, full: &str, owner: OwnerId, moment: Moment) -> bool {
+        let held = self.keys.get(full).and_then(|entry| entry.held.as_ref());
+        held.is_some_and(|held| held.owner == owner && held.until > moment.now)
+    }
+
+    fn inspect(&self, full: &str, key: &str, moment: Moment) -> Inspection {
+        let entry = self.keys.get(full);
+        let held = entry.and_then(|entry| entry.held.as_ref()).filter(|held| held.until > moment.now);
+        let queue = entry.map(|entry| entry.queue.iter().map(|(owner, _)| owner.to_string()).collect()).unwrap_or_default();
+        Inspection { key: key.to_owned(), holder: held.map(|held| held.describe(moment.now)), queue }
+    }
+
+    fn next_token(&mut self, floor: Token, moment: Moment) -> Token {
+        self.last_token = next_token(self.last_token, floor, moment.wall);
+        self.last_token
+    }
+
+    fn forget_if_unused(&mut self, full: &str) {
+        if self.keys.get(full).is_some_and(|entry| entry.held.is_none() && entry.queue.is_empty()) {
+            self.keys.remove(full);
+        }
+    }
+}
+
+impl HeldKey {
+    fn describe(&self, now: Instant) -> Holder {
+        Holder {
+            owner: self.owner.to_string(),
+            token: Some(self.token),
+            remaining: Some(self.until.since(now)),
+            note: Note::decode(&self.note),
+        }
+    }
+}

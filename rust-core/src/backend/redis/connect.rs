@@ -1,0 +1,251 @@
+//! One connection for everything: made at first use, replaced when it is suspect.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::address::Address;
+use super::scripts::Call;
+use super::server_clock::ServerClock;
+use super::{failure, names, wakeup};
+use crate::backend::{Context, Hint};
+use crate::error::{BackendError, Failure};
+
+/// How many requests may wait to be written before the next one has to.
+const WRITE_QUEUE: usize = 1024;
+
+/// The pause after the first failure to connect; doubled with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Without a failure for this long, the next one counts as the first.
+const PAUSE_MEMORY: Duration = Duration::from_secs(2);
+
+/// A connection that is logged in and subscribed.
+pub(super) struct Link {
+    connection: MultiplexedConnection,
+    /// The clock of the server at its other end.
+    pub(super) server_clock: ServerClock,
+    usable: Arc<AtomicBool>,
+}
+
+impl Link {
+    /// Runs a script, bringing it along where the server does not know it.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped may still be executed.
+    pub(super) async fn call(&self, call: &Call, deadline: Instant) -> Result<Value, BackendError> {
+        self.answer(deadline, async {
+            match self.query(&call.by_hash()).await {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => self.query(&call.by_text()).await,
+                answer => answer,
+            }
+        })
+        .await
+    }
+
+    /// Sends a plain command.
+    pub(super) async fn command<T: FromRedisValue>(&self, command: &Cmd, deadline: Instant) -> Result<T, BackendError> {
+        self.answer(deadline, self.query(command)).await
+    }
+
+    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        command.query_async(&mut self.connection.clone()).await
+    }
+
+    /// Waits for an answer until the deadline. Without one the connection is suspect: it may be half open, or its bytes stalled.
+    async fn answer<T>(&self, deadline: Instant, answer: impl Future<Output = RedisResult<T>>) -> Result<T, BackendError> {
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                if failure::is_of_the_connection(&error) {
+                    self.retire();
+                }
+                Err(failure::of_request(error))
+            }
+            Err(_) => {
+                self.retire();
+                Err(BackendError::new(Failure::Unknown, "no answer in time"))
+            }
+        }
+    }
+
+    fn retire(&self) {
+        self.usable.store(false, Ordering::Release);
+    }
+
+    fn is_usable(&self) -> bool {
+        self.usable.load(Ordering::Acquire)
+    }
+}
+
+/// Makes links, one at a time.
+pub(super) struct Connector {
+    wiring: Arc<Wiring>,
+    state: Mutex<State>,
+}
+
+/// What is needed to make a link.
+struct Wiring {
+    client: redis::Client,
+    context: Context,
+    shown: Arc<str>,
+}
+
+/// Polled by whoever needs the link, so that it goes on when one of them gives up, and needs no task of its own.
+type Attempt = Shared<BoxFuture<'static, Result<Arc<Link>, BackendError>>>;
+
+#[derive(Default)]
+struct State {
+    attempt: Option<Attempt>,
+    /// Which attempt it is; zero before the first.
+    number: u64,
+    /// When the last attempt failed, and how long to pause after it.
+    failed: Option<(Instant, Duration)>,
+    closed: bool,
+}
+
+impl Connector {
+    pub(super) fn new(address: Address, context: Context) -> RedisResult<Self> {
+        let client = redis::Client::open(address.info)?;
+        Ok(Self { wiring: Arc::new(Wiring { client, context, shown: address.shown }), state: Mutex::default() })
+    }
+
+    /// The current link, or a new one.
+    ///
+    /// # Cancel safety
+    /// An attempt that was begun goes on for the next caller.
+    pub(super) async fn link(&self, deadline: Instant) -> Result<Arc<Link>, BackendError> {
+        let (number, attempt) = {
+            let mut state = self.state.lock();
+            if state.closed {
+                return Err(BackendError::new(Failure::Refused, "the client is closed"));
+            }
+            match state.attempt.as_ref().map(|attempt| (attempt.peek(), attempt)) {
+                Some((Some(Ok(link)), _)) if link.is_usable() => return Ok(link.clone()),
+                Some((None, attempt)) => (state.number, attempt.clone()),
+                _ => self.begin(&mut state),
+            }
+        };
+        match timeout_at(deadline, attempt).await {
+            Ok(Ok(link)) => Ok(link),
+            Ok(Err(error)) => {
+                self.note_failure(number);
+                Err(error)
+            }
+            Err(_) => Err(BackendError::new(Failure::NotSent, "not connected in time")),
+        }
+    }
+
+    /// Ends the link once the requests in flight are answered; later calls fail.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.attempt = None;
+    }
+
+    fn begin(&self, state: &mut State) -> (u64, Attempt) {
+        let again = state.number > 0;
+        let pause = state.failed.map(|(at, pause)| at + pause);
+        let wiring = self.wiring.clone();
+        let attempt = async move {
+            if let Some(pause) = pause {
+                sleep_until(pause).await;
+            }
+            wiring.connect(again).await
+        };
+        let attempt = attempt.boxed().shared();
+        state.number += 1;
+        state.attempt = Some(attempt.clone());
+        (state.number, attempt)
+    }
+
+    /// Many callers see the same attempt fail; the first one notes it.
+    fn note_failure(&self, number: u64) {
+        let mut state = self.state.lock();
+        if state.number != number || state.attempt.take().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let pause = match state.failed {
+            Some((at, pause)) if now - at < PAUSE_MEMORY => (pause * 2).min(LONGEST_PAUSE),
+            _ => FIRST_PAUSE,
+        };
+        state.failed = Some((now, pause));
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("server", &self.wiring.shown).finish_non_exhaustive()
+    }
+}
+
+impl Wiring {
+    async fn connect(&self, again: bool) -> Result<Arc<Link>, BackendError> {
+        let link = timeout(self.context.connect_timeout, self.log_in(again))
+            .await
+            .unwrap_or_else(|_| Err(BackendError::new(Failure::NotSent, "not connected within connect_timeout")))?;
+        if again {
+            // Whatever was published while nobody listened is lost.
+            (self.context.on_hint)(Hint::All);
+        }
+        Ok(Arc::new(link))
+    }
+
+    async fn log_in(&self, again: bool) -> Result<Link, BackendError> {
+        let usable = Arc::new(AtomicBool::new(true));
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(WRITE_QUEUE)
+            .set_push_sender(wakeup::listener(self.context.clone(), usable.clone()));
+        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(failure::of_connecting)?;
+        // All four in one round trip. A sample of the server's clock is off by its round trip: hence the limit.
+        let ready = timeout(self.context.op_timeout, async {
+            tokio::join!(self.subscribe(&connection), self.read_clock(&connection), read_policy(&connection), set_name(&connection))
+        });
+        let Ok((subscribed, clock, policy, ())) = ready.await else {
+            return Err(BackendError::new(Failure::NotSent, "connected, but no answer in time"));
+        };
+        subscribed.map_err(failure::of_connecting)?;
+        let server_clock = clock.map_err(failure::of_connecting)?;
+        if let Some(policy) = policy.filter(|policy| policy != "noeviction" && !again) {
+            tracing::warn!(server = %self.shown, %policy, "maxmemory-policy is not noeviction: the server may drop locks that are held");
+        }
+        Ok(Link { connection, server_clock, usable })
+    }
+
+    async fn subscribe(&self, connection: &MultiplexedConnection) -> RedisResult<()> {
+        connection.clone().subscribe(names::channel(self.context.session)).await
+    }
+
+    async fn read_clock(&self, connection: &MultiplexedConnection) -> RedisResult<ServerClock> {
+        let sent = self.context.clock.now();
+        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut connection.clone()).await?;
+        let server_us = seconds.saturating_mul(1_000_000).saturating_add(micros);
+        Ok(ServerClock::new(sent, self.context.clock.now(), server_us))
+    }
+}
+
+/// `None` where CONFIG is forbidden, as managed servers do.
+async fn read_policy(connection: &MultiplexedConnection) -> Option<String> {
+    let mut command = redis::cmd("CONFIG");
+    command.arg("GET").arg("maxmemory-policy");
+    let answer: Result<Vec<(String, String)>, RedisError> = command.query_async(&mut connection.clone()).await;
+    answer.ok()?.into_iter().next().map(|(_, policy)| policy)
+}
+
+/// For CLIENT LIST alone: a server that forbids it is fine.
+async fn set_name(connection: &MultiplexedConnection) {
+    let mut command = redis::cmd("CLIENT");
+    command.arg("SETNAME").arg("dlock");
+    let _: Result<(), RedisError> = command.query_async(&mut connection.clone()).await;
+}

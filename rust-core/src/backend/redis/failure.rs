@@ -1,0 +1,86 @@
+//! What an error of the client library says about the request.
+
+use redis::{ErrorKind, RedisError};
+
+use crate::error::{BackendError, Failure};
+
+/// Codes of a server that cannot serve now and may soon: nothing was executed.
+const TRANSIENT: [&str; 8] = ["LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "BUSY", "CLUSTERDOWN", "NOREPLICAS", "MISCONF"];
+
+/// Of these, what another connection may do better: the name may lead to the new master by now.
+const DEMOTED: [&str; 2] = ["READONLY", "MASTERDOWN"];
+
+/// The failure of a request that was sent.
+pub(super) fn of_request(error: RedisError) -> BackendError {
+    BackendError::because(answered(&error).unwrap_or(Failure::Unknown), error)
+}
+
+/// The failure to connect: no request was sent.
+pub(super) fn of_connecting(error: RedisError) -> BackendError {
+    let failure = match error.kind() {
+        ErrorKind::AuthenticationFailed | ErrorKind::RESP3NotSupported | ErrorKind::InvalidClientConfig => {
+            refused_or_transient(&error)
+        }
+        _ => answered(&error).unwrap_or(Failure::NotSent),
+    };
+    BackendError::because(failure, error)
+}
+
+/// True if another connection may do better: this one is broken, or leads to a server that is not a master any more.
+pub(super) fn is_of_the_connection(error: &RedisError) -> bool {
+    answered(error).is_none() || codes(error).iter().any(|code| DEMOTED.contains(code))
+}
+
+/// What the server's own answer says; `None` if the error is not the server's answer.
+fn answered(error: &RedisError) -> Option<Failure> {
+    match error.kind() {
+        ErrorKind::Server(_) | ErrorKind::Extension => Some(refused_or_transient(error)),
+        _ => None,
+    }
+}
+
+fn refused_or_transient(error: &RedisError) -> Failure {
+    if codes(error).iter().any(|code| TRANSIENT.contains(code)) { Failure::NotSent } else { Failure::Refused }
+}
+
+/// The error's code, and the one inside: before version 7 a failing script answers `ERR Error running script (…): -READONLY …`.
+fn codes(error: &RedisError) -> [&str; 2] {
+    let detail = error.detail().unwrap_or_default();
+    let inner = detail.rsplit_once(": -").map_or(detail, |(_, inner)| inner);
+    [error.code().unwrap_or_default(), inner.split(' ').next().unwrap_or_default()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::Value;
+
+    fn failure(answer: &str) -> Failure {
+        let value = redis::parse_redis_value(format!("-{answer}\r\n").as_bytes()).and_then(Value::extract_error);
+        of_request(value.unwrap_err()).failure
+    }
+
+    #[test]
+    fn a_server_that_cannot_serve_yet_executed_nothing() {
+        assert_eq!(failure("LOADING Redis is loading the dataset in memory"), Failure::NotSent);
+        assert_eq!(failure("READONLY You can't write against a read only replica."), Failure::NotSent);
+        assert_eq!(failure("BUSY Redis is busy running a script"), Failure::NotSent);
+        let old = "ERR Error running script (call to f_0): @user_script:8: -READONLY You can't write against a read only replica.";
+        assert_eq!(failure(old), Failure::NotSent);
+    }
+
+    #[test]
+    fn what_will_not_help_is_refused() {
+        assert_eq!(failure("WRONGTYPE Operation against a key holding the wrong kind of value"), Failure::Refused);
+        assert_eq!(failure("NOPERM this user has no permissions to run the 'evalsha' command"), Failure::Refused);
+        assert_eq!(failure("OOM command not allowed when used memory > 'maxmemory'."), Failure::Refused);
+    }
+
+    #[test]
+    fn a_broken_connection_leaves_the_outcome_unknown() {
+        let broken = RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        assert!(is_of_the_connection(&broken));
+        assert_eq!(of_request(broken.clone()).failure, Failure::Unknown);
+        assert_eq!(of_connecting(broken).failure, Failure::NotSent);
+    }
+}

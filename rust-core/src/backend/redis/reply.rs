@@ -1,0 +1,163 @@
+//! What the scripts answer, read back into the contract's types.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use crate::backend::{Acquired, Grant, Inspection, Renewed, Waiting};
+use crate::error::{BackendError, Failure};
+use crate::holder::{Holder, Note};
+use crate::owner::OwnerId;
+
+/// The answer to an acquire, with the server's time in µs.
+pub(super) struct Asked {
+    pub(super) server_us: i64,
+    /// `None`: the request came after its not-after, and did nothing.
+    pub(super) acquired: Option<Acquired>,
+}
+
+/// Reads `{1, now, token}`, `{0, now, look again, ahead, left, value}` or `{-1, now}`.
+pub(super) fn asked(value: &Value, ttl: Duration) -> Result<Asked, BackendError> {
+    let fields = array(value)?;
+    let server_us = int(fields, 1)?;
+    let acquired = match int(fields, 0)? {
+        1 => Some(Acquired::Granted(Grant { token: unsigned(int(fields, 2)?)?, ttl })),
+        0 => Some(Acquired::Waiting(Waiting {
+            look_again: ms(int(fields, 2)?),
+            position: u64::try_from(int(fields, 3)?).ok(),
+            holder: fields.get(5).and_then(text).map(|value| holder(&value, int(fields, 4).unwrap_or(-1))),
+        })),
+        _ => None,
+    };
+    Ok(Asked { server_us, acquired })
+}
+
+/// Reads `{released [, asked]}`.
+pub(super) fn released(value: &Value) -> Result<(bool, Option<&Value>), BackendError> {
+    let fields = array(value)?;
+    Ok((int(fields, 0)? == 1, fields.get(1)))
+}
+
+/// Reads `{0, ms…}`, or the server's time of a batch that came too late.
+pub(super) fn renewed(value: &Value, count: usize) -> Result<Result<Vec<Renewed>, i64>, BackendError> {
+    let fields = array(value)?;
+    if int(fields, 0)? < 0 {
+        return Ok(Err(int(fields, 1)?));
+    }
+    let lives = fields[1..].iter().map(|lives| match lives {
+        Value::Int(lives) if *lives >= 0 => Ok(Renewed::Extended(ms(*lives))),
+        Value::Int(_) => Ok(Renewed::Gone),
+        _ => Err(unexpected()),
+    });
+    let renewed = lives.collect::<Result<Vec<_>, _>>()?;
+    if renewed.len() == count { Ok(Ok(renewed)) } else { Err(unexpected()) }
+}
+
+/// Reads one ms per place.
+pub(super) fn kept(value: &Value, count: usize) -> Result<Vec<Duration>, BackendError> {
+    let fields = array(value)?;
+    if fields.len() != count {
+        return Err(unexpected());
+    }
+    (0..count).map(|at| Ok(ms(int(fields, at)?))).collect()
+}
+
+/// Reads `{value, left, waiters}`.
+pub(super) fn inspected(key: String, value: &Value) -> Result<Inspection, BackendError> {
+    let fields = array(value)?;
+    let left = int(fields, 1)?;
+    let holder = fields.first().and_then(text).map(|value| holder(&value, left));
+    let queue = array(fields.get(2).ok_or_else(unexpected)?)?.iter().filter_map(text).collect();
+    Ok(Inspection { key, holder, queue })
+}
+
+/// True for a plain 1.
+pub(super) fn yes(value: &Value) -> Result<bool, BackendError> {
+    match value {
+        Value::Int(answer) => Ok(*answer == 1),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Who wrote a lock's value; the whole value is the owner where it is not in our format.
+fn holder(value: &str, left: i64) -> Holder {
+    let remaining = u64::try_from(left).ok().map(Duration::from_millis);
+    let mut fields = value.splitn(4, '|');
+    let mut next = || fields.next().unwrap_or_default();
+    let (owner, version, token, note) = (next(), next(), next(), next());
+    match (owner.parse::<OwnerId>(), version, token.parse::<u64>()) {
+        (Ok(_), "1", Ok(token)) => {
+            // Token 0: handed over, not yet confirmed.
+            Holder { owner: owner.to_owned(), token: (token > 0).then_some(token), remaining, note: Note::decode(note) }
+        }
+        _ => Holder { owner: value.to_owned(), token: None, remaining, note: None },
+    }
+}
+
+/// True if we wrote this value.
+pub(super) fn is_ours(holder: &Holder) -> bool {
+    holder.owner.parse::<OwnerId>().is_ok()
+}
+
+fn array(value: &Value) -> Result<&[Value], BackendError> {
+    match value {
+        Value::Array(fields) => Ok(fields),
+        _ => Err(unexpected()),
+    }
+}
+
+fn int(fields: &[Value], at: usize) -> Result<i64, BackendError> {
+    match fields.get(at) {
+        Some(Value::Int(number)) => Ok(*number),
+        _ => Err(unexpected()),
+    }
+}
+
+fn unsigned(number: i64) -> Result<u64, BackendError> {
+    u64::try_from(number).map_err(|_| unexpected())
+}
+
+fn ms(number: i64) -> Duration {
+    Duration::from_millis(u64::try_from(number).unwrap_or(0))
+}
+
+/// Foreign values need not be UTF-8.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        _ => None,
+    }
+}
+
+fn unexpected() -> BackendError {
+    BackendError::new(Failure::Unknown, "an answer of an unexpected shape")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: &str = "00000000000000000000000000000007:12";
+
+    #[test]
+    fn a_value_of_ours_is_taken_apart() {
+        let read = holder(&format!(r#"{OWNER}|1|77|{{"host":"a","pid":1,"since":2,"metadata":"x|y"}}"#), 500);
+        assert_eq!((read.owner.as_str(), read.token, read.remaining), (OWNER, Some(77), Some(Duration::from_millis(500))));
+        assert_eq!(read.note.unwrap().metadata.as_deref(), Some("x|y"));
+    }
+
+    #[test]
+    fn a_claim_has_no_token_and_a_foreign_value_is_its_own_owner() {
+        assert_eq!(holder(&format!("{OWNER}|1|0|"), 500).token, None);
+        let foreign = holder("b7a1|x", -1);
+        assert_eq!((foreign.owner.as_str(), foreign.remaining, foreign.note), ("b7a1|x", None, None));
+    }
+
+    #[test]
+    fn answers_of_another_shape_are_errors() {
+        assert!(asked(&Value::Nil, Duration::ZERO).is_err());
+        assert!(asked(&Value::Array(vec![Value::Int(1), Value::Int(5)]), Duration::ZERO).is_err());
+        assert!(renewed(&Value::Array(vec![Value::Int(0)]), 1).is_err());
+        assert!(kept(&Value::Array(vec![]), 1).is_err());
+    }
+}

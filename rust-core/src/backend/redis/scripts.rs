@@ -1,0 +1,96 @@
+//! The Lua scripts, and how one is called.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Script, ToRedisArgs};
+
+/// Where a script wants the code of the waiting order.
+const QUEUE_MARK: &str = "-- @queue\n";
+const QUEUE: &str = include_str!("scripts/queue.lua");
+
+pub(super) static ACQUIRE: Source = Source::new(|| load(include_str!("scripts/acquire.lua")));
+pub(super) static RELEASE: Source = Source::new(|| load(include_str!("scripts/release.lua")));
+pub(super) static RENEW: Source = Source::new(|| load(include_str!("scripts/renew.lua")));
+pub(super) static KEEP_PLACES: Source = Source::new(|| load(include_str!("scripts/keep_places.lua")));
+pub(super) static FORCE_RELEASE: Source = Source::new(|| load(include_str!("scripts/force_release.lua")));
+pub(super) static INSPECT: Source = Source::new(|| load(include_str!("scripts/inspect.lua")));
+
+/// A script that is put together at its first use.
+pub(super) type Source = LazyLock<Loaded>;
+
+/// A script's text and its hash.
+pub(super) struct Loaded {
+    text: String,
+    hash: String,
+}
+
+fn load(source: &str) -> Loaded {
+    let text = source.replace(QUEUE_MARK, QUEUE);
+    let hash = Script::new(&text).get_hash().to_owned();
+    Loaded { text, hash }
+}
+
+/// One call of a script: its keys and arguments.
+pub(super) struct Call {
+    script: &'static Source,
+    keys: usize,
+    arguments: Vec<Vec<u8>>,
+}
+
+impl Call {
+    pub(super) fn new(script: &'static Source) -> Self {
+        Self { script, keys: 0, arguments: Vec::with_capacity(12) }
+    }
+
+    /// Adds a key; all keys come before all arguments.
+    pub(super) fn key(mut self, key: impl ToRedisArgs) -> Self {
+        key.write_redis_args(&mut self.arguments);
+        self.keys = self.arguments.len();
+        self
+    }
+
+    /// Adds an argument.
+    pub(super) fn arg(mut self, argument: impl ToRedisArgs) -> Self {
+        argument.write_redis_args(&mut self.arguments);
+        self
+    }
+
+    /// The command that counts on the server knowing the script.
+    pub(super) fn by_hash(&self) -> Cmd {
+        self.command("EVALSHA", &self.script.hash)
+    }
+
+    /// The command that brings the script along.
+    pub(super) fn by_text(&self) -> Cmd {
+        self.command("EVAL", &self.script.text)
+    }
+
+    fn command(&self, name: &str, script: &str) -> Cmd {
+        let bytes = name.len() + script.len() + 8 + self.arguments.iter().map(Vec::len).sum::<usize>();
+        let mut command = Cmd::with_capacity(3 + self.arguments.len(), bytes);
+        command.arg(name).arg(script).arg(self.keys).arg(&self.arguments);
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_open_with_their_argument_list_and_hold_no_mark() {
+        for script in [&ACQUIRE, &RELEASE, &RENEW, &KEEP_PLACES, &FORCE_RELEASE, &INSPECT] {
+            assert!(script.text.starts_with("-- "));
+            assert!(script.text.contains("\n-- KEYS ") && script.text.contains("\n-- ARGV "));
+            assert!(!script.text.contains(QUEUE_MARK));
+        }
+        assert!(RELEASE.text.contains("local function hand_over"));
+    }
+
+    #[test]
+    fn a_call_puts_keys_before_arguments() {
+        let call = Call::new(&INSPECT).key("a").key("b").arg(7);
+        let packed = String::from_utf8(call.by_hash().get_packed_command()).unwrap();
+        assert!(packed.ends_with("$1\r\n2\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\n7\r\n"), "{packed}");
+    }
+}

@@ -1,0 +1,136 @@
+-- The waiting order of one key: pasted into the scripts that need it, where they say `@queue`.
+-- Uses their locals K (lock), Q (waiting order), W (heartbeats), T (last token), now (server µs), queue (false: Q is empty).
+--
+-- K holds owner|1|token|note. Token 0 is a claim: handed over, not yet confirmed.
+-- W maps a waiter to the server µs until which it counts as alive, or to CLAIM once the key was handed to it.
+
+local PLACE_US, CLAIM_MS, QUEUE_MS = 5000000, 1000, 10000
+local TOKEN_MS, FOREIGN_MS, FAR_MS = 86400000, 75, 3600000
+local CLAIM = 'claim'
+
+local function digits(number) return string.format('%.0f', number) end
+
+local function session_of(owner) return string.match(owner, '^[^:]*') end
+
+-- Owner and token of a value in our format, nil for a foreign one.
+local function parse(value) return string.match(value, '^(%x+:%d+)|1|(%d+)|') end
+
+local function draw_token(floor)
+  local last = tonumber(redis.call('GET', T) or 0) or 0
+  local token = digits(math.max(last + 1, floor + 1, now))
+  redis.call('SET', T, token, 'PX', TOKEN_MS)
+  return token
+end
+
+local function drop(waiters)
+  if #waiters == 0 then return end
+  redis.call('ZREM', Q, unpack(waiters))
+  redis.call('HDEL', W, unpack(waiters))
+end
+
+-- Takes the end of the queue, or keeps the place it has; says how many are ahead.
+local function take_place(owner)
+  local last = redis.call('ZRANGE', Q, -1, -1, 'WITHSCORES')
+  redis.call('ZADD', Q, 'NX', digits(math.max(now, (tonumber(last[2]) or 0) + 1)), owner)
+  redis.call('HSET', W, owner, digits(now + PLACE_US))
+  redis.call('PEXPIRE', Q, QUEUE_MS)
+  redis.call('PEXPIRE', W, QUEUE_MS)
+  return redis.call('ZRANK', Q, owner)
+end
+
+-- A missed claim says that the whole process is frozen: none of its places may cost a claim again.
+local function drop_session(session, asker)
+  local waiters = redis.call('ZRANGE', Q, 0, -1)
+  local frozen = {}
+  for _, waiter in ipairs(waiters) do
+    if waiter ~= asker and session_of(waiter) == session then frozen[#frozen + 1] = waiter end
+    if #frozen == 1000 then drop(frozen) frozen = {} end
+  end
+  drop(frozen)
+end
+
+-- Gives the key to the first live waiter for a claim's time and tells its session; returns that waiter, nil if there is none.
+-- The asker is alive and here: when it is first, nothing is set and the caller grants it the key.
+local function hand_over(asker)
+  local last = 0
+  while true do
+    local heads = redis.call('ZRANGE', Q, 0, last)
+    if #heads == 0 then return nil end
+    local marks = redis.call('HMGET', W, unpack(heads))
+    local dead, frozen = {}, nil
+    for i, head in ipairs(heads) do
+      if head == asker then
+        drop(dead)
+        return head
+      end
+      if marks[i] == CLAIM then
+        frozen = session_of(head)
+        break
+      end
+      if marks[i] and tonumber(marks[i]) >= now
+        and redis.call('PUBLISH', 'dlock:s:' .. session_of(head), head .. ' ' .. K) > 0 then
+        drop(dead)
+        redis.call('HSET', W, head, CLAIM)
+        redis.call('PEXPIRE', Q, QUEUE_MS)
+        redis.call('PEXPIRE', W, QUEUE_MS)
+        redis.call('SET', K, head .. '|1|0|', 'PX', CLAIM_MS)
+        return head
+      end
+      dead[#dead + 1] = head
+    end
+    drop(dead)
+    if frozen then drop_session(frozen, asker) end
+    last = 31
+  end
+end
+
+-- How long a waiter may sleep without a hint. A claim that runs out is everybody's business, else one frozen waiter would hide behind
+-- another; a holder's end is watched by the first two other sessions (one may be dead) and by the holder's own.
+local function look_again(value, left, owner)
+  local holder, token = parse(value)
+  if not holder or left < 0 then
+    return redis.call('ZRANGE', Q, 0, 0)[1] == owner and FOREIGN_MS or FAR_MS
+  end
+  if token == '0' then return left + 1 end
+  local held_by = session_of(holder)
+  local watchers, previous = 0, nil
+  for _, waiter in ipairs(redis.call('ZRANGE', Q, 0, 2)) do
+    local session = session_of(waiter)
+    if waiter == owner then return math.min(left + 1, FAR_MS) end
+    if session ~= held_by and session ~= previous then watchers = watchers + 1 end
+    if watchers == 2 then break end
+    previous = session
+  end
+  return FAR_MS
+end
+
+-- An acquire on the key's value (false: free). Answers {1, now, token} when granted, {0, now, look again ms, ahead or -1, ms left,
+-- value} when somebody else has the key.
+local function ask(value, owner, note, ttl, fair, enqueue, floor)
+  if value and string.sub(value, 1, #owner + 1) == owner .. '|' then
+    local _, token = parse(value)
+    if not token or token == '0' then
+      token = draw_token(floor)
+      drop({owner})
+    end
+    redis.call('SET', K, owner .. '|1|' .. token .. '|' .. note, 'PX', ttl)
+    return {1, now, tonumber(token)}
+  end
+  if not value then
+    local head = fair and queue and hand_over(owner)
+    if not head or head == owner then
+      if queue then drop({owner}) end
+      local token = draw_token(floor)
+      redis.call('SET', K, owner .. '|1|' .. token .. '|' .. note, 'PX', ttl)
+      return {1, now, tonumber(token)}
+    end
+    value = head .. '|1|0|'
+  end
+  local left = redis.call('PTTL', K)
+  if not enqueue then
+    local foreign = left < 0 or not parse(value)
+    return {0, now, foreign and FOREIGN_MS or math.min(left + 1, FAR_MS), -1, left, value}
+  end
+  local ahead = take_place(owner)
+  return {0, now, look_again(value, left, owner), ahead, left, value}
+end

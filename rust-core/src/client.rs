@@ -1,0 +1,244 @@
+//! A client: one backend connection and one session; makes locks.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::backend::{self, Backend, Capabilities, Inspection, Whom};
+use crate::clock::{BootClock, Clock};
+use crate::error::{BackendError, Error, Result};
+use crate::lock::Lock;
+use crate::options::{ClientOptions, LockOptions, check_key};
+use crate::owner::SessionId;
+use crate::process::Bound;
+use crate::runtime::run;
+use crate::session::Session;
+
+/// Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
+///
+/// Cloning gives another handle of the same client. A client that was used before a fork cannot be used in the child; one that was not, can.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    url: String,
+    options: ClientOptions,
+    clock: Arc<dyn Clock>,
+    capabilities: Capabilities,
+    server: Arc<str>,
+    session: OnceLock<Bound<Session>>,
+    starting: Mutex<()>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("server", &self.shared.server).field("namespace", &self.shared.options.namespace).finish()
+    }
+}
+
+impl Client {
+    /// A client for `local:`, `local:///path`, `memory:`, `memory:name` or `redis://[user:password@]host[:port][/db]`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] for a URL that cannot be used. Nothing is connected yet.
+    pub fn new(url: &str) -> Result<Self> {
+        Self::with_options(url, ClientOptions::default())
+    }
+
+    /// [`Client::new`] with options.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`].
+    pub fn with_options(url: &str, options: ClientOptions) -> Result<Self> {
+        Self::with_clock(url, options, Arc::new(BootClock))
+    }
+
+    /// [`Client::with_options`] on a clock of one's own, for tests.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`].
+    pub fn with_clock(url: &str, options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Self> {
+        options.validate()?;
+        // Opened once without a session, to have the URL checked before anybody waits for it.
+        let probe = backend::from_url(url, probe_context(&options, clock.clone()))?;
+        let (capabilities, server) = (probe.capabilities().clone(), probe.server().clone());
+        let shared = Shared {
+            url: url.to_owned(),
+            options,
+            clock,
+            capabilities,
+            server,
+            session: OnceLock::new(),
+            starting: Mutex::new(()),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// [`Client::new`], then one round trip.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`], [`Error::BackendUnavailable`] within `connect_timeout`.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn connect(url: &str) -> Result<Self> {
+        let client = Self::new(url)?;
+        client.ping().await?;
+        Ok(client)
+    }
+
+    /// A lock for `key` with default options; [`Lock`]'s methods change them.
+    pub fn lock(&self, key: &str) -> Lock {
+        self.lock_with(key, LockOptions::default())
+    }
+
+    /// A lock for `key` with these options. [`Lock::validate`] checks them, and so does every acquire.
+    pub fn lock_with(&self, key: &str, options: LockOptions) -> Lock {
+        Lock::new(self.clone(), key, options)
+    }
+
+    /// Runs `work` while holding `key`; see [`Lock::with`].
+    ///
+    /// # Errors
+    /// As [`Lock::with`].
+    ///
+    /// # Cancel safety
+    /// As [`Lock::with`].
+    pub async fn with_lock<T, F, W>(&self, key: &str, work: F) -> Result<T>
+    where
+        F: FnOnce(crate::Lease) -> W,
+        W: Future<Output = T>,
+    {
+        self.lock(key).with(work).await
+    }
+
+    /// What the backend can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    /// The options this client was made with.
+    pub fn options(&self) -> &ClientOptions {
+        &self.shared.options
+    }
+
+    /// The server's address without its password.
+    pub fn server(&self) -> &Arc<str> {
+        &self.shared.server
+    }
+
+    /// One round trip to the backend, connecting if need be.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`] within `connect_timeout`.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn ping(&self) -> Result<()> {
+        let timeout = self.shared.options.connect_timeout;
+        self.ask("connect", None, move |backend| Box::pin(async move { backend.ping(timeout).await })).await
+    }
+
+    /// Who holds a key and who waits for it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] for a bad key, [`Error::BackendUnavailable`].
+    pub async fn inspect(&self, key: &str) -> Result<Inspection> {
+        check_key(key, self.capabilities())?;
+        let (key, timeout): (Arc<str>, _) = (key.into(), self.shared.options.op_timeout);
+        self.ask("inspect", Some(key.clone()), move |backend| Box::pin(async move { backend.inspect(key, timeout).await })).await
+    }
+
+    /// The held keys that begin with `prefix`, in order.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`].
+    pub async fn list_locks(&self, prefix: &str) -> Result<Vec<Inspection>> {
+        let (prefix, timeout): (Arc<str>, _) = (prefix.into(), self.shared.options.op_timeout);
+        self.ask("list_locks", None, move |backend| Box::pin(async move { backend.list(prefix, timeout).await })).await
+    }
+
+    /// Whether anybody holds the key.
+    ///
+    /// # Errors
+    /// As [`Client::inspect`].
+    pub async fn is_locked(&self, key: &str) -> Result<bool> {
+        Ok(self.inspect(key).await?.holder.is_some())
+    }
+
+    /// Takes the key away from the holder with this token or owner id; true if that one held it. The holder learns of it at its next renewal:
+    /// until then two may believe that they hold the key, and the fencing token is what protects the data.
+    ///
+    /// # Errors
+    /// As [`Client::inspect`].
+    pub async fn force_release(&self, key: &str, whom: Whom) -> Result<bool> {
+        check_key(key, self.capabilities())?;
+        let (key, timeout): (Arc<str>, _) = (key.into(), self.shared.options.op_timeout);
+        self.ask("force_release", Some(key.clone()), move |backend| {
+            Box::pin(async move { backend.force_release(key, whom, timeout).await })
+        })
+        .await
+    }
+
+    /// Refuses new acquires, waits up to `timeout` for holders to finish while their leases are still renewed, then takes away what is
+    /// left: its holders are told that the lease is lost. A client that was never used has nothing to close.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child process.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the client closed to new acquires, with its leases still renewed.
+    pub async fn close(&self, timeout: Duration) -> Result<()> {
+        let session = self.session()?.clone();
+        let engine = session.engine.clone();
+        run(&engine, async move { session.close(timeout).await }).await;
+        Ok(())
+    }
+
+    pub(crate) fn session(&self) -> Result<&Arc<Session>> {
+        if let Some(session) = self.shared.session.get() {
+            return session.get();
+        }
+        let _one_at_a_time = self.shared.starting.lock();
+        if let Some(session) = self.shared.session.get() {
+            return session.get();
+        }
+        let session = Session::start(&self.shared.url, self.shared.options.clone(), self.shared.clock.clone())?;
+        self.shared.session.get_or_init(|| Bound::new(session)).get()
+    }
+
+    async fn ask<T, A>(&self, operation: &'static str, key: Option<Arc<str>>, ask: A) -> Result<T>
+    where
+        T: Send + 'static,
+        A: FnOnce(Arc<dyn Backend>) -> futures_util::future::BoxFuture<'static, std::result::Result<T, BackendError>>
+            + Send
+            + 'static,
+    {
+        let session = self.session()?.clone();
+        if session.closing.is_cancelled() {
+            return Err(Error::ClientClosed { operation });
+        }
+        let engine = session.engine.clone();
+        run(
+            &engine,
+            async move { ask(session.backend.clone()).await.map_err(|source| session.unavailable(operation, key, source)) },
+        )
+        .await
+    }
+}
+
+/// What a backend is opened with when only its URL matters.
+fn probe_context(options: &ClientOptions, clock: Arc<dyn Clock>) -> backend::Context {
+    backend::Context {
+        session: SessionId::from_u128(0),
+        clock,
+        namespace: options.namespace.as_str().into(),
+        connect_timeout: options.connect_timeout,
+        op_timeout: options.op_timeout,
+        on_hint: Arc::new(|_| {}),
+    }
+}

@@ -1,0 +1,153 @@
+//! How a session gives keys and places back: in the background, past cancellation, until the backend has confirmed it or the lease would
+//! have run out by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{Outcome, Release};
+use crate::clock::Instant;
+use crate::error::Failure;
+use crate::held::Held;
+use crate::lease_state::{Action, Event, LeaseState, Status};
+use crate::owner::OwnerId;
+use crate::session::Session;
+use crate::waiters::{Carried, Parked, Place};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+/// For how long a place is given up again and again when the backend does not answer: no place or claim outlives that.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Session {
+    /// Ends a lease's validity and renewal, then gives the key back in the background. Does nothing to a lease that has ended.
+    pub(crate) fn release(self: &Arc<Self>, held: &Arc<Held>) {
+        if held.on(Event::Release) != Action::GiveBack {
+            return;
+        }
+        let parked = self.let_go(held);
+        let (session, held) = (self.clone(), held.clone());
+        self.tasks.spawn_on(async move { session.give_back(&held, parked).await }, &self.engine);
+    }
+
+    async fn give_back(self: &Arc<Self>, held: &Arc<Held>, mut parked: Option<Parked>) {
+        let valid_until = held.read(LeaseState::valid_until);
+        let give_up = valid_until + held.op_timeout;
+        let mut pause = FIRST_PAUSE;
+        let mut maybe_done = false;
+        loop {
+            let next = parked.as_ref().map(|parked| parked.request.clone());
+            let sent = self.clock.now();
+            let release = Release { key: held.key.clone(), owner: held.owner, next, timeout: held.op_timeout };
+            match self.backend.release(release).await {
+                Ok(handover) => {
+                    held.on(Event::ReleaseEnded(conclude(handover.outcome, maybe_done, self.clock.now() < valid_until)));
+                    if let (Some(parked), Some(answer)) = (parked, handover.next) {
+                        // Its waiter, its heir or whoever cleans up after them is there to take it.
+                        let _ = parked.reply.send(Carried { sent, answer: Ok(answer) });
+                    }
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(key = %held.key, token = held.token, %error, "release failed, will be tried again");
+                    maybe_done |= error.failure == Failure::Unknown;
+                    // The waiter must not wait for our troubles; from here on it asks for itself, under the same owner id.
+                    if let Some(parked) = parked.take() {
+                        let _ = parked.reply.send(Carried { sent, answer: Err(error) });
+                    }
+                }
+            }
+            if self.clock.now() >= give_up {
+                held.on(Event::ReleaseEnded(Status::Unconfirmed));
+                return;
+            }
+            self.clock.sleep_until(self.clock.now() + pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Waits until a release was answered, at most for the lease's `op_timeout`.
+    pub(crate) async fn released(&self, held: &Arc<Held>) -> Status {
+        tokio::select! {
+            biased;
+            status = held.until(|status| !matches!(status, Status::Held | Status::Releasing)) => status,
+            () = self.clock.sleep_until(self.clock.now() + held.op_timeout) => held.status(),
+        }
+    }
+
+    /// Gives up a place that nobody here wants any more, with whatever a late request may still bring it.
+    pub(crate) fn abandon(self: &Arc<Self>, key: Arc<str>, place: Place) {
+        if place.sent.is_none() && place.carried.is_none() {
+            return;
+        }
+        let session = self.clone();
+        self.tasks.spawn_on(async move { session.give_up(key, place).await }, &self.engine);
+    }
+
+    async fn give_up(self: Arc<Self>, key: Arc<str>, place: Place) {
+        let Place { owner, mut sent, mut unanswered, carried } = place;
+        if let Some(carried) = carried {
+            // Not before its request was answered: a leave that overtakes it would be undone by it.
+            if let Ok(Carried { sent: at, answer }) = carried.await {
+                sent = Some(at);
+                unanswered = answer.is_err_and(|error| error.failure == Failure::Unknown);
+            }
+        }
+        let Some(sent) = sent else { return };
+        self.leave(&key, owner).await;
+        if unanswered {
+            let late = sent + self.backend.capabilities().late_window;
+            if self.clock.now() < late {
+                self.clock.sleep_until(late).await;
+                self.leave(&key, owner).await;
+            }
+        }
+    }
+
+    pub(crate) fn leave_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId) {
+        let session = self.clone();
+        self.tasks.spawn_on(async move { session.leave(&key, owner).await }, &self.engine);
+    }
+
+    /// Leaves until the backend has confirmed it.
+    async fn leave(&self, key: &Arc<str>, owner: OwnerId) {
+        let give_up: Instant = self.clock.now() + PATIENCE;
+        let mut pause = FIRST_PAUSE;
+        while let Err(error) = self.backend.leave(key.clone(), owner, self.options.op_timeout).await {
+            if error.failure == Failure::Refused || self.clock.now() >= give_up {
+                tracing::warn!(%key, %owner, %error, "could not be given up, is left to expire");
+                return;
+            }
+            self.clock.sleep_until(self.clock.now() + pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// What a definite answer says about the release.
+///
+/// "Not held" in answer to a *retry* may be the echo of our own first request: before the lease's end nobody else can have taken it.
+fn conclude(outcome: Outcome, maybe_done: bool, still_ours: bool) -> Status {
+    match outcome {
+        Outcome::Released => Status::Released,
+        Outcome::NotHeld if !maybe_done => Status::NotHeld,
+        Outcome::NotHeld if still_ours => Status::Released,
+        Outcome::NotHeld => Status::Unconfirmed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r05_not_held_is_believed_the_first_time() {
+        assert_eq!(conclude(Outcome::NotHeld, false, true), Status::NotHeld);
+        assert_eq!(conclude(Outcome::Released, true, false), Status::Released);
+    }
+
+    #[test]
+    fn r05_not_held_on_a_retry_is_the_echo_of_the_first_request_while_the_lease_lasts() {
+        assert_eq!(conclude(Outcome::NotHeld, true, true), Status::Released);
+        assert_eq!(conclude(Outcome::NotHeld, true, false), Status::Unconfirmed);
+    }
+}

@@ -1,0 +1,141 @@
+//! The engine's record of one lease: its state under a lock, and who is told when it ends.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, Instant};
+use crate::fencing::Token;
+use crate::lease_state::{Action, Event, LeaseState, Status};
+use crate::owner::OwnerId;
+
+/// Called once, when the lease is lost.
+pub(crate) type OnLost = Box<dyn FnOnce(Status) + Send>;
+
+/// One lease, shared by its holder, the renewal heap and the waiters of the same key.
+pub(crate) struct Held {
+    pub(crate) key: Arc<str>,
+    pub(crate) owner: OwnerId,
+    pub(crate) token: Token,
+    /// Wall time, for display.
+    pub(crate) acquired_at: SystemTime,
+    /// How long one request about it may take.
+    pub(crate) op_timeout: Duration,
+    clock: Arc<dyn Clock>,
+    state: Mutex<LeaseState>,
+    changed: Notify,
+    on_lost: Mutex<Option<OnLost>>,
+    /// One extension at a time: two in flight could be executed in either order.
+    pub(crate) extending: tokio::sync::Mutex<()>,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held")
+            .field("key", &self.key)
+            .field("owner", &self.owner)
+            .field("token", &self.token)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Held {
+    pub(crate) fn new(
+        key: Arc<str>,
+        owner: OwnerId,
+        token: Token,
+        op_timeout: Duration,
+        clock: Arc<dyn Clock>,
+        state: LeaseState,
+    ) -> Self {
+        Self {
+            key,
+            owner,
+            token,
+            acquired_at: clock.wall(),
+            op_timeout,
+            clock,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            on_lost: Mutex::new(None),
+            extending: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Tells the lease what happened and says what to do about it.
+    pub(crate) fn on(&self, event: Event) -> Action {
+        let (action, before, after) = {
+            let mut state = self.state.lock();
+            let before = state.status();
+            (state.on(self.clock.now(), event), before, state.status())
+        };
+        if before != after {
+            self.changed.notify_waiters();
+        }
+        if let Action::Lose(_) = action
+            && let Some(on_lost) = self.on_lost.lock().take()
+        {
+            on_lost(after);
+        }
+        action
+    }
+
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&LeaseState) -> T) -> T {
+        read(&self.state.lock())
+    }
+
+    pub(crate) fn set_renew(&self, renew: bool) {
+        let now = self.clock.now();
+        self.state.lock().set_renew(now, renew);
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.read(LeaseState::status)
+    }
+
+    pub(crate) fn is_valid(&self) -> bool {
+        let now = self.clock.now();
+        self.read(|state| state.is_valid(now))
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    pub(crate) fn wall(&self) -> SystemTime {
+        self.clock.wall()
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.read(LeaseState::next_deadline)
+    }
+
+    /// Has `on_lost` called when the lease is lost, at once if it already is.
+    pub(crate) fn when_lost(&self, on_lost: OnLost) {
+        *self.on_lost.lock() = Some(on_lost);
+        // The loss may have come before the callback was there: whoever takes it out calls it.
+        let status = self.status();
+        if let Status::Lost(_) = status
+            && let Some(on_lost) = self.on_lost.lock().take()
+        {
+            on_lost(status);
+        }
+    }
+
+    /// Resolves once `test` holds of the status.
+    pub(crate) async fn until(&self, test: impl Fn(Status) -> bool) -> Status {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let status = self.status();
+            if test(status) {
+                return status;
+            }
+            changed.await;
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A lease: what a holder has.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, LossReason, Result};
+use crate::held::Held;
+use crate::lease_state::{LeaseState, Status};
+use crate::options::check_ttl;
+use crate::owner::OwnerId;
+use crate::process::Bound;
+use crate::runtime::run;
+use crate::session::Session;
+
+/// One grant of a lock.
+///
+/// Cloning gives another handle of the same lease. When the last handle is dropped while the lease is held, the engine gives it back
+/// (and logs a warning): a forgotten lease is not renewed for ever. The [`Lock`](crate::Lock) that took it holds a handle as well.
+#[derive(Clone)]
+pub struct Lease {
+    handle: Arc<Handle>,
+}
+
+pub(crate) type Outstanding = Mutex<Vec<Lease>>;
+
+struct Handle {
+    held: Arc<Held>,
+    session: Bound<Session>,
+    /// The lock that remembers this lease until it is given back.
+    lock: Weak<Outstanding>,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("key", &self.key()).field("token", &self.token()).field("status", &self.status()).finish()
+    }
+}
+
+impl Lease {
+    pub(crate) fn new(held: Arc<Held>, session: Bound<Session>, lock: &Arc<Outstanding>) -> Self {
+        Self { handle: Arc::new(Handle { held, session, lock: Arc::downgrade(lock) }) }
+    }
+
+    fn held(&self) -> &Arc<Held> {
+        &self.handle.held
+    }
+
+    /// The key that was granted.
+    pub fn key(&self) -> &Arc<str> {
+        &self.held().key
+    }
+
+    /// The fencing token: greater than every token granted for this key before. Pass it to the protected resource.
+    pub fn token(&self) -> u64 {
+        self.held().token
+    }
+
+    /// The owner id of the attempt that got the lease, as other processes see it.
+    pub fn owner(&self) -> String {
+        self.held().owner.to_string()
+    }
+
+    /// The owner id in its parts: the session is the same for all leases of a client.
+    pub fn owner_id(&self) -> OwnerId {
+        self.held().owner
+    }
+
+    /// The lease time of the latest grant or extension.
+    pub fn ttl(&self) -> Duration {
+        self.held().read(LeaseState::ttl)
+    }
+
+    /// For how long the engine still vouches for the lease; zero once it is not valid.
+    pub fn remaining(&self) -> Duration {
+        if !self.is_valid() {
+            return Duration::ZERO;
+        }
+        self.held().read(LeaseState::valid_until).since(self.held().now())
+    }
+
+    /// Whether the holder may rely on the lease now. A reading of the clock, not a flag: it is false after a pause that outlived the
+    /// lease, before anybody had time to say so. Always false in a forked child.
+    pub fn is_valid(&self) -> bool {
+        self.handle.session.get().is_ok() && self.held().is_valid()
+    }
+
+    /// Where the lease stands. A lease that has run out is lost, even if that was not noticed yet.
+    pub fn status(&self) -> Status {
+        match self.held().status() {
+            Status::Held if !self.held().is_valid() => Status::Lost(LossReason::Expired),
+            status => status,
+        }
+    }
+
+    /// Wall time of the grant, for display.
+    pub fn acquired_at(&self) -> SystemTime {
+        self.held().acquired_at
+    }
+
+    /// Wall time up to which the lease is vouched for, for display.
+    pub fn expires_at(&self) -> SystemTime {
+        self.held().wall() + self.remaining()
+    }
+
+    /// An error if the holder must not go on.
+    ///
+    /// # Errors
+    /// [`Error::LockLost`] if the lease was lost, [`Error::NotHeld`] if it was released, [`Error::Forked`] in a child process.
+    pub fn check(&self) -> Result<()> {
+        self.handle.session.get()?;
+        match self.status() {
+            Status::Held => Ok(()),
+            Status::Lost(reason) => Err(Error::LockLost { key: self.key().clone(), token: self.token(), reason }),
+            _ => Err(Error::NotHeld { key: self.key().clone(), operation: "check" }),
+        }
+    }
+
+    /// Resolves when the lease is lost. Never resolves for a lease that is given back.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn lost(&self) -> LossReason {
+        match self.held().until(|status| matches!(status, Status::Lost(_))).await {
+            Status::Lost(reason) => reason,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Has `tell` called once, on an engine thread, when the lease is lost; at once if it already is. Replaces an earlier one.
+    pub fn on_lost(&self, tell: impl FnOnce(LossReason) + Send + 'static) {
+        self.held().when_lost(Box::new(move |status| {
+            if let Status::Lost(reason) = status {
+                tell(reason);
+            }
+        }));
+    }
+
+    /// Sets the life of the lease: `ttl` from now, and for later renewals.
+    ///
+    /// # Errors
+    /// [`Error::LockLost`] or [`Error::NotHeld`] if the lease has ended, [`Error::InvalidOptions`] for a `ttl` that the backend does not
+    /// take, [`Error::BackendUnavailable`] if no answer came: then the lease counts as shortened, but not as extended.
+    ///
+    /// # Cancel safety
+    /// The extension goes on when the future is dropped.
+    pub async fn extend(&self, ttl: Duration) -> Result<()> {
+        let session = self.handle.session.get()?.clone();
+        check_ttl(ttl, session.options.unit, session.backend.capabilities())?;
+        self.check_before("extend")?;
+        let (task, held) = (session.clone(), self.held().clone());
+        let extension = session.tasks.spawn_on(async move { task.renewals.extend(&held, ttl).await }, &session.engine);
+        match extension.await {
+            Ok(Ok(())) => self.check_before("extend"),
+            Ok(Err(error)) => Err(session.unavailable("extend", Some(self.key().clone()), error)),
+            Err(_) => Err(Error::ClientClosed { operation: "extend" }),
+        }
+    }
+
+    fn check_before(&self, operation: &'static str) -> Result<()> {
+        self.check().map_err(|error| match error {
+            Error::NotHeld { key, .. } => Error::NotHeld { key, operation },
+            error => error,
+        })
+    }
+
+    /// Switches automatic renewal on or off while the lease is held.
+    pub fn auto_renew(&self, renew: bool) {
+        self.held().set_renew(renew);
+        if let Ok(session) = self.handle.session.get() {
+            session.renewals.schedule(self.held());
+        }
+    }
+
+    /// Copies of the open files that hold the key, for a child process that must not outlive its lock: while it has them open, the death
+    /// of this process does not free the key. They are close-on-exec; drop them once the child has its own. Releasing the lease frees the
+    /// key all the same.
+    ///
+    /// Empty on backends that hold keys by other means.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child process, [`Error::BackendUnavailable`] if no descriptor is left.
+    pub fn lock_files(&self) -> Result<Vec<OwnedFd>> {
+        let session = self.handle.session.get()?;
+        let files = session.backend.lock_files(self.key(), self.held().owner);
+        files.map_err(|source| session.unavailable("lock_files", Some(self.key().clone()), source))
+    }
+
+    /// Gives the key back. True if the backend confirmed it; else [`Lease::status`] says how it stands, and the engine goes on trying until
+    /// the lease would have run out. Waits at most `op_timeout`.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child process. A failing backend is no error here.
+    ///
+    /// # Cancel safety
+    /// The release goes on when the future is dropped.
+    pub async fn release(&self) -> Result<bool> {
+        let session = self.handle.session.get()?.clone();
+        self.begin_release()?;
+        let held = self.held().clone();
+        let engine = session.engine.clone();
+        Ok(run(&engine, async move { session.released(&held).await }).await == Status::Released)
+    }
+
+    /// Ends validity and renewal at once and leaves the rest to the engine.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child process.
+    pub fn begin_release(&self) -> Result<()> {
+        self.handle.session.get()?.release(self.held());
+        if let Some(outstanding) = self.handle.lock.upgrade() {
+            let forgotten = {
+                let mut outstanding = outstanding.lock();
+                let position = outstanding.iter().position(|lease| Arc::ptr_eq(&lease.handle, &self.handle));
+                position.map(|position| outstanding.swap_remove(position))
+            };
+            // Dropped outside the lock.
+            drop(forgotten);
+        }
+        Ok(())
+    }
+
+    /// Whether this is the last handle of a lease that is still held: dropping it gives the lease back with a warning.
+    pub fn is_last_handle(&self) -> bool {
+        Arc::strong_count(&self.handle) == 1 && self.held().status() == Status::Held
+    }
+
+    /// Whether only its lock remembers the lease.
+    pub(crate) fn is_forgotten(&self) -> bool {
+        Arc::strong_count(&self.handle) == 1
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.held.status() == Status::Held
+            && let Ok(session) = self.session.get()
+        {
+            tracing::warn!(key = %self.held.key, token = self.held.token, "a held lease was dropped without release; it is given back");
+            session.release(&self.held);
+        }
+    }
+}

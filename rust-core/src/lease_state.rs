@@ -1,0 +1,305 @@
+//! The life of one lease, as a pure state machine: `(now, Event) -> Action`.
+//!
+//! ```text
+//!            Tick: renew_at           Renewed
+//!   Held ------------------> Held* -----------> Held       (* a renewal is in flight)
+//!    |  Tick: valid_until      |  Unknown: Held, try again after a back-off
+//!    |  Tick: hold_until       |  Gone
+//!    v                         v
+//!   Lost <---------------------+
+//!
+//!   Held --Release--> Releasing --> Released | NotHeld | Unconfirmed
+//! ```
+//!
+//! No I/O, no tokio, no clock of its own: every path can be read here and tested without waiting. Two promises live here alone.
+//! *Validity* counts from the moment a request was sent, never from its answer (the answer may have been under way for long).
+//! *No path renews a lease that was released or lost*: every event but those of `Held` leaves such a lease as it is.
+
+use std::time::Duration;
+
+use crate::clock::Instant;
+use crate::error::LossReason;
+
+/// Where a lease stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Status {
+    /// The engine vouches for it until `valid_until`.
+    Held,
+    /// Its holder gave it back; the backend has not confirmed yet.
+    Releasing,
+    /// Given back, and the backend confirmed.
+    Released,
+    /// Given back, but the backend said that this lease no longer held the key.
+    NotHeld,
+    /// Given back, but no answer came before the lease had run out anyway.
+    Unconfirmed,
+    /// It ended without its holder giving it back.
+    Lost(LossReason),
+}
+
+impl Status {
+    /// A word that never changes, the same in every language.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Releasing => "releasing",
+            Self::Released => "released",
+            Self::NotHeld => "not_held",
+            Self::Unconfirmed => "unknown",
+            Self::Lost(_) => "lost",
+        }
+    }
+}
+
+/// What a lease is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    /// A renewal or extension sent at `sent` was acknowledged with this TTL. `epoch` is that of the request.
+    Renewed {
+        /// When the request left.
+        sent: Instant,
+        /// What the backend confirmed.
+        ttl: Duration,
+        /// [`LeaseState::epoch`] when it left.
+        epoch: u32,
+    },
+    /// A renewal got no answer.
+    Unknown,
+    /// The backend says that the lease is gone.
+    Gone,
+    /// The holder wants the life to be `ttl` from now; the request is about to leave.
+    Extend {
+        /// The new TTL.
+        ttl: Duration,
+    },
+    /// The answer to an extension is missing: it may be executed until `late`.
+    ExtendUnknown {
+        /// The TTL that was asked for.
+        ttl: Duration,
+        /// The latest moment at which the backend can still execute it.
+        late: Instant,
+    },
+    /// The holder gives the lease back.
+    Release,
+    /// The release came to its end.
+    ReleaseEnded(Status),
+    /// The client closes and takes the lease with it.
+    Close,
+}
+
+/// What the engine has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing but come back at [`LeaseState::next_deadline`].
+    Wait,
+    /// Send a renewal.
+    Renew,
+    /// The lease has just ended: tell its holder, and give the key back where it may still be ours.
+    Lose(LossReason),
+    /// Send the release.
+    GiveBack,
+}
+
+/// How a lease is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Renew at all.
+    pub renew: bool,
+    /// Renew when the remaining share of the TTL falls to this.
+    pub threshold: f64,
+    /// Taken off the TTL, beside 1 %.
+    pub margin: Duration,
+    /// The lease ends this long after it was granted.
+    pub max_hold: Option<Duration>,
+}
+
+/// The first pause after a renewal without an answer; it doubles up to [`LONGEST_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LONGEST_RETRY: Duration = Duration::from_millis(800);
+/// Renewals that are due this soon go out together.
+const EARLY: Duration = Duration::from_millis(50);
+
+/// One lease.
+#[derive(Clone, Debug)]
+pub struct LeaseState {
+    status: Status,
+    terms: Terms,
+    ttl: Duration,
+    valid_until: Instant,
+    hold_until: Option<Instant>,
+    renew_at: Option<Instant>,
+    in_flight: bool,
+    failures: u32,
+    epoch: u32,
+    /// An unanswered extension may still set this TTL until then.
+    shadow: Option<(Instant, Duration)>,
+}
+
+impl LeaseState {
+    /// A lease that was granted for `ttl` in answer to a request sent at `sent`.
+    pub fn granted(sent: Instant, ttl: Duration, terms: Terms) -> Self {
+        let mut state = Self {
+            status: Status::Held,
+            terms,
+            ttl,
+            valid_until: sent,
+            hold_until: terms.max_hold.map(|max_hold| sent + max_hold),
+            renew_at: None,
+            in_flight: false,
+            failures: 0,
+            epoch: 0,
+            shadow: None,
+        };
+        state.live(sent, ttl);
+        state
+    }
+
+    /// Where the lease stands, whatever the clock says.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The TTL of the latest grant or extension.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// The instant up to which the engine vouches for the lease.
+    pub fn valid_until(&self) -> Instant {
+        self.valid_until
+    }
+
+    /// Counts the extensions: a renewal that left before one must not undo it.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Whether the holder may rely on the lease at `now`. A comparison with the clock, not a flag: true only while no one was told else.
+    pub fn is_valid(&self, now: Instant) -> bool {
+        self.status == Status::Held && now < self.valid_until && self.hold_until.is_none_or(|end| now < end)
+    }
+
+    /// When to send the next [`Event::Tick`]; `None` once the lease has ended.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.status != Status::Held {
+            return None;
+        }
+        let renewal = self.renew_at.filter(|_| !self.in_flight);
+        [Some(self.valid_until), self.hold_until, renewal].into_iter().flatten().min()
+    }
+
+    /// Switches renewal on or off while held.
+    pub fn set_renew(&mut self, now: Instant, renew: bool) {
+        self.terms.renew = renew;
+        self.renew_at = renew.then_some(now);
+    }
+
+    /// Takes an event and says what to do.
+    pub fn on(&mut self, now: Instant, event: Event) -> Action {
+        match (self.status, event) {
+            (Status::Held, event) => self.while_held(now, event),
+            (Status::Releasing, Event::ReleaseEnded(status)) => {
+                self.status = status;
+                Action::Wait
+            }
+            _ => Action::Wait,
+        }
+    }
+
+    fn while_held(&mut self, now: Instant, event: Event) -> Action {
+        match event {
+            Event::Tick => self.tick(now),
+            Event::Renewed { sent, ttl, epoch } => {
+                self.in_flight = false;
+                self.failures = 0;
+                if epoch == self.epoch {
+                    self.live(sent, ttl);
+                } else {
+                    self.renew_at = self.terms.renew.then_some(now);
+                }
+                // An answer that was so long under way that it is already over saves nothing.
+                self.tick_after_answer(now)
+            }
+            Event::Unknown => {
+                self.in_flight = false;
+                let pause = FIRST_RETRY.saturating_mul(1 << self.failures.min(5)).min(LONGEST_RETRY).min(self.ttl / 20);
+                self.failures += 1;
+                self.renew_at = self.terms.renew.then_some(now + pause);
+                self.tick_after_answer(now)
+            }
+            Event::Gone => self.lose(LossReason::Gone),
+            Event::Extend { ttl } => {
+                self.epoch += 1;
+                self.ttl = ttl;
+                self.valid_until = self.valid_until.min(self.vouched(now, ttl));
+                self.tick_after_answer(now)
+            }
+            Event::ExtendUnknown { ttl, late } => {
+                self.shadow = Some((late, ttl));
+                self.renew_at = self.terms.renew.then_some(now);
+                Action::Wait
+            }
+            Event::Release => {
+                self.status = Status::Releasing;
+                Action::GiveBack
+            }
+            Event::ReleaseEnded(_) => Action::Wait,
+            Event::Close => self.lose(LossReason::Closed),
+        }
+    }
+
+    fn tick(&mut self, now: Instant) -> Action {
+        if let Some(reason) = self.end(now) {
+            return self.lose(reason);
+        }
+        let early = EARLY.min(self.ttl / 20);
+        match self.renew_at {
+            Some(at) if !self.in_flight && at <= now + early => {
+                self.in_flight = true;
+                Action::Renew
+            }
+            _ => Action::Wait,
+        }
+    }
+
+    fn tick_after_answer(&mut self, now: Instant) -> Action {
+        self.end(now).map_or(Action::Wait, |reason| self.lose(reason))
+    }
+
+    fn end(&self, now: Instant) -> Option<LossReason> {
+        if self.hold_until.is_some_and(|end| now >= end) {
+            Some(LossReason::MaxHold)
+        } else if now >= self.valid_until {
+            Some(LossReason::Expired)
+        } else {
+            None
+        }
+    }
+
+    fn lose(&mut self, reason: LossReason) -> Action {
+        self.status = Status::Lost(reason);
+        Action::Lose(reason)
+    }
+
+    /// A life of `ttl` counts from `sent`.
+    fn live(&mut self, sent: Instant, ttl: Duration) {
+        let ttl = match self.shadow {
+            Some((late, short)) if sent < late => ttl.min(short),
+            _ => ttl,
+        };
+        self.valid_until = self.vouched(sent, ttl);
+        let due = ttl.mul_f64(1.0 - self.terms.threshold);
+        self.renew_at = self.terms.renew.then_some(sent + due);
+    }
+
+    fn vouched(&self, sent: Instant, ttl: Duration) -> Instant {
+        sent + ttl.saturating_sub(ttl / 100 + self.terms.margin)
+    }
+}
+
+#[cfg(test)]
+#[path = "lease_state_tests.rs"]
+mod tests;

@@ -1,0 +1,162 @@
+use super::*;
+
+const TTL: Duration = Duration::from_secs(30);
+const SENT: Instant = Instant::from_nanos(1_000_000_000_000);
+
+fn terms() -> Terms {
+    Terms { renew: true, threshold: 2.0 / 3.0, margin: Duration::from_millis(2), max_hold: None }
+}
+
+fn held() -> LeaseState {
+    LeaseState::granted(SENT, TTL, terms())
+}
+
+fn after(seconds: f64) -> Instant {
+    SENT + Duration::from_secs_f64(seconds)
+}
+
+fn renewing() -> LeaseState {
+    let mut state = held();
+    assert_eq!(state.on(after(10.0), Event::Tick), Action::Renew);
+    state
+}
+
+#[test]
+fn r01_validity_counts_from_the_send_less_the_margin() {
+    let state = held();
+    assert_eq!(state.valid_until(), SENT + TTL - Duration::from_millis(302));
+    assert!(state.is_valid(after(29.697)));
+    assert!(!state.is_valid(after(29.699)));
+}
+
+#[test]
+fn r01_a_renewal_counts_from_its_send_not_from_its_answer() {
+    let mut state = renewing();
+    state.on(after(14.0), Event::Renewed { sent: after(10.0), ttl: TTL, epoch: 0 });
+    assert_eq!(state.valid_until(), after(10.0) + TTL - Duration::from_millis(302));
+}
+
+#[test]
+fn r01_an_answer_that_comes_after_its_own_end_is_a_loss() {
+    let mut state = renewing();
+    let action = state.on(after(50.0), Event::Renewed { sent: after(10.0), ttl: TTL, epoch: 0 });
+    assert_eq!(action, Action::Lose(LossReason::Expired));
+}
+
+#[test]
+fn r02_validity_ends_by_the_clock_even_if_nobody_ticked() {
+    let state = held();
+    assert_eq!(state.status(), Status::Held);
+    assert!(!state.is_valid(after(31.0)));
+}
+
+#[test]
+fn it_renews_when_a_third_of_the_ttl_has_passed() {
+    let mut state = held();
+    assert_eq!(state.next_deadline(), Some(after(10.0)));
+    assert_eq!(state.on(after(9.9), Event::Tick), Action::Wait);
+    assert_eq!(state.on(after(10.0), Event::Tick), Action::Renew);
+    assert_eq!(state.on(after(10.5), Event::Tick), Action::Wait, "one renewal in flight is enough");
+    assert_eq!(state.next_deadline(), Some(state.valid_until()));
+}
+
+#[test]
+fn r03_an_unknown_answer_neither_extends_nor_loses() {
+    let mut state = renewing();
+    let before = state.valid_until();
+    assert_eq!(state.on(after(11.0), Event::Unknown), Action::Wait);
+    assert_eq!(state.valid_until(), before);
+    assert_eq!(state.next_deadline(), Some(after(11.05)));
+    assert_eq!(state.on(after(11.05), Event::Tick), Action::Renew);
+    state.on(after(12.0), Event::Unknown);
+    assert_eq!(state.next_deadline(), Some(after(12.1)), "the pause doubles");
+}
+
+#[test]
+fn r03_unknown_until_the_end_is_a_loss() {
+    let mut state = renewing();
+    state.on(after(11.0), Event::Unknown);
+    assert_eq!(state.on(after(29.7), Event::Tick), Action::Lose(LossReason::Expired));
+    assert_eq!(state.next_deadline(), None);
+}
+
+#[test]
+fn r03_gone_is_a_loss_at_once() {
+    let mut state = renewing();
+    assert_eq!(state.on(after(10.1), Event::Gone), Action::Lose(LossReason::Gone));
+    assert_eq!(state.status(), Status::Lost(LossReason::Gone));
+}
+
+#[test]
+fn r06_nothing_renews_a_released_lease() {
+    let mut state = renewing();
+    assert_eq!(state.on(after(10.1), Event::Release), Action::GiveBack);
+    assert!(!state.is_valid(after(10.1)), "r05: validity ends before the request is sent");
+    for event in [Event::Tick, Event::Renewed { sent: after(10.0), ttl: TTL, epoch: 0 }, Event::Unknown, Event::Release] {
+        assert_eq!(state.on(after(10.2), event), Action::Wait);
+        assert_eq!(state.status(), Status::Releasing);
+    }
+    assert_eq!(state.on(after(10.3), Event::ReleaseEnded(Status::Released)), Action::Wait);
+    assert_eq!(state.status(), Status::Released);
+    assert_eq!(state.next_deadline(), None);
+}
+
+#[test]
+fn r06_a_lost_lease_stays_lost() {
+    let mut state = held();
+    state.on(after(1.0), Event::Gone);
+    for event in [Event::Tick, Event::Renewed { sent: after(1.0), ttl: TTL, epoch: 0 }, Event::Release, Event::Extend { ttl: TTL }]
+    {
+        assert_eq!(state.on(after(2.0), event), Action::Wait);
+        assert_eq!(state.status(), Status::Lost(LossReason::Gone));
+    }
+}
+
+#[test]
+fn a_shorter_extension_lowers_validity_before_it_is_sent() {
+    let mut state = held();
+    state.on(after(1.0), Event::Extend { ttl: Duration::from_secs(5) });
+    assert_eq!(state.valid_until(), after(1.0) + Duration::from_millis(4948));
+    assert_eq!(state.ttl(), Duration::from_secs(5));
+}
+
+#[test]
+fn a_renewal_that_left_before_an_extension_does_not_undo_it() {
+    let mut state = renewing();
+    state.on(after(10.1), Event::Extend { ttl: Duration::from_secs(5) });
+    let short = state.valid_until();
+    state.on(after(10.2), Event::Renewed { sent: after(10.0), ttl: TTL, epoch: 0 });
+    assert_eq!(state.valid_until(), short);
+    state.on(after(10.3), Event::Renewed { sent: after(10.1), ttl: Duration::from_secs(5), epoch: 1 });
+    assert_eq!(state.valid_until(), short);
+}
+
+#[test]
+fn an_unanswered_shorter_extension_casts_its_shadow_until_it_can_no_longer_be_executed() {
+    let short = Duration::from_secs(5);
+    let mut state = held();
+    state.on(after(1.0), Event::Extend { ttl: short });
+    state.on(after(2.0), Event::ExtendUnknown { ttl: short, late: after(3.0) });
+    state.on(after(2.1), Event::Extend { ttl: TTL });
+    state.on(after(2.2), Event::Renewed { sent: after(2.1), ttl: TTL, epoch: 2 });
+    assert_eq!(state.valid_until(), after(2.1) + Duration::from_millis(4948));
+    state.on(after(3.5), Event::Renewed { sent: after(3.2), ttl: TTL, epoch: 2 });
+    assert_eq!(state.valid_until(), after(3.2) + TTL - Duration::from_millis(302));
+}
+
+#[test]
+fn r12_a_hung_holder_ends_at_max_hold() {
+    let mut state = LeaseState::granted(SENT, TTL, Terms { max_hold: Some(Duration::from_secs(7)), ..terms() });
+    assert_eq!(state.next_deadline(), Some(after(7.0)));
+    assert!(!state.is_valid(after(7.0)));
+    assert_eq!(state.on(after(7.0), Event::Tick), Action::Lose(LossReason::MaxHold));
+}
+
+#[test]
+fn without_renewal_only_the_end_is_left() {
+    let mut state = LeaseState::granted(SENT, TTL, Terms { renew: false, ..terms() });
+    assert_eq!(state.next_deadline(), Some(state.valid_until()));
+    assert_eq!(state.on(after(20.0), Event::Tick), Action::Wait);
+    state.set_renew(after(20.0), true);
+    assert_eq!(state.on(after(20.0), Event::Tick), Action::Renew);
+}

@@ -1,0 +1,246 @@
+//! A lock: a reusable handle, a key with its options.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::lease::{Lease, Outstanding};
+use crate::lease_state::Status;
+use crate::options::{LockOptions, check_key};
+use crate::process::Bound;
+use crate::runtime::run;
+
+/// A reusable lock: a key and options, made by [`Client::lock`].
+///
+/// A lock is no lease: several tasks may share one, and each acquire gets a lease of its own, one after the other. The lock remembers the
+/// leases it took and that were not given back yet, lost ones included.
+///
+/// # Which call should you use?
+/// [`Lock::with`] for a piece of work, [`Lock::acquire`] when a lease must outlive a scope, [`Lock::try_acquire`] when somebody else doing
+/// the work is just as well.
+#[derive(Clone)]
+pub struct Lock {
+    client: Client,
+    key: Arc<str>,
+    options: LockOptions,
+    outstanding: Arc<Outstanding>,
+}
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").field("key", &self.key).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Lock {
+    pub(crate) fn new(client: Client, key: &str, options: LockOptions) -> Self {
+        Self { client, key: key.into(), options, outstanding: Arc::default() }
+    }
+
+    /// Lease time: without renewal a lease ends then. Default 30 s.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.options.ttl = ttl;
+        self
+    }
+
+    /// How long acquire waits; zero tries once. Default: for ever.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.options.wait = Some(wait);
+        self
+    }
+
+    /// Whether leases are renewed by themselves. Default true.
+    #[must_use]
+    pub fn renew(mut self, renew: bool) -> Self {
+        self.options.renew = renew;
+        self
+    }
+
+    /// Arrival order where the backend can. Default true; false takes a free key past those who wait.
+    #[must_use]
+    pub fn fair(mut self, fair: bool) -> Self {
+        self.options.fair = fair;
+        self
+    }
+
+    /// Ends a lease after this long, renewed or not. Default: never.
+    #[must_use]
+    pub fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.options.max_hold = Some(max_hold);
+        self
+    }
+
+    /// Text that `inspect` shows beside host, pid and since.
+    #[must_use]
+    pub fn metadata(mut self, metadata: impl Into<String>) -> Self {
+        self.options.metadata = Some(metadata.into());
+        self
+    }
+
+    /// The key.
+    pub fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    /// The options.
+    pub fn options(&self) -> &LockOptions {
+        &self.options
+    }
+
+    /// The client that made this lock.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Checks key and options against what the backend can do, without any I/O. Every acquire does it first.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] naming the field, its value and the allowed range.
+    pub fn validate(&self) -> Result<()> {
+        let capabilities = self.client.capabilities();
+        check_key(&self.key, capabilities)?;
+        self.options.validate(self.client.options().unit, capabilities)
+    }
+
+    /// Waits for the key and returns the lease.
+    ///
+    /// # Errors
+    /// [`Error::AcquireTimeout`] when `wait` is over, [`Error::LockBusy`] when it is zero and the key is held,
+    /// [`Error::BackendUnavailable`] when the backend failed for `connect_timeout`, [`Error::InvalidOptions`], [`Error::ClientClosed`],
+    /// [`Error::Forked`].
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: a grant that is under way is given back.
+    pub async fn acquire(&self) -> Result<Lease> {
+        self.acquire_within(self.options.wait).await
+    }
+
+    /// [`Lock::acquire`] with a `wait` of its own: `None` for ever, zero to try once.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    ///
+    /// # Cancel safety
+    /// As [`Lock::acquire`].
+    pub async fn acquire_within(&self, wait: Option<Duration>) -> Result<Lease> {
+        let mut lock = self.clone();
+        lock.options.wait = wait;
+        lock.validate()?;
+        let session = self.client.session()?.clone();
+        let engine = session.engine.clone();
+        let lease = run(&engine, async move {
+            let held = session.acquire(lock.key, lock.options).await?;
+            Ok::<_, Error>(Lease::new(held, Bound::new(session), &lock.outstanding))
+        })
+        .await?;
+        // Not before the caller has it: a lease that nobody was told of must not be kept by its lock.
+        remember(&self.outstanding, lease.clone());
+        Ok(lease)
+    }
+
+    /// Tries once; `None` if somebody else holds the key.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`], but for the key being held.
+    ///
+    /// # Cancel safety
+    /// As [`Lock::acquire`].
+    pub async fn try_acquire(&self) -> Result<Option<Lease>> {
+        match self.acquire_within(Some(Duration::ZERO)).await {
+            Ok(lease) => Ok(Some(lease)),
+            Err(Error::LockBusy { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives back the one lease that this lock has outstanding; see [`Lease::release`].
+    ///
+    /// # Errors
+    /// [`Error::NotHeld`] if there is none, [`Error::Ambiguous`] if there are several.
+    ///
+    /// # Cancel safety
+    /// As [`Lease::release`].
+    pub async fn release(&self) -> Result<bool> {
+        self.only_lease("release")?.release().await
+    }
+
+    /// The one lease that was taken and not given back.
+    ///
+    /// # Errors
+    /// [`Error::NotHeld`] if there is none, [`Error::Ambiguous`] if there are several.
+    pub fn only_lease(&self, operation: &'static str) -> Result<Lease> {
+        match self.outstanding.lock().as_slice() {
+            [] => Err(Error::NotHeld { key: self.key.clone(), operation }),
+            [lease] => Ok(lease.clone()),
+            several => Err(Error::Ambiguous { key: self.key.clone(), operation, leases: several.len() }),
+        }
+    }
+
+    /// Runs `work` while holding the key, and gives it back whatever happens.
+    ///
+    /// When the lease is lost, `work` is dropped at its next await and the loss is returned.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`], and [`Error::LockLost`].
+    ///
+    /// # Cancel safety
+    /// Dropping it drops `work` and gives the key back.
+    pub async fn with<T, F, W>(&self, work: F) -> Result<T>
+    where
+        F: FnOnce(Lease) -> W,
+        W: Future<Output = T>,
+    {
+        let lease = Scope(self.acquire().await?);
+        let result = tokio::select! {
+            biased;
+            reason = lease.0.lost() => Err(Error::LockLost { key: self.key.clone(), token: lease.0.token(), reason }),
+            value = work(lease.0.clone()) => Ok(value),
+        };
+        if result.is_ok()
+            && let Status::Lost(_) = lease.0.status()
+        {
+            lease.0.check()?;
+        }
+        lease.0.release().await?;
+        result
+    }
+
+    /// Whether anybody holds the key.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`].
+    pub async fn is_locked(&self) -> Result<bool> {
+        self.client.is_locked(&self.key).await
+    }
+
+    /// The leases that nobody but this lock remembers and that are still held: they are given back with the lock.
+    pub fn forgotten(&self) -> Vec<(Arc<str>, u64)> {
+        if Arc::strong_count(&self.outstanding) > 1 {
+            return Vec::new();
+        }
+        let outstanding = self.outstanding.lock();
+        outstanding.iter().filter(|lease| lease.is_last_handle()).map(|lease| (lease.key().clone(), lease.token())).collect()
+    }
+}
+
+/// Adds a lease; forgets those that were lost and that nobody can ask about any more.
+fn remember(outstanding: &Outstanding, lease: Lease) {
+    let mut outstanding = outstanding.lock();
+    outstanding.retain(|lease| lease.status() == Status::Held || !lease.is_forgotten());
+    outstanding.push(lease);
+}
+
+/// Gives a lease back when its scope is left, by whatever way.
+struct Scope(Lease);
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        // Does nothing after a regular release. In a forked child there is nothing to give back.
+        let _ = self.0.begin_release();
+    }
+}

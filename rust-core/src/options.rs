@@ -1,0 +1,280 @@
+//! Options: their defaults, and the one place that checks them.
+//!
+//! Every language hands its values to these functions, so the limits and the words of the errors are the same everywhere.
+
+use std::time::Duration;
+
+use crate::backend::Capabilities;
+use crate::error::{Error, Result};
+
+/// The longest TTL, and the longest of any other duration that an option takes.
+pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest key, in bytes.
+pub const LONGEST_KEY: usize = 512;
+/// The longest `metadata`, in bytes.
+pub const LONGEST_METADATA: usize = 4096;
+
+/// The unit in which a language counts time, and in which its errors speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unit {
+    /// Rust and Python.
+    #[default]
+    Seconds,
+    /// Node.
+    Millis,
+}
+
+impl Unit {
+    /// Turns a user's number into a duration.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] for NaN, infinity, negative numbers and more than 24 hours.
+    pub fn duration(self, field: &str, value: f64) -> Result<Duration> {
+        let seconds = match self {
+            Self::Seconds => value,
+            Self::Millis => value / 1000.0,
+        };
+        match Duration::try_from_secs_f64(seconds) {
+            Ok(duration) if duration <= LONGEST => Ok(duration),
+            _ => Err(Error::invalid(field, self.number(value), format!("a number from 0 to {}", self.text(LONGEST)))),
+        }
+    }
+
+    /// A duration in this unit, for errors.
+    pub fn text(self, duration: Duration) -> String {
+        match self {
+            Self::Seconds => format!("{} s", duration.as_secs_f64()),
+            Self::Millis => format!("{} ms", duration.as_secs_f64() * 1000.0),
+        }
+    }
+
+    fn number(self, value: f64) -> String {
+        match self {
+            Self::Seconds => format!("{value} s"),
+            Self::Millis => format!("{value} ms"),
+        }
+    }
+}
+
+/// How one lock behaves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LockOptions {
+    /// Lease time: without renewal the lease ends then.
+    pub ttl: Duration,
+    /// How long acquire waits; `None` for ever, zero to try once.
+    pub wait: Option<Duration>,
+    /// Renew by itself while held.
+    pub renew: bool,
+    /// Renew when the remaining share of the TTL falls to this: between 0 and 1, both excluded.
+    pub renewal_threshold: f64,
+    /// Arrival order where the backend can; `false` takes a free key past those who wait.
+    pub fair: bool,
+    /// The lease ends after this long, renewed or not.
+    pub max_hold: Option<Duration>,
+    /// Shown by `inspect` beside host, pid and since.
+    pub metadata: Option<String>,
+    /// How long one backend request may take; the client's where `None`.
+    pub op_timeout: Option<Duration>,
+}
+
+impl Default for LockOptions {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(30),
+            wait: None,
+            renew: true,
+            renewal_threshold: 2.0 / 3.0,
+            fair: true,
+            max_hold: None,
+            metadata: None,
+            op_timeout: None,
+        }
+    }
+}
+
+impl LockOptions {
+    /// Checks every field against its range and against what the backend can do.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] naming the first field that is out of range.
+    pub fn validate(&self, unit: Unit, capabilities: &Capabilities) -> Result<()> {
+        check_ttl(self.ttl, unit, capabilities)?;
+        if let Some(wait) = self.wait {
+            check_range("wait", wait, Duration::ZERO, unit)?;
+        }
+        if let Some(max_hold) = self.max_hold {
+            check_range("max_hold", max_hold, Duration::from_millis(1), unit)?;
+        }
+        if let Some(op_timeout) = self.op_timeout {
+            check_range("op_timeout", op_timeout, Duration::from_millis(1), unit)?;
+        }
+        if !(self.renewal_threshold > 0.0 && self.renewal_threshold < 1.0) {
+            return Err(Error::invalid("renewal_threshold", self.renewal_threshold.to_string(), "a number between 0 and 1"));
+        }
+        match &self.metadata {
+            Some(text) if text.len() > LONGEST_METADATA => {
+                Err(Error::invalid("metadata", format!("{} bytes", text.len()), format!("at most {LONGEST_METADATA} bytes")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks a TTL, also one given to `extend`.
+///
+/// # Errors
+/// [`Error::InvalidOptions`] below the backend's floor or above 24 hours. In milliseconds, a value that would be right in seconds is
+/// pointed out.
+pub fn check_ttl(ttl: Duration, unit: Unit, capabilities: &Capabilities) -> Result<()> {
+    let floor = capabilities.ttl_floor;
+    if ttl >= floor && ttl <= LONGEST {
+        return Ok(());
+    }
+    let mut allowed = format!("{} to {} on {}:", unit.text(floor), unit.text(LONGEST), capabilities.scheme);
+    if unit == Unit::Millis && ttl < floor && ttl >= Duration::from_millis(1) {
+        let number = ttl.as_secs_f64() * 1000.0;
+        allowed = format!("{allowed} ({number} is in ms; did you mean {}?)", number * 1000.0);
+    }
+    Err(Error::invalid("ttl", unit.text(ttl), allowed))
+}
+
+/// Checks a key: 1 to 512 bytes, no control characters, and none of the backend's own.
+///
+/// # Errors
+/// [`Error::InvalidOptions`].
+pub fn check_key(key: &str, capabilities: &Capabilities) -> Result<()> {
+    let allowed = || format!("1 to {LONGEST_KEY} bytes without control characters");
+    if key.is_empty() {
+        return Err(Error::invalid("key", "\"\"", allowed()));
+    }
+    if key.len() > LONGEST_KEY {
+        return Err(Error::invalid("key", format!("{} bytes", key.len()), allowed()));
+    }
+    if key.chars().any(char::is_control) {
+        return Err(Error::invalid("key", format!("{key:?}"), allowed()));
+    }
+    match capabilities.reserved {
+        Some(reserved) if key.starts_with(reserved) => {
+            let allowed = format!("without a namespace, a key that does not begin with {reserved:?} on {}:", capabilities.scheme);
+            Err(Error::invalid("key", format!("{key:?}"), allowed))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How a client talks to its backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// Put before every key.
+    pub namespace: String,
+    /// How long one backend request may take.
+    pub op_timeout: Duration,
+    /// How long connecting may take, and for how long a failing backend is tried before an acquire gives up.
+    pub connect_timeout: Duration,
+    /// The unit in which errors speak.
+    pub unit: Unit,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            namespace: "dlock".to_owned(),
+            op_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(5),
+            unit: Unit::Seconds,
+        }
+    }
+}
+
+impl ClientOptions {
+    /// Checks every field against its range.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] naming the first field that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        check_range("op_timeout", self.op_timeout, Duration::from_millis(1), self.unit)?;
+        check_range("connect_timeout", self.connect_timeout, Duration::from_millis(1), self.unit)?;
+        if self.namespace.len() > LONGEST_KEY || self.namespace.chars().any(char::is_control) {
+            let allowed = format!("at most {LONGEST_KEY} bytes without control characters");
+            return Err(Error::invalid("namespace", format!("{:?}", self.namespace), allowed));
+        }
+        Ok(())
+    }
+}
+
+fn check_range(field: &str, value: Duration, least: Duration, unit: Unit) -> Result<()> {
+    if value >= least && value <= LONGEST {
+        return Ok(());
+    }
+    Err(Error::invalid(field, unit.text(value), format!("{} to {}", unit.text(least), unit.text(LONGEST))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capabilities() -> Capabilities {
+        Capabilities {
+            scheme: "memory",
+            fair: true,
+            crash_release: true,
+            ttl_floor: Duration::from_millis(100),
+            margin: Duration::from_millis(2),
+            heartbeat: None,
+            late_window: Duration::ZERO,
+            batch: 1,
+            reserved: None,
+        }
+    }
+
+    fn message(result: Result<()>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn r15_defaults_are_valid() {
+        LockOptions::default().validate(Unit::Seconds, &capabilities()).unwrap();
+        ClientOptions::default().validate().unwrap();
+    }
+
+    #[test]
+    fn r15_numbers_that_are_no_durations_are_named() {
+        for value in [f64::NAN, f64::INFINITY, -1.0, 86_401.0] {
+            let error = Unit::Seconds.duration("wait", value).unwrap_err();
+            assert_eq!(error.to_string(), format!("wait: {value} s is not valid: a number from 0 to 86400 s"));
+        }
+        assert_eq!(Unit::Millis.duration("ttl", 30_000.0).unwrap(), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn r15_a_ttl_in_the_wrong_unit_is_pointed_out() {
+        let options = LockOptions { ttl: Duration::from_millis(30), ..LockOptions::default() };
+        assert_eq!(
+            message(options.validate(Unit::Millis, &capabilities())),
+            "ttl: 30 ms is not valid: 100 ms to 86400000 ms on memory: (30 is in ms; did you mean 30000?)"
+        );
+        assert_eq!(
+            message(options.validate(Unit::Seconds, &capabilities())),
+            "ttl: 0.03 s is not valid: 0.1 s to 86400 s on memory:"
+        );
+    }
+
+    #[test]
+    fn r15_keys_are_checked() {
+        check_key("order:42", &capabilities()).unwrap();
+        check_key(&"x".repeat(512), &capabilities()).unwrap();
+        for key in ["", &"x".repeat(513), "a\nb", "a\0"] {
+            assert_eq!(check_key(key, &capabilities()).unwrap_err().code(), "INVALID_OPTIONS");
+        }
+        let own = Capabilities { reserved: Some("dlock:"), ..capabilities() };
+        assert!(message(check_key("dlock:q:x", &own)).starts_with("key: \"dlock:q:x\" is not valid"));
+    }
+
+    #[test]
+    fn r15_thresholds_outside_the_open_interval_are_refused() {
+        for renewal_threshold in [0.0, 1.0, f64::NAN, -0.5] {
+            let options = LockOptions { renewal_threshold, ..LockOptions::default() };
+            assert!(message(options.validate(Unit::Seconds, &capabilities())).starts_with("renewal_threshold: "));
+        }
+    }
+}

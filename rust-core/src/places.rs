@@ -1,0 +1,104 @@
+//! Keeps a session's places in backend queues alive: heartbeats for all of them, many in one request.
+//!
+//! Each beat also brings back when the waiter should look again, so that a waiter asks a backend for itself only when it is worth it.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::backend::{Backend, Place};
+use crate::clock::Clock;
+use crate::deadlines::Deadlines;
+
+/// How many places go into one request.
+const BATCH: usize = 1000;
+
+#[derive(Clone)]
+struct Kept {
+    place: Place,
+    look: Arc<Notify>,
+    /// Gone once nobody keeps the place any more: an entry on its way round the loop must not outlive its guard.
+    wanted: Weak<()>,
+}
+
+/// All places that a session has in queues.
+pub(crate) struct Places {
+    backend: Arc<dyn Backend>,
+    clock: Arc<dyn Clock>,
+    op_timeout: Duration,
+    heartbeat: Duration,
+    deadlines: Deadlines<Kept>,
+}
+
+impl Places {
+    /// `None` where the backend wants no heartbeats.
+    pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, op_timeout: Duration) -> Option<Arc<Self>> {
+        let heartbeat = backend.capabilities().heartbeat?;
+        let deadlines = Deadlines::new(clock.clone());
+        Some(Arc::new(Self { backend, clock, op_timeout, heartbeat, deadlines }))
+    }
+
+    /// Keeps a place until the guard is dropped, and notifies `look` when it is worth asking again.
+    pub(crate) fn keep(self: &Arc<Self>, place: Place, look: Arc<Notify>, look_again: Duration) -> Keeping {
+        let number = place.owner.sequence;
+        let wanted = Arc::new(());
+        let kept = Kept { place, look, wanted: Arc::downgrade(&wanted) };
+        self.deadlines.set(number, self.next_beat(look_again), kept);
+        Keeping { places: self.clone(), number, _wanted: wanted }
+    }
+
+    fn next_beat(&self, look_again: Duration) -> crate::clock::Instant {
+        self.clock.now() + look_again.min(self.heartbeat)
+    }
+
+    /// The loop. It never ends by itself: its session drops it.
+    pub(crate) async fn run(self: Arc<Self>) {
+        loop {
+            // A beat that comes a little early does no harm, and the places of one moment share a request.
+            let mut due = self.deadlines.due(self.heartbeat / 4).await;
+            due.retain(|kept| kept.wanted.strong_count() > 0);
+            for kept in &due {
+                // Until the answer says otherwise.
+                self.deadlines.set(kept.place.owner.sequence, self.next_beat(self.heartbeat), kept.clone());
+            }
+            for batch in due.chunks(BATCH) {
+                tokio::spawn(self.clone().beat(batch.to_vec()));
+            }
+        }
+    }
+
+    async fn beat(self: Arc<Self>, batch: Vec<Kept>) {
+        let places = batch.iter().map(|kept| kept.place.clone()).collect();
+        let answers = self.backend.keep_places(places, self.op_timeout).await;
+        if let Err(error) = &answers {
+            tracing::warn!(server = %self.backend.server(), places = batch.len(), %error, "heartbeat of waiters failed");
+        }
+        for (index, kept) in batch.into_iter().enumerate() {
+            match answers.as_ref().ok().and_then(|answers| answers.get(index)) {
+                Some(look_again) if !look_again.is_zero() => self.move_beat(kept, *look_again),
+                // Time to ask, or no answer: asking finds out, and tells the waiter if nobody can answer at all.
+                _ => kept.look.notify_one(),
+            }
+        }
+    }
+
+    fn move_beat(&self, kept: Kept, look_again: Duration) {
+        if look_again < self.heartbeat && kept.wanted.strong_count() > 0 {
+            self.deadlines.set(kept.place.owner.sequence, self.next_beat(look_again), kept);
+        }
+    }
+}
+
+/// Ends the heartbeats of a place when it is dropped.
+pub(crate) struct Keeping {
+    places: Arc<Places>,
+    number: u64,
+    _wanted: Arc<()>,
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.places.deadlines.remove(self.number);
+    }
+}

@@ -1,0 +1,240 @@
+//! A session: one identity under which leases and waiters are registered, and everything that looks after them.
+//!
+//! How a key is got is told in `acquire`, how it is given back in `give_back`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backend::{self, Backend, Context, Hint};
+use crate::clock::Clock;
+use crate::error::{BackendError, Error, Failure, LossReason, Result};
+use crate::fencing::Token;
+use crate::held::Held;
+use crate::lease_state::{Action, Event};
+use crate::options::ClientOptions;
+use crate::owner::{OwnerId, SessionId};
+use crate::places::Places;
+use crate::renewal::Renewals;
+use crate::runtime;
+use crate::waiters::{Lines, Parked};
+
+/// How long the end of a session waits for the releases that it started.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What ties one client's leases, waiters and backend together.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: ClientOptions,
+    pub(crate) lines: Arc<Lines>,
+    pub(crate) renewals: Arc<Renewals>,
+    pub(crate) places: Option<Arc<Places>>,
+    pub(crate) engine: Handle,
+    /// Work that goes on after its caller has left: releases, and giving up places.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) closing: CancellationToken,
+    leases: Mutex<HashMap<u64, Arc<Held>>>,
+    no_leases: Notify,
+    sequence: AtomicU64,
+    floor: AtomicU64,
+    loops: Vec<AbortHandle>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).field("server", self.backend.server()).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Opens the backend and starts what looks after leases. No I/O yet.
+    pub(crate) fn start(url: &str, options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
+        let engine = runtime::handle()?;
+        let id = SessionId::random().map_err(|error| Error::BackendUnavailable {
+            key: None,
+            operation: "start",
+            server: "engine".into(),
+            source: BackendError::because(Failure::NotSent, error),
+        })?;
+        let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
+        let session = |this: &Arc<OnceLock<Weak<Self>>>| {
+            let this = this.clone();
+            move || this.get().and_then(Weak::upgrade)
+        };
+        let hinted = session(&this);
+        let context = Context {
+            session: id,
+            clock: clock.clone(),
+            namespace: options.namespace.as_str().into(),
+            connect_timeout: options.connect_timeout,
+            op_timeout: options.op_timeout,
+            on_hint: Arc::new(move |hint| {
+                if let Some(session) = hinted() {
+                    session.on_hint(&hint);
+                }
+            }),
+        };
+        // Backends may start tasks of their own.
+        let _on_engine = engine.enter();
+        let backend = backend::from_url(url, context)?;
+        let lost = session(&this);
+        let on_loss = Box::new(move |held: &Arc<Held>, reason| {
+            if let Some(session) = lost() {
+                session.on_loss(held, reason);
+            }
+        });
+        let abandoned = session(&this);
+        let abandon = Box::new(move |key, place| {
+            if let Some(session) = abandoned() {
+                session.abandon(key, place);
+            }
+        });
+        let renewals = Renewals::new(backend.clone(), clock.clone(), options.op_timeout, on_loss);
+        let places = Places::new(backend.clone(), clock.clone(), options.op_timeout);
+        let mut loops = vec![engine.spawn(renewals.clone().run()).abort_handle()];
+        loops.extend(places.clone().map(|places| engine.spawn(places.run()).abort_handle()));
+        let session = Arc::new(Self {
+            id,
+            backend,
+            clock,
+            options,
+            lines: Lines::new(abandon),
+            renewals,
+            places,
+            engine: engine.clone(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            leases: Mutex::default(),
+            no_leases: Notify::new(),
+            sequence: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
+            loops,
+        });
+        let _ = this.set(Arc::downgrade(&session));
+        runtime::register(&session);
+        Ok(session)
+    }
+
+    /// A new owner id: one for each attempt.
+    pub(crate) fn next_owner(&self) -> OwnerId {
+        OwnerId { session: self.id, sequence: self.sequence.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
+    /// The highest token this session has seen.
+    pub(crate) fn floor(&self) -> Token {
+        self.floor.load(Ordering::Relaxed)
+    }
+
+    /// Registers a lease that was just granted.
+    pub(crate) fn adopt(&self, held: &Arc<Held>) {
+        self.floor.fetch_max(held.token, Ordering::Relaxed);
+        self.leases.lock().insert(held.owner.sequence, held.clone());
+        self.renewals.schedule(held);
+    }
+
+    /// Takes a lease that has ended out of everything; returns what was parked on it.
+    pub(crate) fn let_go(&self, held: &Arc<Held>) -> Option<Parked> {
+        self.renewals.forget(held);
+        let empty = {
+            let mut leases = self.leases.lock();
+            leases.remove(&held.owner.sequence);
+            leases.is_empty()
+        };
+        if empty {
+            self.no_leases.notify_waiters();
+        }
+        self.lines.end_holder(held)
+    }
+
+    pub(crate) fn held_count(&self) -> usize {
+        self.leases.lock().len()
+    }
+
+    /// An error of the backend, told with what was tried.
+    pub(crate) fn unavailable(&self, operation: &'static str, key: Option<Arc<str>>, source: BackendError) -> Error {
+        Error::BackendUnavailable { key, operation, server: self.backend.server().clone(), source }
+    }
+
+    fn on_loss(self: &Arc<Self>, held: &Arc<Held>, reason: LossReason) {
+        tracing::warn!(key = %held.key, token = held.token, %reason, "lease lost");
+        // A request parked on it is dropped here: its waiter then asks for itself.
+        drop(self.let_go(held));
+        // Whatever the reason, what may still be ours is given back rather than left to expire.
+        self.leave_in_background(held.key.clone(), held.owner);
+    }
+
+    fn on_hint(self: &Arc<Self>, hint: &Hint) {
+        match hint {
+            Hint::All => self.lines.hint_all(),
+            Hint::Key(key, owner) => {
+                if !self.lines.hint(key, *owner)
+                    && let Some(owner) = owner
+                {
+                    // A key was handed to an attempt that is over.
+                    self.leave_in_background(key.clone(), *owner);
+                }
+            }
+        }
+    }
+
+    /// Refuses new attempts, waits for holders to finish while their leases are still renewed, then takes away what is left.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the session closed to new attempts, with its leases still renewed.
+    pub(crate) async fn close(self: &Arc<Self>, timeout: Duration) {
+        self.closing.cancel();
+        let drained = async {
+            loop {
+                let empty = self.no_leases.notified();
+                tokio::pin!(empty);
+                empty.as_mut().enable();
+                if self.held_count() == 0 {
+                    return;
+                }
+                empty.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = drained => {}
+            () = self.clock.sleep_until(self.clock.now() + timeout) => {}
+        }
+        let left: Vec<_> = self.leases.lock().values().cloned().collect();
+        for held in left {
+            if let Action::Lose(reason) = held.on(Event::Close) {
+                self.on_loss(&held, reason);
+            }
+        }
+        self.tasks.close();
+        let farewell = self.clock.sleep_until(self.clock.now() + FAREWELL);
+        tokio::select! {
+            () = self.tasks.wait() => {}
+            () = farewell => tracing::warn!(server = %self.backend.server(), "closed before every release was confirmed"),
+        }
+        self.stop();
+        self.backend.close().await;
+    }
+
+    fn stop(&self) {
+        for task in &self.loops {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

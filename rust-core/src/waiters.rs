@@ -1,0 +1,280 @@
+//! Who waits for which key in this session: a local line for each, first come first served.
+//!
+//! Only the first in a line talks to the backend. It has the [`Turn`]: the right to ask, and with it the session's one place in the
+//! backend's queue. Whoever leaves hands the turn on, place included, so the session keeps its place while anybody here still waits.
+//! When the session itself holds the key, the turn is *parked*: its owner asks nobody and waits for the local release, which takes its
+//! request along.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::backend::{Acquire, Acquired};
+use crate::clock::Instant;
+use crate::error::BackendError;
+use crate::held::Held;
+use crate::owner::OwnerId;
+
+/// The backend's answer to a request that a release took along, and when it was sent.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    pub(crate) sent: Instant,
+    pub(crate) answer: Result<Acquired, BackendError>,
+}
+
+/// A place in the backend's queue, and what is known of the requests made for it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) owner: OwnerId,
+    /// When the last request for it left; `None` if none ever did.
+    pub(crate) sent: Option<Instant>,
+    /// That request has no answer yet: it may still be executed.
+    pub(crate) unanswered: bool,
+    /// A release has taken the request along and will answer here.
+    pub(crate) carried: Option<oneshot::Receiver<Carried>>,
+}
+
+impl Place {
+    pub(crate) fn new(owner: OwnerId) -> Self {
+        Self { owner, sent: None, unanswered: false, carried: None }
+    }
+}
+
+/// A request that waits for a local release to take it along.
+pub(crate) struct Parked {
+    pub(crate) request: Acquire,
+    pub(crate) reply: oneshot::Sender<Carried>,
+}
+
+/// What to do with a place that nobody here wants any more.
+pub(crate) type Abandon = dyn Fn(Arc<str>, Place) + Send + Sync;
+
+/// All lines of a session.
+pub(crate) struct Lines {
+    lines: Mutex<HashMap<Arc<str>, Line>>,
+    abandon: Box<Abandon>,
+}
+
+#[derive(Default)]
+struct Line {
+    /// This session's own lease of the key, while it is held.
+    holder: Option<Arc<Held>>,
+    /// The one whose turn it is.
+    first: Option<First>,
+    /// Everybody behind, by arrival.
+    behind: BTreeMap<u64, oneshot::Sender<Turn>>,
+    arrivals: u64,
+}
+
+struct First {
+    look: Arc<Notify>,
+    owner: Option<OwnerId>,
+    parked: Option<Parked>,
+}
+
+/// What a newcomer gets.
+pub(crate) enum Entered {
+    /// Nobody was there.
+    First(Turn),
+    /// Others are ahead.
+    Behind(Ticket),
+}
+
+impl Lines {
+    pub(crate) fn new(abandon: Box<Abandon>) -> Arc<Self> {
+        Arc::new(Self { lines: Mutex::default(), abandon })
+    }
+
+    /// Joins the line for a key.
+    pub(crate) fn enter(self: &Arc<Self>, key: &Arc<str>) -> Entered {
+        let mut lines = self.lines.lock();
+        let line = lines.entry(key.clone()).or_default();
+        if line.first.is_none() {
+            let look = Arc::new(Notify::new());
+            line.first = Some(First { look: look.clone(), owner: None, parked: None });
+            return Entered::First(Turn { lines: self.clone(), key: key.clone(), place: None, look, over: false });
+        }
+        line.arrivals += 1;
+        let number = line.arrivals;
+        let (sender, turn) = oneshot::channel();
+        line.behind.insert(number, sender);
+        Entered::Behind(Ticket { lines: self.clone(), key: key.clone(), number, turn })
+    }
+
+    /// This session's own lease of a key, while the engine vouches for it.
+    pub(crate) fn holder(&self, key: &str) -> Option<Arc<Held>> {
+        self.lines.lock().get(key).and_then(|line| line.holder.clone()).filter(|held| held.is_valid())
+    }
+
+    /// The key is held by this session from now on.
+    pub(crate) fn set_holder(&self, held: Arc<Held>) {
+        let key = held.key.clone();
+        self.lines.lock().entry(key).or_default().holder = Some(held);
+    }
+
+    /// The lease has ended. What is parked on it goes along with its release, or else asks for itself.
+    pub(crate) fn end_holder(&self, held: &Arc<Held>) -> Option<Parked> {
+        let mut lines = self.lines.lock();
+        let line = lines.get_mut(&held.key)?;
+        if !line.holder.as_ref().is_some_and(|holder| Arc::ptr_eq(holder, held)) {
+            return None;
+        }
+        line.holder = None;
+        let parked = line.first.as_mut().and_then(|first| first.parked.take());
+        if line.first.is_none() {
+            lines.remove(&held.key);
+        }
+        parked
+    }
+
+    /// Passes a backend's hint on. False if nobody here goes by this owner id: its attempt is over.
+    pub(crate) fn hint(&self, key: &str, owner: Option<OwnerId>) -> bool {
+        let lines = self.lines.lock();
+        let Some(line) = lines.get(key) else { return owner.is_none() };
+        if let Some(first) = &line.first
+            && (owner.is_none() || first.owner == owner)
+        {
+            first.look.notify_one();
+            return true;
+        }
+        owner.is_none() || line.holder.as_ref().is_some_and(|holder| Some(holder.owner) == owner)
+    }
+
+    /// Makes the first of every line look again.
+    pub(crate) fn hint_all(&self) {
+        for line in self.lines.lock().values() {
+            if let Some(first) = &line.first {
+                first.look.notify_one();
+            }
+        }
+    }
+}
+
+/// A wait for the turn.
+///
+/// # Cancel safety
+/// Dropping it leaves the line. A turn that was on its way goes to the next.
+pub(crate) struct Ticket {
+    lines: Arc<Lines>,
+    key: Arc<str>,
+    number: u64,
+    turn: oneshot::Receiver<Turn>,
+}
+
+impl Ticket {
+    pub(crate) async fn turn(mut self) -> Turn {
+        match (&mut self.turn).await {
+            Ok(turn) => turn,
+            // Whoever is first owns the line and serves it before going: a line cannot lose its senders.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut lines = self.lines.lines.lock();
+        if let Some(line) = lines.get_mut(&self.key) {
+            line.behind.remove(&self.number);
+        }
+    }
+}
+
+/// The right to ask the backend for a key on behalf of this session.
+///
+/// Dropping it passes it on with its place; the last one out gives the place up.
+pub(crate) struct Turn {
+    lines: Arc<Lines>,
+    pub(crate) key: Arc<str>,
+    pub(crate) place: Option<Place>,
+    /// Notified when it is worth asking again.
+    pub(crate) look: Arc<Notify>,
+    over: bool,
+}
+
+impl fmt::Debug for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turn").field("key", &self.key).field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl Turn {
+    /// The place, made by `owner` if there is none yet.
+    pub(crate) fn place(&mut self, owner: impl FnOnce() -> OwnerId) -> &mut Place {
+        let place = self.place.take().unwrap_or_else(|| {
+            let place = Place::new(owner());
+            self.announce(place.owner);
+            place
+        });
+        self.place.insert(place)
+    }
+
+    /// Leaves the request for the local holder's release to take along. False if the holder has gone meanwhile.
+    pub(crate) fn park(&mut self, holder: &Arc<Held>, request: Acquire) -> bool {
+        let mut lines = self.lines.lines.lock();
+        let Some(line) = lines.get_mut(&self.key) else { return false };
+        if !line.holder.as_ref().is_some_and(|held| Arc::ptr_eq(held, holder)) {
+            return false;
+        }
+        let (Some(first), Some(place)) = (line.first.as_mut(), self.place.as_mut()) else { return false };
+        let (reply, carried) = oneshot::channel();
+        first.parked = Some(Parked { request, reply });
+        place.carried = Some(carried);
+        true
+    }
+
+    /// The place has become a lease: the next in line starts afresh.
+    pub(crate) fn granted(mut self, held: Arc<Held>) {
+        self.place = None;
+        self.lines.set_holder(held);
+    }
+
+    /// From now on a hint for this owner is for this turn.
+    fn announce(&self, owner: OwnerId) {
+        if let Some(first) = self.lines.lines.lock().get_mut(&self.key).and_then(|line| line.first.as_mut()) {
+            first.owner = Some(owner);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        self.over = true;
+        let mut place = self.place.take();
+        loop {
+            let next = {
+                let mut lines = self.lines.lines.lock();
+                let Some(line) = lines.get_mut(&self.key) else { break };
+                let look = Arc::new(Notify::new());
+                line.first = Some(First { look: look.clone(), owner: place.as_ref().map(|place| place.owner), parked: None });
+                let Some((_, sender)) = line.behind.pop_first() else {
+                    line.first = None;
+                    if line.holder.is_none() {
+                        lines.remove(&self.key);
+                    }
+                    break;
+                };
+                (sender, look)
+            };
+            let (sender, look) = next;
+            let turn = Turn { lines: self.lines.clone(), key: self.key.clone(), place: place.take(), look, over: false };
+            match sender.send(turn) {
+                Ok(()) => return,
+                Err(mut refused) => {
+                    // Its waiter has just left. Take the place back and try the next one.
+                    refused.over = true;
+                    place = refused.place.take();
+                }
+            }
+        }
+        if let Some(place) = place {
+            (self.lines.abandon)(self.key.clone(), place);
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The engine on `memory:`: waiting, handing over, losing and cleaning up.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dlock::backend::Whom;
+use dlock::clock::ManualClock;
+use dlock::{Client, ClientOptions, Error, LossReason, Status};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn client() -> Client {
+    Client::new("memory:").unwrap()
+}
+
+/// A client on a clock of the test's own.
+fn on_manual_clock() -> (Client, ManualClock) {
+    let clock = ManualClock::new();
+    let client = Client::with_clock("memory:", ClientOptions::default(), Arc::new(clock.clone())).unwrap();
+    (client, clock)
+}
+
+/// Polls until `test` holds; fails after five seconds.
+async fn eventually(mut test: impl AsyncFnMut() -> bool) {
+    let deadline = std::time::Instant::now() + 5 * SECOND;
+    while !test().await {
+        assert!(std::time::Instant::now() < deadline, "it never came true");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lease_is_valid_until_it_is_released() {
+    let lock = client().lock("k");
+    let lease = lock.acquire().await.unwrap();
+    assert!(lease.is_valid());
+    assert!(lock.is_locked().await.unwrap());
+    assert!(lease.release().await.unwrap());
+    assert_eq!(lease.status(), Status::Released);
+    assert!(!lease.is_valid());
+    assert!(!lock.is_locked().await.unwrap());
+    assert!(matches!(lease.check(), Err(Error::NotHeld { .. })));
+}
+
+#[tokio::test]
+async fn r07_tokens_rise() {
+    let lock = client().lock("k");
+    let mut last = 0;
+    for _ in 0..100 {
+        let lease = lock.acquire().await.unwrap();
+        assert!(lease.token() > last);
+        last = lease.token();
+        lease.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn r09_tasks_of_one_process_are_served_in_order_and_never_together() {
+    let (done, served) = tokio::sync::oneshot::channel();
+    // On the engine itself a first poll is enough to stand in line.
+    dlock::spawn(async move {
+        let client = client();
+        let first = client.lock("k").acquire().await.unwrap();
+        let (inside, order) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
+        let mut waiting = Vec::new();
+        for number in 0..20 {
+            let lock = client.lock("k");
+            let (inside, order) = (&inside, &order);
+            let mut body = Box::pin(async move {
+                let lease = lock.acquire().await.unwrap();
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                tokio::task::yield_now().await;
+                order.lock().unwrap().push(number);
+                inside.fetch_sub(1, Ordering::SeqCst);
+                lease.release().await.unwrap();
+            });
+            assert!(futures_util::poll!(&mut body).is_pending());
+            waiting.push(body);
+        }
+        first.release().await.unwrap();
+        futures_util::future::join_all(waiting).await;
+        done.send(order.into_inner().unwrap()).unwrap();
+    })
+    .unwrap();
+    assert_eq!(served.await.unwrap(), (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn r08_two_sessions_exclude_each_other_and_hand_over_by_push() {
+    let (one, two) = (Client::new("memory:pair").unwrap(), Client::new("memory:pair").unwrap());
+    let held = one.lock("k").acquire().await.unwrap();
+    let waiting = tokio::spawn({
+        let lock = two.lock("k");
+        async move { lock.acquire().await.unwrap() }
+    });
+    eventually(async || !one.inspect("k").await.unwrap().queue.is_empty()).await;
+    let started = std::time::Instant::now();
+    held.release().await.unwrap();
+    let got = waiting.await.unwrap();
+    assert!(got.token() > held.token());
+    assert!(started.elapsed() < SECOND / 2, "no polling");
+    got.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_try_names_the_holder_and_leaves_nothing() {
+    let (one, two) = (Client::new("memory:try").unwrap(), Client::new("memory:try").unwrap());
+    let held = one.lock("k").metadata("night job").acquire().await.unwrap();
+    assert!(two.lock("k").try_acquire().await.unwrap().is_none());
+    let error = two.lock("k").wait(Duration::ZERO).acquire().await.unwrap_err();
+    let Error::LockBusy { holder: Some(holder), .. } = error else { panic!("{error}") };
+    assert_eq!(holder.token, Some(held.token()));
+    assert_eq!(holder.note.unwrap().metadata.as_deref(), Some("night job"));
+    assert!(one.inspect("k").await.unwrap().queue.is_empty());
+}
+
+#[tokio::test]
+async fn a_wait_that_is_over_leaves_the_queue() {
+    let (one, two) = (Client::new("memory:late").unwrap(), Client::new("memory:late").unwrap());
+    let held = one.lock("k").acquire().await.unwrap();
+    let error = two.lock("k").wait(Duration::from_millis(30)).acquire().await.unwrap_err();
+    assert!(matches!(error, Error::AcquireTimeout { holder: Some(_), .. }), "{error}");
+    eventually(async || one.inspect("k").await.unwrap().queue.is_empty()).await;
+    held.release().await.unwrap();
+    assert!(!one.is_locked("k").await.unwrap());
+}
+
+#[tokio::test]
+async fn r01_a_lease_ends_by_the_clock_without_renewal() {
+    let (client, clock) = on_manual_clock();
+    let lease = client.lock("k").renew(false).ttl(10 * SECOND).acquire().await.unwrap();
+    clock.advance(9 * SECOND);
+    assert!(lease.is_valid());
+    clock.advance(SECOND);
+    assert!(!lease.is_valid(), "a clock read needs nobody's help");
+    assert_eq!(lease.lost().await, LossReason::Expired);
+    assert!(matches!(lease.check(), Err(Error::LockLost { .. })));
+    assert!(!lease.release().await.unwrap());
+}
+
+#[tokio::test]
+async fn it_is_renewed_for_as_long_as_it_is_held() {
+    let (client, clock) = on_manual_clock();
+    let lease = client.lock("k").ttl(9 * SECOND).acquire().await.unwrap();
+    for _ in 0..10 {
+        clock.advance(3 * SECOND);
+        eventually(async || lease.remaining() > 8 * SECOND).await;
+    }
+    assert!(lease.release().await.unwrap());
+}
+
+#[tokio::test]
+async fn r12_max_hold_ends_a_hung_holder_and_frees_the_key() {
+    let (client, clock) = on_manual_clock();
+    let lease = client.lock("k").ttl(9 * SECOND).max_hold(5 * SECOND).acquire().await.unwrap();
+    clock.advance(5 * SECOND);
+    assert_eq!(lease.lost().await, LossReason::MaxHold);
+    eventually(async || !client.is_locked("k").await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_forced_release_is_noticed_at_the_next_renewal() {
+    let (client, clock) = on_manual_clock();
+    let lease = client.lock("k").ttl(9 * SECOND).acquire().await.unwrap();
+    assert!(!client.force_release("k", Whom::Token(1)).await.unwrap());
+    assert!(client.force_release("k", Whom::Token(lease.token())).await.unwrap());
+    clock.advance(3 * SECOND);
+    assert_eq!(lease.lost().await, LossReason::Gone);
+}
+
+#[tokio::test]
+async fn extend_sets_the_life_from_now_both_ways() {
+    let (client, _clock) = on_manual_clock();
+    let lease = client.lock("k").ttl(30 * SECOND).acquire().await.unwrap();
+    lease.extend(60 * SECOND).await.unwrap();
+    assert!(lease.remaining() > 59 * SECOND);
+    lease.extend(5 * SECOND).await.unwrap();
+    assert!(lease.remaining() < 5 * SECOND);
+    assert_eq!(client.inspect("k").await.unwrap().holder.unwrap().remaining, Some(5 * SECOND));
+    lease.release().await.unwrap();
+    assert!(matches!(lease.extend(5 * SECOND).await, Err(Error::NotHeld { operation: "extend", .. })));
+}
+
+#[tokio::test]
+async fn r02_the_body_is_dropped_when_the_lease_is_lost() {
+    let (client, clock) = on_manual_clock();
+    let lock = client.lock("k").renew(false).ttl(SECOND);
+    let body = tokio::spawn(async move { lock.with(|_| std::future::pending::<()>()).await });
+    eventually(async || client.is_locked("k").await.unwrap()).await;
+    clock.advance(2 * SECOND);
+    assert!(matches!(body.await.unwrap(), Err(Error::LockLost { reason: LossReason::Expired, .. })));
+}
+
+#[tokio::test]
+async fn r05_a_lease_that_was_dropped_is_given_back() {
+    let client = client();
+    drop(client.lock("k").acquire().await.unwrap());
+    eventually(async || !client.is_locked("k").await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_lease_whose_result_was_discarded_stays_held_through_its_lock() {
+    let client = client();
+    let lock = client.lock("k");
+    let _ = lock.acquire().await.unwrap();
+    assert!(client.is_locked("k").await.unwrap());
+    assert_eq!(lock.forgotten().len(), 1);
+    assert!(lock.release().await.unwrap());
+    assert!(matches!(lock.release().await, Err(Error::NotHeld { .. })));
+}
+
+#[tokio::test]
+async fn r10_cancelled_attempts_leave_nothing() {
+    let (one, two) = (Client::new("memory:cancel").unwrap(), Client::new("memory:cancel").unwrap());
+    for micros in 0..300 {
+        let held = one.lock("k").acquire().await.unwrap();
+        let lock = two.lock("k");
+        let waiters = (0..3).map(|_| tokio::time::timeout(Duration::from_micros(micros), lock.acquire()));
+        let all = futures_util::future::join_all(waiters);
+        let (_, waiters) = futures_util::join!(held.release(), all);
+        for lease in waiters.into_iter().filter_map(Result::ok) {
+            lease.unwrap().release().await.unwrap();
+        }
+    }
+    eventually(async || {
+        let left = one.inspect("k").await.unwrap();
+        left.holder.is_none() && left.queue.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn r14_close_keeps_renewing_while_it_drains_then_takes_what_is_left() {
+    let (client, clock) = on_manual_clock();
+    let lock = client.lock("k").ttl(9 * SECOND);
+    let lease = lock.acquire().await.unwrap();
+    let closing = tokio::spawn({
+        let client = client.clone();
+        async move { client.close(20 * SECOND).await }
+    });
+    eventually(async || matches!(lock.try_acquire().await, Err(Error::ClientClosed { .. }))).await;
+    for _ in 0..6 {
+        clock.advance(3 * SECOND);
+        eventually(async || lease.remaining() > 8 * SECOND).await;
+    }
+    clock.advance(3 * SECOND);
+    assert_eq!(lease.lost().await, LossReason::Closed);
+    closing.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn r15_bad_input_fails_before_anything_happens() {
+    let client = client();
+    for lock in [client.lock(""), client.lock("k").ttl(Duration::from_millis(1)), client.lock("k").wait(100_000 * SECOND)] {
+        assert!(matches!(lock.acquire().await, Err(Error::InvalidOptions { .. })));
+    }
+    for url in ["nonsense", "ftp://host", "memory:x?y=1"] {
+        assert!(matches!(Client::new(url), Err(Error::InvalidOptions { .. })), "{url}");
+    }
+    let error = Client::new("mysql://me:secret@host").unwrap_err();
+    assert!(!error.to_string().contains("secret"), "{error}");
+}

@@ -1,0 +1,20 @@
+//! What the tests with real servers share.
+
+// Every test file is a crate of its own and uses a part of this.
+#![allow(dead_code, missing_docs, unreachable_pub)]
+// A failing step fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod proxy;
+pub mod redis;
+
+use std::time::{Duration, Instant};
+
+/// Asks again and again until the answer is yes; panics when it takes longer than any healthy machine needs.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let started = Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < Duration::from_secs(20), "still not: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,91 @@
+//! A TCP proxy that can hold back bytes.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Which bytes pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gate {
+    #[default]
+    Open,
+    /// Bytes are read and kept until the gate opens again.
+    Stalled,
+    /// Bytes are read and thrown away.
+    Lost,
+}
+
+/// The two directions of one connection.
+#[derive(Clone)]
+struct Gates {
+    to_server: Arc<watch::Sender<Gate>>,
+    to_client: Arc<watch::Sender<Gate>>,
+}
+
+/// Forwards connections on a free loopback port to another one.
+pub struct Proxy {
+    pub port: u16,
+    gates: Arc<Mutex<Vec<Gates>>>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    pub async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own_port = listener.local_addr().unwrap().port();
+        let gates = Arc::new(Mutex::new(Vec::new()));
+        let known = gates.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
+                let gates = Gates { to_server: Arc::default(), to_client: Arc::default() };
+                known.lock().unwrap().push(gates.clone());
+                let (from_client, to_client) = client.into_split();
+                let (from_server, to_server) = server.into_split();
+                tokio::spawn(pump(from_client, to_server, gates.to_server.subscribe(), gates.to_server));
+                tokio::spawn(pump(from_server, to_client, gates.to_client.subscribe(), gates.to_client));
+            }
+        });
+        Self { port: own_port, gates, task }
+    }
+
+    /// Sets what happens to requests on the connections there are now; new ones pass.
+    pub fn requests(&self, gate: Gate) {
+        for gates in self.gates.lock().unwrap().iter() {
+            gates.to_server.send_replace(gate);
+        }
+    }
+
+    /// Sets what happens to answers on the connections there are now; new ones pass.
+    pub fn answers(&self, gate: Gate) {
+        for gates in self.gates.lock().unwrap().iter() {
+            gates.to_client.send_replace(gate);
+        }
+    }
+
+    /// How many connections were made so far.
+    pub fn connections(&self) -> usize {
+        self.gates.lock().unwrap().len()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// `_open` keeps the gate alive when the proxy is gone.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: watch::Receiver<Gate>, _open: Arc<watch::Sender<Gate>>) {
+    let mut buffer = vec![0; 65_536];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let Ok(now) = gate.wait_for(|gate| *gate != Gate::Stalled).await.map(|gate| *gate) else { return };
+        if now == Gate::Open && to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}

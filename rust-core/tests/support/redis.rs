@@ -1,0 +1,275 @@
+//! A real redis-server, and sessions that use it.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dlock::backend::redis::open;
+use dlock::backend::{Acquire, Acquired, Backend, Context, Grant, Handover, Hint, Outcome, Place, Release, Waiting};
+use dlock::clock::{BootClock, Clock};
+use dlock::error::BackendError;
+use dlock::holder::Note;
+use dlock::owner::{OwnerId, SessionId};
+use redis::aio::MultiplexedConnection;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::eventually;
+
+pub const TTL: Duration = Duration::from_secs(30);
+/// Long enough for a busy machine.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A server of this test alone, ended by Drop.
+pub struct Server {
+    pub port: u16,
+    directory: PathBuf,
+    arguments: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts a server with further arguments.
+    pub async fn start_with(arguments: &[&str]) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("dlock-redis-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let mut server = Self { port: free_port(), directory, arguments, child: None };
+        server.restart().await;
+        server
+    }
+
+    /// Starts the server, again on the same port.
+    pub async fn restart(&mut self) {
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--unixsocket", self.socket().to_str().unwrap(), "--daemonize", "no", "--dir"])
+            .arg(&self.directory)
+            .args(&self.arguments)
+            .stdout(Stdio::null())
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("redis-server must be on PATH");
+        self.child = Some(child);
+        let port = self.port;
+        eventually("redis-server answers", || async move { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() })
+            .await;
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("redis.sock")
+    }
+
+    /// A connection that is not ours: what `redis-cli` would do.
+    pub async fn cli(&self) -> Cli {
+        let client = redis::Client::open(self.url()).unwrap();
+        Cli(client.get_multiplexed_async_connection().await.unwrap())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Low enough that Cluster's bus port, 10,000 above, exists too.
+fn free_port() -> u16 {
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if port < 55_000 {
+            return port;
+        }
+    }
+}
+
+/// Plain commands.
+#[derive(Clone)]
+pub struct Cli(MultiplexedConnection);
+
+impl Cli {
+    pub async fn run<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+        redis::cmd(command[0]).arg(&command[1..]).query_async(&mut self.0.clone()).await.unwrap()
+    }
+
+    /// All keys, sorted.
+    pub async fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.run(&["KEYS", "*"]).await;
+        keys.sort();
+        keys
+    }
+
+    pub async fn left(&self, key: &str) -> Duration {
+        Duration::from_millis(u64::try_from(self.run::<i64>(&["PTTL", key]).await).unwrap_or(0))
+    }
+
+    /// The server's time in µs.
+    pub async fn time(&self) -> u64 {
+        let (seconds, micros): (u64, u64) = self.run(&["TIME"]).await;
+        seconds * 1_000_000 + micros
+    }
+}
+
+/// What a session is opened with.
+pub struct Setup {
+    pub url: String,
+    pub namespace: &'static str,
+    pub clock: Arc<dyn Clock>,
+    pub op_timeout: Duration,
+    pub connect_timeout: Duration,
+}
+
+impl Setup {
+    pub fn new(url: impl Into<String>) -> Self {
+        let clock = Arc::new(BootClock);
+        Self { url: url.into(), namespace: "ns", clock, op_timeout: TIMEOUT, connect_timeout: TIMEOUT }
+    }
+
+    pub fn open(self) -> Session {
+        let (sender, hints) = mpsc::unbounded_channel();
+        let id = SessionId::random().unwrap();
+        let context = Context {
+            session: id,
+            clock: self.clock,
+            namespace: self.namespace.into(),
+            connect_timeout: self.connect_timeout,
+            op_timeout: self.op_timeout,
+            on_hint: Arc::new(move |hint| {
+                let _ = sender.send(hint);
+            }),
+        };
+        let backend = open(&self.url.parse().unwrap(), context).unwrap();
+        Session { backend, hints, id, timeout: self.op_timeout }
+    }
+}
+
+/// One client of the server: what a process is to it. Dropping it closes its connection, as a death would.
+pub struct Session {
+    pub backend: Arc<dyn Backend>,
+    pub hints: mpsc::UnboundedReceiver<Hint>,
+    pub id: SessionId,
+    pub timeout: Duration,
+}
+
+impl Session {
+    pub fn new(server: &Server) -> Self {
+        Setup::new(server.url()).open()
+    }
+
+    pub fn owner(&self, sequence: u64) -> OwnerId {
+        OwnerId { session: self.id, sequence }
+    }
+
+    /// A request that waits its turn; tests change what they need.
+    pub fn request(&self, key: &str, sequence: u64) -> Acquire {
+        Acquire {
+            key: key.into(),
+            owner: self.owner(sequence),
+            ttl: TTL,
+            fair: true,
+            enqueue: true,
+            note: Note::of_this_process(std::time::SystemTime::now(), None).encode().into(),
+            floor: 0,
+            timeout: self.timeout,
+        }
+    }
+
+    pub async fn ask(&self, key: &str, sequence: u64) -> Acquired {
+        self.backend.acquire(self.request(key, sequence)).await.unwrap()
+    }
+
+    pub async fn granted(&self, key: &str, sequence: u64) -> Grant {
+        grant(self.ask(key, sequence).await)
+    }
+
+    pub async fn waiting(&self, key: &str, sequence: u64) -> Waiting {
+        waiting(self.ask(key, sequence).await)
+    }
+
+    pub async fn release(&self, key: &str, sequence: u64) -> Outcome {
+        self.hand(key, sequence, None).await.unwrap().outcome
+    }
+
+    pub async fn hand(&self, key: &str, sequence: u64, next: Option<Acquire>) -> Result<Handover, BackendError> {
+        let release = Release { key: key.into(), owner: self.owner(sequence), next, timeout: self.timeout };
+        self.backend.release(release).await
+    }
+
+    pub async fn leave(&self, key: &str, sequence: u64) {
+        self.backend.leave(key.into(), self.owner(sequence), self.timeout).await.unwrap();
+    }
+
+    /// Says that the waiter is alive; answers when it should look again.
+    pub async fn beat(&self, key: &str, sequence: u64) -> Duration {
+        let place = Place { key: key.into(), owner: self.owner(sequence) };
+        self.backend.keep_places(vec![place], self.timeout).await.unwrap()[0]
+    }
+
+    pub async fn hint(&mut self) -> Hint {
+        timeout(TIMEOUT, self.hints.recv()).await.expect("a hint").unwrap()
+    }
+
+    /// Waits as the engine does: by hints, by the times it was told, and with heartbeats.
+    pub async fn wait(&mut self, key: &str, sequence: u64) -> Grant {
+        let heartbeat = self.backend.capabilities().heartbeat.unwrap();
+        let mut beat = Instant::now() + heartbeat;
+        loop {
+            let mut look = match self.ask(key, sequence).await {
+                Acquired::Granted(grant) => return grant,
+                Acquired::Waiting(waiting) => Instant::now() + waiting.look_again,
+            };
+            loop {
+                tokio::select! {
+                    _ = self.hints.recv() => break,
+                    () = sleep_until(look) => break,
+                    () = sleep_until(beat) => {
+                        look = Instant::now() + self.beat(key, sequence).await;
+                        beat = Instant::now() + heartbeat;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[track_caller]
+pub fn grant(acquired: Acquired) -> Grant {
+    match acquired {
+        Acquired::Granted(grant) => grant,
+        Acquired::Waiting(waiting) => panic!("not granted: {waiting:?}"),
+    }
+}
+
+#[track_caller]
+pub fn waiting(acquired: Acquired) -> Waiting {
+    match acquired {
+        Acquired::Waiting(waiting) => waiting,
+        Acquired::Granted(grant) => panic!("granted: {grant:?}"),
+    }
+}
