@@ -59,7 +59,11 @@ impl Session {
         }
         tokio::select! {
             biased;
-            result = self.get(&attempt) => result,
+            // A backend that was closed under the attempt did not fail.
+            result = self.get(&attempt) => match result {
+                Err(Error::BackendUnavailable { .. }) if self.closing.is_cancelled() => Err(Error::ClientClosed { operation: "acquire" }),
+                result => result,
+            },
             error = self.end_of_wait(&attempt) => Err(error),
             () = self.closing.cancelled() => Err(Error::ClientClosed { operation: "acquire" }),
         }
