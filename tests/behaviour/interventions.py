@@ -54,7 +54,15 @@ async def each(play: "Play", values: list[Any], step: Step) -> None:
     """The steps of `do` for each value, which stands for every `$each` in them."""
     for value in values:
         for inner in step["do"]:
-            await play.step({name: value if given == "$each" else given for name, given in inner.items()})
+            await play.step(put_in(inner, value))
+
+
+def put_in(template: Any, value: Any) -> Any:
+    if isinstance(template, dict):
+        return {name: put_in(inner, value) for name, inner in template.items()}
+    if isinstance(template, list):
+        return [put_in(inner, value) for inner in template]
+    return value if template == "$each" else template
 
 
 async def rising(play: "Play", leases: list[str], _step: Step) -> None:
