@@ -54,6 +54,8 @@ impl Session {
             key,
             options,
         };
+        // Dropped last: a session that is closing waits until this attempt has given up its place.
+        let _closing_waits = self.tasks.token();
         if self.closing.is_cancelled() {
             return Err(Error::ClientClosed { operation: "acquire" });
         }
