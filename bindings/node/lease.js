@@ -135,11 +135,14 @@ class Lease {
     bridge.autoRenew(this.#id, renew);
   }
 
+  /** Never settles for a lease that is given back; until then it keeps the process alive, as every call that waits does. */
   waitLost() {
     return new Promise((resolve) => {
+      if (this.lost) return resolve(this.#loss());
+      if (this.#ended !== undefined) return undefined;
       this.#lossListeners.push(resolve);
-      if (this.lost) this.onLost();
-      else this.#watch();
+      keepAlive();
+      return this.#watch();
     });
   }
 
@@ -158,7 +161,13 @@ class Lease {
   onLost() {
     const loss = this.#loss();
     this.#controller?.abort(loss);
-    for (const tell of this.#lossListeners.splice(0)) tell(loss);
+    for (const tell of this.#takeLossListeners()) tell(loss);
+  }
+
+  #takeLossListeners() {
+    const listeners = this.#lossListeners.splice(0);
+    listeners.forEach(letGo);
+    return listeners;
   }
 
   #watch() {
@@ -168,12 +177,13 @@ class Lease {
   }
 
   #end(status) {
+    if (status === 'lost') this.onLost();
+    else this.#takeLossListeners();
     if (status === 'releasing') {
       // The engine goes on trying; it must not keep the record for ever.
       Lease.entrust(this);
       return;
     }
-    if (status === 'lost') this.onLost();
     this.#ended = status;
     watched.delete(this.#id);
     reachable.unregister(this);

@@ -75,7 +75,9 @@ impl Completions {
             queue.closed = true;
             std::mem::take(&mut queue.items)
         };
-        items.into_iter().for_each(|(_, outcome)| outcome.discard());
+        for (_, outcome) in items {
+            outcome.discard();
+        }
     }
 
     /// Disarms *before* it takes: what is pushed from here on wakes the loop again.

@@ -83,7 +83,10 @@ impl Bridge {
             Ok(wait) => wait,
             Err(error) => return self.fail(call, error),
         };
-        self.begin(lock, call, |lock| async move { Ok(Outcome::Granted(lock.acquire_within(wait).await?)) });
+        self.begin(lock, call, |lock| {
+            let joined = lock.join(wait);
+            async move { joined.await.map(Outcome::Granted) }
+        });
     }
 
     /// Tries once.

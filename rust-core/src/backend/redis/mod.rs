@@ -16,6 +16,7 @@ mod address;
 mod connect;
 mod failure;
 mod names;
+mod pulse;
 mod reply;
 mod scripts;
 mod server_clock;

@@ -72,9 +72,7 @@ impl Driver {
             "inspect" => Ok(inspection(&client.inspect(&args.key).await?)),
             "is_locked" => Ok(client.is_locked(&args.key).await?.into()),
             "list" => Ok(client.list_locks(&args.prefix).await?.iter().map(inspection).collect()),
-            "force_release" => {
-                Ok(client.force_release(&args.key, Whom::Token(args.token.unwrap_or_default())).await?.into())
-            }
+            "force_release" => Ok(client.force_release(&args.key, Whom::Token(args.token.unwrap_or_default())).await?.into()),
             "close" => {
                 client.close(args.duration("timeout", args.timeout.as_ref())?.unwrap_or_default()).await?;
                 Ok(true.into())
@@ -153,7 +151,10 @@ impl Driver {
             let lease = lock.acquire().await?;
             body(lease.clone()).await;
             lease.release().await?;
-            return lease.check().or_else(|error| if error.code() == "NOT_HELD" { Ok(()) } else { Err(error) }).map(|()| "left".into());
+            return lease
+                .check()
+                .or_else(|error| if error.code() == "NOT_HELD" { Ok(()) } else { Err(error) })
+                .map(|()| "left".into());
         }
         lock.with(body).await.map(|()| "left".into())
     }

@@ -107,7 +107,8 @@ pub(crate) fn cancelled() -> Value {
 }
 
 pub(crate) fn describe(error: &Error) -> Value {
-    let mut fields = json!({"code": error.code(), "message": error.to_string(), "key": error.key(), "holder": error.holder().map(holder)});
+    let mut fields =
+        json!({"code": error.code(), "message": error.to_string(), "key": error.key(), "holder": error.holder().map(holder)});
     match error {
         Error::InvalidOptions { field, value, allowed } => {
             (fields["field"], fields["value"], fields["allowed"]) = (json!(field), json!(value), json!(allowed));
