@@ -145,9 +145,9 @@ class DriverProcess:
                 raise TimeoutError(f"process {self.process.pid} does not stop")
             await asyncio.sleep(0.001)
 
-    async def exited(self) -> int:
-        """Tells the driver to return from its main function, and waits for the end of the process."""
-        self.send("exit")
+    async def exited(self, how: str) -> int:
+        """Has the driver `exit` by itself, when its language finds nothing more to do, or `quit` at once; waits for the end of the process."""
+        self.send(how)
         return await asyncio.wait_for(self.process.wait(), EXIT_SECONDS)
 
     async def end(self) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from driver_process import Answer
 
-CODE = re.compile(r"[A-Z][A-Z_]+")
+CODE = re.compile(r"[A-Z][A-Z_]+|TypeError")
 
 
 class Mismatch(AssertionError):
@@ -43,6 +43,10 @@ def check_value(seen: Any, expected: Any, path: str = "") -> None:
             raise Mismatch(f"{path or 'value'}: expected {expected!r}, got {seen!r}")
         for name, inner in expected.items():
             check_value(seen.get(name), inner, f"{path}.{name}" if path else name)
+        return
+    if isinstance(expected, list) and isinstance(seen, list) and len(seen) == len(expected):
+        for at, (one, wanted) in enumerate(zip(seen, expected, strict=True)):
+            check_value(one, wanted, f"{path}[{at}]")
         return
     if seen != expected or isinstance(seen, bool) != isinstance(expected, bool):
         raise Mismatch(f"{path or 'value'}: expected {expected!r}, got {seen!r}")

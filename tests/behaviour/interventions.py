@@ -38,7 +38,7 @@ async def leave_process(play: "Play", client: str, step: Step) -> None:
     """The process ends the ordinary way, with all that it has: quickly, with code 0 and without a panic."""
     process, began = play.process_of[client], now()
     play.marks[step.get("mark", "exited")] = began
-    code = await process.exited()
+    code = await process.exited(step.get("how", "exit"))
     play.bound(step, began, now())
     said = process.stderr.decode(errors="replace")
     if code != 0 or "panic" in said:
@@ -48,6 +48,21 @@ async def leave_process(play: "Play", client: str, step: Step) -> None:
 async def elapse(_play: "Play", how_long: str, _step: Step) -> None:
     """Time itself is what the scenario is about: a TTL runs out, or does not."""
     await asyncio.sleep(milliseconds(how_long) / 1000)
+
+
+async def each(play: "Play", values: list[Any], step: Step) -> None:
+    """The steps of `do` for each value, which stands for every `$each` in them."""
+    for value in values:
+        for inner in step["do"]:
+            await play.step(put_in(inner, value))
+
+
+def put_in(template: Any, value: Any) -> Any:
+    if isinstance(template, dict):
+        return {name: put_in(inner, value) for name, inner in template.items()}
+    if isinstance(template, list):
+        return [put_in(inner, value) for inner in template]
+    return value if template == "$each" else template
 
 
 async def rising(play: "Play", leases: list[str], _step: Step) -> None:
@@ -150,6 +165,7 @@ INTERVENTIONS: dict[str, Intervention] = {
     "resume": resume,
     "exit": leave_process,
     "pass": elapse,
+    "each": each,
     "rising": rising,
     "that": that,
     "between": between,

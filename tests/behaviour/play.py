@@ -31,7 +31,6 @@ class Play:
         self.figures: list[str] = []
         self.processes: list[DriverProcess] = []
         self.process_of: dict[str, DriverProcess] = {}
-        self._shared: DriverProcess | None = None
         self._ready: set[str] = set()
         self._tasks: dict[str, tuple[DriverProcess, Call]] = {}
         self.known: dict[str, Any] = {}
@@ -43,7 +42,7 @@ class Play:
             await self._process(client)
         for number, step in enumerate(self.scenario.steps, 1):
             try:
-                await asyncio.wait_for(self._step(step), PATIENCE * 4 / 1000)
+                await asyncio.wait_for(self.step(step), PATIENCE * 4 / 1000)
             except Mismatch as error:
                 raise Mismatch(f"step {number} {step}: {error}") from error
             except TimeoutError as error:
@@ -52,7 +51,7 @@ class Play:
     async def end(self) -> None:
         await asyncio.gather(*(process.end() for process in self.processes))
 
-    async def _step(self, step: Step) -> None:
+    async def step(self, step: Step) -> None:
         for client in CLIENTS & set(step):
             await self._client_step(client, step)
             return
@@ -90,7 +89,7 @@ class Play:
         return {name: _number(value) if name in DURATIONS else value for name, value in args.items()}
 
     def resolve(self, value: Any) -> Any:
-        """`$l1.token` is what `l1` had there; `%x%` is twenty times x."""
+        """`$l1.token` is what `l1` had there; `x*20` is twenty times x."""
         if isinstance(value, str):
             if found := re.fullmatch(r"\$(\w+)\.(\w+)", value):
                 return self.known[found[1]][found[2]]
@@ -98,19 +97,19 @@ class Play:
                 return found[1] * int(found[2])
         if isinstance(value, dict):
             return {name: self.resolve(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self.resolve(inner) for inner in value]
         return value
 
     async def _process(self, client: str) -> DriverProcess:
         if client not in self.process_of:
-            own = self.scenario.own_process(client) or len(set(self.cast.values())) > 1
-            process = None if own else self._shared
-            if process is None:
-                process = DriverProcess(self.cast[client], self.place.environment())
-                self.processes.append(process)
-                await process.start()
-            if not own:
-                self._shared = process
-            self.process_of[client] = process
+            shared = self.scenario.shares_process(self.place.backend)
+            if shared and self.processes:
+                self.process_of[client] = self.processes[0]
+            else:
+                self.process_of[client] = DriverProcess(self.cast[client], self.place.environment())
+                self.processes.append(self.process_of[client])
+                await self.process_of[client].start()
         return self.process_of[client]
 
     async def introduce(self, client: str) -> None:
@@ -125,7 +124,9 @@ class Play:
         args["url"] = args.get("url") or options.get("url") or self.place.url(via_proxy)
         args.setdefault("namespace", self.place.namespace(options.get("namespace", "dlock")))
         call = self.process_of[client].send("client", client, args)
-        self._judge(await self.patiently(call.answer), step, call.sent)
+        answer = await self.patiently(call.answer)
+        self.known[f"{client}_process"] = {"pid": answer.ok}
+        self._judge(answer, step, call.sent)
 
     def send(self, client: str, op: str, args: dict[str, Any]) -> Call:
         if op == "try":

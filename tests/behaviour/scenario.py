@@ -37,24 +37,30 @@ class Scenario:
     languages: tuple[str, ...] = LANGUAGES
     """The languages in which the promise exists at all."""
     clients: dict[str, dict[str, Any]] = field(default_factory=dict)
-    processes: str = "shared"
-    """`own`: each client has a process of its own."""
+    processes: str = "any"
+    """`own`: each client must have a process of its own; `same`: all must share one; `any`: their own where the backend reaches that far."""
     alone: bool = False
     """Measures time, or a server of its own: nothing else runs meanwhile."""
 
-    def uses_server(self) -> bool:
-        return any(SERVER_STEPS & set(step) for step in self.steps)
+    def flat(self) -> Iterator[Step]:
+        """The steps, with those that stand inside of others."""
+        for step in self.steps:
+            yield step
+            yield from step.get("do", ())
 
-    def own_process(self, client: str) -> bool:
-        return self.processes == "own" or self.clients.get(client, {}).get("process") == "own"
+    def uses_server(self) -> bool:
+        return any(SERVER_STEPS & set(step) for step in self.flat())
 
     def all_clients(self) -> list[str]:
-        named = {name for step in self.steps for name in (*step, *(step.get("contend") or ()))}
+        named = {name for step in self.flat() for name in (*step, *(step.get("contend") or ()))}
         return sorted(CLIENTS & named)
+
+    def shares_process(self, backend: str) -> bool:
+        return self.processes == "same" or (self.processes == "any" and "processes" not in ABILITIES[backend])
 
     def wanted(self) -> set[str]:
         wanted = set(self.needs)
-        if any(self.own_process(client) for client in self.all_clients()):
+        if self.processes == "own":
             wanted.add("processes")
         if self.uses_server():
             wanted.add("server")
@@ -71,8 +77,8 @@ class Scenario:
         if mode == "mixed":
             if len(self.all_clients()) < 2:
                 return "has one client"
-            if any(self.clients.get(client, {}).get("process") == "same" for client in self.all_clients()):
-                return "is about one process"
+            if self.processes == "same" or set(self.languages) != set(LANGUAGES):
+                return "is about one language"
             return "" if "processes" in ABILITIES[backend] else "needs processes"
         pinned = {options["language"] for options in self.clients.values() if "language" in options}
         if mode not in self.languages or pinned - {mode}:

@@ -56,8 +56,12 @@ class Driver:
         self.clients[client] = dlock.Client(url, **chosen(options, CLIENT_OPTIONS))
         return os.getpid()
 
-    def lock_of(self, client: str, key: str = "", lock: str = "", raw: dict[str, Any] | None = None, **options: Any) -> Any:
-        return self.locks[lock] if lock else self.clients[client].lock(key, **chosen(options, LOCK_OPTIONS), **(raw or {}))
+    def lock_of(self, client: str, key: str = "", lock: str = "", **options: Any) -> Any:
+        """The lock that the request names, or a new one. A stubborn body goes on after a loss."""
+        if lock:
+            return self.locks[lock]
+        extra = options.get("raw", {}) | ({"on_lost": "raise"} if options.get("stubborn") else {})
+        return self.clients[client].lock(key, **chosen(options, LOCK_OPTIONS), **extra)
 
     async def lock(self, **args: Any) -> None:
         self.locks[args["as"]] = self.lock_of(**args)
@@ -69,10 +73,8 @@ class Driver:
         lease = await self.lock_of(**args).try_acquire()
         return lease and self.keep(args, lease)
 
-    async def with_(self, id: int, stubborn: bool = False, **args: Any) -> str:  # noqa: A002
+    async def with_(self, id: int, **args: Any) -> str:  # noqa: A002
         """A scoped body that lasts until it is told to leave. Tells when it was entered, and when and how it ended."""
-        if stubborn:
-            args["raw"] = {"on_lost": "ignore"}
         leave = self.bodies[args["as"]] = asyncio.Event()
         how = "cancelled"
         async with self.lock_of(**args) as lease:
