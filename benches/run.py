@@ -25,7 +25,7 @@ CONTENDERS = {
     "redis-semaphore": ["node", HERE / "node_locks.mjs", "redis-semaphore"],
     "dlock, Node": ["node", HERE / "node_locks.mjs", "dlock"],
 }
-TITLES = {"sequential": "one task, µs a pair", "distinct": "500 tasks, 500 keys, pairs/s", "hot": "20 tasks, 1 key, pairs/s"}
+TITLES = {"sequential": "one task, µs a pair", "distinct": "500 tasks, 500 keys, pairs/s", "hot": "20 tasks, 1 key, hand-overs/s"}
 ONE_ROUND_AT_MOST = 60  # seconds
 
 
@@ -48,7 +48,10 @@ def main() -> None:
             print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
 
     median = {name: {scenario: statistics.median(values) for scenario, values in by.items()} for name, by in figures.items()}
-    print(f"\nMedians of {rounds} rounds; a pair is an acquire and its release.\n")
+    print(
+        f"\nMedians of {rounds} rounds; a pair is an acquire and its release, a hand-over is a grant\n"
+        "to another task than the one before."
+    )
     print(f"{'':<20}" + "".join(f"{title:>32}" for title in TITLES.values()))
     for name, values in median.items():
         print(f"{name:<20}" + "".join(f"{values[scenario]:>32,.0f}" for scenario in TITLES))
