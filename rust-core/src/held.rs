@@ -24,6 +24,8 @@ pub(crate) struct Held {
     pub(crate) acquired_at: SystemTime,
     /// How long one request about it may take.
     pub(crate) op_timeout: Duration,
+    /// When a request for it left that was never answered: executed late, it could take the key once more after the release.
+    pub(crate) unanswered: Option<Instant>,
     clock: Arc<dyn Clock>,
     state: Mutex<LeaseState>,
     changed: Notify,
@@ -57,6 +59,7 @@ impl Held {
             token,
             acquired_at: clock.wall(),
             op_timeout,
+            unanswered: None,
             clock,
             state: Mutex::new(state),
             changed: Notify::new(),

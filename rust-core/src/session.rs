@@ -173,7 +173,7 @@ impl Session {
         // A request parked on it is dropped here: its waiter then asks for itself.
         drop(self.let_go(held));
         // Whatever the reason, what may still be ours is given back rather than left to expire.
-        self.leave_in_background(held.key.clone(), held.owner);
+        self.leave_in_background(held.key.clone(), held.owner, held.unanswered);
     }
 
     fn on_hint(self: &Arc<Self>, hint: &Hint) {
@@ -184,7 +184,7 @@ impl Session {
                     && let Some(owner) = owner
                 {
                     // A key was handed to an attempt that is over.
-                    self.leave_in_background(key.clone(), *owner);
+                    self.leave_in_background(key.clone(), *owner, None);
                 }
             }
         }
