@@ -78,10 +78,8 @@ impl Held {
         if before != after {
             self.changed.notify_waiters();
         }
-        if let Action::Lose(_) = action
-            && let Some(on_lost) = self.on_lost.lock().take()
-        {
-            on_lost(after);
+        if let Action::Lose(_) = action {
+            self.tell_loss(after);
         }
         action
     }
@@ -121,9 +119,15 @@ impl Held {
         *self.on_lost.lock() = Some(on_lost);
         // The loss may have come before the callback was there: whoever takes it out calls it.
         let status = self.status();
-        if let Status::Lost(_) = status
-            && let Some(on_lost) = self.on_lost.lock().take()
-        {
+        if let Status::Lost(_) = status {
+            self.tell_loss(status);
+        }
+    }
+
+    fn tell_loss(&self, status: Status) {
+        // Unlocked before it is called: it may ask for another one.
+        let on_lost = self.on_lost.lock().take();
+        if let Some(on_lost) = on_lost {
             on_lost(status);
         }
     }
