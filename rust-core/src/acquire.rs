@@ -143,7 +143,7 @@ impl Session {
                     let Some(place) = &turn.place else { continue };
                     // A grant that took too long to arrive is confirmed rather than believed.
                     if let Some(held) = self.hold(attempt, place, sent, grant) {
-                        turn.granted(held.clone());
+                        turn.granted();
                         return Ok(held);
                     }
                 }
@@ -223,7 +223,6 @@ impl Session {
                 Ok(Acquired::Granted(grant)) => {
                     if let Some(held) = self.hold(attempt, place, sent, grant) {
                         trace.place = None;
-                        self.lines.set_holder(held.clone());
                         return Ok(Some(held));
                     }
                 }

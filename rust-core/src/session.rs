@@ -139,6 +139,8 @@ impl Session {
     /// Registers a lease that was just granted.
     pub(crate) fn adopt(&self, held: &Arc<Held>) {
         self.floor.fetch_max(held.token, Ordering::Relaxed);
+        // In this order: once it is among the leases or scheduled it may end, and then it must be taken out of the line as well.
+        self.lines.set_holder(held.clone());
         self.leases.lock().insert(held.owner.sequence, held.clone());
         self.renewals.schedule(held);
     }

@@ -227,9 +227,8 @@ impl Turn {
     }
 
     /// The place has become a lease: the next in line starts afresh.
-    pub(crate) fn granted(mut self, held: Arc<Held>) {
+    pub(crate) fn granted(mut self) {
         self.place = None;
-        self.lines.set_holder(held);
     }
 
     /// From now on a hint for this owner is for this turn.
