@@ -139,13 +139,13 @@ impl Session {
             let Some((sent, answer)) = self.ask(&mut turn, attempt).await else { continue };
             match answer {
                 Ok(Acquired::Granted(grant)) => {
-                    *attempt.trouble.lock() = None;
                     let Some(place) = &turn.place else { continue };
                     // A grant that took too long to arrive is confirmed rather than believed.
                     if let Some(held) = self.hold(attempt, place, sent, grant) {
                         turn.granted();
                         return Ok(held);
                     }
+                    self.suffer(attempt, too_far())?;
                 }
                 Ok(Acquired::Waiting(waiting)) => {
                     *attempt.trouble.lock() = None;
@@ -225,6 +225,9 @@ impl Session {
                         trace.place = None;
                         return Ok(Some(held));
                     }
+                    if self.clock.now() >= give_up {
+                        return Err(self.unavailable("acquire", Some(attempt.key.clone()), too_far()));
+                    }
                 }
                 Ok(Acquired::Waiting(waiting)) => {
                     *attempt.seen.lock() = waiting.holder;
@@ -289,6 +292,11 @@ impl Session {
         self.adopt(&held);
         Some(held)
     }
+}
+
+/// What is wrong when no grant arrives in time.
+fn too_far() -> BackendError {
+    BackendError::new(Failure::Unknown, "the grant was over before its answer arrived")
 }
 
 impl Place {

@@ -89,3 +89,20 @@ async fn r04_a_try_that_is_executed_after_its_end_does_not_keep_the_key() {
     support::eventually("the late request is executed", || async { evals(&cli).await > before }).await;
     support::eventually("nobody holds it", || async { cli.run::<i64>(&["EXISTS", "dlock/k"]).await == 0 }).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_further_away_than_the_ttl_is_an_error() {
+    let server = Server::start().await;
+    let cli = server.cli().await;
+    let proxy = Proxy::to(server.port).await;
+    let options = ClientOptions { connect_timeout: 1_000 * MS, ..ClientOptions::default() };
+    let client = Client::with_options(&format!("redis://127.0.0.1:{}", proxy.port), options).unwrap();
+    client.lock("warm").acquire().await.unwrap().release().await.unwrap();
+    proxy.answers(Gate::Slow);
+    let lock = client.lock("k").ttl(100 * MS);
+    let error = timeout(5_000 * MS, lock.acquire()).await.expect("an end").unwrap_err();
+    assert_eq!(error.code(), "BACKEND_UNAVAILABLE", "{error}");
+    let error = timeout(5_000 * MS, lock.try_acquire()).await.expect("an end").unwrap_err();
+    assert_eq!(error.code(), "BACKEND_UNAVAILABLE", "{error}");
+    support::eventually("nobody holds it", || async { cli.run::<i64>(&["EXISTS", "dlock/k"]).await == 0 }).await;
+}

@@ -18,6 +18,8 @@ pub enum Gate {
     Stalled,
     /// Bytes are read and thrown away.
     Lost,
+    /// Bytes take 150 ms, as on a long way.
+    Slow,
     /// The receiving side sees the end of the connection.
     Closed,
 }
@@ -113,7 +115,10 @@ async fn pump(
             kept.fetch_add(1, Ordering::SeqCst);
         }
         let Ok(now) = gate.wait_for(|gate| *gate != Gate::Stalled).await.map(|gate| *gate) else { return };
-        if now == Gate::Open && to.write_all(&buffer[..count]).await.is_err() {
+        if now == Gate::Slow {
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        }
+        if matches!(now, Gate::Open | Gate::Slow) && to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }
