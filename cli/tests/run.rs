@@ -31,7 +31,7 @@ fn the_command_gets_key_and_token_and_the_key_is_free_afterwards() {
     assert_eq!(held.0, 0, "{}", held.2);
     let token = held.1.split_whitespace().nth(1).unwrap();
     assert!(token.parse::<u64>().unwrap() > 0);
-    assert!(held.1.contains(&format!("k: held by pid ")) && held.1.contains(&format!("(token {token}), ")), "{}", held.1);
+    assert!(held.1.contains("k: held by pid ") && held.1.contains(&format!("(token {token}), ")), "{}", held.1);
     assert!(held.1.contains(" s left, job\\t7\n"), "{}", held.1);
     assert!(held.1.contains("\nk\tpid "), "{}", held.1);
     assert_eq!(outcome(scratch.dlock(&["inspect", "k"])), (0, "k: free\n".to_owned(), String::new()));
