@@ -128,6 +128,12 @@ impl Process {
         kill_process(self.pid(), signal).unwrap();
     }
 
+    /// Whether it has taken charge of its signals, as `dlock run` does before it asks for the key.
+    pub fn blocks_signals(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).unwrap();
+        status.lines().any(|line| line.strip_prefix("SigBlk:\t").is_some_and(|mask| mask != "0000000000000000"))
+    }
+
     /// Its end: the exit code and what it said on stderr.
     pub fn end(mut self) -> (ExitStatus, String) {
         eventually("the process ends", || self.child.try_wait().unwrap().is_some());
