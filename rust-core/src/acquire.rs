@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 /// One attempt to get a key.
-struct Attempt {
+pub(crate) struct Attempt {
     key: Arc<str>,
     options: LockOptions,
     op_timeout: Duration,
@@ -37,15 +37,16 @@ struct Attempt {
     seen: Mutex<Option<Holder>>,
     /// Since when, and with what, the backend has been failing.
     trouble: Mutex<Option<(Instant, BackendError)>>,
+    /// Where it stands in the local line; `None` for a single try, which stands in none.
+    entered: Option<Entered>,
 }
 
 impl Session {
-    /// Gets a key as `options` say.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any time: nothing stays behind in the backend.
-    pub(crate) async fn acquire(self: &Arc<Self>, key: Arc<str>, options: LockOptions) -> Result<Arc<Held>> {
-        let attempt = Attempt {
+    /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
+    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Attempt {
+        let once = options.wait == Some(Duration::ZERO);
+        Attempt {
+            entered: (!once).then(|| self.lines.enter(&key)),
             note: Note::of_this_process(self.clock.wall(), options.metadata.clone()).encode().into(),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
             started: self.clock.now(),
@@ -53,28 +54,45 @@ impl Session {
             trouble: Mutex::new(None),
             key,
             options,
-        };
-        if self.closing.is_cancelled() {
-            return Err(Error::ClientClosed { operation: "acquire" });
-        }
-        tokio::select! {
-            biased;
-            result = self.get(&attempt) => result,
-            error = self.end_of_wait(&attempt) => Err(error),
-            () = self.closing.cancelled() => Err(Error::ClientClosed { operation: "acquire" }),
         }
     }
 
-    async fn get(self: &Arc<Self>, attempt: &Attempt) -> Result<Arc<Held>> {
-        if attempt.options.wait == Some(Duration::ZERO) {
-            return self
-                .try_once(attempt)
-                .await?
-                .ok_or_else(|| Error::LockBusy { key: attempt.key.clone(), holder: attempt.seen.lock().take().map(Box::new) });
+    /// Goes on with an attempt until the key is got.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: nothing stays behind in the backend.
+    pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Attempt) -> Result<Arc<Held>> {
+        let entered = attempt.entered.take();
+        if self.closing.is_cancelled() {
+            return Err(Error::ClientClosed { operation: "acquire" });
         }
-        let turn = match self.lines.enter(&attempt.key) {
-            Entered::First(turn) => turn,
-            Entered::Behind(ticket) => {
+        // Closing waits for attempts as well: until this one has dropped its turn, its place may still have to be given up.
+        let _counted = self.tasks.token();
+        let result = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => return Err(Error::ClientClosed { operation: "acquire" }),
+            result = self.get(&attempt, entered) => result,
+            error = self.end_of_wait(&attempt) => Err(error),
+        };
+        if let Ok(held) = &result
+            && self.closing.is_cancelled()
+        {
+            // Granted while the client was being closed: closing may have looked before this lease was there.
+            self.release(held);
+            return Err(Error::ClientClosed { operation: "acquire" });
+        }
+        result
+    }
+
+    async fn get(self: &Arc<Self>, attempt: &Attempt, entered: Option<Entered>) -> Result<Arc<Held>> {
+        let turn = match entered {
+            None => {
+                let held = self.try_once(attempt).await?;
+                return held
+                    .ok_or_else(|| Error::LockBusy { key: attempt.key.clone(), holder: attempt.seen.lock().take().map(Box::new) });
+            }
+            Some(Entered::First(turn)) => turn,
+            Some(Entered::Behind(ticket)) => {
                 if !attempt.options.fair
                     && let Some(held) = self.try_once(attempt).await?
                 {
@@ -158,15 +176,7 @@ impl Session {
             turn.park(&holder, self.request(attempt, owner, true));
             return None;
         }
-        let sent = self.clock.now();
-        let before = (place.sent, place.unanswered);
-        (place.sent, place.unanswered) = (Some(sent), true);
-        let answer = self.backend.acquire(self.request(attempt, owner, true)).await;
-        if answer.as_ref().is_err_and(|error| error.failure != Failure::Unknown) {
-            (place.sent, place.unanswered) = before;
-        }
-        place.answered(sent, &answer);
-        Some((sent, answer))
+        Some(self.send(place, attempt, true).await)
     }
 
     /// Waits until it is worth asking again.
@@ -201,35 +211,55 @@ impl Session {
         Ok(())
     }
 
-    /// Asks once, past the local line, and leaves nothing behind.
+    /// Asks once, past the local line, and leaves nothing behind. A broken connection is given `op_timeout` to come back.
     async fn try_once(self: &Arc<Self>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
-        let owner = self.next_owner();
+        let mut trace = Trace { session: self, key: &attempt.key, place: Some(Place::new(self.next_owner())) };
+        let give_up = self.clock.now() + attempt.op_timeout;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some(place) = &mut trace.place else { return Ok(None) };
+            let (sent, answer) = self.send(place, attempt, false).await;
+            let owner = place.owner;
+            match answer {
+                Ok(Acquired::Granted(grant)) => {
+                    if let Some(held) = self.hold(attempt, owner, sent, grant) {
+                        trace.place = None;
+                        self.lines.set_holder(held.clone());
+                        return Ok(Some(held));
+                    }
+                }
+                Ok(Acquired::Waiting(waiting)) => {
+                    trace.place = None;
+                    *attempt.seen.lock() = waiting.holder;
+                }
+                Err(error) => {
+                    if error.failure == Failure::Refused || self.clock.now() >= give_up {
+                        return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
+                    }
+                    self.clock.sleep_until(self.clock.now() + pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// One request for a place, with a note in it while the answer is missing.
+    async fn send(
+        &self,
+        place: &mut Place,
+        attempt: &Attempt,
+        enqueue: bool,
+    ) -> (Instant, std::result::Result<Acquired, BackendError>) {
+        // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
         let sent = self.clock.now();
-        let mut trace = Trace { session: self, key: &attempt.key, place: Some(Place::new(owner)) };
-        if let Some(place) = &mut trace.place {
-            (place.sent, place.unanswered) = (Some(sent), true);
+        let before = (place.sent, place.unanswered);
+        (place.sent, place.unanswered) = (Some(sent), true);
+        let answer = self.backend.acquire(self.request(attempt, place.owner, enqueue)).await;
+        if answer.as_ref().is_err_and(|error| error.failure != Failure::Unknown) {
+            (place.sent, place.unanswered) = before;
         }
-        match self.backend.acquire(self.request(attempt, owner, false)).await {
-            Ok(Acquired::Granted(grant)) => {
-                let held = self.hold(attempt, owner, sent, grant);
-                if let Some(held) = &held {
-                    trace.place = None;
-                    self.lines.set_holder(held.clone());
-                }
-                Ok(held)
-            }
-            Ok(Acquired::Waiting(waiting)) => {
-                trace.place = None;
-                *attempt.seen.lock() = waiting.holder;
-                Ok(None)
-            }
-            Err(error) => {
-                if error.failure != Failure::Unknown {
-                    trace.place = None;
-                }
-                Err(self.unavailable("acquire", Some(attempt.key.clone()), error))
-            }
-        }
+        place.answered(sent, &answer);
+        (sent, answer)
     }
 
     fn request(&self, attempt: &Attempt, owner: OwnerId, enqueue: bool) -> backend::Acquire {

@@ -11,6 +11,7 @@ use crate::error::{Error, LossReason, Result};
 use crate::held::Held;
 use crate::lease_state::{LeaseState, Status};
 use crate::options::check_ttl;
+use crate::owner::OwnerId;
 use crate::process::Bound;
 use crate::runtime::run;
 use crate::session::Session;
@@ -61,6 +62,11 @@ impl Lease {
     /// The owner id of the attempt that got the lease, as other processes see it.
     pub fn owner(&self) -> String {
         self.held().owner.to_string()
+    }
+
+    /// The owner id in its parts: the session is the same for all leases of a client.
+    pub fn owner_id(&self) -> OwnerId {
+        self.held().owner
     }
 
     /// The lease time of the latest grant or extension.

@@ -2,6 +2,10 @@
 //!
 //! A backend takes part with one line at the end of this file. Where backends differ, `capabilities()` says so, and nothing else does.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -527,6 +531,7 @@ impl Drop for Scratch {
     }
 }
 
+#[allow(clippy::unused_async, reason = "a fixture with a server awaits it")]
 async fn local() -> Fixture {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -537,3 +542,19 @@ async fn local() -> Fixture {
 }
 
 contract!(local, super::local);
+
+async fn redis() -> Fixture {
+    let server = support::redis::Server::start().await;
+    Fixture { url: Url::parse(&server.url()).unwrap(), open: dlock::backend::redis::open, _keep: Box::new(server) }
+}
+
+contract!(redis, super::redis);
+
+#[allow(clippy::unused_async, reason = "a fixture with a server awaits it")]
+async fn memory() -> Fixture {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let url = format!("memory:contract-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    Fixture { url: Url::parse(&url).unwrap(), open: dlock::backend::memory::open, _keep: Box::new(()) }
+}
+
+contract!(memory, super::memory);

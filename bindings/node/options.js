@@ -1,0 +1,63 @@
+'use strict';
+
+// Types and names only: what range a value must be in is the engine's business.
+
+const { inspect } = require('node:util');
+const { InvalidOptions } = require('./errors.js').classes;
+
+const CLIENT = new Map([
+  ['namespace', 'string'],
+  ['opTimeout', 'number'],
+  ['connectTimeout', 'number'],
+]);
+
+const LOCK = new Map([
+  ['ttl', 'number'],
+  ['wait', 'number'],
+  ['renew', 'boolean'],
+  ['renewalThreshold', 'number'],
+  ['fair', 'boolean'],
+  ['maxHold', 'number'],
+  ['metadata', 'string'],
+  ['opTimeout', 'number'],
+]);
+
+const ACQUIRE = new Map([
+  ['wait', 'number'],
+  ['signal', 'object'],
+]);
+
+/** Throws InvalidOptions unless the options have known names and values of the right type; `null` stands for the default. */
+function checkOptions(options, known) {
+  if (options === undefined) return;
+  checkType('options', options, 'object');
+  for (const name of Object.keys(options)) {
+    const type = known.get(name);
+    if (type === undefined) throw InvalidOptions.because(name, shown(options[name]), `known options are ${[...known.keys()].join(', ')}`);
+    if (options[name] !== undefined && options[name] !== null) checkType(name, options[name], type);
+  }
+}
+
+function checkType(field, value, type) {
+  if (typeof value !== type || value === null) throw InvalidOptions.because(field, shown(value), `a value of type ${type}`);
+}
+
+function checkKey(key) {
+  checkType('key', key, 'string');
+  // Such keys would become others on their way to the engine.
+  if (!key.isWellFormed()) throw InvalidOptions.because('key', shown(key), 'text without lone surrogates');
+}
+
+function checkSignal(signal) {
+  if (signal === undefined || signal === null) return;
+  if (typeof signal.aborted !== 'boolean' || typeof signal.addEventListener !== 'function') {
+    throw InvalidOptions.because('signal', shown(signal), 'an AbortSignal');
+  }
+}
+
+/** Objects are not shown: there may be a password inside. */
+function shown(value) {
+  return typeof value === 'object' && value !== null ? 'an object' : inspect(value, { maxStringLength: 80 });
+}
+
+module.exports = { ACQUIRE, CLIENT, LOCK, checkKey, checkOptions, checkSignal, checkType };
