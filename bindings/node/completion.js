@@ -42,13 +42,29 @@ function letGo() {
   if (busy === 0) anchor.unref();
 }
 
+/** An error in the engine's words. */
+class Described {
+  constructor(text) {
+    this.text = text;
+  }
+}
+
 /**
  * Starts a call and promises its outcome.
  * @param {(id: number) => void} start hands the call to the engine under that number
  * @param {Function} [made] turns a grant into what the caller gets; keeps alive whatever it refers to
  * @param {AbortSignal} [signal] gives the call up
  */
-function call(start, made, signal) {
+async function call(start, made, signal) {
+  try {
+    return await begin(start, made, signal);
+  } catch (failure) {
+    // Here the callers that wait for it are on the stack again; in the drain the error would know nothing of them.
+    throw failure instanceof Described ? errorOf(failure.text) : failure;
+  }
+}
+
+function begin(start, made, signal) {
   return new Promise((resolve, reject) => {
     const id = nextId();
     start(id);
@@ -89,7 +105,7 @@ function deliver(at) {
   pending.delete(id);
   letGo();
   waiting.unlisten?.();
-  if (kind === FAILED) return waiting.reject(errorOf(text));
+  if (kind === FAILED) return waiting.reject(new Described(text));
   return waiting.resolve(valueAt(at, kind, text, waiting.made));
 }
 

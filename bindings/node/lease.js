@@ -56,7 +56,8 @@ class Lease {
     try {
       let result;
       try {
-        lease.check(); // it may have run out on the way here
+        // It may have run out on the way here.
+        if (!lease.valid) lease.check();
         result = await fn(lease);
         if (lease.lost) throw lease.#loss();
       } catch (error) {
