@@ -17,7 +17,7 @@ const items = new Float64Array(BATCH * STRIDE);
 
 /** Calls that were not answered yet, by number. @type {Map<number, {resolve, reject, made, unlisten}>} */
 const pending = new Map();
-/** Leases whose loss somebody waits for, by number. Watching keeps a lease reachable. */
+/** Whom to tell of a lease's loss, by number. Being watched keeps a lease reachable. @type {Map<number, () => void>} */
 const watched = new Map();
 
 const bridge = new native.Bridge(drain);
@@ -128,9 +128,9 @@ function valueAt(at, kind, text, made) {
 
 function tellLoss(id) {
   bridge.text(id);
-  const lease = watched.get(id);
+  const tell = watched.get(id);
   watched.delete(id);
-  lease?.onLost();
+  tell?.();
 }
 
 module.exports = { bridge, call, keepAlive, letGo, nextId, version: native.VERSION, watched };
