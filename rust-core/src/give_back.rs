@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Session {
     /// Ends a lease's validity and renewal, then gives the key back in the background. Does nothing to a lease that has ended.
     pub(crate) fn release(self: &Arc<Self>, held: &Arc<Held>) {
+        // Taken first: a session that is closing sees no lease any more after `let_go`, and must still wait for the release.
+        let _closing_waits = self.tasks.token();
         if held.on(Event::Release) != Action::GiveBack {
             return;
         }

@@ -168,6 +168,8 @@ impl Session {
 
     fn on_loss(self: &Arc<Self>, held: &Arc<Held>, reason: LossReason) {
         tracing::warn!(key = %held.key, token = held.token, %reason, "lease lost");
+        // Taken before the lease is out of sight, so that a session that is closing waits for the leave below.
+        let _closing_waits = self.tasks.token();
         // A request parked on it is dropped here: its waiter then asks for itself.
         drop(self.let_go(held));
         // Whatever the reason, what may still be ours is given back rather than left to expire.

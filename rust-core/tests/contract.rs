@@ -2,6 +2,8 @@
 //!
 //! A backend takes part with one line at the end of this file. Where backends differ, `capabilities()` says so, and nothing else does.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::any::Any;
@@ -529,6 +531,7 @@ impl Drop for Scratch {
     }
 }
 
+#[allow(clippy::unused_async, reason = "a fixture with a server awaits it")]
 async fn local() -> Fixture {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -546,3 +549,12 @@ async fn redis() -> Fixture {
 }
 
 contract!(redis, super::redis);
+
+#[allow(clippy::unused_async, reason = "a fixture with a server awaits it")]
+async fn memory() -> Fixture {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let url = format!("memory:contract-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    Fixture { url: Url::parse(&url).unwrap(), open: dlock::backend::memory::open, _keep: Box::new(()) }
+}
+
+contract!(memory, super::memory);

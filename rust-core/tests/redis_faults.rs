@@ -163,6 +163,16 @@ async fn scripts_are_brought_along_when_the_server_forgot_them() {
 }
 
 #[tokio::test]
+async fn many_calls_that_miss_a_script_bring_it_once() {
+    let server = Server::start().await;
+    let (cli, session) = (server.cli().await, Session::new(&server));
+    session.backend.ping(TIMEOUT).await.unwrap();
+    futures_util::future::join_all((0..200).map(async |n| session.granted(&format!("k{n}"), n).await)).await;
+    let stats: String = cli.run(&["INFO", "commandstats"]).await;
+    assert!(stats.contains("cmdstat_eval:calls=1,"), "{stats}");
+}
+
+#[tokio::test]
 async fn a_new_connection_listens_again_and_says_that_hints_may_be_missing() {
     let server = Server::start().await;
     let (cli, a, mut b) = (server.cli().await, Session::new(&server), Session::new(&server));

@@ -244,6 +244,19 @@ async fn two_other_sessions_watch_the_holders_end_and_its_own() {
 }
 
 #[tokio::test]
+async fn everybody_watches_a_claim() {
+    let server = Server::start().await;
+    let sessions: Vec<_> = (0..6).map(|_| Session::new(&server)).collect();
+    sessions[0].granted("k", 1).await;
+    for session in &sessions[1..] {
+        session.waiting("k", 1).await;
+    }
+    sessions[0].release("k", 1).await;
+    let looks = [sessions[5].beat("k", 1).await, sessions[5].waiting("k", 1).await.look_again];
+    assert!(looks.iter().all(|look| !look.is_zero() && *look <= CLAIM + MS), "{looks:?}");
+}
+
+#[tokio::test]
 async fn foreign_holders_are_respected_polled_by_the_head_and_shown() {
     let server = Server::start().await;
     let cli = server.cli().await;

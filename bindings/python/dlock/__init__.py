@@ -1,5 +1,59 @@
-"""Distributed locks with fencing tokens: no server, Redis or etcd, by changing one URL."""
+"""Distributed locks with fencing tokens: no server, Redis or etcd, by changing one URL.
 
-from dlock._native import __version__
+    async with dlock.lock("report", ttl=30) as lease:
+        ...
 
-__all__ = ["__version__"]
+`dlock.sync` has the same names for programs without an event loop.
+"""
+
+try:
+    from dlock._native import __version__
+except ImportError as error:
+    raise ImportError(
+        "dlock: the extension module dlock._native cannot be loaded. If the PyPI package `dlock`, another project, is or was installed, "
+        "it has overwritten files of `dlock-engine`: pip uninstall dlock && pip install --force-reinstall dlock-engine"
+    ) from error
+
+from dlock import sync
+from dlock._client import Client, Lock, configure, connect, lock, with_lock
+from dlock._holder import Holder, Inspection
+from dlock._lease import Lease
+from dlock._options import ClientOptions, LockOptions
+from dlock.errors import (
+    AcquireTimeout,
+    BackendUnavailable,
+    ClientClosed,
+    ForkedError,
+    InvalidOptions,
+    LockBusy,
+    LockError,
+    LockLost,
+    NotAcquired,
+    NotHeld,
+)
+
+__all__ = [
+    "AcquireTimeout",
+    "BackendUnavailable",
+    "Client",
+    "ClientClosed",
+    "ClientOptions",
+    "ForkedError",
+    "Holder",
+    "Inspection",
+    "InvalidOptions",
+    "Lease",
+    "Lock",
+    "LockBusy",
+    "LockError",
+    "LockLost",
+    "LockOptions",
+    "NotAcquired",
+    "NotHeld",
+    "__version__",
+    "configure",
+    "connect",
+    "lock",
+    "sync",
+    "with_lock",
+]

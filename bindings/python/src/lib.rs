@@ -1,11 +1,56 @@
 //! `dlock._native`: the engine as Python sees it. Data in, data out; policy stays in the engine.
 #![forbid(unsafe_code)]
 
+mod client;
+mod completion;
+mod error;
+mod lease;
+mod lock;
+mod process;
+mod values;
+
 /// The extension module `dlock._native`.
 #[pyo3::pymodule]
 mod _native {
+    use std::time::Duration;
+
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::client::Client;
+    #[pymodule_export]
+    use crate::completion::{Call, Completions};
+    #[pymodule_export]
+    use crate::lease::{Grant, Lease};
+    #[pymodule_export]
+    use crate::lock::Lock;
+
     /// Version of the engine, shared by every package of the project.
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// Closes every client of this process and gives back what they hold, within `timeout` seconds.
+    #[pyfunction]
+    fn shutdown(py: Python<'_>, timeout: f64) {
+        py.detach(|| dlock::shutdown(Duration::try_from_secs_f64(timeout).unwrap_or_default()));
+    }
+
+    /// To be called right before `fork`.
+    #[pyfunction]
+    fn before_fork() {
+        dlock::fork::before_fork();
+    }
+
+    /// To be called in the parent after `fork`.
+    #[pyfunction]
+    fn after_fork_in_parent() {
+        dlock::fork::after_fork_in_parent();
+    }
+
+    /// To be called in the child after `fork`.
+    #[pyfunction]
+    fn after_fork_in_child() {
+        dlock::fork::after_fork_in_child();
+    }
 }

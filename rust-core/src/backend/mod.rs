@@ -314,6 +314,7 @@ pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> 
 fn without_password(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        (None, Some((_, host))) => format!("***@{host}"),
         _ => url.to_owned(),
     }
 }

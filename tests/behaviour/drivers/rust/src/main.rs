@@ -42,7 +42,7 @@ async fn serve(mut lines: mpsc::UnboundedReceiver<String>) -> Result<(), Box<dyn
         let request: Request = serde_json::from_str(&line).map_err(|error| format!("{error}: {line}"))?;
         let id = request.id;
         match request.op.as_str() {
-            "exit" => break,
+            "exit" | "quit" => break,
             "cancel" => {
                 let found = request.args.task.and_then(|task| tasks.borrow_mut().remove_entry(&task));
                 print(id, Ok(found.is_some().into()));

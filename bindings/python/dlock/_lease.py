@@ -1,0 +1,145 @@
+"""A lease: what a holder has. As a context manager it cancels its body when it is lost."""
+
+import asyncio
+from asyncio import CancelledError, Task
+from types import TracebackType
+from typing import Any, Self
+
+from dlock import _native
+from dlock._loop import LoopState, current
+from dlock._options import Seconds, warn_dropped
+from dlock.errors import ForkedError, LockError, LockLost, NotHeld
+
+
+class Lease(_native.Lease):
+    """One grant of a lock.
+
+    `async with lease` gives it back at the end of the body and cancels the body when the lease is lost, the way `asyncio.timeout()`
+    does: the body ends in `LockLost`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_body",
+        "_cancelled",
+        "_cancelling",
+        "_holders",
+        "_number",
+        "_on_lost",
+        "_released",
+        "_state",
+        "_taker",
+    )
+
+    def __init__(
+        self, _grant: _native.Grant, state: LoopState, number: int, on_lost: str, taker: Task[Any] | None, holders: dict[str, Any]
+    ) -> None:
+        self._state: LoopState | None = state  # None once nobody watches
+        self._number = number
+        self._on_lost = on_lost
+        self._taker = taker
+        self._holders = holders
+        self._body: Task[Any] | None = None  # the task to cancel
+        self._cancelled = False
+        self._cancelling = 0
+        self._released = False
+
+    def __del__(self) -> None:
+        if self._is_last_handle():
+            warn_dropped([(self.key, self.token)], self)
+
+    async def release(self) -> bool:
+        """Gives the key back; local validity and renewal end at once.
+
+        True if the backend confirmed it; else `status` says how it stands, and the engine goes on trying until the lease would have run
+        out. Waits at most `op_timeout`. A cancelled release goes on in the background.
+        """
+        state = current()
+        self._let_go()
+        number = state.next_number()
+        call = self._release(state.completions, number)
+        if call is None:
+            return self.status == "released"
+        confirmed: bool = await state.answer(number, call)
+        return confirmed
+
+    async def extend(self, ttl: Seconds) -> None:
+        """Sets the life of the lease: `ttl` from now, and for later renewals. It goes on when this is cancelled.
+
+        Raises `LockLost` or `NotHeld` if the lease has ended, `BackendUnavailable` if no answer came.
+        """
+        await current().run(self._extend, ttl)
+
+    async def wait_lost(self) -> str:
+        """Waits until the lease is lost and says why. Does not return for a lease that is given back."""
+        reason: str = await current().run(self._wait_lost)
+        return reason
+
+    async def __aenter__(self) -> Self:
+        self.check()
+        self._enter(watched=False)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
+        await self._leave(kind, error)
+
+    def _enter(self, *, watched: bool) -> None:
+        """From here on the running task is cancelled when the lease is lost. `watched`: the engine was told already whom to tell."""
+        if self._body is not None:
+            raise LockError(f"lock {self.key!r}: the lease was entered before", code="ALREADY_ENTERED", key=self.key)
+        task = asyncio.current_task()
+        if task is None:
+            raise LockError("async with: there is no current task", code="NO_TASK", key=self.key)
+        self._body = task
+        if self._on_lost != "cancel":
+            return
+        self._cancelling = task.cancelling()
+        state = current()
+        if not watched or state is not self._state:
+            self._state, self._number = state, state.next_number()
+            state.watch(self._number, self)
+            self._watch(state.completions, self._number)
+        else:
+            state.watch(self._number, self)
+
+    def _on_loss(self) -> None:
+        """Called by the loop, never by the task itself."""
+        if self._body is not None and not self._cancelled:
+            self._cancelled = True
+            self._body.cancel()
+
+    async def _leave(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
+        """Gives the lease back and says what the body's end means. Nothing cancels the task from here on."""
+        body, self._body = self._body, None
+        cancelled, self._cancelled = self._cancelled, False
+        loss = None if self.valid else self._loss()
+        # Whoever else cancelled the task wants it to end: that wins.
+        by_others = cancelled and body is not None and body.uncancel() > self._cancelling
+        by_us = cancelled and not by_others
+        try:
+            await self.release()
+        except ForkedError:
+            if kind is None:
+                raise
+        if loss is None or self._on_lost == "ignore":
+            return
+        if kind is None or (by_us and issubclass(kind, CancelledError)):
+            raise loss from error
+
+    def _loss(self) -> LockLost | None:
+        try:
+            self.check()
+        except LockLost as loss:
+            return loss
+        except (NotHeld, ForkedError):
+            pass
+        return None
+
+    def _let_go(self) -> None:
+        """Ends what we do for the lease on this side."""
+        self._released = True
+        if self._state is not None:
+            self._state.unwatch(self._number)
+            self._state = None
+        if self._holders.get(self.key) is self._taker:
+            self._holders.pop(self.key, None)

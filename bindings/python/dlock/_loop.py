@@ -1,0 +1,179 @@
+"""Where answers of the engine meet an event loop.
+
+Each loop has one queue with one descriptor. Engine threads push `(number, outcome)` and wake the loop only if it is not awake yet;
+the loop drains all that has come in one go.
+"""
+
+import asyncio
+import select
+import threading
+import weakref
+from asyncio import AbstractEventLoop, Future, TimerHandle
+from collections.abc import Callable
+from itertools import count
+from math import inf
+from typing import Any, Protocol
+
+from dlock import _process
+from dlock._native import Call, Completions, Grant
+from dlock.errors import LockError
+
+# How often the thread of a loop without `add_reader` looks whether its loop was closed.
+LOOK_SECONDS = 1.0
+
+
+class Watched(Protocol):
+    """A lease whose loss cancels its body."""
+
+    @property
+    def remaining(self) -> float: ...
+
+    @property
+    def lost(self) -> bool: ...
+
+    def _on_loss(self) -> None: ...
+
+
+class LoopState:
+    """What we keep for one event loop.
+
+    Only the loop itself keeps it alive, through the reader it has registered: it goes, and its descriptor with it, when the loop is
+    closed.
+    """
+
+    __slots__ = ("__weakref__", "_alarm", "_alarm_at", "_watched", "completions", "loop", "next_number", "pending")
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.loop = weakref.ref(loop)
+        self.completions = Completions()
+        self.next_number = count(1).__next__
+        self.pending: dict[int, Future[Any]] = {}
+        self._watched: dict[int, Watched] = {}
+        self._alarm: TimerHandle | None = None
+        self._alarm_at = inf
+        try:
+            loop.add_reader(self.completions.fileno(), self.drain)
+        except NotImplementedError:
+            threading.Thread(target=_read_for_loop, args=(self,), name="dlock-wake", daemon=True).start()
+
+    def drain(self) -> None:
+        """Delivers what has come. A grant for a caller who left is given back when it is dropped here."""
+        pending = self.pending
+        for number, value, error in self.completions.drain():
+            future = pending.pop(number, None)
+            if future is None:
+                if (lease := self._watched.get(number)) is not None:
+                    lease._on_loss()
+            elif future.done():
+                pass
+            elif error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+
+    async def answer(self, number: int, call: Call) -> Any:
+        """Waits for the outcome of a call. A caller who is cancelled ends the call as well."""
+        future = self.pending[number] = asyncio.get_running_loop().create_future()
+        try:
+            return await future
+        except BaseException:
+            if self.pending.pop(number, None) is not None:
+                call.abort()
+            elif future.done() and not future.cancelled() and future.exception() is None:
+                # Cancelled after the answer had come. Tracebacks may keep the future: its grant must not wait for them.
+                if isinstance(grant := future.result(), Grant):
+                    grant.give_back()
+            raise
+
+    async def run(self, start: Callable[..., Call], *arguments: Any) -> Any:
+        """Starts a call and waits for its outcome."""
+        number = self.next_number()
+        return await self.answer(number, start(self.completions, number, *arguments))
+
+    def watch(self, number: int, lease: Watched) -> None:
+        """Cancels the lease's body when it is lost: when the engine says so, or at the latest when the lease has run out.
+
+        The timer is for a process that was paused: it runs before any task takes another step. One timer serves all leases of the loop.
+        It is not moved when leases are renewed; it looks at all of them when it goes off.
+        """
+        self._watched[number] = lease
+        loop = asyncio.get_running_loop()
+        at = loop.time() + lease.remaining
+        if at < self._alarm_at:
+            self._set_alarm(loop, at)
+
+    def unwatch(self, number: int) -> None:
+        self._watched.pop(number, None)
+
+    def _set_alarm(self, loop: AbstractEventLoop, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = loop.call_at(at, self._look)
+        self._alarm_at = at
+
+    def _look(self) -> None:
+        self._alarm, self._alarm_at = None, inf
+        soonest = inf
+        for lease in list(self._watched.values()):
+            remaining = lease.remaining
+            if remaining > 0:
+                soonest = min(soonest, remaining)
+            elif lease.lost:
+                lease._on_loss()
+        loop = self.loop()
+        if soonest < inf and loop is not None:
+            self._set_alarm(loop, loop.time() + soonest)
+
+
+_states: dict[int, weakref.ref[LoopState]] = {}
+_process.in_child(_states.clear)
+
+
+def current() -> LoopState:
+    """The state of the running event loop."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError as error:
+        message = "there is no running asyncio event loop: under another framework, or without one, use dlock.sync in a thread"
+        raise LockError(message, code="NO_EVENT_LOOP") from error
+    known = _states.get(id(loop))
+    if known is not None and (state := known()) is not None and state.loop() is loop:
+        return state
+    return _register(loop)
+
+
+def _register(loop: AbstractEventLoop) -> LoopState:
+    state = LoopState(loop)
+    number = id(loop)
+
+    def forget(gone: weakref.ref[LoopState]) -> None:
+        if _states.get(number) is gone:
+            del _states[number]
+
+    _states[number] = weakref.ref(state, forget)
+    return state
+
+
+def _read_for_loop(state: LoopState) -> None:
+    """Wakes a loop that cannot watch descriptors. Ends with the loop."""
+    poll = select.poll()
+    poll.register(state.completions.fileno(), select.POLLIN)
+    drained = threading.Event()
+
+    def drain() -> None:
+        state.drain()
+        drained.set()
+
+    while (loop := state.loop()) is not None and not loop.is_closed():
+        if not poll.poll(LOOK_SECONDS * 1000):
+            continue
+        drained.clear()
+        try:
+            loop.call_soon_threadsafe(drain)
+        except RuntimeError:
+            return
+        del loop
+        while not drained.wait(LOOK_SECONDS):
+            if (loop := state.loop()) is None or loop.is_closed():
+                return
+            del loop

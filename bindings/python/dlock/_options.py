@@ -1,0 +1,115 @@
+"""What both faces take: options, URLs, and the client behind the module's own functions."""
+
+import os
+import threading
+import warnings
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, Final, Literal, TypedDict
+
+from dlock import _native, _process
+from dlock.errors import InvalidOptions, LockError
+
+Seconds = float | timedelta
+OnLost = Literal["cancel", "raise", "ignore"]
+
+DEFAULT_URL = "local:"
+
+
+class Unset:
+    """The type of `UNSET`: an argument that was not given, where None has a meaning."""
+
+
+UNSET: Final = Unset()
+
+
+class ClientOptions(TypedDict, total=False):
+    """How a client talks to its backend."""
+
+    namespace: str
+    """Put before every key. Default `dlock`."""
+    op_timeout: Seconds
+    """How long one request may take. Default 1 s."""
+    connect_timeout: Seconds
+    """How long connecting may take, and for how long a failing backend is tried. Default 5 s."""
+
+
+class LockOptions(TypedDict, total=False):
+    """How a lock behaves."""
+
+    ttl: Seconds
+    """Lease time: without renewal the lease ends then. Default 30 s."""
+    wait: Seconds | None
+    """How long acquire waits: 0 tries once, None (the default) waits for ever."""
+    renew: bool
+    """Renew by itself while held. Default True."""
+    renewal_threshold: float
+    """Renew when the remaining share of the TTL falls to this. Default 2/3."""
+    fair: bool
+    """Arrival order where the backend can. Default True."""
+    max_hold: Seconds | None
+    """The lease ends after this long, renewed or not. Default None."""
+    metadata: str | None
+    """Text that `inspect` shows beside host, pid and since."""
+    op_timeout: Seconds | None
+    """How long one request may take; the client's where None."""
+    on_lost: OnLost
+    """What a loss does to the body of `async with` and `with_lock`: `cancel` it (the default), `raise` LockLost at its end, or `ignore`."""
+
+
+def split_on_lost(options: LockOptions, allowed: Iterable[str]) -> tuple[str, dict[str, Any]]:
+    """The options that are ours, checked, and those of the engine."""
+    engine_options: dict[str, Any] = {**options}
+    on_lost = engine_options.pop("on_lost", UNSET)
+    words = list(allowed)
+    if on_lost is UNSET:
+        return words[0], engine_options
+    if on_lost not in words:
+        value, choice = repr(on_lost), " or ".join(map(repr, words))
+        message = f"on_lost: {value} is not valid: {choice}"
+        raise InvalidOptions(message, code="INVALID_OPTIONS", field="on_lost", value=value, allowed=choice)
+    return on_lost, engine_options
+
+
+def open_client(url: str | None, options: ClientOptions) -> _native.Client:
+    """A client for a URL; without one for `DLOCK_URL`, else `local:`."""
+    return _native.Client(url or os.environ.get("DLOCK_URL") or DEFAULT_URL, **options)
+
+
+class Default:
+    """The client behind the module's own functions: made at first use, and anew in a forked child."""
+
+    def __init__(self) -> None:
+        self.client: _native.Client | None = None
+        self._guard = threading.Lock()
+        self._url: str | None = None
+        self._options: ClientOptions = {}
+        _process.in_child(self._forget)
+
+    def get(self) -> _native.Client:
+        if self.client is None:
+            with self._guard:
+                if self.client is None:
+                    self.client = open_client(self._url, self._options)
+        return self.client
+
+    def configure(self, url: str | None, options: ClientOptions) -> None:
+        with self._guard:
+            if self.client is not None:
+                raise LockError("configure: the default client is already in use", code="ALREADY_CONFIGURED", operation="configure")
+            open_client(url, options)  # finds bad options now rather than at first use
+            self._url, self._options = url, options
+
+    def _forget(self) -> None:
+        self.client = None
+        self._guard = threading.Lock()
+
+
+DEFAULT: Final = Default()
+
+
+def warn_dropped(leases: Iterable[tuple[str, int]], source: object) -> None:
+    """Says that leases were dropped while held; the engine gives them back."""
+    for key, token in leases:
+        message = f"lock {key!r}: a held lease (token {token}) was dropped without release; it is given back"
+        warnings.warn(message, ResourceWarning, stacklevel=3, source=source)

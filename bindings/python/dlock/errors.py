@@ -1,0 +1,115 @@
+"""What can go wrong. `except dlock.LockError` catches all of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dlock._holder import Holder
+
+__all__ = [
+    "AcquireTimeout",
+    "BackendUnavailable",
+    "ClientClosed",
+    "ForkedError",
+    "InvalidOptions",
+    "LockBusy",
+    "LockError",
+    "LockLost",
+    "NotAcquired",
+    "NotHeld",
+]
+
+
+class LockError(Exception):
+    """The base of every error of this package. Fields that do not apply to an error are None."""
+
+    code: str = "LOCK_ERROR"
+    """A word that never changes, the same in every language."""
+    key: str | None = None
+    holder: Holder | None = None
+    """Who held the key when last seen."""
+    server: str | None = None
+    """The backend's address, without its password."""
+    operation: str | None = None
+
+    def __init__(self, message: str, /, **fields: Any) -> None:
+        super().__init__(message)
+        self.__dict__.update(fields)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+class NotAcquired(LockError):
+    """The lock was not got."""
+
+
+class AcquireTimeout(NotAcquired, TimeoutError):
+    """The lock was not got within `wait`."""
+
+    waited: float | None = None
+    """How long the caller waited, in seconds."""
+
+
+class LockBusy(NotAcquired):
+    """A single try found the key held."""
+
+
+class LockLost(LockError):
+    """The lease ended before its holder released it."""
+
+    token: int | None = None
+    """The lost lease's fencing token."""
+    reason: str | None = None
+    """`expired`, `gone`, `max_hold` or `closed`."""
+
+
+class NotHeld(LockError):
+    """The lease was already released."""
+
+
+class BackendUnavailable(LockError, ConnectionError):
+    """The backend could not be reached or could not serve the request."""
+
+
+class InvalidOptions(LockError, ValueError):
+    """An option, key or URL that cannot be used; found before any I/O."""
+
+    field: str | None = None
+    value: str | None = None
+    allowed: str | None = None
+
+
+class ClientClosed(LockError):
+    """The client was closed."""
+
+
+class ForkedError(LockError):
+    """The handle was made by the parent process, before a fork. Make a new client in the child."""
+
+
+_CLASSES: dict[str, type[LockError]] = {
+    "ACQUIRE_TIMEOUT": AcquireTimeout,
+    "LOCK_BUSY": LockBusy,
+    "LOCK_LOST": LockLost,
+    "NOT_HELD": NotHeld,
+    "BACKEND_UNAVAILABLE": BackendUnavailable,
+    "INVALID_OPTIONS": InvalidOptions,
+    "CLIENT_CLOSED": ClientClosed,
+    "FORKED": ForkedError,
+}
+
+
+def from_engine(code: str, message: str, fields: dict[str, Any], causes: Sequence[str]) -> LockError:
+    """The class for a stable code, with the chain of what was underneath. Called by the extension."""
+    error = _CLASSES.get(code, LockError)(message, code=code, **fields)
+    above: BaseException = error
+    for cause in causes:
+        above.__cause__ = OSError(cause)
+        above = above.__cause__
+    return error
+
+
+def _rebuild(kind: type[LockError], arguments: tuple[Any, ...], fields: dict[str, Any]) -> LockError:
+    error = kind(*arguments)
+    error.__dict__.update(fields)
+    return error

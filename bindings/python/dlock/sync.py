@@ -1,0 +1,331 @@
+"""dlock without an event loop: the same names, with plain `with` and calls that block.
+
+A blocked call holds no GIL, answers Ctrl-C at once, and lets other greenlets run under gevent or eventlet. A loss cannot cancel the body:
+`lease.check()` raises, and so does the end of a body that went on regardless.
+"""
+
+import asyncio
+import inspect as _inspect
+import select
+import threading
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, cast
+
+from dlock import _native, _process
+from dlock._holder import Inspection
+from dlock._options import (
+    DEFAULT,
+    UNSET,
+    ClientOptions,
+    LockOptions,
+    Seconds,
+    Unset,
+    open_client,
+    split_on_lost,
+    warn_dropped,
+)
+from dlock.errors import ForkedError, LockBusy, LockError, LockLost, NotHeld
+
+__all__ = ["Client", "Lease", "Lock", "connect", "lock", "with_lock"]
+
+T = TypeVar("T")
+
+REMEMBERED = 8
+
+# Queues that no call uses now. Each call under way has one of its own, so threads and greenlets never wait for each other's.
+_idle: deque[_native.Completions] = deque(maxlen=64)
+_process.in_child(_idle.clear)
+
+
+def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
+    """Starts a call and blocks until its outcome has come."""
+    if asyncio._get_running_loop() is not None:
+        warnings.warn("dlock.sync blocks the running event loop: use `async with` there", RuntimeWarning, stacklevel=3)
+    try:
+        completions = _idle.pop()
+    except IndexError:
+        completions = _native.Completions()
+    call = start(completions, 0, *arguments)
+    if call is None:
+        _idle.append(completions)
+        return None
+    try:
+        outcomes = completions.drain()
+        while not outcomes:
+            _wait_readable(completions.fileno())
+            outcomes = completions.drain()
+    except BaseException:
+        # Ctrl-C for one. The queue is dropped, and whatever still comes to it is given back.
+        call.abort()
+        raise
+    _idle.append(completions)
+    ((_, value, error),) = outcomes
+    if error is not None:
+        raise error
+    return value
+
+
+def _wait_readable(descriptor: int) -> None:
+    """Looked up at each call: gevent and eventlet replace `select`, and eventlet takes `poll` away."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll()
+    else:
+        select.select([descriptor], [], [])
+
+
+class Client:
+    """Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
+
+    `Client("redis://localhost:6379")`; without a URL `DLOCK_URL` is used, else `local:`. `with client` closes it at the end.
+    """
+
+    __slots__ = ("_holders", "_native")
+
+    def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
+        self._bind(open_client(url, options))
+
+    def _bind(self, native: _native.Client) -> None:
+        self._native = native
+        # Which thread holds a key, as far as we know.
+        self._holders: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<dlock.sync.Client {self._native.server}>"
+
+    def lock(self, key: str, **options: Unpack[LockOptions]) -> "Lock":
+        """A reusable lock for `key`. Raises `InvalidOptions` for what cannot be used; does no I/O."""
+        return Lock(self, key, options)
+
+    def with_lock(self, key: str, fn: "Callable[[Lease], T]", **options: Unpack[LockOptions]) -> T:
+        """Calls `fn(lease)` while holding `key`, and returns what it returns."""
+        return self.lock(key, **options).with_lock(fn)
+
+    def ping(self) -> None:
+        """One round trip to the backend; `BackendUnavailable` within `connect_timeout`."""
+        _run(self._native.ping)
+
+    def inspect(self, key: str) -> Inspection:
+        """Who holds a key and who waits for it."""
+        return cast(Inspection, _run(self._native.inspect, key))
+
+    def list_locks(self, prefix: str = "") -> list[Inspection]:
+        """The held keys that begin with `prefix`, in order."""
+        return cast(list[Inspection], _run(self._native.list_locks, prefix))
+
+    def is_locked(self, key: str) -> bool:
+        """Whether anybody holds the key."""
+        return cast(bool, _run(self._native.is_locked, key))
+
+    def force_release(self, key: str, holder: int | str) -> bool:
+        """Takes the key away from the holder with this token or owner id; see `dlock.Client.force_release`."""
+        return cast(bool, _run(self._native.force_release, key, holder))
+
+    def close(self, timeout: Seconds = 0) -> None:
+        """Refuses new acquires and waits up to `timeout` for holders to finish, renewing their leases. Those left are then lost."""
+        _run(self._native.close, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Lease(_native.Lease):
+    """One grant of a lock. `with lease` gives it back at the end of the body."""
+
+    __slots__ = ("__weakref__", "_holders", "_on_lost", "_released", "_taker")
+
+    def __init__(self, _grant: _native.Grant, on_lost: str, taker: int, holders: dict[str, int]) -> None:
+        self._on_lost = on_lost
+        self._taker = taker
+        self._holders = holders
+        self._released = False
+
+    def __del__(self) -> None:
+        if self._is_last_handle():
+            warn_dropped([(self.key, self.token)], self)
+
+    def release(self) -> bool:
+        """Gives the key back. True if the backend confirmed it; else `status` says how it stands. Waits at most `op_timeout`."""
+        self._released = True
+        if self._holders.get(self.key) == self._taker:
+            self._holders.pop(self.key, None)
+        confirmed = _run(self._release)
+        return self.status == "released" if confirmed is None else cast(bool, confirmed)
+
+    def extend(self, ttl: Seconds) -> None:
+        """Sets the life of the lease: `ttl` from now, and for later renewals. `LockLost` or `NotHeld` if the lease has ended."""
+        _run(self._extend, ttl)
+
+    def wait_lost(self) -> str:
+        """Blocks until the lease is lost and says why. Does not return for a lease that is given back."""
+        return cast(str, _run(self._wait_lost))
+
+    def __enter__(self) -> Self:
+        self.check()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        loss = None if self.valid else self._loss()
+        try:
+            self.release()
+        except ForkedError:
+            if kind is None:
+                raise
+        if loss is not None and kind is None and self._on_lost != "ignore":
+            raise loss
+
+    def _loss(self) -> LockLost | None:
+        try:
+            self.check()
+        except LockLost as loss:
+            return loss
+        except (NotHeld, ForkedError):
+            pass
+        return None
+
+
+class Lock:
+    """A key with its options, made by `Client.lock`. Reusable, and several threads may share one: each acquire gets a lease of its own."""
+
+    __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_taken")
+
+    def __init__(self, client: Client, key: str, options: LockOptions) -> None:
+        self._on_lost, engine_options = split_on_lost(options, ("raise", "ignore"))
+        self._native = client._native.lock(key, **engine_options)
+        self._client = client
+        self._entered: list[Lease] = []
+        self._taken: list[weakref.ref[Lease]] = []
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # its options were refused
+            self._entered.clear()
+            warn_dropped(self._native.forgotten(), self)
+
+    def __repr__(self) -> str:
+        return f"<dlock.sync.Lock {self.key!r}>"
+
+    @property
+    def key(self) -> str:
+        return self._native.key
+
+    def acquire(self, *, wait: Seconds | None | Unset = UNSET) -> Lease:
+        """Blocks until the key is got and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
+
+        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the backend
+        failed for `connect_timeout`.
+        """
+        lease = self._get(wait)
+        if len(self._taken) >= REMEMBERED:
+            self._taken = [known for known in self._taken if (old := known()) is not None and not old._released]
+        self._taken.append(weakref.ref(lease))
+        return lease
+
+    def try_acquire(self) -> Lease | None:
+        """Tries once; None if somebody else holds the key."""
+        try:
+            return self.acquire(wait=0)
+        except LockBusy:
+            return None
+
+    def release(self) -> bool:
+        """Gives back the lease that this thread took last with this lock, else the only one outstanding. See `Lease.release`."""
+        thread = threading.get_ident()
+        taken = [lease for known in self._taken if (lease := known()) is not None]
+        outstanding = [lease for lease in reversed(taken + self._entered) if not lease._released]
+        for lease in outstanding:
+            if lease._taker == thread:
+                return lease.release()
+        if len(outstanding) == 1:
+            return outstanding[0].release()
+        # None, or several, or one whose handle was discarded: the engine knows.
+        return cast(bool, _run(self._native.release))
+
+    def is_locked(self) -> bool:
+        """Whether anybody holds the key."""
+        return self._client.is_locked(self.key)
+
+    def with_lock(self, fn: Callable[[Lease], T]) -> T:
+        """Calls `fn(lease)` while holding the key, and returns what it returns."""
+        if _inspect.iscoroutinefunction(fn):
+            raise TypeError("dlock.sync: with_lock takes no coroutine function; use dlock.with_lock")
+        with self as lease:
+            return fn(lease)
+
+    def __enter__(self) -> Lease:
+        lease = self._get(UNSET)
+        self._entered.append(lease)
+        return lease
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._entered_by(threading.get_ident()).__exit__(kind, error, trace)
+
+    def _get(self, wait: Seconds | None | Unset) -> Lease:
+        thread = threading.get_ident()
+        holders = self._client._holders
+        waits = self._native.waits if isinstance(wait, Unset) else wait != 0
+        if waits and holders.get(self.key) == thread:
+            message = f"lock {self.key!r}: this thread holds it already and now waits for itself"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+        if isinstance(wait, Unset):
+            grant = _run(self._native.acquire, False)
+        else:
+            grant = _run(self._native.acquire_within, False, wait)
+        lease = Lease(grant, self._on_lost, thread, holders)
+        if not lease.valid:
+            # It ran out before it got here: the process was paused.
+            loss = lease._loss()
+            lease.release()
+            if loss is not None:
+                raise loss
+        holders[self.key] = thread
+        return lease
+
+    def _entered_by(self, thread: int) -> Lease:
+        """Takes out the lease that this thread entered last; entered elsewhere, the only one."""
+        for lease in reversed(self._entered):
+            if lease._taker == thread:
+                self._entered.remove(lease)
+                return lease
+        if len(self._entered) == 1:
+            return self._entered.pop()
+        message = f"lock {self.key!r}: __exit__: {len(self._entered)} bodies of other threads are under way"
+        raise LockError(message, code="AMBIGUOUS", key=self.key, operation="__exit__")
+
+
+def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:
+    """A client that has reached its backend; `BackendUnavailable` within `connect_timeout`."""
+    client = Client(url, **options)
+    client.ping()
+    return client
+
+
+_default: Client | None = None
+
+
+def _default_client() -> Client:
+    """The client behind the module's own functions: it shares its connection with that of `dlock.lock`."""
+    global _default  # noqa: PLW0603
+    native = DEFAULT.get()
+    if _default is None or _default._native is not native:
+        _default = Client.__new__(Client)
+        _default._bind(native)
+    return _default
+
+
+def lock(key: str, **options: Unpack[LockOptions]) -> Lock:
+    """A reusable lock of the default client: `with dlock.sync.lock("k", ttl=30) as lease: ...`."""
+    return _default_client().lock(key, **options)
+
+
+def with_lock(key: str, fn: Callable[[Lease], T], **options: Unpack[LockOptions]) -> T:
+    """Calls `fn(lease)` while holding `key`, and returns what it returns."""
+    return _default_client().with_lock(key, fn, **options)

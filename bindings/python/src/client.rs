@@ -1,0 +1,127 @@
+//! A client in Python: makes locks, and asks about keys.
+
+use std::time::Duration;
+
+use dlock::backend::Whom;
+use dlock::{ClientOptions, LockOptions, Unit};
+use pyo3::prelude::*;
+
+use crate::completion::{Call, Completions, Outcome, start};
+use crate::error::raise;
+use crate::lock::Lock;
+use crate::values::{duration, duration_or_none};
+
+/// One backend connection and one session. Lazy: connects, and starts the engine, at its first use.
+#[pyclass(frozen, module = "dlock._native")]
+pub(crate) struct Client(dlock::Client);
+
+#[pymethods]
+impl Client {
+    #[new]
+    #[pyo3(signature = (url, *, namespace = None, op_timeout = None, connect_timeout = None))]
+    fn new(
+        url: &str,
+        namespace: Option<String>,
+        op_timeout: Option<&Bound<'_, PyAny>>,
+        connect_timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let default = ClientOptions::default();
+        let options = ClientOptions {
+            namespace: namespace.unwrap_or(default.namespace),
+            op_timeout: duration_or_none("op_timeout", op_timeout)?.unwrap_or(default.op_timeout),
+            connect_timeout: duration_or_none("connect_timeout", connect_timeout)?.unwrap_or(default.connect_timeout),
+            unit: Unit::Seconds,
+        };
+        dlock::Client::with_options(url, options).map(Self).map_err(raise)
+    }
+
+    /// The server's address without its password.
+    #[getter]
+    fn server(&self) -> &str {
+        self.0.server()
+    }
+
+    /// A lock for `key`. Checks key and options, without any I/O.
+    #[pyo3(signature = (key, *, ttl = None, wait = None, renew = None, renewal_threshold = None, fair = None, max_hold = None,
+                        metadata = None, op_timeout = None))]
+    #[allow(clippy::too_many_arguments)] // one for each option
+    fn lock(
+        &self,
+        key: &str,
+        ttl: Option<&Bound<'_, PyAny>>,
+        wait: Option<&Bound<'_, PyAny>>,
+        renew: Option<bool>,
+        renewal_threshold: Option<f64>,
+        fair: Option<bool>,
+        max_hold: Option<&Bound<'_, PyAny>>,
+        metadata: Option<String>,
+        op_timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Lock> {
+        let default = LockOptions::default();
+        let options = LockOptions {
+            ttl: duration_or_none("ttl", ttl)?.unwrap_or(default.ttl),
+            wait: duration_or_none("wait", wait)?,
+            renew: renew.unwrap_or(default.renew),
+            renewal_threshold: renewal_threshold.unwrap_or(default.renewal_threshold),
+            fair: fair.unwrap_or(default.fair),
+            max_hold: duration_or_none("max_hold", max_hold)?,
+            metadata,
+            op_timeout: duration_or_none("op_timeout", op_timeout)?,
+        };
+        let lock = self.0.lock_with(key, options);
+        lock.validate().map_err(raise)?;
+        Ok(Lock::new(lock))
+    }
+
+    /// One round trip to the backend.
+    fn ping(&self, completions: &Completions, number: u64) -> PyResult<Call> {
+        let client = self.0.clone();
+        start(completions, number, async move { client.ping().await.map(|()| Outcome::Done) })
+    }
+
+    /// Who holds a key and who waits for it.
+    fn inspect(&self, completions: &Completions, number: u64, key: String) -> PyResult<Call> {
+        let client = self.0.clone();
+        start(completions, number, async move { Ok(Outcome::Inspected(Box::new(client.inspect(&key).await?))) })
+    }
+
+    /// The held keys that begin with `prefix`.
+    fn list_locks(&self, completions: &Completions, number: u64, prefix: String) -> PyResult<Call> {
+        let client = self.0.clone();
+        start(completions, number, async move { client.list_locks(&prefix).await.map(Outcome::Listed) })
+    }
+
+    /// Whether anybody holds the key.
+    fn is_locked(&self, completions: &Completions, number: u64, key: String) -> PyResult<Call> {
+        let client = self.0.clone();
+        start(completions, number, async move { client.is_locked(&key).await.map(Outcome::Answer) })
+    }
+
+    /// Takes the key away from the holder with this token or owner id.
+    fn force_release(&self, completions: &Completions, number: u64, key: String, holder: Whose) -> PyResult<Call> {
+        let client = self.0.clone();
+        start(completions, number, async move { client.force_release(&key, holder.into()).await.map(Outcome::Answer) })
+    }
+
+    /// Refuses new acquires, waits up to `timeout` for holders, then takes away what is left.
+    fn close(&self, completions: &Completions, number: u64, timeout: &Bound<'_, PyAny>) -> PyResult<Call> {
+        let (client, timeout): (_, Duration) = (self.0.clone(), duration("timeout", timeout)?);
+        start(completions, number, async move { client.close(timeout).await.map(|()| Outcome::Done) })
+    }
+}
+
+/// A token or an owner id.
+#[derive(FromPyObject)]
+enum Whose {
+    Token(u64),
+    Owner(String),
+}
+
+impl From<Whose> for Whom {
+    fn from(whose: Whose) -> Self {
+        match whose {
+            Whose::Token(token) => Self::Token(token),
+            Whose::Owner(owner) => Self::Owner(owner),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! How results get from engine threads to Python: a queue and a file descriptor that wakes whoever waits, once for many results.
+//!
+//! Engine threads never take the GIL. What they push are plain values; they become Python objects when Python drains the queue.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use dlock::backend::Inspection;
+use dlock::{Error, LossReason};
+use parking_lot::Mutex;
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::error::{exception, raise};
+use crate::lease::{Grant, Undelivered};
+use crate::process::Owned;
+use crate::values::inspection;
+
+/// What came of a call.
+pub(crate) enum Outcome {
+    Granted(Undelivered),
+    Answer(bool),
+    Done,
+    Inspected(Box<Inspection>),
+    Listed(Vec<Inspection>),
+    /// The lease is lost. Comes under the number of the call that got the lease, or of a call that waits for the loss.
+    Lost(LossReason),
+    Failed(Error),
+}
+
+impl Outcome {
+    /// `(number, value, error)`, of which one is None.
+    fn into_python(self, py: Python<'_>, number: u64) -> PyResult<Bound<'_, PyAny>> {
+        let none = py.None().into_bound(py);
+        let value = match self {
+            Self::Failed(error) => return Ok((number, none, exception(py, &error)?).into_pyobject(py)?.into_any()),
+            Self::Granted(lease) => Bound::new(py, Grant::new(lease))?.into_any(),
+            Self::Answer(answer) => answer.into_pyobject(py)?.to_owned().into_any(),
+            Self::Done => none.clone(),
+            Self::Inspected(found) => inspection(py, &found)?,
+            Self::Listed(found) => {
+                let list = PyList::empty(py);
+                for found in &found {
+                    list.append(inspection(py, found)?)?;
+                }
+                list.into_any()
+            }
+            Self::Lost(reason) => reason.as_str().into_pyobject(py)?.into_any(),
+        };
+        Ok((number, value, none).into_pyobject(py)?.into_any())
+    }
+}
+
+/// Where results are left. It owns its descriptor and lives as long as anybody may push: a write never meets a descriptor that was closed
+/// and given to somebody else.
+pub(crate) struct Queue {
+    bell: Bell,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    outcomes: Vec<(u64, Outcome)>,
+    /// The bell was rung for what is in the queue.
+    armed: bool,
+    closed: bool,
+}
+
+impl Queue {
+    /// Leaves a result. After the end of its reader it is dropped, and with it a grant is given back.
+    pub(crate) fn push(&self, number: u64, outcome: Outcome) {
+        let refused = {
+            let mut state = self.state.lock();
+            if state.closed {
+                Some(outcome)
+            } else {
+                state.outcomes.push((number, outcome));
+                if std::mem::replace(&mut state.armed, true) {
+                    return;
+                }
+                None
+            }
+        };
+        if refused.is_none() {
+            self.bell.ring();
+        }
+    }
+
+    /// Everything that was pushed. The order matters: silence, disarm, then take; a push after that rings anew.
+    fn take(&self) -> Vec<(u64, Outcome)> {
+        self.bell.silence();
+        let mut state = self.state.lock();
+        state.armed = false;
+        std::mem::take(&mut state.outcomes)
+    }
+
+    fn close(&self) {
+        let left = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            std::mem::take(&mut state.outcomes)
+        };
+        // Outside the lock: grants are given back here.
+        drop(left);
+    }
+}
+
+/// A descriptor that is readable while it rings.
+struct Bell {
+    read: OwnedFd,
+    #[cfg(not(target_os = "linux"))]
+    write: OwnedFd,
+}
+
+impl Bell {
+    #[cfg(target_os = "linux")]
+    fn new() -> rustix::io::Result<Self> {
+        use rustix::event::{EventfdFlags, eventfd};
+        Ok(Self { read: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn new() -> rustix::io::Result<Self> {
+        let (read, write) = rustix::pipe::pipe()?;
+        for fd in [&read, &write] {
+            rustix::io::ioctl_fionbio(fd, true)?;
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
+        }
+        Ok(Self { read, write })
+    }
+
+    /// Cannot fail in a way that matters: the descriptor is ours, and a full one rings already.
+    fn ring(&self) {
+        #[cfg(target_os = "linux")]
+        let end = &self.read;
+        #[cfg(not(target_os = "linux"))]
+        let end = &self.write;
+        let _ = rustix::io::write(end, &1u64.to_ne_bytes());
+    }
+
+    fn silence(&self) {
+        let _ = rustix::io::read(&self.read, &mut [0; 8]);
+    }
+}
+
+/// The reader's end of a queue: one for each event loop, and one for each blocking call under way.
+#[pyclass(frozen, module = "dlock._native")]
+pub(crate) struct Completions {
+    queue: Owned<Arc<Queue>>,
+}
+
+#[pymethods]
+impl Completions {
+    #[new]
+    fn new() -> PyResult<Self> {
+        let bell = Bell::new().map_err(|error| PyOSError::new_err((error.raw_os_error(), error.to_string())))?;
+        Ok(Self { queue: Owned::new(Arc::new(Queue { bell, state: Mutex::default() })) })
+    }
+
+    /// The descriptor to wait on: readable when there is something to drain.
+    fn fileno(&self) -> PyResult<i32> {
+        Ok(self.queue.get()?.bell.read.as_raw_fd())
+    }
+
+    /// What has come since: a list of `(number, value, error)`.
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for (number, outcome) in self.queue.get()?.take() {
+            list.append(outcome.into_python(py, number)?)?;
+        }
+        Ok(list)
+    }
+}
+
+impl Completions {
+    pub(crate) fn queue(&self) -> PyResult<Arc<Queue>> {
+        self.queue.get().cloned()
+    }
+}
+
+impl Drop for Completions {
+    fn drop(&mut self) {
+        if let Ok(queue) = self.queue.get() {
+            queue.close();
+        }
+    }
+}
+
+/// A call under way.
+#[pyclass(frozen, module = "dlock._native")]
+pub(crate) struct Call(tokio::task::AbortHandle);
+
+#[pymethods]
+impl Call {
+    /// Ends the call where it stands. What it may still get is given back.
+    fn abort(&self) {
+        self.0.abort();
+    }
+}
+
+/// Starts a call on the engine; its outcome comes to `completions` under `number`.
+pub(crate) fn start<F>(completions: &Completions, number: u64, work: F) -> PyResult<Call>
+where
+    F: Future<Output = dlock::Result<Outcome>> + Send + 'static,
+{
+    let queue = completions.queue()?;
+    // `work` is gone when the outcome is pushed: no handle of it keeps a lease alive unseen.
+    let call = dlock::spawn(async move {
+        let outcome = work.await.unwrap_or_else(Outcome::Failed);
+        queue.push(number, outcome);
+    });
+    call.map(Call).map_err(raise)
+}

@@ -1,0 +1,66 @@
+//! From the engine's errors to the classes of `dlock.errors`: a stable code, a message and fields go over, the class is chosen there.
+
+use std::error::Error as _;
+
+use dlock::Error;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+
+use crate::values::holder;
+
+/// The error as a Python exception. To be called with the GIL held.
+#[allow(clippy::needless_pass_by_value)] // made for `map_err(raise)`
+pub(crate) fn raise(error: Error) -> PyErr {
+    Python::attach(|py| match exception(py, &error) {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(failure) => failure,
+    })
+}
+
+/// The error as an instance of its Python class.
+pub(crate) fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
+    static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let fields = PyDict::new(py);
+    if let Some(key) = error.key() {
+        fields.set_item("key", key)?;
+    }
+    if let Some(held_by) = error.holder() {
+        fields.set_item("holder", holder(py, held_by)?)?;
+    }
+    match error {
+        Error::AcquireTimeout { waited, .. } => fields.set_item("waited", waited.as_secs_f64())?,
+        Error::LockLost { token, reason, .. } => {
+            fields.set_item("token", token)?;
+            fields.set_item("reason", reason.as_str())?;
+        }
+        Error::NotHeld { operation, .. } | Error::Ambiguous { operation, .. } | Error::ClientClosed { operation } => {
+            fields.set_item("operation", operation)?;
+        }
+        Error::BackendUnavailable { operation, server, .. } => {
+            fields.set_item("operation", operation)?;
+            fields.set_item("server", server.as_ref())?;
+        }
+        Error::InvalidOptions { field, value, allowed } => {
+            fields.set_item("field", field)?;
+            fields.set_item("value", value)?;
+            fields.set_item("allowed", allowed)?;
+        }
+        _ => {}
+    }
+    MAKE.import(py, "dlock.errors", "from_engine")?.call1((error.code(), error.to_string(), fields, causes(error)))
+}
+
+/// What is underneath, outermost first.
+fn causes(error: &Error) -> Vec<String> {
+    let mut causes: Vec<String> = Vec::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if causes.last() != Some(&text) {
+            causes.push(text);
+        }
+        cause = error.source();
+    }
+    causes
+}

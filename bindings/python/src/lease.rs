@@ -1,0 +1,192 @@
+//! A lease in Python, and a grant on its way there.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use dlock::Status;
+use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::completion::{Call, Completions, Outcome, Queue, start};
+use crate::error::raise;
+use crate::process::Owned;
+use crate::values::duration;
+
+/// A lease that has not reached its caller: given back when it is dropped on the way.
+pub(crate) struct Undelivered(Option<dlock::Lease>);
+
+impl Undelivered {
+    pub(crate) fn new(lease: dlock::Lease) -> Self {
+        Self(Some(lease))
+    }
+
+    /// Has a loss pushed under the number of the acquire.
+    pub(crate) fn watched_by(self, queue: Arc<Queue>, number: u64) -> Self {
+        if let Some(lease) = &self.0 {
+            lease.on_lost(move |reason| queue.push(number, Outcome::Lost(reason)));
+        }
+        self
+    }
+
+    fn deliver(mut self) -> Option<dlock::Lease> {
+        self.0.take()
+    }
+}
+
+impl Drop for Undelivered {
+    fn drop(&mut self) {
+        if let Some(lease) = self.0.take() {
+            // Fails in a forked child only, where there is nothing to give back.
+            let _ = lease.begin_release();
+        }
+    }
+}
+
+/// A grant; `Lease(grant)` takes it, and one that nobody takes is given back.
+#[pyclass(frozen, module = "dlock._native")]
+pub(crate) struct Grant(Owned<Mutex<Option<Undelivered>>>);
+
+impl Grant {
+    pub(crate) fn new(lease: Undelivered) -> Self {
+        Self(Owned::new(Mutex::new(Some(lease))))
+    }
+}
+
+#[pymethods]
+impl Grant {
+    /// Gives the lease back, unless it was taken.
+    fn give_back(&self) -> PyResult<()> {
+        let lease = self.0.get()?.lock().take();
+        drop(lease);
+        Ok(())
+    }
+}
+
+/// What both faces have of a lease.
+#[pyclass(frozen, subclass, module = "dlock._native")]
+pub(crate) struct Lease(Owned<dlock::Lease>);
+
+impl Lease {
+    /// What a child may ask as well.
+    fn record(&self) -> PyResult<&dlock::Lease> {
+        self.0.read_only().ok_or_else(|| PyRuntimeError::new_err("the lease is gone"))
+    }
+}
+
+#[pymethods]
+impl Lease {
+    /// What follows the grant is for the subclass.
+    #[new]
+    #[pyo3(signature = (grant, *_face))]
+    fn new(grant: &Grant, _face: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let lease = grant.0.get()?.lock().take().and_then(Undelivered::deliver);
+        lease.map(|lease| Self(Owned::new(lease))).ok_or_else(|| PyRuntimeError::new_err("the grant was taken before"))
+    }
+
+    /// The key that was granted.
+    #[getter]
+    fn key(&self) -> PyResult<&str> {
+        Ok(self.record()?.key())
+    }
+
+    /// The fencing token: greater than every token granted for this key before.
+    #[getter]
+    fn token(&self) -> PyResult<u64> {
+        Ok(self.record()?.token())
+    }
+
+    /// The owner id of the attempt that got the lease, as other processes see it.
+    #[getter]
+    fn owner(&self) -> PyResult<String> {
+        Ok(self.record()?.owner())
+    }
+
+    /// Wall time of the grant, for display.
+    #[getter]
+    fn acquired_at(&self) -> PyResult<SystemTime> {
+        Ok(self.record()?.acquired_at())
+    }
+
+    /// Wall time up to which the lease is vouched for, for display.
+    #[getter]
+    fn expires_at(&self) -> PyResult<SystemTime> {
+        Ok(self.0.get()?.expires_at())
+    }
+
+    /// The lease time in seconds, of the latest grant or extension.
+    #[getter]
+    fn ttl(&self) -> PyResult<f64> {
+        Ok(self.0.get()?.ttl().as_secs_f64())
+    }
+
+    /// For how many seconds the engine still vouches for the lease; zero once it is not valid.
+    #[getter]
+    fn remaining(&self) -> f64 {
+        self.0.get().map_or(0.0, |lease| lease.remaining().as_secs_f64())
+    }
+
+    /// Whether the holder may rely on the lease now: a reading of the clock. False in a forked child.
+    #[getter]
+    fn valid(&self) -> bool {
+        self.0.get().is_ok_and(dlock::Lease::is_valid)
+    }
+
+    /// Whether the lease ended without being released.
+    #[getter]
+    fn lost(&self) -> PyResult<bool> {
+        Ok(matches!(self.0.get()?.status(), Status::Lost(_)))
+    }
+
+    /// `held`, `releasing`, `released`, `not_held`, `unknown` or `lost`.
+    #[getter]
+    fn status(&self) -> PyResult<&'static str> {
+        Ok(self.0.get()?.status().as_str())
+    }
+
+    /// Raises `LockLost` or `NotHeld` unless the lease is valid.
+    fn check(&self) -> PyResult<()> {
+        self.0.get()?.check().map_err(raise)
+    }
+
+    /// Switches automatic renewal on or off while the lease is held.
+    fn auto_renew(&self, renew: bool) -> PyResult<()> {
+        self.0.get()?.auto_renew(renew);
+        Ok(())
+    }
+
+    /// Whether dropping this object gives a held lease back.
+    fn _is_last_handle(&self) -> bool {
+        self.0.get().is_ok_and(dlock::Lease::is_last_handle)
+    }
+
+    /// Has a loss pushed under `number`.
+    fn _watch(&self, completions: &Completions, number: u64) -> PyResult<()> {
+        let queue = completions.queue()?;
+        self.0.get()?.on_lost(move |reason| queue.push(number, Outcome::Lost(reason)));
+        Ok(())
+    }
+
+    /// Ends the lease here and now, and the rest in the background. A call whose answer says whether the backend confirmed it, or None
+    /// for a lease that had ended before.
+    fn _release(&self, completions: &Completions, number: u64) -> PyResult<Option<Call>> {
+        let lease = self.0.get()?;
+        lease.begin_release().map_err(raise)?;
+        if lease.status() != Status::Releasing {
+            return Ok(None);
+        }
+        let lease = lease.clone();
+        start(completions, number, async move { lease.release().await.map(Outcome::Answer) }).map(Some)
+    }
+
+    fn _extend(&self, completions: &Completions, number: u64, ttl: &Bound<'_, PyAny>) -> PyResult<Call> {
+        let (lease, ttl) = (self.0.get()?.clone(), duration("ttl", ttl)?);
+        start(completions, number, async move { lease.extend(ttl).await.map(|()| Outcome::Done) })
+    }
+
+    fn _wait_lost(&self, completions: &Completions, number: u64) -> PyResult<Call> {
+        let lease = self.0.get()?.clone();
+        start(completions, number, async move { Ok(Outcome::Lost(lease.lost().await)) })
+    }
+}

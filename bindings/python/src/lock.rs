@@ -1,0 +1,79 @@
+//! A lock in Python: what starts an attempt.
+
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use crate::completion::{Call, Completions, Outcome, start};
+use crate::error::raise;
+use crate::lease::Undelivered;
+use crate::process::Owned;
+use crate::values::duration_or_none;
+
+/// A key with its options.
+#[pyclass(frozen, module = "dlock._native")]
+pub(crate) struct Lock(Owned<dlock::Lock>);
+
+impl Lock {
+    pub(crate) fn new(lock: dlock::Lock) -> Self {
+        Self(Owned::unused(lock))
+    }
+
+    fn start(&self, completions: &Completions, number: u64, watch: bool, wait: Option<Duration>) -> PyResult<Call> {
+        let lock = self.0.get()?.clone();
+        let watcher = if watch { Some(completions.queue()?) } else { None };
+        start(completions, number, async move {
+            let lease = Undelivered::new(lock.acquire_within(wait).await?);
+            Ok(Outcome::Granted(match watcher {
+                Some(queue) => lease.watched_by(queue, number),
+                None => lease,
+            }))
+        })
+    }
+}
+
+#[pymethods]
+impl Lock {
+    /// The key.
+    #[getter]
+    fn key(&self) -> &str {
+        self.0.read_only().map_or("", |lock| lock.key())
+    }
+
+    /// Whether an acquire with the lock's own `wait` may wait.
+    #[getter]
+    fn waits(&self) -> bool {
+        self.0.read_only().is_some_and(|lock| lock.options().wait != Some(Duration::ZERO))
+    }
+
+    /// Starts an attempt; the answer is a `Grant`. With `watch`, a loss of the lease comes under the same number.
+    fn acquire(&self, completions: &Completions, number: u64, watch: bool) -> PyResult<Call> {
+        let wait = self.0.read_only().and_then(|lock| lock.options().wait);
+        self.start(completions, number, watch, wait)
+    }
+
+    /// `acquire` with a `wait` of its own: None for ever, zero to try once.
+    #[pyo3(signature = (completions, number, watch, wait))]
+    fn acquire_within(
+        &self,
+        completions: &Completions,
+        number: u64,
+        watch: bool,
+        wait: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Call> {
+        self.start(completions, number, watch, duration_or_none("wait", wait)?)
+    }
+
+    /// Releases the only outstanding lease: a call whose answer says whether the backend confirmed it.
+    fn release(&self, completions: &Completions, number: u64) -> PyResult<Call> {
+        let lease = self.0.get()?.only_lease("release").map_err(raise)?;
+        lease.begin_release().map_err(raise)?;
+        start(completions, number, async move { lease.release().await.map(Outcome::Answer) })
+    }
+
+    /// `(key, token)` of the held leases that only this lock remembers: they are given back with it.
+    fn forgotten(&self) -> Vec<(String, u64)> {
+        let Ok(lock) = self.0.get() else { return Vec::new() };
+        lock.forgotten().into_iter().map(|(key, token)| (key.to_string(), token)).collect()
+    }
+}

@@ -1,0 +1,50 @@
+//! Values that a forked child must neither use nor drop.
+//!
+//! The child has a copy of the memory but none of the engine's threads: a mutex in it may be held for ever.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pyo3::PyResult;
+
+use crate::error::raise;
+
+/// A value of the process that first used it.
+pub(crate) struct Owned<T> {
+    /// Zero while nobody has used it.
+    pid: AtomicU32,
+    /// Taken out only on drop.
+    value: Option<T>,
+}
+
+impl<T> Owned<T> {
+    /// A value that belongs to this process.
+    pub(crate) fn new(value: T) -> Self {
+        Self { pid: AtomicU32::new(std::process::id()), value: Some(value) }
+    }
+
+    /// A value that belongs to whichever process uses it first.
+    pub(crate) fn unused(value: T) -> Self {
+        Self { pid: AtomicU32::new(0), value: Some(value) }
+    }
+
+    /// The value, in its process; `ForkedError` in any other.
+    pub(crate) fn get(&self) -> PyResult<&T> {
+        let here = std::process::id();
+        let owner = self.pid.compare_exchange(0, here, Ordering::Relaxed, Ordering::Relaxed).unwrap_or_else(|owner| owner);
+        let mine = self.value.as_ref().filter(|_| owner == 0 || owner == here);
+        mine.ok_or_else(|| raise(dlock::Error::Forked { parent: owner }))
+    }
+
+    /// The value, for what a child may read as well: nothing behind a lock.
+    pub(crate) fn read_only(&self) -> Option<&T> {
+        self.value.as_ref()
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        if !matches!(*self.pid.get_mut(), 0) && *self.pid.get_mut() != std::process::id() {
+            std::mem::forget(self.value.take());
+        }
+    }
+}
