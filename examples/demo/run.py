@@ -86,7 +86,9 @@ def environment() -> dict[str, str]:
 async def run(mode: str, folder: Path) -> Outcome:
     ledger, outcome = folder / f"ledger-{mode}", Outcome()
     ledger.write_text("0")
-    workers = [work(language, f"{language}-{n}", mode, ledger, outcome) for n in range(1, WORKERS_OF_EACH + 1) for language in COMMANDS]
+    workers = [
+        work(language, f"{language}-{n}", mode, ledger, outcome) for n in range(1, WORKERS_OF_EACH + 1) for language in COMMANDS
+    ]
     if mode == "locked":
         workers.append(work("python", "crasher", "crash", ledger, outcome))
     async with asyncio.timeout(SECONDS_AT_MOST):
@@ -97,7 +99,9 @@ async def run(mode: str, folder: Path) -> Outcome:
 
 def main() -> int:
     where = os.environ.get("DLOCK_URL") or "local:"
-    print(f"{WORKERS_OF_EACH} Python, {WORKERS_OF_EACH} Node and {WORKERS_OF_EACH} shell workers update one file under one lock on {shown(where)}\n")
+    print(
+        f"{WORKERS_OF_EACH} Python, {WORKERS_OF_EACH} Node and {WORKERS_OF_EACH} shell workers update one file under one lock on {shown(where)}\n"
+    )
     with tempfile.TemporaryDirectory(prefix="dlock-demo-") as folder:
         locked = asyncio.run(run("locked", Path(folder)))
         print("\nThe same work without the lock ...\n")

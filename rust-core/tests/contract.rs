@@ -549,3 +549,12 @@ async fn redis() -> Fixture {
 }
 
 contract!(redis, super::redis);
+
+#[allow(clippy::unused_async, reason = "a fixture with a server awaits it")]
+async fn memory() -> Fixture {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let url = format!("memory:contract-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    Fixture { url: Url::parse(&url).unwrap(), open: dlock::backend::memory::open, _keep: Box::new(()) }
+}
+
+contract!(memory, super::memory);

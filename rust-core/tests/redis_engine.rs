@@ -55,7 +55,7 @@ async fn r08_waiting_for_ten_thousand_keys_costs_few_commands() {
     let (cli, holder, other) = (server.cli().await, Client::new(&server.url()).unwrap(), Client::new(&server.url()).unwrap());
     let names = || (0..KEYS).map(|number| format!("order:{number}"));
     let locks: Vec<_> = names().map(|name| holder.lock(&name)).collect();
-    let leases = join_all(locks.iter().map(|lock| lock.acquire())).await;
+    let leases = join_all(locks.iter().map(dlock::Lock::acquire)).await;
     let waiters: Vec<_> = names()
         .map(|name| {
             let lock = other.lock(&name);
