@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,23 @@ async def contend(play: "Play", clients: list[str], step: Step) -> None:
             raise Mismatch(f"token {next_token} was granted after {token}")
 
 
+async def storm(play: "Play", client: str, step: Step) -> None:
+    """Begins to acquire and cancels, at moments that a seed decides."""
+    moments = random.Random(step["seed"])
+    for number in range(step["times"]):
+        await play.step({client: "start-acquire", "key": step["key"], "ttl": "30s", "as": f"storm-{number}"})
+        await asyncio.sleep(moments.choice((0, moments.uniform(0, 0.003))))
+        await play.step({client: "cancel", "task": f"storm-{number}", "or-granted": True})
+
+
+async def files(play: "Play", what: str, _step: Step) -> None:
+    """`delete`: somebody clears the folder of lock files."""
+    if what != "delete":
+        raise ValueError(f"files cannot be {what}")
+    for file in play.place.lock_files():
+        file.unlink()
+
+
 async def server(play: "Play", command: str, step: Step) -> None:
     """A command of redis-cli, or `kill`, `start`, `freeze`, `thaw`."""
     ours = play.place.server
@@ -170,6 +188,8 @@ INTERVENTIONS: dict[str, Intervention] = {
     "that": that,
     "between": between,
     "contend": contend,
+    "storm": storm,
+    "files": files,
     "server": server,
     "proxy": proxy,
     "monitor": monitor,

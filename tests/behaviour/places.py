@@ -56,6 +56,9 @@ class Place:
             return f"local://{self._folder}"
         return f"redis://127.0.0.1:{self.proxy.port}" if via_proxy else self.server.url
 
+    def lock_files(self) -> list[Path]:
+        return [file for file in self._folder.rglob("*") if file.is_file()]
+
     def namespace(self, name: str) -> str:
         """Keeps scenarios on a shared server apart."""
         return f"{name}-{self._number}"

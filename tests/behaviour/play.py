@@ -1,7 +1,10 @@
 """Plays one scenario: sends its steps to drivers and holds what comes back against what it expects."""
 
 import asyncio
+import contextlib
+import os
 import re
+import signal
 from typing import Any
 
 from driver_process import Answer, Call, DriverProcess, now
@@ -13,9 +16,10 @@ from scenario import CLIENTS, Scenario, Step, milliseconds
 PATIENCE = 30_000.0
 """How long a step may take that sets no bound of its own, in ms."""
 POLL_SECONDS = 0.01
+TAIL = 4000
 
 # What a step says beside the operation's own arguments.
-ABOUT = {"expect", "within", "not-before", "since", "eventually", "mark", "measure", "after", "count"}
+ABOUT = {"expect", "within", "not-before", "since", "eventually", "mark", "measure", "count", "or-granted"}
 DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "timeout", "for"}
 OF_LEASE = {"valid", "status", "remaining", "ttl", "token", "owner", "reason"}
 OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout"}
@@ -29,7 +33,8 @@ class Play:
         self.cast = cast
         self.place = place
         self.figures: list[str] = []
-        self.processes: list[DriverProcess] = []
+        self._named: dict[str, DriverProcess] = {}
+        self._strays: list[int] = []
         self.process_of: dict[str, DriverProcess] = {}
         self._ready: set[str] = set()
         self._tasks: dict[str, tuple[DriverProcess, Call]] = {}
@@ -49,7 +54,14 @@ class Play:
                 raise Mismatch(f"step {number} {step}: no end of it") from error
 
     async def end(self) -> None:
-        await asyncio.gather(*(process.end() for process in self.processes))
+        for pid in self._strays:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.gather(*(process.end() for process in self._named.values()))
+
+    def said(self) -> str:
+        """What the drivers wrote to stderr."""
+        return "".join(process.stderr.decode(errors="replace")[-TAIL:] for process in self._named.values())
 
     async def step(self, step: Step) -> None:
         for client in CLIENTS & set(step):
@@ -82,7 +94,10 @@ class Play:
             await self._eventually(client, op, args, step)
         else:
             call = self.send(client, op, args)
-            self._judge(await self.patiently(call.answer), step, call.sent, args.get("as"), _field(op))
+            answer = await self.patiently(call.answer)
+            if op == "fork" and answer.ok:
+                self._strays.append(answer.ok)
+            self._judge(answer, step, call.sent, args.get("as"), _field(op))
 
     def _args(self, client: str, step: Step) -> dict[str, Any]:
         args = {name.replace("-", "_"): self.resolve(value) for name, value in step.items() if name not in ABOUT and name != client}
@@ -103,13 +118,11 @@ class Play:
 
     async def _process(self, client: str) -> DriverProcess:
         if client not in self.process_of:
-            shared = self.scenario.shares_process(self.place.backend)
-            if shared and self.processes:
-                self.process_of[client] = self.processes[0]
-            else:
-                self.process_of[client] = DriverProcess(self.cast[client], self.place.environment())
-                self.processes.append(self.process_of[client])
-                await self.process_of[client].start()
+            name = self.scenario.process_of(client, self.place.backend)
+            if name not in self._named:
+                self._named[name] = DriverProcess(self.cast[client], self.place.environment())
+                await self._named[name].start()
+            self.process_of[client] = self._named[name]
         return self.process_of[client]
 
     async def introduce(self, client: str) -> None:
@@ -161,6 +174,10 @@ class Play:
         if op == "leave":
             process.send("leave", args={"lease": name})
         answer = await self.patiently(call.answer)
+        if answer.ok is not None and "or-granted" in step:
+            # The grant was there before the word to cancel.
+            check_answer(await self.patiently(process.send("release", args={"lease": name}).answer))
+            return
         if "ended" in call.events:
             self.marks[f"{name}.ended"] = call.events["ended"].at
             self.known[f"{name}_body"] = {"ended": call.events["ended"].ok}

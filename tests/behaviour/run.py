@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The behaviour suite: one set of scenarios, every language on every backend. The last line is `N passed, N failed`.
 
-    run.py [--suite scenarios|faults] [--language rust|python|node|mixed ..] [--backend memory|local|redis ..] [--only TEXT] [--turns N]
+    run.py [--suite scenarios|faults] [--language rust|python|node|mixed ..] [--backend memory|local|redis ..] [--only TEXT]
 
 `mixed` plays each client in another language, each in a process of its own. A scenario that an ability keeps from running is listed, not
 counted; one that no backend ran is a failure.
@@ -30,7 +30,6 @@ from play import Play  # noqa: E402
 from scenario import ABILITIES, LANGUAGES, Scenario, load  # noqa: E402
 
 AT_ONCE = 3
-TAIL = 4000
 
 
 @dataclass
@@ -68,8 +67,7 @@ async def play(case: Case, folder: Path, shared: RedisServer | None) -> None:
         await place.close()
     case.seconds, case.figures = time.monotonic() - began, this.figures
     if case.failure:
-        said = "".join(process.stderr.decode(errors="replace")[-TAIL:] for process in this.processes)
-        case.failure += f"\n{said}" if said else ""
+        case.failure += f"\n{this.said()}"
     print(f"{'FAILED' if case.failure else 'ok    '} {case} ({case.seconds:.1f} s)", flush=True)
     for line in [*case.figures, *case.failure.splitlines()]:
         print(f"       {line}", flush=True)
@@ -98,7 +96,7 @@ def cases_of(options: argparse.Namespace, scenarios: list[Scenario]) -> Iterator
                 if reason := scenario.misfit(mode, backend):
                     print(f"skip   {backend}: {scenario.name} [{mode}]: {reason}")
                     continue
-                for turn in range(options.turns if mode == "mixed" else 1):
+                for turn in range(scenario.turns if mode == "mixed" else 1):
                     number += 1
                     yield Case(scenario, mode, backend, at + turn, number)
 
@@ -109,7 +107,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--language", action="append", choices=[*LANGUAGES, "mixed"])
     parser.add_argument("--backend", action="append", choices=list(ABILITIES))
     parser.add_argument("--only", default="", help="scenarios with this text in their name, rule or file")
-    parser.add_argument("--turns", type=int, default=1, help="deal the languages of a mixed run this many times")
     options = parser.parse_args()
     options.whole = not options.only and not options.backend
     options.language = options.language or [*LANGUAGES]

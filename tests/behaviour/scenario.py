@@ -1,8 +1,9 @@
 """Scenarios as they stand in the YAML files, and which of them fit where."""
 
 import re
+import string
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ ABILITIES = {
     "redis": {"fair", "queue", "processes", "server"},
 }
 
-CLIENTS = frozenset("abcdefghij")
+CLIENTS = frozenset(string.ascii_lowercase)
 SERVER_STEPS = frozenset({"server", "proxy", "monitor"})
 DURATION = re.compile(r"(-?[0-9.]+)(us|ms|s|m|h)")
 UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0, "h": 3_600_000.0}
@@ -41,6 +42,8 @@ class Scenario:
     """`own`: each client must have a process of its own; `same`: all must share one; `any`: their own where the backend reaches that far."""
     alone: bool = False
     """Measures time, or a server of its own: nothing else runs meanwhile."""
+    turns: int = 1
+    """How many times a mixed run deals the languages: three where each must play each part."""
 
     def flat(self) -> Iterator[Step]:
         """The steps, with those that stand inside of others."""
@@ -55,8 +58,11 @@ class Scenario:
         named = {name for step in self.flat() for name in (*step, *(step.get("contend") or ()))}
         return sorted(CLIENTS & named)
 
-    def shares_process(self, backend: str) -> bool:
-        return self.processes == "same" or (self.processes == "any" and "processes" not in ABILITIES[backend])
+    def process_of(self, client: str, backend: str) -> str:
+        """Clients with the same answer share a process."""
+        if self.processes == "same" or (self.processes == "any" and "processes" not in ABILITIES[backend]):
+            return "one"
+        return str(self.clients.get(client, {}).get("process", client))
 
     def wanted(self) -> set[str]:
         wanted = set(self.needs)
@@ -111,6 +117,8 @@ def _of_file(file: Path) -> Iterator[Scenario]:
         entry = dict(entry)
         entry["needs"] = frozenset(entry.get("needs", ()))
         entry["languages"] = tuple(entry.get("languages", LANGUAGES))
+        if unknown := set(entry) - {each.name for each in fields(Scenario)}:
+            raise ValueError(f"{file.name}: {entry['name']!r} has unknown entries: {unknown}")
         entry["alone"] = entry.get("alone", False) or any(SERVER_STEPS & set(step) for step in entry["steps"])
         yield Scenario(file=file.name, **entry)
 

@@ -7,6 +7,7 @@ Times are in milliseconds, stamps are readings of CLOCK_MONOTONIC, which all pro
 import asyncio
 import gc
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -157,6 +158,12 @@ class Driver:
         time.sleep(args["for"] / 1000)  # noqa: ASYNC251: the loop is to stand still
         return True
 
+    async def fork(self, **_: Any) -> int | None:
+        """A child that does nothing and outlives us, as a worker of `multiprocessing` may."""
+        child = multiprocessing.get_context("fork").Process(target=idle)
+        child.start()
+        return child.pid
+
     async def cancel(self, task: int, **_: Any) -> bool:
         return task in self.tasks and self.tasks[task].cancel()
 
@@ -167,6 +174,13 @@ class Driver:
 
 
 setattr(Driver, "with", Driver.with_)
+
+
+def idle() -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    time.sleep(60)
 
 
 def chosen(args: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
