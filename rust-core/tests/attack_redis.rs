@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use dlock::backend::Acquire;
-use dlock::{Client, ClientOptions};
+use dlock::{Client, ClientOptions, Status};
 use support::proxy::{Gate, Proxy};
 use support::redis::{Cli, Server, Setup};
 use tokio::time::timeout;
@@ -105,4 +105,15 @@ async fn a_server_that_is_further_away_than_the_ttl_is_an_error() {
     let error = timeout(5_000 * MS, lock.try_acquire()).await.expect("an end").unwrap_err();
     assert_eq!(error.code(), "BACKEND_UNAVAILABLE", "{error}");
     support::eventually("nobody holds it", || async { cli.run::<i64>(&["EXISTS", "dlock/k"]).await == 0 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r17_a_release_is_not_tried_on_once_its_client_is_closed() {
+    let mut server = Server::start().await;
+    let client = Client::new(&server.url()).unwrap();
+    let lease = client.lock("k").ttl(3_600_000 * MS).acquire().await.unwrap();
+    server.kill();
+    lease.begin_release().unwrap();
+    client.close(Duration::ZERO).await.unwrap();
+    support::eventually("it has ended", || async { lease.status() == Status::Unconfirmed }).await;
 }
