@@ -117,3 +117,27 @@ async fn r17_a_release_is_not_tried_on_once_its_client_is_closed() {
     client.close(Duration::ZERO).await.unwrap();
     support::eventually("it has ended", || async { lease.status() == Status::Unconfirmed }).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_who_inherits_a_request_gets_the_key_on_its_own_terms() {
+    let server = Server::start().await;
+    let cli = server.cli().await;
+    let proxy = Proxy::to(server.port).await;
+    let options = ClientOptions { op_timeout: 5_000 * MS, ..ClientOptions::default() };
+    let client = Client::with_options(&format!("redis://127.0.0.1:{}", proxy.port), options).unwrap();
+    let held = client.lock("k").acquire().await.unwrap();
+    let first = tokio::spawn(client.lock("k").ttl(1_000 * MS).join(None));
+    let second = tokio::spawn(client.lock("k").ttl(60_000 * MS).metadata("second").join(None));
+    tokio::task::yield_now().await;
+    proxy.answers(Gate::Stalled);
+    let before = evals(&cli).await;
+    held.begin_release().unwrap();
+    support::eventually("the release is executed", || async { evals(&cli).await > before }).await;
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    proxy.answers(Gate::Open);
+    let lease = second.await.unwrap().unwrap();
+    assert_eq!(lease.ttl(), 60_000 * MS);
+    assert!(cli.left("dlock/k").await > 50_000 * MS);
+    assert!(cli.run::<String>(&["GET", "dlock/k"]).await.contains("second"));
+}
