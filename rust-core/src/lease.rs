@@ -215,8 +215,9 @@ impl Lease {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if self.held.status() == Status::Held
-            && let Ok(session) = self.session.get()
+        // The session first: in a forked child the lease's own mutex may be held by a thread that is gone.
+        if let Ok(session) = self.session.get()
+            && self.held.status() == Status::Held
         {
             tracing::warn!(key = %self.held.key, token = self.held.token, "a held lease was dropped without release; it is given back");
             session.release(&self.held);
