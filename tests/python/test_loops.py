@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 import dlock
+from polling import until
 
 
 def descriptors() -> int:
@@ -30,7 +31,9 @@ def test_1000_runs_leave_no_descriptor(key: str) -> None:
     try:
         for _ in range(1000):
             asyncio.run(use(client, key))
-            assert descriptors() <= before
+            # One may be on its way: an engine thread that has just pushed the last answer still lets go of the queue.
+            assert descriptors() <= before + 1
+        until(lambda: descriptors() <= before, "every descriptor is closed")
     finally:
         gc.enable()
 
@@ -49,7 +52,7 @@ def test_a_loop_closed_with_calls_in_flight_gives_them_back(key: str) -> None:
         gc.collect()
         asyncio.run(held.release())
     asyncio.run(use(client, key))
-    assert descriptors() <= before
+    until(lambda: descriptors() <= before, "every descriptor is closed")
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -73,7 +76,7 @@ def test_uvloop_leaves_no_descriptor(key: str) -> None:
     for _ in range(100):
         uvloop.run(use(client, key))
     gc.collect()
-    assert descriptors() <= before
+    until(lambda: descriptors() <= before, "every descriptor is closed")
 
 
 def test_loops_in_several_threads_share_a_client(key: str) -> None:
