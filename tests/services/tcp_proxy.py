@@ -15,6 +15,8 @@ class Connection:
         self.server = server
         self.flowing = asyncio.Event()
         self.flowing.set()
+        self.delivered = asyncio.Event()
+        self.delivered.set()
         self.answers_pass = True
         self.held = 0
         """Requests' bytes that the proxy has read and not yet passed on."""
@@ -58,8 +60,8 @@ class TcpProxy:
         """Delivers what was held back, even for clients that have left; returns when the server has it."""
         for connection in self._connections:
             connection.flowing.set()
-        while any(connection.held for connection in self._connections):
-            await asyncio.sleep(0.005)
+        for connection in list(self._connections):
+            await connection.delivered.wait()
 
     def held(self) -> int:
         return sum(connection.held for connection in self._connections)
@@ -94,16 +96,19 @@ class TcpProxy:
                 await asyncio.gather(_requests(reader, connection), _answers(answers, connection))
         finally:
             self._connections.discard(connection)
+            connection.delivered.set()
             connection.cut()
 
 
 async def _requests(reader: asyncio.StreamReader, connection: Connection) -> None:
     while chunk := await _read(reader):
         connection.held += len(chunk)
+        connection.delivered.clear()
         await connection.flowing.wait()
         connection.server.write(chunk)
         await connection.server.drain()
         connection.held -= len(chunk)
+        connection.delivered.set()
     await connection.flowing.wait()
     connection.server.write_eof()
 
