@@ -139,13 +139,13 @@ impl Session {
             let Some((sent, answer)) = self.ask(&mut turn, attempt).await else { continue };
             match answer {
                 Ok(Acquired::Granted(grant)) => {
-                    *attempt.trouble.lock() = None;
-                    let Some(owner) = turn.place.as_ref().map(|place| place.owner) else { continue };
+                    let Some(place) = &turn.place else { continue };
                     // A grant that took too long to arrive is confirmed rather than believed.
-                    if let Some(held) = self.hold(attempt, owner, sent, grant) {
-                        turn.granted(held.clone());
+                    if let Some(held) = self.hold(attempt, place, sent, grant) {
+                        turn.granted();
                         return Ok(held);
                     }
+                    self.suffer(attempt, too_far())?;
                 }
                 Ok(Acquired::Waiting(waiting)) => {
                     *attempt.trouble.lock() = None;
@@ -219,18 +219,22 @@ impl Session {
         loop {
             let Some(place) = &mut trace.place else { return Ok(None) };
             let (sent, answer) = self.send(place, attempt, false).await;
-            let owner = place.owner;
             match answer {
                 Ok(Acquired::Granted(grant)) => {
-                    if let Some(held) = self.hold(attempt, owner, sent, grant) {
+                    if let Some(held) = self.hold(attempt, place, sent, grant) {
                         trace.place = None;
-                        self.lines.set_holder(held.clone());
                         return Ok(Some(held));
+                    }
+                    if self.clock.now() >= give_up {
+                        return Err(self.unavailable("acquire", Some(attempt.key.clone()), too_far()));
                     }
                 }
                 Ok(Acquired::Waiting(waiting)) => {
-                    trace.place = None;
                     *attempt.seen.lock() = waiting.holder;
+                    if place.unanswered.is_none() {
+                        trace.place = None;
+                    }
+                    return Ok(None);
                 }
                 Err(error) => {
                     if error.failure == Failure::Refused || self.clock.now() >= give_up {
@@ -253,11 +257,9 @@ impl Session {
         // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
         let sent = self.clock.now();
         let before = (place.sent, place.unanswered);
-        (place.sent, place.unanswered) = (Some(sent), true);
+        (place.sent, place.unanswered) = (Some(sent), Some(sent));
         let answer = self.backend.acquire(self.request(attempt, place.owner, enqueue)).await;
-        if answer.as_ref().is_err_and(|error| error.failure != Failure::Unknown) {
-            (place.sent, place.unanswered) = before;
-        }
+        (place.sent, place.unanswered) = before;
         place.answered(sent, &answer);
         (sent, answer)
     }
@@ -276,7 +278,7 @@ impl Session {
     }
 
     /// Turns a grant into a lease; `None` if it is over before it is told.
-    fn hold(&self, attempt: &Attempt, owner: OwnerId, sent: Instant, grant: Grant) -> Option<Arc<Held>> {
+    fn hold(&self, attempt: &Attempt, place: &Place, sent: Instant, grant: Grant) -> Option<Arc<Held>> {
         let options = &attempt.options;
         let margin = self.backend.capabilities().margin;
         let terms = Terms { renew: options.renew, threshold: options.renewal_threshold, margin, max_hold: options.max_hold };
@@ -284,19 +286,25 @@ impl Session {
         if !state.is_valid(self.clock.now()) {
             return None;
         }
-        let held = Held::new(attempt.key.clone(), owner, grant.token, attempt.op_timeout, self.clock.clone(), state);
+        let mut held = Held::new(attempt.key.clone(), place.owner, grant.token, attempt.op_timeout, self.clock.clone(), state);
+        held.unanswered = place.unanswered;
         let held = Arc::new(held);
         self.adopt(&held);
         Some(held)
     }
 }
 
+/// What is wrong when no grant arrives in time.
+fn too_far() -> BackendError {
+    BackendError::new(Failure::Unknown, "the grant was over before its answer arrived")
+}
+
 impl Place {
-    /// Takes note of an answer, or of its absence.
+    /// Takes note of an answer, or of its absence. An answer says nothing about an earlier request that has none.
     fn answered(&mut self, sent: Instant, answer: &std::result::Result<Acquired, BackendError>) {
         match answer {
-            Ok(_) => (self.sent, self.unanswered) = (Some(sent), false),
-            Err(error) if error.failure == Failure::Unknown => (self.sent, self.unanswered) = (Some(sent), true),
+            Ok(_) => self.sent = Some(sent),
+            Err(error) if error.failure == Failure::Unknown => (self.sent, self.unanswered) = (Some(sent), Some(sent)),
             Err(_) => {}
         }
     }

@@ -28,7 +28,11 @@ impl Session {
         }
         let parked = self.let_go(held);
         let (session, held) = (self.clone(), held.clone());
-        self.tasks.spawn_on(async move { session.give_back(&held, parked).await }, &self.engine);
+        let given_back = async move {
+            session.give_back(&held, parked).await;
+            session.leave_again(&held.key, held.owner, held.unanswered).await;
+        };
+        self.tasks.spawn_on(given_back, &self.engine);
     }
 
     async fn give_back(self: &Arc<Self>, held: &Arc<Held>, mut parked: Option<Parked>) {
@@ -91,23 +95,34 @@ impl Session {
             // Not before its request was answered: a leave that overtakes it would be undone by it.
             if let Ok(Carried { sent: at, answer }) = carried.await {
                 sent = Some(at);
-                unanswered = answer.is_err_and(|error| error.failure == Failure::Unknown);
+                if answer.is_err_and(|error| error.failure == Failure::Unknown) {
+                    unanswered = Some(at);
+                }
             }
         }
-        let Some(sent) = sent else { return };
-        self.leave(&key, owner).await;
-        if unanswered {
-            let late = sent + self.backend.capabilities().late_window;
-            if self.clock.now() < late {
-                self.clock.sleep_until(late).await;
-                self.leave(&key, owner).await;
-            }
+        if sent.is_some() {
+            self.leave(&key, owner).await;
+            self.leave_again(&key, owner, unanswered).await;
         }
     }
 
-    pub(crate) fn leave_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId) {
+    /// Gives up in the background whatever an owner has, and what a request without an answer may bring it.
+    pub(crate) fn leave_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
         let session = self.clone();
-        self.tasks.spawn_on(async move { session.leave(&key, owner).await }, &self.engine);
+        let left = async move {
+            session.leave(&key, owner).await;
+            session.leave_again(&key, owner, unanswered).await;
+        };
+        self.tasks.spawn_on(left, &self.engine);
+    }
+
+    /// Leaves once more when the backend can no longer execute a request that was never answered.
+    async fn leave_again(&self, key: &Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
+        let Some(late) = unanswered.map(|sent| sent + self.backend.capabilities().late_window) else { return };
+        if self.clock.now() < late {
+            self.clock.sleep_until(late).await;
+            self.leave(key, owner).await;
+        }
     }
 
     /// Leaves until the backend has confirmed it.

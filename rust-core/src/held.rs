@@ -24,6 +24,8 @@ pub(crate) struct Held {
     pub(crate) acquired_at: SystemTime,
     /// How long one request about it may take.
     pub(crate) op_timeout: Duration,
+    /// When a request for it left that was never answered: executed late, it could take the key once more after the release.
+    pub(crate) unanswered: Option<Instant>,
     clock: Arc<dyn Clock>,
     state: Mutex<LeaseState>,
     changed: Notify,
@@ -57,6 +59,7 @@ impl Held {
             token,
             acquired_at: clock.wall(),
             op_timeout,
+            unanswered: None,
             clock,
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -75,10 +78,8 @@ impl Held {
         if before != after {
             self.changed.notify_waiters();
         }
-        if let Action::Lose(_) = action
-            && let Some(on_lost) = self.on_lost.lock().take()
-        {
-            on_lost(after);
+        if let Action::Lose(_) = action {
+            self.tell_loss(after);
         }
         action
     }
@@ -118,9 +119,15 @@ impl Held {
         *self.on_lost.lock() = Some(on_lost);
         // The loss may have come before the callback was there: whoever takes it out calls it.
         let status = self.status();
-        if let Status::Lost(_) = status
-            && let Some(on_lost) = self.on_lost.lock().take()
-        {
+        if let Status::Lost(_) = status {
+            self.tell_loss(status);
+        }
+    }
+
+    fn tell_loss(&self, status: Status) {
+        // Unlocked before it is called: it may ask for another one.
+        let on_lost = self.on_lost.lock().take();
+        if let Some(on_lost) = on_lost {
             on_lost(status);
         }
     }

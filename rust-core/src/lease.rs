@@ -225,7 +225,7 @@ impl Lease {
 
     /// Whether this is the last handle of a lease that is still held: dropping it gives the lease back with a warning.
     pub fn is_last_handle(&self) -> bool {
-        Arc::strong_count(&self.handle) == 1 && self.held().status() == Status::Held
+        Arc::strong_count(&self.handle) == 1 && self.handle.session.get().is_ok() && self.held().status() == Status::Held
     }
 
     /// Whether only its lock remembers the lease.
@@ -236,8 +236,9 @@ impl Lease {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if self.held.status() == Status::Held
-            && let Ok(session) = self.session.get()
+        // The session first: in a forked child the lease's own lock may be held by a thread that no longer exists.
+        if let Ok(session) = self.session.get()
+            && self.held.status() == Status::Held
         {
             tracing::warn!(key = %self.held.key, token = self.held.token, "a held lease was dropped without release; it is given back");
             session.release(&self.held);

@@ -37,9 +37,7 @@ impl Renewals {
 
     /// Looks after a lease from now on, or again after its deadline has changed.
     pub(crate) fn schedule(&self, held: &Arc<Held>) {
-        if let Some(deadline) = held.next_deadline() {
-            self.deadlines.set(held.owner.sequence, deadline, held.clone());
-        }
+        self.deadlines.refresh(held.owner.sequence, || held.next_deadline(), held.clone());
     }
 
     /// Looks after this lease no longer.

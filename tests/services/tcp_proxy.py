@@ -15,13 +15,24 @@ class Connection:
         self.server = server
         self.flowing = asyncio.Event()
         self.flowing.set()
-        self.delivered = asyncio.Event()
-        self.delivered.set()
         self.answers_pass = True
         self.held = 0
         """Requests' bytes that the proxy has read and not yet passed on."""
+        self.delivered = asyncio.Event()
+        """Nothing is held back, or nothing can be delivered any more."""
+        self.delivered.set()
+
+    def hold(self, size: int) -> None:
+        self.held += size
+        self.delivered.clear()
+
+    def deliver(self, size: int) -> None:
+        self.held -= size
+        if self.held == 0:
+            self.delivered.set()
 
     def cut(self) -> None:
+        self.delivered.set()
         for writer in (self.client, self.server):
             with contextlib.suppress(Exception):
                 writer.transport.abort()
@@ -96,19 +107,16 @@ class TcpProxy:
                 await asyncio.gather(_requests(reader, connection), _answers(answers, connection))
         finally:
             self._connections.discard(connection)
-            connection.delivered.set()
             connection.cut()
 
 
 async def _requests(reader: asyncio.StreamReader, connection: Connection) -> None:
     while chunk := await _read(reader):
-        connection.held += len(chunk)
-        connection.delivered.clear()
+        connection.hold(len(chunk))
         await connection.flowing.wait()
         connection.server.write(chunk)
         await connection.server.drain()
-        connection.held -= len(chunk)
-        connection.delivered.set()
+        connection.deliver(len(chunk))
     await connection.flowing.wait()
     connection.server.write_eof()
 

@@ -10,8 +10,8 @@ try:
     from dlock._native import __version__
 except ImportError as error:
     raise ImportError(
-        "dlock: the extension module dlock._native cannot be loaded. If the PyPI package `dlock`, another project, is or was installed, "
-        "it has overwritten files of `dlock-engine`: pip uninstall dlock && pip install --force-reinstall dlock-engine"
+        "dlock: the extension module dlock._native cannot be loaded. If the PyPI package `dlock`, another project, is or was "
+        "installed, it has overwritten files of `dlock-engine`: pip uninstall dlock && pip install --force-reinstall dlock-engine"
     ) from error
 
 from dlock import sync

@@ -79,10 +79,8 @@ class LoopState:
         except BaseException:
             if self.pending.pop(number, None) is not None:
                 call.abort()
-            elif future.done() and not future.cancelled() and future.exception() is None:
-                # Cancelled after the answer had come. Tracebacks may keep the future: its grant must not wait for them.
-                if isinstance(grant := future.result(), Grant):
-                    grant.give_back()
+            else:
+                _give_back(future)
             raise
 
     async def run(self, start: Callable[..., Call], *arguments: Any) -> Any:
@@ -93,8 +91,8 @@ class LoopState:
     def watch(self, number: int, lease: Watched) -> None:
         """Cancels the lease's body when it is lost: when the engine says so, or at the latest when the lease has run out.
 
-        The timer is for a process that was paused: it runs before any task takes another step. One timer serves all leases of the loop.
-        It is not moved when leases are renewed; it looks at all of them when it goes off.
+        The timer is for a process that was paused: it runs before any task takes another step. One timer serves all leases of the
+        loop. It is not moved when leases are renewed; it looks at all of them when it goes off.
         """
         self._watched[number] = lease
         loop = asyncio.get_running_loop()
@@ -123,6 +121,13 @@ class LoopState:
         loop = self.loop()
         if soonest < inf and loop is not None:
             self._set_alarm(loop, loop.time() + soonest)
+
+
+def _give_back(future: Future[Any]) -> None:
+    """Cancelled after the answer had come. Tracebacks may keep the future alive: its grant must not wait for them."""
+    answered = future.done() and not future.cancelled() and future.exception() is None
+    if answered and isinstance(grant := future.result(), Grant):
+        grant.give_back()
 
 
 _states: dict[int, weakref.ref[LoopState]] = {}

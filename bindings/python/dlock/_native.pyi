@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 __all__ = [
     "Call",
     "Client",
@@ -40,6 +42,7 @@ class Call:
 class Grant:
     def give_back(self) -> None: ...
 
+@disjoint_base
 class Lease:
     def __new__(cls, grant: Grant, *_face: object) -> Lease: ...
     @property
