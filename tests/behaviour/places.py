@@ -4,9 +4,9 @@ import asyncio
 import os
 from pathlib import Path
 
-from services import RedisServer, TcpProxy
-
 from monitor import Monitor
+
+from services import RedisServer, TcpProxy
 
 
 class Place:
@@ -56,8 +56,8 @@ class Place:
             return f"local://{self._folder}"
         return f"redis://127.0.0.1:{self.proxy.port}" if via_proxy else self.server.url
 
-    def lock_files(self) -> list[Path]:
-        return [file for file in self._folder.rglob("*") if file.is_file()]
+    def lock_files(self, name: str) -> list[Path]:
+        return [file for file in self._folder.rglob(name) if file.is_file()]
 
     def namespace(self, name: str) -> str:
         """Keeps scenarios on a shared server apart."""

@@ -8,8 +8,8 @@ import signal
 from typing import Any
 
 from driver_process import Answer, Call, DriverProcess, now
-from expectation import Mismatch, check_answer
-from interventions import INTERVENTIONS
+from expectation import Mismatch, TooLate, check_answer
+from interventions import INTERVENTIONS, Intervention
 from places import Place
 from scenario import CLIENTS, Scenario, Step, milliseconds
 
@@ -49,9 +49,12 @@ class Play:
             try:
                 await asyncio.wait_for(self.step(step), PATIENCE * 4 / 1000)
             except Mismatch as error:
-                raise Mismatch(f"step {number} {step}: {error}") from error
+                raise type(error)(f"step {number} {step}: {error}") from error
             except TimeoutError as error:
-                raise Mismatch(f"step {number} {step}: no end of it") from error
+                raise Mismatch(f"step {number} {step}: no end of it; answered meanwhile: {self._answered()}") from error
+
+    def _answered(self) -> dict[str, str]:
+        return {name: str(call.answer.result()) for name, (_, call) in self._tasks.items() if call.answer.done()}
 
     async def end(self) -> None:
         for pid in self._strays:
@@ -69,9 +72,20 @@ class Play:
             return
         for name, act in INTERVENTIONS.items():
             if name in step:
-                await act(self, step[name], step)
+                await self._intervene(act, name, step)
                 return
         raise ValueError(f"no such step: {step}")
+
+    async def _intervene(self, act: Intervention, name: str, step: Step) -> None:
+        deadline = now() + milliseconds(step.get("eventually", 0))
+        while True:
+            try:
+                await act(self, step[name], step)
+                return
+            except Mismatch:
+                if now() >= deadline:
+                    raise
+            await asyncio.sleep(POLL_SECONDS)
 
     # --- clients
 
@@ -135,7 +149,9 @@ class Play:
         via_proxy = options.get("via") == "proxy"
         args = {name: _number(options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
         args["url"] = args.get("url") or options.get("url") or self.place.url(via_proxy)
-        args.setdefault("namespace", self.place.namespace(options.get("namespace", "dlock")))
+        # `null` is the empty namespace: keys stand in the server as they are written.
+        namespace = options.get("namespace", "dlock")
+        args.setdefault("namespace", "" if namespace is None else self.place.namespace(namespace))
         call = self.process_of[client].send("client", client, args)
         answer = await self.patiently(call.answer)
         self.known[f"{client}_process"] = {"pid": answer.ok}
@@ -209,6 +225,7 @@ class Play:
         if name and isinstance(answer.ok, dict):
             self.known[name] = answer.ok
             self.marks[name] = answer.at
+            self.marks[f"{name}.sent"] = sent
         if mark := step.get("mark"):
             self.marks[mark] = answer.at
         self.bound(step, sent, answer.at)
@@ -218,7 +235,7 @@ class Play:
         if "measure" in step:
             self.figures.append(f"{step['measure']}: {took:.1f} ms")
         if "within" in step and took > milliseconds(step["within"]):
-            raise Mismatch(f"took {took:.1f} ms, more than {step['within']}")
+            raise TooLate(f"took {took:.1f} ms, more than {step['within']}")
         if "not-before" in step and took < milliseconds(step["not-before"]):
             raise Mismatch(f"took {took:.1f} ms, less than {step['not-before']}")
 

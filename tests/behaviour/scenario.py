@@ -3,7 +3,7 @@
 import re
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Scenario:
     """The languages in which the promise exists at all."""
     clients: dict[str, dict[str, Any]] = field(default_factory=dict)
     processes: str = "any"
-    """`own`: each client must have a process of its own; `same`: all must share one; `any`: their own where the backend reaches that far."""
+    """`own`: each client must have a process of its own; `same`: all must share one; `any`: own ones where the backend can."""
     alone: bool = False
     """Measures time, or a server of its own: nothing else runs meanwhile."""
     turns: int = 1
@@ -77,19 +77,21 @@ class Scenario:
 
     def misfit(self, mode: str, backend: str) -> str:
         """Why this scenario is not for this mode and backend; empty if it is."""
-        if not self.fits(backend):
-            missing = ", ".join(sorted(self.wanted() - ABILITIES[backend] - {backend}))
-            return f"needs {missing}"
+        if reason := self.out_of_place(mode):
+            return reason
+        missing = self.wanted() - ABILITIES[backend] - {backend}
+        if mode == "mixed":
+            missing |= {"processes"} - ABILITIES[backend]
+        return f"needs {', '.join(sorted(missing))}" if missing else ""
+
+    def out_of_place(self, mode: str) -> str:
+        """Why this scenario is not for this mode, whatever the backend."""
         if mode == "mixed":
             if len(self.all_clients()) < 2:
                 return "has one client"
-            if self.processes == "same" or set(self.languages) != set(LANGUAGES):
-                return "is about one language"
-            return "" if "processes" in ABILITIES[backend] else "needs processes"
+            return "is about one language" if self.processes == "same" or set(self.languages) != set(LANGUAGES) else ""
         pinned = {options["language"] for options in self.clients.values() if "language" in options}
-        if mode not in self.languages or pinned - {mode}:
-            return "is not about this language"
-        return ""
+        return "is not about this language" if mode not in self.languages or pinned - {mode} else ""
 
     def cast(self, mode: str, turn: int) -> dict[str, str]:
         """Which language plays which client; `turn` deals them differently."""
@@ -114,13 +116,15 @@ def load(folder: Path) -> list[Scenario]:
 
 def _of_file(file: Path) -> Iterator[Scenario]:
     for entry in yaml.safe_load(file.read_text()):
-        entry = dict(entry)
-        entry["needs"] = frozenset(entry.get("needs", ()))
-        entry["languages"] = tuple(entry.get("languages", LANGUAGES))
         if unknown := set(entry) - {each.name for each in fields(Scenario)}:
             raise ValueError(f"{file.name}: {entry['name']!r} has unknown entries: {unknown}")
-        entry["alone"] = entry.get("alone", False) or any(SERVER_STEPS & set(step) for step in entry["steps"])
-        yield Scenario(file=file.name, **entry)
+        read = {
+            "needs": frozenset(entry.get("needs", ())),
+            "languages": tuple(entry.get("languages", LANGUAGES)),
+        }
+        scenario = Scenario(**(entry | read), file=file.name)
+        # A server of its own is worth the machine's attention.
+        yield replace(scenario, alone=scenario.alone or scenario.uses_server())
 
 
 def milliseconds(text: Any) -> float:

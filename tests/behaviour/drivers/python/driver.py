@@ -155,7 +155,7 @@ class Driver:
         return True
 
     async def block(self, **args: Any) -> bool:
-        time.sleep(args["for"] / 1000)  # noqa: ASYNC251: the loop is to stand still
+        time.sleep(args["for"] / 1000)
         return True
 
     async def fork(self, **_: Any) -> int | None:
@@ -232,7 +232,9 @@ def forget(known: dict[str, Any], name: str) -> bool:
 
 
 def describe(error: Exception) -> dict[str, Any]:
-    code = getattr(error, "code", None) or (type(error).__name__ if isinstance(error, TypeError) else "".join(traceback.format_exception(error)))
+    """The fields of our errors; of others the name, and all that is known of those that should not happen."""
+    unexpected = None if isinstance(error, TypeError | dlock.LockError) else "".join(traceback.format_exception(error))
+    code = unexpected or getattr(error, "code", None) or type(error).__name__
     fields = {name: value for name in ERROR_FIELDS if (value := getattr(error, name, None)) is not None}
     return fields | {"code": code, "message": str(error), "holder": holder(getattr(error, "holder", None))}
 
