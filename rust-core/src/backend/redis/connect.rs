@@ -11,14 +11,17 @@ use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::address::Address;
+use super::batch::Line;
 use super::pulse::Pulse;
 use super::scripts::Call;
 use super::server_clock::ServerClock;
 use super::{failure, names, wakeup};
 use crate::backend::{Context, Hint};
+use crate::clock::Clock;
 use crate::error::{BackendError, Failure};
 
 /// How many requests may wait to be written before the next one has to.
@@ -35,6 +38,12 @@ pub(super) struct Link {
     connection: MultiplexedConnection,
     /// The clock of the server at its other end.
     pub(super) server_clock: ServerClock,
+    /// The engine's clock.
+    pub(super) clock: Arc<dyn Clock>,
+    /// The requests that wait for a batch.
+    pub(super) line: Line,
+    /// Where the connection lives.
+    pub(super) runtime: Handle,
     usable: Arc<AtomicBool>,
     pulse: Pulse,
     /// The hashes of the scripts that were brought along on it.
@@ -81,23 +90,32 @@ impl Link {
                 self.pulse.beat();
                 Ok(value)
             }
-            Ok(Err(error)) => {
-                if failure::is_of_the_connection(&error) {
-                    self.retire();
-                }
-                Err(failure::of_request(error))
-            }
+            Ok(Err(error)) => Err(self.failed(error)),
             Err(_) => {
-                if self.pulse.is_lost(asked.elapsed()) {
-                    self.retire();
-                }
+                self.suspect(asked.elapsed());
                 Err(BackendError::new(Failure::Unknown, "no answer in time"))
             }
         }
     }
 
+    /// Takes note of an error of the server or the connection.
+    pub(super) fn failed(&self, error: RedisError) -> BackendError {
+        if failure::is_of_the_connection(&error) {
+            self.retire();
+        }
+        failure::of_request(error)
+    }
+
+    /// Takes note of a request that had no answer in time.
+    pub(super) fn suspect(&self, waited: Duration) {
+        if self.pulse.is_lost(waited) {
+            self.retire();
+        }
+    }
+
     fn retire(&self) {
         self.usable.store(false, Ordering::Release);
+        self.line.close();
     }
 
     fn is_usable(&self) -> bool {
@@ -243,7 +261,16 @@ impl Wiring {
         if let Some(policy) = policy.filter(|policy| policy != "noeviction" && !again) {
             tracing::warn!(server = %self.shown, %policy, "maxmemory-policy is not noeviction: the server may drop locks that are held");
         }
-        Ok(Link { connection, server_clock, usable, pulse: Pulse::new(), brought: Mutex::default() })
+        Ok(Link {
+            connection,
+            server_clock,
+            clock: self.context.clock.clone(),
+            line: Line::new(),
+            runtime: Handle::current(),
+            usable,
+            pulse: Pulse::new(),
+            brought: Mutex::default(),
+        })
     }
 
     async fn subscribe(&self, connection: &MultiplexedConnection) -> RedisResult<()> {

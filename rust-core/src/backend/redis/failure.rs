@@ -1,6 +1,6 @@
 //! What an error of the client library says about the request.
 
-use redis::{ErrorKind, RedisError};
+use redis::{ErrorKind, RedisError, Value};
 
 use crate::error::{BackendError, Failure};
 
@@ -24,6 +24,13 @@ pub(super) fn of_connecting(error: RedisError) -> BackendError {
         _ => answered(&error).unwrap_or(Failure::NotSent),
     };
     BackendError::because(failure, error)
+}
+
+/// The error that a script caught for one request of many: its text as the server gave it.
+pub(super) fn of_text(text: &str) -> RedisError {
+    let line = text.split(['\r', '\n']).next().unwrap_or_default();
+    let answer = redis::parse_redis_value(format!("-{}\r\n", line.trim_start_matches('-')).as_bytes());
+    answer.and_then(Value::extract_error).err().unwrap_or_else(|| (ErrorKind::Extension, "an error without a text").into())
 }
 
 /// True if another connection may do better: this one is broken, or leads to a server that is not a master any more.
@@ -53,11 +60,9 @@ fn codes(error: &RedisError) -> [&str; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use redis::Value;
 
     fn failure(answer: &str) -> Failure {
-        let value = redis::parse_redis_value(format!("-{answer}\r\n").as_bytes()).and_then(Value::extract_error);
-        of_request(value.unwrap_err()).failure
+        of_request(of_text(answer)).failure
     }
 
     #[test]
@@ -67,6 +72,17 @@ mod tests {
         assert_eq!(failure("BUSY Redis is busy running a script"), Failure::NotSent);
         let old = "ERR Error running script (call to f_0): @user_script:8: -READONLY You can't write against a read only replica.";
         assert_eq!(failure(old), Failure::NotSent);
+    }
+
+    #[test]
+    fn an_error_that_a_script_caught_keeps_its_meaning() {
+        let demoted = of_text("@user_script: 8: -READONLY You can't write against a read only replica.\r\n");
+        assert!(is_of_the_connection(&demoted));
+        assert_eq!(of_request(demoted).failure, Failure::NotSent);
+        let wrong = of_text("WRONGTYPE Operation against a key holding the wrong kind of value");
+        assert!(!is_of_the_connection(&wrong));
+        assert_eq!(of_request(of_text("")).failure, Failure::Refused);
+        assert_eq!(of_request(wrong).failure, Failure::Refused);
     }
 
     #[test]

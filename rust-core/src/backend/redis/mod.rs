@@ -13,11 +13,13 @@
 //! up, or got and released the lock on another connection, is refused instead of taking the key for nobody.
 
 mod address;
+mod batch;
 mod connect;
 mod failure;
 mod names;
 mod pulse;
 mod reply;
+mod request;
 mod scripts;
 mod server_clock;
 mod wakeup;
@@ -29,12 +31,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready, try_join_all};
-use redis::Value;
 use tokio::time::Instant;
 use url::Url;
 
 use self::connect::{Connector, Link};
 use self::names::Names;
+use self::request::{Ask, Kind, Request};
 use self::scripts::Call;
 use super::{
     Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Place, Release, Renew, Renewed, Reply, Whom,
@@ -126,60 +128,33 @@ impl Redis {
     }
 
     /// Asks until the server accepts our idea of its time: once, as a rule, and once more after its clock was stepped.
-    async fn ask(&self, names: &Names, request: &Acquire, deadline: Deadline) -> Result<Acquired, BackendError> {
+    async fn ask(&self, acquire: &Acquire, deadline: Deadline) -> Result<Acquired, BackendError> {
         for _ in 0..2 {
+            let names = self.names(&acquire.key)?;
             let link = self.connector.link(deadline.at).await?;
-            let call = call_on(&scripts::ACQUIRE, names)
-                .arg(request.owner.to_string())
-                .arg(&*request.note)
-                .arg(millis(request.ttl))
-                .arg(link.server_clock.at(deadline.not_after))
-                .arg(u8::from(request.fair))
-                .arg(u8::from(request.enqueue))
-                .arg(request.floor);
-            let sent = self.context.clock.now();
-            let answer = link.call(&call, deadline.at).await?;
-            if let Some(acquired) = self.learn(&link, sent, &answer, request.ttl)? {
+            let ask = Ask::new(acquire, link.server_clock.at(deadline.not_after));
+            let answer = link.ask(Request { names, kind: Kind::Acquire(ask) }, deadline.at).await?;
+            if let Some(acquired) = answer.asked(granted_ttl(acquire))? {
                 return Ok(acquired);
             }
         }
         Err(too_late())
     }
 
-    /// Reads an answer and the server's time in it; `None` if the request came too late.
-    fn learn(&self, link: &Link, sent: clock::Instant, answer: &Value, ttl: Duration) -> Result<Option<Acquired>, BackendError> {
-        let asked = reply::asked(answer, Duration::from_millis(millis(ttl)))?;
-        let received = self.context.clock.now();
-        match asked.acquired {
-            Some(_) => link.server_clock.learn(sent, received, asked.server_us),
-            None => link.server_clock.relearn(sent, received, asked.server_us),
-        }
-        Ok(asked.acquired)
-    }
-
     async fn give_back(&self, release: Release) -> Result<Handover, BackendError> {
         let deadline = self.deadline(release.timeout);
         let names = self.names(&release.key)?;
         let link = self.connector.link(deadline.at).await?;
-        let mut call = call_on(&scripts::RELEASE, &names).arg(release.owner.to_string());
-        if let Some(next) = &release.next {
-            call = call
-                .arg(next.owner.to_string())
-                .arg(&*next.note)
-                .arg(millis(next.ttl))
-                .arg(link.server_clock.at(deadline.not_after))
-                .arg(next.floor);
-        }
-        let sent = self.context.clock.now();
-        let answer = link.call(&call, deadline.at).await?;
-        let (released, asked) = reply::released(&answer)?;
+        let next = release.next.as_ref().map(|next| Ask::new(next, link.server_clock.at(deadline.not_after)));
+        let answer = link.ask(Request { names, kind: Kind::Release(release.owner, next) }, deadline.at).await?;
+        let (released, asked) = answer.released()?;
         let outcome = if released { Outcome::Released } else { Outcome::NotHeld };
         let next = match (release.next, asked) {
-            (Some(next), Some(asked)) => match self.learn(&link, sent, asked, next.ttl)? {
+            (Some(next), Some(asked)) => match asked.asked(granted_ttl(&next))? {
                 Some(acquired) => Some(acquired),
                 // Released all the same; `next` alone asks again, now that the server's time is known. Should that fail, the release
                 // must still be reported: then `next` waits without a place, and looks again at once.
-                None => Some(self.ask(&names, &Acquire { fair: true, enqueue: true, ..next }, deadline).await.unwrap_or(AT_ONCE)),
+                None => Some(self.ask(&Acquire { fair: true, enqueue: true, ..next }, deadline).await.unwrap_or(AT_ONCE)),
             },
             _ => None,
         };
@@ -273,7 +248,7 @@ impl Backend for Redis {
 
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
         let deadline = self.deadline(request.timeout);
-        async move { self.ask(&self.names(&request.key)?, &request, deadline).await }.boxed()
+        async move { self.ask(&request, deadline).await }.boxed()
     }
 
     fn renew(&self, batch: Vec<Renew>, timeout: Duration) -> Reply<'_, Vec<Renewed>> {
@@ -319,7 +294,8 @@ impl Backend for Redis {
                 Whom::Token(token) => ("token", token.to_string()),
                 Whom::Owner(owner) => ("owner", owner),
             };
-            let call = call_on(&scripts::FORCE_RELEASE, &self.names(&key)?).arg(kind).arg(text);
+            let names = self.names(&key)?;
+            let call = Call::new(&scripts::FORCE_RELEASE).key(names.lock).key(names.queue).key(names.beats).arg(kind).arg(text);
             reply::yes(&self.connector.link(deadline).await?.call(&call, deadline).await?)
         }
         .boxed()
@@ -334,10 +310,6 @@ impl Backend for Redis {
 /// What a waiter is told whose place could not be taken.
 const AT_ONCE: Acquired = Acquired::Waiting(super::Waiting { look_again: Duration::ZERO, position: None, holder: None });
 
-fn call_on(script: &'static scripts::Source, names: &Names) -> Call {
-    Call::new(script).key(&names.lock).key(&names.queue).key(&names.beats).key(&names.token)
-}
-
 fn too_late() -> BackendError {
     BackendError::new(Failure::NotSent, "the request reached the server too late, or the server's clock was stepped")
 }
@@ -345,6 +317,11 @@ fn too_late() -> BackendError {
 /// Whole milliseconds, at least one: `PX 0` is an error.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// The TTL of a grant, as the server counts it.
+fn granted_ttl(acquire: &Acquire) -> Duration {
+    Duration::from_millis(millis(acquire.ttl))
 }
 
 /// Takes the meaning off the special characters of a pattern.

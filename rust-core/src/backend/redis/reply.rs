@@ -9,33 +9,43 @@ use crate::error::{BackendError, Failure};
 use crate::holder::{Holder, Note};
 use crate::owner::OwnerId;
 
-/// The answer to an acquire, with the server's time in µs.
-pub(super) struct Asked {
-    pub(super) server_us: i64,
-    /// `None`: the request came after its not-after, and did nothing.
-    pub(super) acquired: Option<Acquired>,
+/// Reads a token, `{look again, ahead, left, value}`, or -1 (`None`): the request came after its not-after, and did nothing.
+pub(super) fn asked(value: &Value, ttl: Duration) -> Result<Option<Acquired>, BackendError> {
+    if let Value::Int(token) = value {
+        return Ok(u64::try_from(*token).ok().map(|token| Acquired::Granted(Grant { token, ttl })));
+    }
+    let fields = array(value)?;
+    Ok(Some(Acquired::Waiting(Waiting {
+        look_again: ms(int(fields, 0)?),
+        position: u64::try_from(int(fields, 1)?).ok(),
+        holder: fields.get(3).and_then(text).map(|value| holder(&value, int(fields, 2).unwrap_or(-1))),
+    })))
 }
 
-/// Reads `{1, now, token}`, `{0, now, look again, ahead, left, value}` or `{-1, now}`.
-pub(super) fn asked(value: &Value, ttl: Duration) -> Result<Asked, BackendError> {
-    let fields = array(value)?;
-    let server_us = int(fields, 1)?;
-    let acquired = match int(fields, 0)? {
-        1 => Some(Acquired::Granted(Grant { token: unsigned(int(fields, 2)?)?, ttl })),
-        0 => Some(Acquired::Waiting(Waiting {
-            look_again: ms(int(fields, 2)?),
-            position: u64::try_from(int(fields, 3)?).ok(),
-            holder: fields.get(5).and_then(text).map(|value| holder(&value, int(fields, 4).unwrap_or(-1))),
-        })),
-        _ => None,
-    };
-    Ok(Asked { server_us, acquired })
+/// Reads `released` or `{released, asked}`.
+pub(super) fn released(value: Value) -> Result<(bool, Option<Value>), BackendError> {
+    match value {
+        Value::Int(released) => Ok((released == 1, None)),
+        Value::Array(fields) => match <[Value; 2]>::try_from(fields) {
+            Ok([Value::Int(released), asked]) => Ok((released == 1, Some(asked))),
+            _ => Err(unexpected()),
+        },
+        _ => Err(unexpected()),
+    }
 }
 
-/// Reads `{released [, asked]}`.
-pub(super) fn released(value: &Value) -> Result<(bool, Option<&Value>), BackendError> {
-    let fields = array(value)?;
-    Ok((int(fields, 0)? == 1, fields.get(1)))
+/// Reads `{now, one answer each}`; an answer is what it is, or the text of its error.
+pub(super) fn batch(value: Value, count: usize) -> Result<(i64, impl Iterator<Item = Result<Value, String>>), BackendError> {
+    let Value::Array(fields) = value else { return Err(unexpected()) };
+    if fields.len() != count + 1 {
+        return Err(unexpected());
+    }
+    let server_us = int(&fields, 0)?;
+    let answers = fields.into_iter().skip(1).map(|answer| match &answer {
+        Value::Array(fields) if fields.len() == 1 => Err(fields.first().and_then(text).unwrap_or_default()),
+        _ => Ok(answer),
+    });
+    Ok((server_us, answers))
 }
 
 /// Reads `{0, ms…}`, or the server's time of a batch that came too late.
@@ -113,10 +123,6 @@ fn int(fields: &[Value], at: usize) -> Result<i64, BackendError> {
     }
 }
 
-fn unsigned(number: i64) -> Result<u64, BackendError> {
-    u64::try_from(number).map_err(|_| unexpected())
-}
-
 fn ms(number: i64) -> Duration {
     Duration::from_millis(u64::try_from(number).unwrap_or(0))
 }
@@ -129,7 +135,8 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn unexpected() -> BackendError {
+/// The error for an answer that no script of ours gives.
+pub(super) fn unexpected() -> BackendError {
     BackendError::new(Failure::Unknown, "an answer of an unexpected shape")
 }
 
@@ -156,7 +163,9 @@ mod tests {
     #[test]
     fn answers_of_another_shape_are_errors() {
         assert!(asked(&Value::Nil, Duration::ZERO).is_err());
-        assert!(asked(&Value::Array(vec![Value::Int(1), Value::Int(5)]), Duration::ZERO).is_err());
+        assert!(asked(&Value::Array(vec![Value::Int(1)]), Duration::ZERO).is_err());
+        assert!(released(Value::Array(vec![Value::Int(1)])).is_err());
+        assert!(batch(Value::Array(vec![Value::Int(0)]), 1).is_err());
         assert!(renewed(&Value::Array(vec![Value::Int(0)]), 1).is_err());
         assert!(kept(&Value::Array(vec![]), 1).is_err());
     }

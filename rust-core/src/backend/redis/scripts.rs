@@ -2,14 +2,13 @@
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, Script, ToRedisArgs};
+use redis::{Cmd, RedisWrite, Script, ToRedisArgs};
 
 /// Where a script wants the code of the waiting order.
 const QUEUE_MARK: &str = "-- @queue\n";
 const QUEUE: &str = include_str!("scripts/queue.lua");
 
-pub(super) static ACQUIRE: Source = Source::new(|| load(include_str!("scripts/acquire.lua")));
-pub(super) static RELEASE: Source = Source::new(|| load(include_str!("scripts/release.lua")));
+pub(super) static BATCH: Source = Source::new(|| load(include_str!("scripts/batch.lua")));
 pub(super) static RENEW: Source = Source::new(|| load(include_str!("scripts/renew.lua")));
 pub(super) static KEEP_PLACES: Source = Source::new(|| load(include_str!("scripts/keep_places.lua")));
 pub(super) static FORCE_RELEASE: Source = Source::new(|| load(include_str!("scripts/force_release.lua")));
@@ -34,18 +33,59 @@ fn load(source: &str) -> Loaded {
 pub(super) struct Call {
     script: &'static Source,
     keys: usize,
-    arguments: Vec<Vec<u8>>,
+    arguments: Arguments,
+}
+
+/// All of them in one piece of memory.
+struct Arguments {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl RedisWrite for Arguments {
+    fn write_arg(&mut self, argument: &[u8]) {
+        self.bytes.extend_from_slice(argument);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn writer_for_next_arg(&mut self) -> impl std::io::Write + '_ {
+        Next(self)
+    }
+}
+
+/// Ends its argument when it is dropped.
+struct Next<'a>(&'a mut Arguments);
+
+impl std::io::Write for Next<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Next<'_> {
+    fn drop(&mut self) {
+        self.0.ends.push(self.0.bytes.len());
+    }
 }
 
 impl Call {
     pub(super) fn new(script: &'static Source) -> Self {
-        Self { script, keys: 0, arguments: Vec::with_capacity(12) }
+        Self::with_capacity(script, 12, 256)
+    }
+
+    pub(super) fn with_capacity(script: &'static Source, arguments: usize, bytes: usize) -> Self {
+        Self { script, keys: 0, arguments: Arguments { bytes: Vec::with_capacity(bytes), ends: Vec::with_capacity(arguments) } }
     }
 
     /// Adds a key; all keys come before all arguments.
     pub(super) fn key(mut self, key: impl ToRedisArgs) -> Self {
         key.write_redis_args(&mut self.arguments);
-        self.keys = self.arguments.len();
+        self.keys = self.arguments.ends.len();
         self
     }
 
@@ -71,9 +111,14 @@ impl Call {
     }
 
     fn command(&self, name: &str, script: &str) -> Cmd {
-        let bytes = name.len() + script.len() + 8 + self.arguments.iter().map(Vec::len).sum::<usize>();
-        let mut command = Cmd::with_capacity(3 + self.arguments.len(), bytes);
-        command.arg(name).arg(script).arg(self.keys).arg(&self.arguments);
+        let Arguments { bytes, ends } = &self.arguments;
+        let mut command = Cmd::with_capacity(3 + ends.len(), name.len() + script.len() + 8 + bytes.len());
+        command.arg(name).arg(script).arg(self.keys);
+        let mut start = 0;
+        for &end in ends {
+            command.arg(&bytes[start..end]);
+            start = end;
+        }
         command
     }
 }
@@ -84,12 +129,12 @@ mod tests {
 
     #[test]
     fn scripts_open_with_their_argument_list_and_hold_no_mark() {
-        for script in [&ACQUIRE, &RELEASE, &RENEW, &KEEP_PLACES, &FORCE_RELEASE, &INSPECT] {
+        for script in [&BATCH, &RENEW, &KEEP_PLACES, &FORCE_RELEASE, &INSPECT] {
             assert!(script.text.starts_with("-- "));
             assert!(script.text.contains("\n-- KEYS ") && script.text.contains("\n-- ARGV "));
             assert!(!script.text.contains(QUEUE_MARK));
         }
-        assert!(RELEASE.text.contains("local function hand_over"));
+        assert!(BATCH.text.contains("local function hand_over"));
     }
 
     #[test]

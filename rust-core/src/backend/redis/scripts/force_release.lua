@@ -1,9 +1,9 @@
 -- Takes a key away from one holder, and hands it to the first waiter.
--- KEYS  lock, waiting order, heartbeats, last token
+-- KEYS  lock, waiting order, heartbeats
 -- ARGV  'token' or 'owner', and its text
 -- Answers 1 if the key was held by that holder, else 0.
 
-local K, Q, W, T = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local K, Q, W = KEYS[1], KEYS[2], KEYS[3]
 local value = redis.call('GET', K)
 if not value then return 0 end
 local time = redis.call('TIME')

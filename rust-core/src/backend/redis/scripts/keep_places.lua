@@ -5,7 +5,7 @@
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local K, Q, W, T, queue
+local K, Q, W
 
 -- @queue
 

@@ -1,11 +1,11 @@
 -- The waiting order of one key: pasted into the scripts that need it, where they say `@queue`.
--- Uses their locals K (lock), Q (waiting order), W (heartbeats), T (last token), now (server µs), queue (false: Q is empty).
+-- Uses their locals K (lock), Q (waiting order), W (heartbeats), now (server µs).
 --
 -- K holds owner|1|token|note. Token 0 is a claim: handed over, not yet confirmed.
 -- W maps a waiter to the server µs until which it counts as alive, or to CLAIM once the key was handed to it.
 
 local PLACE_US, CLAIM_MS, QUEUE_MS = 5000000, 1000, 10000
-local TOKEN_MS, FOREIGN_MS, FAR_MS = 86400000, 75, 3600000
+local FOREIGN_MS, FAR_MS = 75, 3600000
 local CLAIM = 'claim'
 
 local function digits(number) return string.format('%.0f', number) end
@@ -14,13 +14,6 @@ local function session_of(owner) return string.match(owner, '^[^:]*') end
 
 -- Owner and token of a value in our format, nil for a foreign one.
 local function parse(value) return string.match(value, '^(%x+:%d+)|1|(%d+)|') end
-
-local function draw_token(floor)
-  local last = tonumber(redis.call('GET', T) or 0) or 0
-  local token = digits(math.max(last + 1, floor + 1, now))
-  redis.call('SET', T, token, 'PX', TOKEN_MS)
-  return token
-end
 
 local function drop(waiters)
   if #waiters == 0 then return end
@@ -102,38 +95,4 @@ local function look_again(value, left, owner)
     previous = session
   end
   return FAR_MS
-end
-
--- An acquire on the key's value (false: free). Answers {1, now, token} when granted, {0, now, look again ms, ahead or -1, ms left,
--- value} when somebody else has the key.
-local function ask(value, owner, note, ttl, fair, enqueue, floor)
-  if value and string.sub(value, 1, #owner + 1) == owner .. '|' then
-    local _, token = parse(value)
-    if not token or token == '0' then
-      token = draw_token(floor)
-      drop({owner})
-    else
-      -- This may be an old request that comes late: it must not undo an extension, nor what was granted on a longer TTL since.
-      ttl = math.max(tonumber(ttl), redis.call('PTTL', K))
-    end
-    redis.call('SET', K, owner .. '|1|' .. token .. '|' .. note, 'PX', ttl)
-    return {1, now, tonumber(token)}
-  end
-  if not value then
-    local head = fair and queue and hand_over(owner)
-    if not head or head == owner then
-      if queue then drop({owner}) end
-      local token = draw_token(floor)
-      redis.call('SET', K, owner .. '|1|' .. token .. '|' .. note, 'PX', ttl)
-      return {1, now, tonumber(token)}
-    end
-    value = head .. '|1|0|'
-  end
-  local left = redis.call('PTTL', K)
-  if not enqueue then
-    local foreign = left < 0 or not parse(value)
-    return {0, now, foreign and FOREIGN_MS or math.min(left + 1, FAR_MS), -1, left, value}
-  end
-  local ahead = take_place(owner)
-  return {0, now, look_again(value, left, owner), ahead, left, value}
 end

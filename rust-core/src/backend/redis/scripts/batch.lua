@@ -1,0 +1,149 @@
+-- Serves requests in their order: acquires, and releases that may ask on behalf of the session's next waiter. One that fails does not
+-- fail the others.
+-- KEYS  the requests' locks, the last tokens of those that ask, the waiting orders, the heartbeats
+-- ARGV  how many ask, then for each request one of
+--   'a' with 'f' if fair and 'e' if it may enqueue, owner, note, ttl ms, not-after (server µs), floor: an acquire
+--   'r', owner: gives back whatever the owner has, the key or a place in the queue
+--   'n', owner, next owner, its note, its ttl ms, its not-after, its floor: the same, and asks for next
+-- Answers {now or 0, for each request one of}
+--   acquire: the token when granted, -1 when it came too late, {look again ms, ahead or -1, ms left, value} when another has the key
+--   release: 1 if the owner held the key, else 0; with next: {that, the answer to next}
+--   {error}
+
+local asking = tonumber(ARGV[1])
+local count = (#KEYS - asking) / 3
+local K, Q, W, T, queue, now
+
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+if asking > 0 then now = clock() end
+
+local stored = redis.call('MGET', unpack(KEYS, 1, count + asking))
+-- As a rule nobody waits for any of the keys. Who finds a single key held need not know.
+local waiting = not (count == 1 and asking == 1 and stored[1])
+  and redis.call('EXISTS', unpack(KEYS, count + asking + 1, 2 * count + asking)) > 0
+-- What an earlier request of the batch has touched is read again.
+local touched, last_tokens = {}, {}
+
+local function look(i)
+  if touched[K] then return redis.call('GET', K), redis.call('EXISTS', Q) == 1 end
+  touched[K] = true
+  return stored[i], waiting and redis.call('EXISTS', Q) == 1
+end
+
+local function draw_token(floor)
+  local token = math.max((tonumber(last_tokens[T]) or 0) + 1, floor + 1, now)
+  local text = string.format('%.0f', token)
+  redis.call('SET', T, text, 'PX', 86400000)
+  last_tokens[T] = token
+  return token, text
+end
+
+local slow
+-- What to do where the key is held or somebody waits. Most batches never need it.
+local function contended()
+  if slow then return slow end
+
+-- @queue
+
+  -- An acquire on the key's value (false: free).
+  local function ask(value, owner, note, ttl, fair, enqueue, floor)
+    if value and string.sub(value, 1, #owner + 1) == owner .. '|' then
+      local _, text = parse(value)
+      local token = tonumber(text)
+      if not token or token == 0 then
+        token, text = draw_token(floor)
+        drop({owner})
+      else
+        -- This may be an old request that comes late: it must not undo an extension, nor what was granted on a longer TTL since.
+        ttl = math.max(tonumber(ttl), redis.call('PTTL', K))
+      end
+      redis.call('SET', K, owner .. '|1|' .. text .. '|' .. note, 'PX', ttl)
+      return token
+    end
+    if not value then
+      local head = fair and queue and hand_over(owner)
+      if not head or head == owner then
+        if queue then drop({owner}) end
+        local token, text = draw_token(floor)
+        redis.call('SET', K, owner .. '|1|' .. text .. '|' .. note, 'PX', ttl)
+        return token
+      end
+      value = head .. '|1|0|'
+    end
+    local left = redis.call('PTTL', K)
+    if not enqueue then
+      local foreign = left < 0 or not parse(value)
+      return {foreign and FOREIGN_MS or math.min(left + 1, FAR_MS), -1, left, value}
+    end
+    local ahead = take_place(owner)
+    return {look_again(value, left, owner), ahead, left, value}
+  end
+
+  slow = {ask = ask, drop = drop, hand_over = hand_over}
+  return slow
+end
+
+local function acquire(i, kind, owner, note, ttl, not_after, floor)
+  if now > tonumber(not_after) then return -1 end
+  local value
+  value, queue = look(i)
+  if not value then
+    if not queue then
+      local token, text = draw_token(floor)
+      -- MGET shows a list or a hash as missing; NX keeps it.
+      if redis.call('SET', K, owner .. '|1|' .. text .. '|' .. note, 'PX', ttl, 'NX') then return token end
+    end
+    value = redis.call('GET', K)
+  end
+  return contended().ask(value, owner, note, ttl, string.find(kind, 'f'), string.find(kind, 'e'), floor)
+end
+
+local function release(i, owner, successor, note, ttl, not_after, floor)
+  local value
+  value, queue = look(i)
+  -- Fails where the key is a list or a hash.
+  if not value then value = redis.call('GET', K) end
+  local mine = value and string.sub(value, 1, #owner + 1) == owner .. '|'
+  local released = mine and 1 or 0
+  if not queue and not successor then
+    if mine then redis.call('DEL', K) end
+    return released
+  end
+  now = now or clock()
+  local rest = contended()
+  if queue then rest.drop({owner}) end
+  if mine then value = false end
+  if successor and now <= tonumber(not_after) then
+    return {released, rest.ask(value, successor, note, ttl, true, true, floor)}
+  end
+  if not value and not (queue and rest.hand_over(nil)) and mine then redis.call('DEL', K) end
+  return successor and {released, -1} or released
+end
+
+local at, asked = 2, 0
+local function serve(i)
+  local kind, first = ARGV[at], at
+  local asks = kind ~= 'r'
+  at = at + (kind == 'r' and 2 or kind == 'n' and 7 or 6)
+  K, Q, W, T = KEYS[i], KEYS[count + asking + i], KEYS[2 * count + asking + i], nil
+  if asks then
+    asked = asked + 1
+    T = KEYS[count + asked]
+    if last_tokens[T] == nil then last_tokens[T] = stored[count + asked] end
+    if kind ~= 'n' then return acquire(i, kind, unpack(ARGV, first + 1, first + 5)) end
+    return release(i, unpack(ARGV, first + 1, first + 6))
+  end
+  return release(i, ARGV[first + 1])
+end
+
+local answers = {0}
+for i = 1, count do
+  local served, answer = pcall(serve, i)
+  if not served then answer = {type(answer) == 'table' and answer.err or tostring(answer)} end
+  answers[i + 1] = answer
+end
+answers[1] = now or 0
+return answers
