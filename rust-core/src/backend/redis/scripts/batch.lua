@@ -21,8 +21,8 @@ end
 if asking > 0 then now = clock() end
 
 local stored = redis.call('MGET', unpack(KEYS, 1, count + asking))
--- As a rule nobody waits for any of the keys. Who finds a single key held need not know.
-local waiting = not (count == 1 and asking == 1 and stored[1])
+-- As a rule nobody waits for any of the keys. A single acquire that finds its key held need not know.
+local waiting = not (count == 1 and stored[1] and string.sub(ARGV[2], 1, 1) == 'a')
   and redis.call('EXISTS', unpack(KEYS, count + asking + 1, 2 * count + asking)) > 0
 -- What an earlier request of the batch has touched is read again.
 local touched, last_tokens = {}, {}
