@@ -1,14 +1,18 @@
 //! Requests go together where they would otherwise queue.
 //!
-//! A request that finds none under way on its link goes at once and alone. Those that come while one is under way line up, and a task
-//! sends them, batch after batch and one at a time, until none is left. So everything on a link is executed in the order in which it was
-//! asked for: a leave never overtakes its acquire.
+//! A request that finds a call to spare on its link goes at once and alone. Those that come while all are under way line up, and whoever
+//! is answered has the next batch sent. Requests leave the line in the order in which they came, and reach the connection in that order:
+//! a leave never overtakes its acquire.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{self, Poll};
 
+use futures_util::future::maybe_done;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout_at};
 
 use super::connect::Link;
@@ -19,6 +23,9 @@ use crate::error::{BackendError, Failure};
 /// How many requests go together: some 200 µs of the server's time.
 const LARGEST: usize = 64;
 
+/// How many calls are under way at most: one is on its way while the server works on another.
+const CALLS: usize = 2;
+
 /// How many requests may line up before the next one has to wait.
 const LONGEST_LINE: usize = 4_096;
 
@@ -27,6 +34,8 @@ type Answered = Result<Answer, BackendError>;
 /// The requests of one link that wait for their batch.
 pub(super) struct Line {
     state: Mutex<State>,
+    /// Held from taking a batch until the connection has it.
+    sending: Mutex<()>,
     room: Semaphore,
 }
 
@@ -35,8 +44,10 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// How many requests have left the line so far, sent or not.
     left: u64,
-    /// A request or a batch is under way, and whoever sent it goes on with the line.
-    busy: bool,
+    /// How many calls are under way. Whoever sent one goes on with the line.
+    calls: usize,
+    /// A batch has left the line and is not with the connection yet.
+    sending: bool,
     /// The link was given up: nobody may line up any more.
     closed: bool,
 }
@@ -49,7 +60,7 @@ struct Waiting {
 
 impl Line {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), room: Semaphore::new(LONGEST_LINE) }
+        Self { state: Mutex::default(), sending: Mutex::default(), room: Semaphore::new(LONGEST_LINE) }
     }
 
     /// Turns away whoever waits and whoever comes.
@@ -69,7 +80,7 @@ impl Line {
         }
     }
 
-    /// The next batch; `None` when nobody waits, and then the line is not busy any more.
+    /// The next batch; `None` when nobody waits, and then it is one call less.
     fn next(&self) -> Option<Vec<Waiting>> {
         let mut state = self.state.lock();
         let now = Instant::now();
@@ -84,9 +95,13 @@ impl Line {
                 batch.push(waiting);
             }
         }
-        state.busy = !batch.is_empty();
         self.room.add_permits(usize::try_from(state.left - before).unwrap_or(0));
-        state.busy.then_some(batch)
+        if batch.is_empty() {
+            state.calls -= 1;
+            return None;
+        }
+        state.sending = true;
+        Some(batch)
     }
 }
 
@@ -125,18 +140,19 @@ impl Link {
     }
 
     async fn way(self: &Arc<Self>, request: Request, deadline: Instant) -> Result<Way, BackendError> {
-        let request = match self.try_alone(request) {
-            Ok(way) => return Ok(way),
-            Err(request) => request,
-        };
-        let room = timeout_at(deadline, self.line.room.acquire()).await;
-        let Ok(Ok(room)) = room else {
-            return Err(BackendError::new(Failure::NotSent, "too many requests before this one"));
+        if let Some(turn) = self.turn(&mut self.line.state.lock()) {
+            return Ok(Way::Alone(request, turn));
+        }
+        let room = match self.line.room.try_acquire() {
+            Ok(room) => room,
+            Err(_) => match timeout_at(deadline, self.line.room.acquire()).await {
+                Ok(Ok(room)) => room,
+                _ => return Err(BackendError::new(Failure::NotSent, "too many requests before this one")),
+            },
         };
         let mut state = self.line.state.lock();
-        if !state.busy {
-            state.busy = true;
-            return Ok(Way::Alone(request, Turn(self.clone())));
+        if let Some(turn) = self.turn(&mut state) {
+            return Ok(Way::Alone(request, turn));
         }
         if state.closed {
             return Err(given_up());
@@ -148,13 +164,13 @@ impl Link {
         Ok(Way::InLine(number, answer))
     }
 
-    fn try_alone(self: &Arc<Self>, request: Request) -> Result<Way, Request> {
-        let mut state = self.line.state.lock();
-        if state.busy {
-            return Err(request);
+    /// A call to spare, unless something that came before is still to be sent.
+    fn turn(self: &Arc<Self>, state: &mut State) -> Option<Turn> {
+        if state.calls == CALLS || !state.waiting.is_empty() || state.sending {
+            return None;
         }
-        state.busy = true;
-        Ok(Way::Alone(request, Turn(self.clone())))
+        state.calls += 1;
+        Some(Turn(self.clone()))
     }
 
     async fn wait(&self, number: u64, mut answer: oneshot::Receiver<Answered>, deadline: Instant) -> Answered {
@@ -165,9 +181,9 @@ impl Link {
         if let Ok(answered) = answer.try_recv() {
             return answered;
         }
-        self.suspect(asked.elapsed());
         // `Line::next` does not send what is past its deadline.
         let was_sent = self.line.state.lock().left > number;
+        self.suspect(asked.elapsed());
         Err(BackendError::new(if was_sent { Failure::Unknown } else { Failure::NotSent }, "no answer in time"))
     }
 
@@ -198,7 +214,18 @@ impl Link {
         Ok(answers)
     }
 
-    async fn send_batch(&self, batch: Vec<Waiting>) {
+    /// Takes the next batch and gives it to the connection, before another one can be taken.
+    fn begin(self: &Arc<Self>, context: &mut task::Context<'_>) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let _one_at_a_time = self.line.sending.lock();
+        let batch = self.line.next()?;
+        let _sending = Sending(&self.line);
+        // Its first poll puts it in the connection's own queue, which is first in, first out. A budget might keep it from that.
+        let mut call = Box::pin(maybe_done(unconstrained(self.clone().send_batch(batch))));
+        let _ = call.as_mut().poll(context);
+        Some(call)
+    }
+
+    async fn send_batch(self: Arc<Self>, batch: Vec<Waiting>) {
         let deadline = batch.iter().map(|waiting| waiting.deadline).max().unwrap_or_else(Instant::now);
         match self.send(batch.iter().map(|waiting| &waiting.request), deadline).await {
             Ok(answers) => {
@@ -215,6 +242,15 @@ impl Link {
     }
 }
 
+/// A batch on its way to the connection.
+struct Sending<'a>(&'a Line);
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().sending = false;
+    }
+}
+
 /// The turn of whoever has a request under way: dropping it, answered or not, has the rest of the line sent.
 struct Turn(Arc<Link>);
 
@@ -223,7 +259,7 @@ impl Drop for Turn {
         {
             let mut state = self.0.line.state.lock();
             if state.waiting.is_empty() {
-                state.busy = false;
+                state.calls -= 1;
                 return;
             }
         }
@@ -241,8 +277,9 @@ struct Rest {
 
 impl Rest {
     async fn send(mut self) {
-        while let Some(batch) = self.link.line.next() {
-            self.link.send_batch(batch).await;
+        let link = self.link.clone();
+        while let Some(call) = poll_fn(|context| Poll::Ready(link.begin(context))).await {
+            call.await;
             // Lets those who were answered ask for more.
             tokio::task::yield_now().await;
         }
@@ -257,7 +294,7 @@ impl Drop for Rest {
         }
         let turned_away = {
             let mut state = self.link.line.state.lock();
-            state.busy = false;
+            state.calls -= 1;
             state.clear()
         };
         self.link.line.turn_away(turned_away);
