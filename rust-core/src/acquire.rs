@@ -134,6 +134,7 @@ impl Session {
 
     /// Asks until the key is ours.
     async fn drive(self: &Arc<Self>, mut turn: Turn, attempt: &Attempt) -> Result<Arc<Held>> {
+        turn.settle().await;
         let mut pause = FIRST_PAUSE;
         loop {
             let Some((sent, answer)) = self.ask(&mut turn, attempt).await else { continue };
@@ -306,6 +307,20 @@ impl Place {
             Ok(_) => self.sent = Some(sent),
             Err(error) if error.failure == Failure::Unknown => (self.sent, self.unanswered) = (Some(sent), Some(sent)),
             Err(_) => {}
+        }
+    }
+}
+
+impl Turn {
+    /// Waits for the answer to a request that a release has taken along for somebody who has left: it was made on their terms, with their
+    /// TTL and their note, so the key is then asked for again.
+    async fn settle(&mut self) {
+        let Some(place) = &mut self.place else { return };
+        let Some(carried) = &mut place.carried else { return };
+        let carried = carried.await;
+        place.carried = None;
+        if let Ok(Carried { sent, answer }) = carried {
+            place.answered(sent, &answer);
         }
     }
 }

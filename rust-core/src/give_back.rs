@@ -8,7 +8,7 @@ use crate::backend::{Outcome, Release};
 use crate::clock::Instant;
 use crate::error::Failure;
 use crate::held::Held;
-use crate::lease_state::{Action, Event, LeaseState, Status};
+use crate::lease_state::{Action, Event, Status};
 use crate::owner::OwnerId;
 use crate::session::Session;
 use crate::waiters::{Carried, Parked, Place};
@@ -36,15 +36,16 @@ impl Session {
     }
 
     async fn give_back(self: &Arc<Self>, held: &Arc<Held>, mut parked: Option<Parked>) {
-        let valid_until = held.read(LeaseState::valid_until);
-        let give_up = valid_until + held.op_timeout;
+        let (valid_until, ttl) = held.read(|state| (state.valid_until(), state.ttl()));
+        // A renewal without an answer may have been executed: the backend can keep the key longer than we vouched for it.
+        let give_up = valid_until.max(self.clock.now() + ttl) + held.op_timeout;
         let mut pause = FIRST_PAUSE;
         let mut maybe_done = false;
         loop {
             let next = parked.as_ref().map(|parked| parked.request.clone());
             let sent = self.clock.now();
             let release = Release { key: held.key.clone(), owner: held.owner, next, timeout: held.op_timeout };
-            match self.backend.release(release).await {
+            let refused = match self.backend.release(release).await {
                 Ok(handover) => {
                     held.on(Event::ReleaseEnded(conclude(handover.outcome, maybe_done, self.clock.now() < valid_until)));
                     if let (Some(parked), Some(answer)) = (parked, handover.next) {
@@ -56,13 +57,16 @@ impl Session {
                 Err(error) => {
                     tracing::warn!(key = %held.key, token = held.token, %error, "release failed, will be tried again");
                     maybe_done |= error.failure == Failure::Unknown;
+                    let refused = error.failure == Failure::Refused;
                     // The waiter must not wait for our troubles; from here on it asks for itself, under the same owner id.
                     if let Some(parked) = parked.take() {
                         let _ = parked.reply.send(Carried { sent, answer: Err(error) });
                     }
+                    refused
                 }
-            }
-            if self.clock.now() >= give_up {
+            };
+            // A client that is closed will not be served again.
+            if self.clock.now() >= give_up || (refused && self.closing.is_cancelled()) {
                 held.on(Event::ReleaseEnded(Status::Unconfirmed));
                 return;
             }

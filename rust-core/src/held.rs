@@ -1,6 +1,7 @@
 //! The engine's record of one lease: its state under a lock, and who is told when it ends.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -127,8 +128,10 @@ impl Held {
     fn tell_loss(&self, status: Status) {
         // Unlocked before it is called: it may ask for another one.
         let on_lost = self.on_lost.lock().take();
-        if let Some(on_lost) = on_lost {
-            on_lost(status);
+        let Some(on_lost) = on_lost else { return };
+        // A panic here would end the loop that renews every lease of the session.
+        if catch_unwind(AssertUnwindSafe(|| on_lost(status))).is_err() {
+            tracing::error!(key = %self.key, token = self.token, "the callback for a lost lease panicked");
         }
     }
 

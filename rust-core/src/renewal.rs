@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::deadlines::Deadlines;
 use crate::error::{BackendError, LossReason};
 use crate::held::Held;
-use crate::lease_state::{Action, Event, LeaseState};
+use crate::lease_state::{Action, Event, LeaseState, Status};
 
 /// Deadlines this close are looked at together.
 const TOGETHER: Duration = Duration::from_millis(50);
@@ -109,6 +109,10 @@ impl Renewals {
     /// Answers once the backend has; an error means that the outcome is unknown.
     pub(crate) async fn extend(&self, held: &Arc<Held>, ttl: Duration) -> Result<(), BackendError> {
         let _one_at_a_time = held.extending.lock().await;
+        if held.status() != Status::Held {
+            // It ended while another extension was under way: nothing may be sent for it any more.
+            return Ok(());
+        }
         let before = held.read(LeaseState::valid_until);
         self.tell(held, Event::Extend { ttl });
         let epoch = held.read(LeaseState::epoch);

@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use dlock::backend::Acquire;
-use dlock::{Client, ClientOptions};
+use dlock::{Client, ClientOptions, Status};
 use support::proxy::{Gate, Proxy};
 use support::redis::{Cli, Server, Setup};
 use tokio::time::timeout;
@@ -105,4 +105,39 @@ async fn a_server_that_is_further_away_than_the_ttl_is_an_error() {
     let error = timeout(5_000 * MS, lock.try_acquire()).await.expect("an end").unwrap_err();
     assert_eq!(error.code(), "BACKEND_UNAVAILABLE", "{error}");
     support::eventually("nobody holds it", || async { cli.run::<i64>(&["EXISTS", "dlock/k"]).await == 0 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r17_a_release_is_not_tried_on_once_its_client_is_closed() {
+    let mut server = Server::start().await;
+    let client = Client::new(&server.url()).unwrap();
+    let lease = client.lock("k").ttl(3_600_000 * MS).acquire().await.unwrap();
+    server.kill();
+    lease.begin_release().unwrap();
+    client.close(Duration::ZERO).await.unwrap();
+    support::eventually("it has ended", || async { lease.status() == Status::Unconfirmed }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_who_inherits_a_request_gets_the_key_on_its_own_terms() {
+    let server = Server::start().await;
+    let cli = server.cli().await;
+    let proxy = Proxy::to(server.port).await;
+    let options = ClientOptions { op_timeout: 5_000 * MS, ..ClientOptions::default() };
+    let client = Client::with_options(&format!("redis://127.0.0.1:{}", proxy.port), options).unwrap();
+    let held = client.lock("k").acquire().await.unwrap();
+    let first = tokio::spawn(client.lock("k").ttl(1_000 * MS).join(None));
+    let second = tokio::spawn(client.lock("k").ttl(60_000 * MS).metadata("second").join(None));
+    tokio::task::yield_now().await;
+    proxy.answers(Gate::Stalled);
+    let before = evals(&cli).await;
+    held.begin_release().unwrap();
+    support::eventually("the release is executed", || async { evals(&cli).await > before }).await;
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    proxy.answers(Gate::Open);
+    let lease = second.await.unwrap().unwrap();
+    assert_eq!(lease.ttl(), 60_000 * MS);
+    assert!(cli.left("dlock/k").await > 50_000 * MS);
+    assert!(cli.run::<String>(&["GET", "dlock/k"]).await.contains("second"));
 }

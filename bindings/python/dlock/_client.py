@@ -189,7 +189,7 @@ class Lock:
             call = self._native.acquire(state.completions, number, watch)
         else:
             call = self._native.acquire_within(state.completions, number, watch, wait)
-        lease = Lease(await state.answer(number, call), state, number, self._on_lost, task, leases)
+        lease = Lease(await state.answer(number, call), number, self._on_lost, task, leases)
         if not lease.valid:
             # It ran out before it got here: the process was paused, or the loop blocked with renewal off.
             loss = lease._loss()

@@ -35,13 +35,12 @@ class Lease(_native.Lease):
     def __init__(
         self,
         _grant: _native.Grant,
-        state: LoopState,
         number: int,
         on_lost: str,
         taker: Task[Any] | None,
         leases: "dict[str, weakref.ref[Lease]]",
     ) -> None:
-        self._state: LoopState | None = state  # None once nobody watches
+        self._state: LoopState | None = None  # where a loss is watched for
         self._number = number
         self._on_lost = on_lost
         self._taker = taker
@@ -103,13 +102,11 @@ class Lease(_native.Lease):
         if self._on_lost != "cancel":
             return
         self._cancelling = task.cancelling()
-        state = current()
-        if not watched or state is not self._state:
-            self._state, self._number = state, state.next_number()
-            state.watch(self._number, self)
+        state = self._state = current()
+        if not watched:
+            self._number = state.next_number()
             self._watch(state.completions, self._number)
-        else:
-            state.watch(self._number, self)
+        state.watch(self._number, self)
 
     def _on_loss(self) -> None:
         """Called by the loop, never by the task itself."""

@@ -66,6 +66,7 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
     _idle.append(completions)
     ((_, value, error),) = outcomes
     if error is not None:
+        _process.let_daemon_end()
         raise error
     return value
 

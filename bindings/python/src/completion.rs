@@ -171,6 +171,12 @@ impl Completions {
         }
         Ok(list)
     }
+
+    /// Nobody will drain any more: what is there is dropped, grants are given back, and so is whatever comes later.
+    fn close(&self) -> PyResult<()> {
+        self.queue.get()?.close();
+        Ok(())
+    }
 }
 
 impl Completions {
