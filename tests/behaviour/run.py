@@ -30,7 +30,7 @@ from scenario import ABILITIES, LANGUAGES, Scenario, load  # noqa: E402
 
 from services import RedisServer  # noqa: E402
 
-AT_ONCE = 3
+AT_ONCE = max(2, os.cpu_count() or 2)
 MEASUREMENTS = 3
 
 
