@@ -74,7 +74,8 @@ async fn work(client: Client, key: &str, latest: Arc<Latest>, random: Arc<Random
             continue;
         };
         latest.told(&lease);
-        sleep(random.pause(30)).await;
+        // Now and then longer than the lease can be kept while nothing passes.
+        sleep(random.pause(if random.one_in(3) { 1_500 } else { 30 })).await;
         if random.one_in(6) {
             let _ = lease.extend(100 * MS + random.pause(3_000)).await;
             sleep(random.pause(300)).await;
