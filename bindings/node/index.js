@@ -1,5 +1,8 @@
 'use strict';
 
-const native = require('./native.node');
+const { Client, connect } = require('./client.js');
+const { version } = require('./completion.js');
+const { configure, lock, withLock } = require('./default.js');
+const { classes } = require('./errors.js');
 
-module.exports = { version: native.VERSION };
+module.exports = { Client, configure, connect, lock, version, withLock, ...classes };

@@ -1,4 +1,22 @@
 import dlock from './index.js';
 
-export const { version } = dlock;
+export const {
+  AcquireTimeout,
+  BackendUnavailable,
+  Client,
+  ClientClosed,
+  ForkedError,
+  InvalidOptions,
+  LockBusy,
+  LockError,
+  LockLost,
+  NotAcquired,
+  NotHeld,
+  RetriesExhausted,
+  configure,
+  connect,
+  lock,
+  version,
+  withLock,
+} = dlock;
 export default dlock;

@@ -1,13 +1,63 @@
-//! `dlock`: run a command under a distributed lock.
+//! `dlock`: run a command under a distributed lock, and look at locks.
+//!
+//! `dlock run` is three rooms: [`run`] gets the lock and stays with the command until it ends, [`child`] starts it so that it cannot
+//! outlive us, [`signals`] hears what must be passed on. [`ask`] holds the calls that only talk to the backend.
 #![forbid(unsafe_code)]
 
+mod args;
+mod ask;
+mod child;
+mod exit;
+mod log;
+mod run;
+mod signals;
+mod tree;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
 use clap::Parser;
+use clap::error::ErrorKind;
 
-/// Distributed locks with fencing tokens.
-#[derive(Parser)]
-#[command(name = "dlock", version)]
-struct Arguments {}
+use crate::args::{Arguments, Task};
+use crate::exit::Failure;
 
-fn main() {
-    Arguments::parse();
+/// How long releases that are under way may take at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    log::start(arguments.verbose);
+    let ended = match arguments.task {
+        Task::Run(run) => run::run(&run),
+        Task::Inspect(inspect) => ask::inspect(&inspect),
+        Task::Ls(ls) => ask::list(&ls),
+        Task::Release(release) => ask::release(&release),
+        Task::Exec(exec) => Err(child::become_command(&exec)),
+    };
+    dlock::shutdown(FAREWELL);
+    ended.unwrap_or_else(Failure::report)
+}
+
+/// Help and version go where they are expected; a mistake becomes one line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nobody to tell when the output is closed.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Failure::usage("a command is missing; try `dlock --help`").report(),
+        _ => Failure::usage(one_line(&error.to_string())).report(),
+    }
+}
+
+/// The first paragraph of one of clap's messages, without its label.
+fn one_line(message: &str) -> String {
+    let paragraph = message.split("\n\n").next().unwrap_or(message);
+    let words: Vec<_> = paragraph.trim_start_matches("error:").split_whitespace().collect();
+    words.join(" ")
 }

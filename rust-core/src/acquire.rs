@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 /// One attempt to get a key.
-struct Attempt {
+pub(crate) struct Attempt {
     key: Arc<str>,
     options: LockOptions,
     op_timeout: Duration,
@@ -37,15 +37,16 @@ struct Attempt {
     seen: Mutex<Option<Holder>>,
     /// Since when, and with what, the backend has been failing.
     trouble: Mutex<Option<(Instant, BackendError)>>,
+    /// Where it stands in the local line; `None` for a single try, which stands in none.
+    entered: Option<Entered>,
 }
 
 impl Session {
-    /// Gets a key as `options` say.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any time: nothing stays behind in the backend.
-    pub(crate) async fn acquire(self: &Arc<Self>, key: Arc<str>, options: LockOptions) -> Result<Arc<Held>> {
-        let attempt = Attempt {
+    /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
+    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Attempt {
+        let once = options.wait == Some(Duration::ZERO);
+        Attempt {
+            entered: (!once).then(|| self.lines.enter(&key)),
             note: Note::of_this_process(self.clock.wall(), options.metadata.clone()).encode().into(),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
             started: self.clock.now(),
@@ -53,28 +54,45 @@ impl Session {
             trouble: Mutex::new(None),
             key,
             options,
-        };
-        if self.closing.is_cancelled() {
-            return Err(Error::ClientClosed { operation: "acquire" });
-        }
-        tokio::select! {
-            biased;
-            result = self.get(&attempt) => result,
-            error = self.end_of_wait(&attempt) => Err(error),
-            () = self.closing.cancelled() => Err(Error::ClientClosed { operation: "acquire" }),
         }
     }
 
-    async fn get(self: &Arc<Self>, attempt: &Attempt) -> Result<Arc<Held>> {
-        if attempt.options.wait == Some(Duration::ZERO) {
-            return self
-                .try_once(attempt)
-                .await?
-                .ok_or_else(|| Error::LockBusy { key: attempt.key.clone(), holder: attempt.seen.lock().take().map(Box::new) });
+    /// Goes on with an attempt until the key is got.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: nothing stays behind in the backend.
+    pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Attempt) -> Result<Arc<Held>> {
+        let entered = attempt.entered.take();
+        if self.closing.is_cancelled() {
+            return Err(Error::ClientClosed { operation: "acquire" });
         }
-        let turn = match self.lines.enter(&attempt.key) {
-            Entered::First(turn) => turn,
-            Entered::Behind(ticket) => {
+        // Closing waits for attempts as well: until this one has dropped its turn, its place may still have to be given up.
+        let _counted = self.tasks.token();
+        let result = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => return Err(Error::ClientClosed { operation: "acquire" }),
+            result = self.get(&attempt, entered) => result,
+            error = self.end_of_wait(&attempt) => Err(error),
+        };
+        if let Ok(held) = &result
+            && self.closing.is_cancelled()
+        {
+            // Granted while the client was being closed: closing may have looked before this lease was there.
+            self.release(held);
+            return Err(Error::ClientClosed { operation: "acquire" });
+        }
+        result
+    }
+
+    async fn get(self: &Arc<Self>, attempt: &Attempt, entered: Option<Entered>) -> Result<Arc<Held>> {
+        let turn = match entered {
+            None => {
+                let held = self.try_once(attempt).await?;
+                return held
+                    .ok_or_else(|| Error::LockBusy { key: attempt.key.clone(), holder: attempt.seen.lock().take().map(Box::new) });
+            }
+            Some(Entered::First(turn)) => turn,
+            Some(Entered::Behind(ticket)) => {
                 if !attempt.options.fair
                     && let Some(held) = self.try_once(attempt).await?
                 {
@@ -116,18 +134,19 @@ impl Session {
 
     /// Asks until the key is ours.
     async fn drive(self: &Arc<Self>, mut turn: Turn, attempt: &Attempt) -> Result<Arc<Held>> {
+        turn.settle().await;
         let mut pause = FIRST_PAUSE;
         loop {
             let Some((sent, answer)) = self.ask(&mut turn, attempt).await else { continue };
             match answer {
                 Ok(Acquired::Granted(grant)) => {
-                    *attempt.trouble.lock() = None;
-                    let Some(owner) = turn.place.as_ref().map(|place| place.owner) else { continue };
+                    let Some(place) = &turn.place else { continue };
                     // A grant that took too long to arrive is confirmed rather than believed.
-                    if let Some(held) = self.hold(attempt, owner, sent, grant) {
-                        turn.granted(held.clone());
+                    if let Some(held) = self.hold(attempt, place, sent, grant) {
+                        turn.granted();
                         return Ok(held);
                     }
+                    self.suffer(attempt, too_far())?;
                 }
                 Ok(Acquired::Waiting(waiting)) => {
                     *attempt.trouble.lock() = None;
@@ -158,15 +177,7 @@ impl Session {
             turn.park(&holder, self.request(attempt, owner, true));
             return None;
         }
-        let sent = self.clock.now();
-        let before = (place.sent, place.unanswered);
-        (place.sent, place.unanswered) = (Some(sent), true);
-        let answer = self.backend.acquire(self.request(attempt, owner, true)).await;
-        if answer.as_ref().is_err_and(|error| error.failure != Failure::Unknown) {
-            (place.sent, place.unanswered) = before;
-        }
-        place.answered(sent, &answer);
-        Some((sent, answer))
+        Some(self.send(place, attempt, true).await)
     }
 
     /// Waits until it is worth asking again.
@@ -201,35 +212,57 @@ impl Session {
         Ok(())
     }
 
-    /// Asks once, past the local line, and leaves nothing behind.
+    /// Asks once, past the local line, and leaves nothing behind. A broken connection is given `op_timeout` to come back.
     async fn try_once(self: &Arc<Self>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
-        let owner = self.next_owner();
+        let mut trace = Trace { session: self, key: &attempt.key, place: Some(Place::new(self.next_owner())) };
+        let give_up = self.clock.now() + attempt.op_timeout;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some(place) = &mut trace.place else { return Ok(None) };
+            let (sent, answer) = self.send(place, attempt, false).await;
+            match answer {
+                Ok(Acquired::Granted(grant)) => {
+                    if let Some(held) = self.hold(attempt, place, sent, grant) {
+                        trace.place = None;
+                        return Ok(Some(held));
+                    }
+                    if self.clock.now() >= give_up {
+                        return Err(self.unavailable("acquire", Some(attempt.key.clone()), too_far()));
+                    }
+                }
+                Ok(Acquired::Waiting(waiting)) => {
+                    *attempt.seen.lock() = waiting.holder;
+                    if place.unanswered.is_none() {
+                        trace.place = None;
+                    }
+                    return Ok(None);
+                }
+                Err(error) => {
+                    if error.failure == Failure::Refused || self.clock.now() >= give_up {
+                        return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
+                    }
+                    self.clock.sleep_until(self.clock.now() + pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// One request for a place, with a note in it while the answer is missing.
+    async fn send(
+        &self,
+        place: &mut Place,
+        attempt: &Attempt,
+        enqueue: bool,
+    ) -> (Instant, std::result::Result<Acquired, BackendError>) {
+        // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
         let sent = self.clock.now();
-        let mut trace = Trace { session: self, key: &attempt.key, place: Some(Place::new(owner)) };
-        if let Some(place) = &mut trace.place {
-            (place.sent, place.unanswered) = (Some(sent), true);
-        }
-        match self.backend.acquire(self.request(attempt, owner, false)).await {
-            Ok(Acquired::Granted(grant)) => {
-                let held = self.hold(attempt, owner, sent, grant);
-                if let Some(held) = &held {
-                    trace.place = None;
-                    self.lines.set_holder(held.clone());
-                }
-                Ok(held)
-            }
-            Ok(Acquired::Waiting(waiting)) => {
-                trace.place = None;
-                *attempt.seen.lock() = waiting.holder;
-                Ok(None)
-            }
-            Err(error) => {
-                if error.failure != Failure::Unknown {
-                    trace.place = None;
-                }
-                Err(self.unavailable("acquire", Some(attempt.key.clone()), error))
-            }
-        }
+        let before = (place.sent, place.unanswered);
+        (place.sent, place.unanswered) = (Some(sent), Some(sent));
+        let answer = self.backend.acquire(self.request(attempt, place.owner, enqueue)).await;
+        (place.sent, place.unanswered) = before;
+        place.answered(sent, &answer);
+        (sent, answer)
     }
 
     fn request(&self, attempt: &Attempt, owner: OwnerId, enqueue: bool) -> backend::Acquire {
@@ -246,7 +279,7 @@ impl Session {
     }
 
     /// Turns a grant into a lease; `None` if it is over before it is told.
-    fn hold(&self, attempt: &Attempt, owner: OwnerId, sent: Instant, grant: Grant) -> Option<Arc<Held>> {
+    fn hold(&self, attempt: &Attempt, place: &Place, sent: Instant, grant: Grant) -> Option<Arc<Held>> {
         let options = &attempt.options;
         let margin = self.backend.capabilities().margin;
         let terms = Terms { renew: options.renew, threshold: options.renewal_threshold, margin, max_hold: options.max_hold };
@@ -254,20 +287,40 @@ impl Session {
         if !state.is_valid(self.clock.now()) {
             return None;
         }
-        let held = Held::new(attempt.key.clone(), owner, grant.token, attempt.op_timeout, self.clock.clone(), state);
+        let mut held = Held::new(attempt.key.clone(), place.owner, grant.token, attempt.op_timeout, self.clock.clone(), state);
+        held.unanswered = place.unanswered;
         let held = Arc::new(held);
         self.adopt(&held);
         Some(held)
     }
 }
 
+/// What is wrong when no grant arrives in time.
+fn too_far() -> BackendError {
+    BackendError::new(Failure::Unknown, "the grant was over before its answer arrived")
+}
+
 impl Place {
-    /// Takes note of an answer, or of its absence.
+    /// Takes note of an answer, or of its absence. An answer says nothing about an earlier request that has none.
     fn answered(&mut self, sent: Instant, answer: &std::result::Result<Acquired, BackendError>) {
         match answer {
-            Ok(_) => (self.sent, self.unanswered) = (Some(sent), false),
-            Err(error) if error.failure == Failure::Unknown => (self.sent, self.unanswered) = (Some(sent), true),
+            Ok(_) => self.sent = Some(sent),
+            Err(error) if error.failure == Failure::Unknown => (self.sent, self.unanswered) = (Some(sent), Some(sent)),
             Err(_) => {}
+        }
+    }
+}
+
+impl Turn {
+    /// Waits for the answer to a request that a release has taken along for somebody who has left: it was made on their terms, with their
+    /// TTL and their note, so the key is then asked for again.
+    async fn settle(&mut self) {
+        let Some(place) = &mut self.place else { return };
+        let Some(carried) = &mut place.carried else { return };
+        let carried = carried.await;
+        place.carried = None;
+        if let Ok(Carried { sent, answer }) = carried {
+            place.answered(sent, &answer);
         }
     }
 }

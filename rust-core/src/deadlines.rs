@@ -39,12 +39,22 @@ impl<T> Deadlines<T> {
 
     /// Sets or moves the deadline of `number`.
     pub(crate) fn set(&self, number: u64, deadline: Instant, thing: T) {
+        self.refresh(number, || Some(deadline), thing);
+    }
+
+    /// Sets or moves the deadline of `number` to what `deadline` says, or takes it out if that is nothing. It is read under the lock: of two
+    /// calls at once, an older reading never replaces a newer one.
+    pub(crate) fn refresh(&self, number: u64, deadline: impl FnOnce() -> Option<Instant>, thing: T) {
         let mut heap = self.heap.lock();
-        let sooner = heap.sleeping_until.is_none_or(|until| deadline < until);
-        heap.remove(number);
-        heap.deadline_of.insert(number, deadline);
-        heap.due.insert((deadline, number), thing);
+        let deadline = deadline();
+        let sooner = deadline.is_some_and(|deadline| heap.sleeping_until.is_none_or(|until| deadline < until));
+        let before = heap.remove(number);
+        if let Some(deadline) = deadline {
+            heap.deadline_of.insert(number, deadline);
+            heap.due.insert((deadline, number), thing);
+        }
         drop(heap);
+        drop(before);
         if sooner {
             self.sooner.notify_one();
         }

@@ -8,7 +8,7 @@ use crate::backend::{Outcome, Release};
 use crate::clock::Instant;
 use crate::error::Failure;
 use crate::held::Held;
-use crate::lease_state::{Action, Event, LeaseState, Status};
+use crate::lease_state::{Action, Event, Status};
 use crate::owner::OwnerId;
 use crate::session::Session;
 use crate::waiters::{Carried, Parked, Place};
@@ -21,24 +21,31 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Session {
     /// Ends a lease's validity and renewal, then gives the key back in the background. Does nothing to a lease that has ended.
     pub(crate) fn release(self: &Arc<Self>, held: &Arc<Held>) {
+        // Taken first: a session that is closing sees no lease any more after `let_go`, and must still wait for the release.
+        let _closing_waits = self.tasks.token();
         if held.on(Event::Release) != Action::GiveBack {
             return;
         }
         let parked = self.let_go(held);
         let (session, held) = (self.clone(), held.clone());
-        self.tasks.spawn_on(async move { session.give_back(&held, parked).await }, &self.engine);
+        let given_back = async move {
+            session.give_back(&held, parked).await;
+            session.leave_again(&held.key, held.owner, held.unanswered).await;
+        };
+        self.tasks.spawn_on(given_back, &self.engine);
     }
 
     async fn give_back(self: &Arc<Self>, held: &Arc<Held>, mut parked: Option<Parked>) {
-        let valid_until = held.read(LeaseState::valid_until);
-        let give_up = valid_until + held.op_timeout;
+        let (valid_until, ttl) = held.read(|state| (state.valid_until(), state.ttl()));
+        // A renewal without an answer may have been executed: the backend can keep the key longer than we vouched for it.
+        let give_up = valid_until.max(self.clock.now() + ttl) + held.op_timeout;
         let mut pause = FIRST_PAUSE;
         let mut maybe_done = false;
         loop {
             let next = parked.as_ref().map(|parked| parked.request.clone());
             let sent = self.clock.now();
             let release = Release { key: held.key.clone(), owner: held.owner, next, timeout: held.op_timeout };
-            match self.backend.release(release).await {
+            let refused = match self.backend.release(release).await {
                 Ok(handover) => {
                     held.on(Event::ReleaseEnded(conclude(handover.outcome, maybe_done, self.clock.now() < valid_until)));
                     if let (Some(parked), Some(answer)) = (parked, handover.next) {
@@ -50,13 +57,16 @@ impl Session {
                 Err(error) => {
                     tracing::warn!(key = %held.key, token = held.token, %error, "release failed, will be tried again");
                     maybe_done |= error.failure == Failure::Unknown;
+                    let refused = error.failure == Failure::Refused;
                     // The waiter must not wait for our troubles; from here on it asks for itself, under the same owner id.
                     if let Some(parked) = parked.take() {
                         let _ = parked.reply.send(Carried { sent, answer: Err(error) });
                     }
+                    refused
                 }
-            }
-            if self.clock.now() >= give_up {
+            };
+            // A client that is closed will not be served again.
+            if self.clock.now() >= give_up || (refused && self.closing.is_cancelled()) {
                 held.on(Event::ReleaseEnded(Status::Unconfirmed));
                 return;
             }
@@ -89,23 +99,34 @@ impl Session {
             // Not before its request was answered: a leave that overtakes it would be undone by it.
             if let Ok(Carried { sent: at, answer }) = carried.await {
                 sent = Some(at);
-                unanswered = answer.is_err_and(|error| error.failure == Failure::Unknown);
+                if answer.is_err_and(|error| error.failure == Failure::Unknown) {
+                    unanswered = Some(at);
+                }
             }
         }
-        let Some(sent) = sent else { return };
-        self.leave(&key, owner).await;
-        if unanswered {
-            let late = sent + self.backend.capabilities().late_window;
-            if self.clock.now() < late {
-                self.clock.sleep_until(late).await;
-                self.leave(&key, owner).await;
-            }
+        if sent.is_some() {
+            self.leave(&key, owner).await;
+            self.leave_again(&key, owner, unanswered).await;
         }
     }
 
-    pub(crate) fn leave_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId) {
+    /// Gives up in the background whatever an owner has, and what a request without an answer may bring it.
+    pub(crate) fn leave_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
         let session = self.clone();
-        self.tasks.spawn_on(async move { session.leave(&key, owner).await }, &self.engine);
+        let left = async move {
+            session.leave(&key, owner).await;
+            session.leave_again(&key, owner, unanswered).await;
+        };
+        self.tasks.spawn_on(left, &self.engine);
+    }
+
+    /// Leaves once more when the backend can no longer execute a request that was never answered.
+    async fn leave_again(&self, key: &Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
+        let Some(late) = unanswered.map(|sent| sent + self.backend.capabilities().late_window) else { return };
+        if self.clock.now() < late {
+            self.clock.sleep_until(late).await;
+            self.leave(key, owner).await;
+        }
     }
 
     /// Leaves until the backend has confirmed it.

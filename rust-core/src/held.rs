@@ -1,6 +1,7 @@
 //! The engine's record of one lease: its state under a lock, and who is told when it ends.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +25,8 @@ pub(crate) struct Held {
     pub(crate) acquired_at: SystemTime,
     /// How long one request about it may take.
     pub(crate) op_timeout: Duration,
+    /// When a request for it left that was never answered: executed late, it could take the key once more after the release.
+    pub(crate) unanswered: Option<Instant>,
     clock: Arc<dyn Clock>,
     state: Mutex<LeaseState>,
     changed: Notify,
@@ -57,6 +60,7 @@ impl Held {
             token,
             acquired_at: clock.wall(),
             op_timeout,
+            unanswered: None,
             clock,
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -75,10 +79,8 @@ impl Held {
         if before != after {
             self.changed.notify_waiters();
         }
-        if let Action::Lose(_) = action
-            && let Some(on_lost) = self.on_lost.lock().take()
-        {
-            on_lost(after);
+        if let Action::Lose(_) = action {
+            self.tell_loss(after);
         }
         action
     }
@@ -118,10 +120,18 @@ impl Held {
         *self.on_lost.lock() = Some(on_lost);
         // The loss may have come before the callback was there: whoever takes it out calls it.
         let status = self.status();
-        if let Status::Lost(_) = status
-            && let Some(on_lost) = self.on_lost.lock().take()
-        {
-            on_lost(status);
+        if let Status::Lost(_) = status {
+            self.tell_loss(status);
+        }
+    }
+
+    fn tell_loss(&self, status: Status) {
+        // Unlocked before it is called: it may ask for another one.
+        let on_lost = self.on_lost.lock().take();
+        let Some(on_lost) = on_lost else { return };
+        // A panic here would end the loop that renews every lease of the session.
+        if catch_unwind(AssertUnwindSafe(|| on_lost(status))).is_err() {
+            tracing::error!(key = %self.key, token = self.token, "the callback for a lost lease panicked");
         }
     }
 

@@ -1,6 +1,7 @@
 //! A lease: what a holder has.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +11,7 @@ use crate::error::{Error, LossReason, Result};
 use crate::held::Held;
 use crate::lease_state::{LeaseState, Status};
 use crate::options::check_ttl;
+use crate::owner::OwnerId;
 use crate::process::Bound;
 use crate::runtime::run;
 use crate::session::Session;
@@ -60,6 +62,11 @@ impl Lease {
     /// The owner id of the attempt that got the lease, as other processes see it.
     pub fn owner(&self) -> String {
         self.held().owner.to_string()
+    }
+
+    /// The owner id in its parts: the session is the same for all leases of a client.
+    pub fn owner_id(&self) -> OwnerId {
+        self.held().owner
     }
 
     /// The lease time of the latest grant or extension.
@@ -168,6 +175,20 @@ impl Lease {
         }
     }
 
+    /// Copies of the open files that hold the key, for a child process that must not outlive its lock: while it has them open, the death
+    /// of this process does not free the key. They are close-on-exec; drop them once the child has its own. Releasing the lease frees the
+    /// key all the same.
+    ///
+    /// Empty on backends that hold keys by other means.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child process, [`Error::BackendUnavailable`] if no descriptor is left.
+    pub fn lock_files(&self) -> Result<Vec<OwnedFd>> {
+        let session = self.handle.session.get()?;
+        let files = session.backend.lock_files(self.key(), self.held().owner);
+        files.map_err(|source| session.unavailable("lock_files", Some(self.key().clone()), source))
+    }
+
     /// Gives the key back. True if the backend confirmed it; else [`Lease::status`] says how it stands, and the engine goes on trying until
     /// the lease would have run out. Waits at most `op_timeout`.
     ///
@@ -204,7 +225,7 @@ impl Lease {
 
     /// Whether this is the last handle of a lease that is still held: dropping it gives the lease back with a warning.
     pub fn is_last_handle(&self) -> bool {
-        Arc::strong_count(&self.handle) == 1 && self.held().status() == Status::Held
+        Arc::strong_count(&self.handle) == 1 && self.handle.session.get().is_ok() && self.held().status() == Status::Held
     }
 
     /// Whether only its lock remembers the lease.
@@ -215,7 +236,7 @@ impl Lease {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // The session first: in a forked child the lease's own mutex may be held by a thread that is gone.
+        // The session first: in a forked child the lease's own lock may be held by a thread that no longer exists.
         if let Ok(session) = self.session.get()
             && self.held.status() == Status::Held
         {

@@ -284,8 +284,10 @@ impl LeaseState {
         Action::Lose(reason)
     }
 
-    /// A life of `ttl` counts from `sent`.
+    /// A life of `ttl` counts from `sent`. What the backend has beyond the TTL that was asked for last is not counted on: a request that
+    /// takes it away may be under way.
     fn live(&mut self, sent: Instant, ttl: Duration) {
+        let ttl = ttl.min(self.ttl);
         let ttl = match self.shadow {
             Some((late, short)) if sent < late => ttl.min(short),
             _ => ttl,

@@ -132,6 +132,15 @@ fn a_renewal_that_left_before_an_extension_does_not_undo_it() {
 }
 
 #[test]
+fn r01_a_renewal_that_overtakes_a_shorter_extension_does_not_count_on_the_longer_life() {
+    let mut state = renewing();
+    state.on(after(10.0), Event::Extend { ttl: Duration::from_secs(5) });
+    // Executed before the extension, which is on its way on another connection: the backend still had all of the longer life.
+    state.on(after(10.2), Event::Renewed { sent: after(10.1), ttl: Duration::from_secs(28), epoch: 1 });
+    assert!(state.valid_until() < after(15.1));
+}
+
+#[test]
 fn an_unanswered_shorter_extension_casts_its_shadow_until_it_can_no_longer_be_executed() {
     let short = Duration::from_secs(5);
     let mut state = held();

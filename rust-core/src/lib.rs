@@ -1,4 +1,25 @@
-//! Distributed locks with fencing tokens, on one engine.
+//! Locks that several programs share: with no server across the processes of one machine, on Redis across machines.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> dlock::Result<()> {
+//! let client = dlock::Client::new("memory:")?;
+//! let lease = client.lock("invoice:42").acquire().await?;
+//! assert!(lease.is_valid());
+//! lease.release().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # The tour
+//!
+//! A [`Client`] speaks to one backend and makes [`Lock`]s: reusable handles of a key with options. Acquiring one gives a [`Lease`], with a
+//! fencing token and an end that the engine pushes out by renewing it. A lease is given back by [`Lease::release`], by leaving
+//! [`Lock::with`], or by dropping its last handle; one that ends otherwise is *lost*, and [`Lease::lost`] says so.
+//!
+//! Behind a client is one session: an identity under which leases and waiters are registered with the [`backend`]. Callers of one session
+//! that want the same key stand in a local line, and only the first of them talks to the backend. A [`lease_state`] machine says what is
+//! to be done about a lease at any moment; one heap of deadlines asks it for all leases, and sends renewals in batches.
+//!
+//! The engine runs on threads of its own, started by the first operation, whatever runtime the caller is on.
 
 #![forbid(unsafe_code)]
 
@@ -32,3 +53,8 @@ pub use lease_state::Status;
 pub use lock::Lock;
 pub use options::{ClientOptions, LockOptions, Unit};
 pub use runtime::{shutdown, spawn};
+
+/// The samples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

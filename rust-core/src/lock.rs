@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::acquire::Attempt;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::lease::{Lease, Outstanding};
@@ -12,6 +13,7 @@ use crate::lease_state::Status;
 use crate::options::{LockOptions, check_key};
 use crate::process::Bound;
 use crate::runtime::run;
+use crate::session::Session;
 
 /// A reusable lock: a key and options, made by [`Client::lock`].
 ///
@@ -102,9 +104,13 @@ impl Lock {
     /// # Errors
     /// [`Error::InvalidOptions`] naming the field, its value and the allowed range.
     pub fn validate(&self) -> Result<()> {
+        self.validate_with(&self.options)
+    }
+
+    fn validate_with(&self, options: &LockOptions) -> Result<()> {
         let capabilities = self.client.capabilities();
         check_key(&self.key, capabilities)?;
-        self.options.validate(self.client.options().unit, capabilities)
+        options.validate(self.client.options().unit, capabilities)
     }
 
     /// Waits for the key and returns the lease.
@@ -128,18 +134,41 @@ impl Lock {
     /// # Cancel safety
     /// As [`Lock::acquire`].
     pub async fn acquire_within(&self, wait: Option<Duration>) -> Result<Lease> {
-        let mut lock = self.clone();
-        lock.options.wait = wait;
-        lock.validate()?;
-        let session = self.client.session()?.clone();
-        let engine = session.engine.clone();
-        run(&engine, async move {
-            let held = session.acquire(lock.key.clone(), lock.options).await?;
-            let lease = Lease::new(held, Bound::new(session), &lock.outstanding);
+        self.join(wait).await
+    }
+
+    /// [`Lock::acquire_within`] that joins the local line now, not when it is first polled: for callers who hand the waiting to another
+    /// thread and want to be served in the order of their calls. Until it is polled or dropped, those behind it wait.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    ///
+    /// # Cancel safety
+    /// As [`Lock::acquire`].
+    pub fn join(&self, wait: Option<Duration>) -> impl Future<Output = Result<Lease>> + Send + use<> {
+        let lock = self.clone();
+        let joined = lock.begin(wait);
+        async move {
+            let (session, attempt) = joined?;
+            let (engine, outstanding) = (session.engine.clone(), lock.outstanding.clone());
+            // Boxed: it is large, and would be moved as a whole with every future around it.
+            let granted = Box::pin(async move {
+                let held = session.acquire(attempt).await?;
+                Ok::<_, Error>(Lease::new(held, Bound::new(session), &outstanding))
+            });
+            let lease = run(&engine, granted).await?;
+            // Not before the caller has it: a lease that nobody was told of must not be kept by its lock.
             remember(&lock.outstanding, lease.clone());
             Ok(lease)
-        })
-        .await
+        }
+    }
+
+    fn begin(&self, wait: Option<Duration>) -> Result<(Arc<Session>, Attempt)> {
+        let options = LockOptions { wait, ..self.options.clone() };
+        self.validate_with(&options)?;
+        let session = self.client.session()?.clone();
+        let attempt = session.attempt(self.key.clone(), options);
+        Ok((session, attempt))
     }
 
     /// Tries once; `None` if somebody else holds the key.

@@ -2,6 +2,7 @@
 //!
 //! Each beat also brings back when the waiter should look again, so that a waiter asks a backend for itself only when it is worth it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ const BATCH: usize = 1000;
 
 #[derive(Clone)]
 struct Kept {
+    /// Its own, not the place's: what is left of an earlier wait for the same place must not take this one's deadline.
+    number: u64,
     place: Place,
     look: Arc<Notify>,
     /// Gone once nobody keeps the place any more: an entry on its way round the loop must not outlive its guard.
@@ -29,6 +32,7 @@ pub(crate) struct Places {
     op_timeout: Duration,
     heartbeat: Duration,
     deadlines: Deadlines<Kept>,
+    numbers: AtomicU64,
 }
 
 impl Places {
@@ -36,14 +40,14 @@ impl Places {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, op_timeout: Duration) -> Option<Arc<Self>> {
         let heartbeat = backend.capabilities().heartbeat?;
         let deadlines = Deadlines::new(clock.clone());
-        Some(Arc::new(Self { backend, clock, op_timeout, heartbeat, deadlines }))
+        Some(Arc::new(Self { backend, clock, op_timeout, heartbeat, deadlines, numbers: AtomicU64::new(0) }))
     }
 
     /// Keeps a place until the guard is dropped, and notifies `look` when it is worth asking again.
     pub(crate) fn keep(self: &Arc<Self>, place: Place, look: Arc<Notify>, look_again: Duration) -> Keeping {
-        let number = place.owner.sequence;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let wanted = Arc::new(());
-        let kept = Kept { place, look, wanted: Arc::downgrade(&wanted) };
+        let kept = Kept { number, place, look, wanted: Arc::downgrade(&wanted) };
         self.deadlines.set(number, self.next_beat(look_again), kept);
         Keeping { places: self.clone(), number, _wanted: wanted }
     }
@@ -60,7 +64,7 @@ impl Places {
             due.retain(|kept| kept.wanted.strong_count() > 0);
             for kept in &due {
                 // Until the answer says otherwise.
-                self.deadlines.set(kept.place.owner.sequence, self.next_beat(self.heartbeat), kept.clone());
+                self.deadlines.set(kept.number, self.next_beat(self.heartbeat), kept.clone());
             }
             for batch in due.chunks(BATCH) {
                 tokio::spawn(self.clone().beat(batch.to_vec()));
@@ -85,7 +89,7 @@ impl Places {
 
     fn move_beat(&self, kept: Kept, look_again: Duration) {
         if look_again < self.heartbeat && kept.wanted.strong_count() > 0 {
-            self.deadlines.set(kept.place.owner.sequence, self.next_beat(look_again), kept);
+            self.deadlines.set(kept.number, self.next_beat(look_again), kept);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::deadlines::Deadlines;
 use crate::error::{BackendError, LossReason};
 use crate::held::Held;
-use crate::lease_state::{Action, Event, LeaseState};
+use crate::lease_state::{Action, Event, LeaseState, Status};
 
 /// Deadlines this close are looked at together.
 const TOGETHER: Duration = Duration::from_millis(50);
@@ -37,9 +37,7 @@ impl Renewals {
 
     /// Looks after a lease from now on, or again after its deadline has changed.
     pub(crate) fn schedule(&self, held: &Arc<Held>) {
-        if let Some(deadline) = held.next_deadline() {
-            self.deadlines.set(held.owner.sequence, deadline, held.clone());
-        }
+        self.deadlines.refresh(held.owner.sequence, || held.next_deadline(), held.clone());
     }
 
     /// Looks after this lease no longer.
@@ -111,6 +109,10 @@ impl Renewals {
     /// Answers once the backend has; an error means that the outcome is unknown.
     pub(crate) async fn extend(&self, held: &Arc<Held>, ttl: Duration) -> Result<(), BackendError> {
         let _one_at_a_time = held.extending.lock().await;
+        if held.status() != Status::Held {
+            // It ended while another extension was under way: nothing may be sent for it any more.
+            return Ok(());
+        }
         let before = held.read(LeaseState::valid_until);
         self.tell(held, Event::Extend { ttl });
         let epoch = held.read(LeaseState::epoch);

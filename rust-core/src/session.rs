@@ -139,6 +139,8 @@ impl Session {
     /// Registers a lease that was just granted.
     pub(crate) fn adopt(&self, held: &Arc<Held>) {
         self.floor.fetch_max(held.token, Ordering::Relaxed);
+        // In this order: once it is among the leases or scheduled it may end, and then it must be taken out of the line as well.
+        self.lines.set_holder(held.clone());
         self.leases.lock().insert(held.owner.sequence, held.clone());
         self.renewals.schedule(held);
     }
@@ -168,10 +170,12 @@ impl Session {
 
     fn on_loss(self: &Arc<Self>, held: &Arc<Held>, reason: LossReason) {
         tracing::warn!(key = %held.key, token = held.token, %reason, "lease lost");
+        // Taken before the lease is out of sight, so that a session that is closing waits for the leave below.
+        let _closing_waits = self.tasks.token();
         // A request parked on it is dropped here: its waiter then asks for itself.
         drop(self.let_go(held));
         // Whatever the reason, what may still be ours is given back rather than left to expire.
-        self.leave_in_background(held.key.clone(), held.owner);
+        self.leave_in_background(held.key.clone(), held.owner, held.unanswered);
     }
 
     fn on_hint(self: &Arc<Self>, hint: &Hint) {
@@ -182,7 +186,7 @@ impl Session {
                     && let Some(owner) = owner
                 {
                     // A key was handed to an attempt that is over.
-                    self.leave_in_background(key.clone(), *owner);
+                    self.leave_in_background(key.clone(), *owner, None);
                 }
             }
         }

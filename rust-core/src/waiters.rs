@@ -31,15 +31,15 @@ pub(crate) struct Place {
     pub(crate) owner: OwnerId,
     /// When the last request for it left; `None` if none ever did.
     pub(crate) sent: Option<Instant>,
-    /// That request has no answer yet: it may still be executed.
-    pub(crate) unanswered: bool,
+    /// When the last request without an answer left: it may still be executed, whatever later ones were answered.
+    pub(crate) unanswered: Option<Instant>,
     /// A release has taken the request along and will answer here.
     pub(crate) carried: Option<oneshot::Receiver<Carried>>,
 }
 
 impl Place {
     pub(crate) fn new(owner: OwnerId) -> Self {
-        Self { owner, sent: None, unanswered: false, carried: None }
+        Self { owner, sent: None, unanswered: None, carried: None }
     }
 }
 
@@ -227,9 +227,8 @@ impl Turn {
     }
 
     /// The place has become a lease: the next in line starts afresh.
-    pub(crate) fn granted(mut self, held: Arc<Held>) {
+    pub(crate) fn granted(mut self) {
         self.place = None;
-        self.lines.set_holder(held);
     }
 
     /// From now on a hint for this owner is for this turn.

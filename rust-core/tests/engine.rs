@@ -195,6 +195,32 @@ async fn r02_the_body_is_dropped_when_the_lease_is_lost() {
 }
 
 #[tokio::test]
+async fn a_callback_for_the_loss_may_set_another_one() {
+    let (client, clock) = on_manual_clock();
+    let lease = client.lock("k").renew(false).ttl(SECOND).acquire().await.unwrap();
+    let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let again = lease.clone();
+    lease.on_lost(move |_| again.on_lost(move |reason| sender.send(reason).unwrap()));
+    clock.advance(2 * SECOND);
+    let told = tokio::time::timeout(5 * SECOND, told.recv()).await.expect("no deadlock");
+    assert_eq!(told, Some(LossReason::Expired));
+}
+
+#[tokio::test]
+async fn r11_a_callback_that_panics_ends_no_renewal() {
+    let (client, clock) = on_manual_clock();
+    let other = client.lock("other").ttl(9 * SECOND).acquire().await.unwrap();
+    let lease = client.lock("k").renew(false).ttl(SECOND).acquire().await.unwrap();
+    lease.on_lost(|_| panic!("a fault of the caller's"));
+    clock.advance(SECOND);
+    lease.lost().await;
+    for _ in 0..4 {
+        clock.advance(3 * SECOND);
+        eventually(async || other.remaining() > 8 * SECOND).await;
+    }
+}
+
+#[tokio::test]
 async fn r05_a_lease_that_was_dropped_is_given_back() {
     let client = client();
     drop(client.lock("k").acquire().await.unwrap());

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dlock::backend::{Acquire, Acquired, Hint, Outcome, Renew, Renewed};
@@ -163,6 +163,16 @@ async fn scripts_are_brought_along_when_the_server_forgot_them() {
 }
 
 #[tokio::test]
+async fn many_calls_that_miss_a_script_bring_it_once() {
+    let server = Server::start().await;
+    let (cli, session) = (server.cli().await, Session::new(&server));
+    session.backend.ping(TIMEOUT).await.unwrap();
+    futures_util::future::join_all((0..200).map(async |n| session.granted(&format!("k{n}"), n).await)).await;
+    let stats: String = cli.run(&["INFO", "commandstats"]).await;
+    assert!(stats.contains("cmdstat_eval:calls=1,"), "{stats}");
+}
+
+#[tokio::test]
 async fn a_new_connection_listens_again_and_says_that_hints_may_be_missing() {
     let server = Server::start().await;
     let (cli, a, mut b) = (server.cli().await, Session::new(&server), Session::new(&server));
@@ -314,4 +324,46 @@ async fn a_server_without_config_and_client_commands_will_do() {
     let session = Session::new(&server);
     session.granted("k", 1).await;
     assert_eq!(session.release("k", 1).await, Outcome::Released);
+}
+
+/// Keeps the warnings that name a policy.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl tracing::field::Visit for Warnings {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "policy" {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+}
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::Id {
+        tracing::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::Id, _: &tracing::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+    fn enter(&self, _: &tracing::Id) {}
+    fn exit(&self, _: &tracing::Id) {}
+}
+
+#[tokio::test]
+async fn a_server_that_evicts_is_warned_of_once() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let (careful, careless) = (Server::start().await, Server::start_with(&["--maxmemory-policy", "volatile-lru"]).await);
+    Session::new(&careful).granted("k", 1).await;
+    assert_eq!(*warnings.0.lock().unwrap(), [""; 0]);
+    let session = Session::new(&careless);
+    session.granted("k", 1).await;
+    careless.cli().await.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    support::eventually("connected again", || async { session.backend.ping(TIMEOUT).await.is_ok() }).await;
+    assert_eq!(*warnings.0.lock().unwrap(), ["volatile-lru"]);
 }

@@ -4,10 +4,14 @@
 
 mod support;
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dlock::backend::{Hint, Outcome, Place};
 use support::redis::{Server, Session, Setup, TIMEOUT, TTL, grant};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 const MS: Duration = Duration::from_millis(1);
@@ -36,6 +40,45 @@ async fn dead_heads_are_skipped_at_once() {
     assert_eq!(live.hint().await, Hint::Key("k".into(), Some(live.owner(1))));
     live.granted("k", 1).await;
     assert_eq!(cli.keys().await.len(), 2, "nothing is left of the dead");
+}
+
+#[tokio::test]
+async fn one_at_a_time_in_turn_and_no_wake_up_is_lost() {
+    const SESSIONS: usize = 12;
+    const CYCLES: u64 = 20;
+    let server = Server::start().await;
+    let held = Arc::new(AtomicBool::new(false));
+    let history = Arc::new(Mutex::new(Vec::new()));
+    let began = Instant::now();
+    let mut tasks = JoinSet::new();
+    for number in 0..SESSIONS {
+        let (mut session, held, history) = (Session::new(&server), held.clone(), history.clone());
+        tasks.spawn(async move {
+            for cycle in 0..CYCLES {
+                let grant = session.wait("k", cycle).await;
+                assert!(!held.swap(true, Ordering::SeqCst), "two at a time");
+                history.lock().unwrap().push((number, grant.token));
+                tokio::task::yield_now().await;
+                held.store(false, Ordering::SeqCst);
+                // Some sessions have somebody else waiting at home.
+                if number % 3 == 0 && cycle + 1 < CYCLES {
+                    session.hand("k", cycle, Some(session.request("k", cycle + 1))).await.unwrap();
+                } else {
+                    assert_eq!(session.release("k", cycle).await, Outcome::Released);
+                }
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "a lost wake-up costs a second: {:?}", began.elapsed());
+    let history = history.lock().unwrap();
+    assert_eq!(history.len(), SESSIONS * usize::try_from(CYCLES).unwrap());
+    assert!(history.is_sorted_by(|(_, earlier), (_, later)| earlier < later), "tokens rise");
+    // Once all wait, they take turns: nobody comes back before everybody else has had the key.
+    let turns: HashSet<_> = history[SESSIONS * 8..SESSIONS * 9].iter().map(|(number, _)| number).collect();
+    assert_eq!(turns.len(), SESSIONS, "{history:?}");
 }
 
 /// To the server a frozen process is one that stays connected and says nothing.
@@ -198,6 +241,19 @@ async fn two_other_sessions_watch_the_holders_end_and_its_own() {
     }
     let watching: Vec<_> = looks.iter().map(|look| *look <= TTL + MS).collect();
     assert_eq!(watching, [true, true, true, false, false], "{looks:?}");
+}
+
+#[tokio::test]
+async fn everybody_watches_a_claim() {
+    let server = Server::start().await;
+    let sessions: Vec<_> = (0..6).map(|_| Session::new(&server)).collect();
+    sessions[0].granted("k", 1).await;
+    for session in &sessions[1..] {
+        session.waiting("k", 1).await;
+    }
+    sessions[0].release("k", 1).await;
+    let looks = [sessions[5].beat("k", 1).await, sessions[5].waiting("k", 1).await.look_again];
+    assert!(looks.iter().all(|look| !look.is_zero() && *look <= CLAIM + MS), "{looks:?}");
 }
 
 #[tokio::test]

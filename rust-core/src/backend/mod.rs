@@ -8,6 +8,7 @@ pub mod memory;
 pub mod redis;
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +91,17 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
 
     /// Takes a key away from the holder named by `whom`; its holder finds out at its next renewal. True if it was held by that holder.
     fn force_release(&self, key: Arc<str>, whom: Whom, timeout: Duration) -> Reply<'_, bool>;
+
+    /// Copies of the open files whose lock is what holds the key, for a child process that is to share it.
+    ///
+    /// # Behavior
+    /// - While any copy is open, in whatever process, the end of this process does not free the key; a release does.
+    /// - The copies are close-on-exec, and the caller's own: a fork past the caller keeps them open.
+    /// - Empty for an owner that does not hold the key, and where no open file holds keys.
+    fn lock_files(&self, key: &Arc<str>, owner: OwnerId) -> Result<Vec<OwnedFd>, BackendError> {
+        let _ = (key, owner);
+        Ok(Vec::new())
+    }
 
     /// Lets go of connections, watches and files. Later calls fail.
     fn close(&self) -> BoxFuture<'_, ()>;
@@ -302,6 +314,7 @@ pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> 
 fn without_password(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        (None, Some((_, host))) => format!("***@{host}"),
         _ => url.to_owned(),
     }
 }

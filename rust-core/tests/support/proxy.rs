@@ -1,5 +1,6 @@
 //! A TCP proxy that can hold back bytes.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,6 +18,10 @@ pub enum Gate {
     Stalled,
     /// Bytes are read and thrown away.
     Lost,
+    /// Bytes take 150 ms, as on a long way.
+    Slow,
+    /// The receiving side sees the end of the connection.
+    Closed,
 }
 
 /// The two directions of one connection.
@@ -30,6 +35,8 @@ struct Gates {
 pub struct Proxy {
     pub port: u16,
     gates: Arc<Mutex<Vec<Gates>>>,
+    /// How many times bytes were kept back so far.
+    kept: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -39,6 +46,8 @@ impl Proxy {
         let own_port = listener.local_addr().unwrap().port();
         let gates = Arc::new(Mutex::new(Vec::new()));
         let known = gates.clone();
+        let kept = Arc::new(AtomicUsize::new(0));
+        let keeping = kept.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
@@ -46,11 +55,11 @@ impl Proxy {
                 known.lock().unwrap().push(gates.clone());
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                tokio::spawn(pump(from_client, to_server, gates.to_server.subscribe(), gates.to_server));
-                tokio::spawn(pump(from_server, to_client, gates.to_client.subscribe(), gates.to_client));
+                tokio::spawn(pump(from_client, to_server, gates.to_server.subscribe(), gates.to_server, keeping.clone()));
+                tokio::spawn(pump(from_server, to_client, gates.to_client.subscribe(), gates.to_client, keeping.clone()));
             }
         });
-        Self { port: own_port, gates, task }
+        Self { port: own_port, gates, kept, task }
     }
 
     /// Sets what happens to requests on the connections there are now; new ones pass.
@@ -67,6 +76,11 @@ impl Proxy {
         }
     }
 
+    /// How many times bytes were kept back so far.
+    pub fn kept(&self) -> usize {
+        self.kept.load(Ordering::SeqCst)
+    }
+
     /// How many connections were made so far.
     pub fn connections(&self) -> usize {
         self.gates.lock().unwrap().len()
@@ -80,11 +94,31 @@ impl Drop for Proxy {
 }
 
 /// `_open` keeps the gate alive when the proxy is gone.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: watch::Receiver<Gate>, _open: Arc<watch::Sender<Gate>>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut gate: watch::Receiver<Gate>,
+    _open: Arc<watch::Sender<Gate>>,
+    kept: Arc<AtomicUsize>,
+) {
     let mut buffer = vec![0; 65_536];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+    let mut closed = gate.clone();
+    loop {
+        let count = tokio::select! {
+            _ = closed.wait_for(|gate| *gate == Gate::Closed) => return,
+            read = from.read(&mut buffer) => match read {
+                Ok(count @ 1..) => count,
+                _ => return,
+            },
+        };
+        if *gate.borrow() == Gate::Stalled {
+            kept.fetch_add(1, Ordering::SeqCst);
+        }
         let Ok(now) = gate.wait_for(|gate| *gate != Gate::Stalled).await.map(|gate| *gate) else { return };
-        if now == Gate::Open && to.write_all(&buffer[..count]).await.is_err() {
+        if now == Gate::Slow {
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        }
+        if matches!(now, Gate::Open | Gate::Slow) && to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }

@@ -14,6 +14,7 @@ use tokio::time::Instant as Deadline;
 use super::files::Descriptor;
 use super::place::{Found, Holding, Place, let_go, seek};
 use super::record::Record;
+use super::turns::Turns;
 use super::watch::Notify;
 use super::{Local, locks, names, tokens};
 use crate::backend::{Acquire, Acquired, Grant, Hint, Waiting};
@@ -41,6 +42,7 @@ type Id = (Arc<str>, OwnerId);
 #[derive(Debug, Default)]
 pub(super) struct Book {
     attempts: HashMap<Id, Attempt>,
+    turns: Turns,
     closed: bool,
 }
 
@@ -77,7 +79,14 @@ impl Book {
     /// Frees whatever `owner` has; true if that was the key.
     pub(super) fn leave(&mut self, key: &Arc<str>, owner: OwnerId, path: &Path) -> io::Result<bool> {
         match self.attempts.remove(&(Arc::clone(key), owner)) {
-            Some(Attempt::Held(holding)) => holding.end(path),
+            Some(Attempt::Held(holding)) => {
+                let began = holding.began();
+                let waited = holding.end(path)?;
+                if waited == Some(true) {
+                    self.turns.end(key, began, std::time::Instant::now());
+                }
+                Ok(waited.is_some())
+            }
             Some(Attempt::Locked(file)) => {
                 give_up(path, &file)?;
                 Ok(false)
@@ -116,6 +125,9 @@ impl Local {
     /// Asks for a key until there is an answer.
     pub(super) async fn attempt(&self, request: Acquire) -> Result<Acquired, BackendError> {
         let deadline = Deadline::now() + request.timeout;
+        if let Some(courtesy) = self.stand_back(&request) {
+            tokio::time::sleep(courtesy.min(request.timeout)).await;
+        }
         let mut asking = Asking { local: self, request: &request, path: None };
         for round in 0.. {
             match self.turn(&mut asking, round)? {
@@ -129,6 +141,18 @@ impl Local {
             }
         }
         Err(BackendError::new(Failure::NotSent, "local: another process keeps the key's token slot busy"))
+    }
+
+    /// The answer to the waiter that a release goes on to: it need not wait for others to have had a chance.
+    pub(super) async fn attempt_after_release(&self, request: Acquire) -> Result<Acquired, BackendError> {
+        match self.stand_back(&request) {
+            Some(look_again) => Ok(Acquired::Waiting(Waiting { look_again, position: None, holder: None })),
+            None => self.attempt(request).await,
+        }
+    }
+
+    fn stand_back(&self, request: &Acquire) -> Option<Duration> {
+        self.book.lock().turns.stand_back(&request.key, std::time::Instant::now()).filter(|_| request.fair)
     }
 
     fn turn(&self, asking: &mut Asking<'_>, round: u32) -> Result<Turn, BackendError> {
@@ -163,12 +187,11 @@ impl Local {
                 book.attempts.insert(id, Attempt::Held(holding));
                 return Ok(Turn::Answer(Acquired::Granted(grant)));
             }
-            // Taken away: this is a new grant's beginning.
-            Some(Attempt::Held(_)) => {}
             Some(Attempt::Locked(file)) => locked = Some(file),
             Some(Attempt::Waiting(waiting)) => place = Some(waiting),
             None if round > 0 => return Err(io::Error::other("the attempt was given up")),
-            None => {}
+            // Taken away or never asked: a new grant begins.
+            Some(Attempt::Held(_)) | None => {}
         }
         let notify = request.enqueue.then(|| self.notify(request));
         loop {
@@ -188,7 +211,7 @@ impl Local {
                 book.attempts.insert(id, Attempt::Locked(file));
                 return Ok(Turn::Pause);
             };
-            if let Some(holding) = Holding::begin(path, file, &self.record(request, token))? {
+            if let Some(holding) = Holding::begin(path, file, &self.record(request, token), &mut book.turns)? {
                 book.attempts.insert(id, Attempt::Held(holding));
                 return Ok(Turn::Answer(Acquired::Granted(Grant { token, ttl: request.ttl })));
             }

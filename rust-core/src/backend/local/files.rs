@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -47,11 +48,9 @@ pub(super) fn table() -> MutexGuard<'static, Table> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many descriptors the table owns.
-#[cfg(test)]
-pub(super) fn open_files() -> usize {
-    table().files.len()
-}
+/// The permission bit by which waiters mark a lock file: it means nothing else on a file that nobody executes, and it can be set with a
+/// descriptor that cannot write.
+const WAITED: Mode = Mode::XUSR;
 
 /// Which file a path or descriptor names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +66,15 @@ impl Identity {
 
     /// The file at `path`, if there is one.
     pub(super) fn at(path: &Path) -> io::Result<Option<Self>> {
-        match rustix::fs::lstat(path) {
-            Ok(stat) => Ok(Some(Self::of(&stat))),
-            Err(rustix::io::Errno::NOENT) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(look(path)?.map(|stat| Self::of(&stat)))
+    }
+}
+
+fn look(path: &Path) -> io::Result<Option<rustix::fs::Stat>> {
+    match rustix::fs::lstat(path) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -81,6 +84,8 @@ pub(super) struct Descriptor {
     number: u64,
     identity: Identity,
     writable: bool,
+    /// It was marked when it was opened.
+    waited: bool,
 }
 
 impl Descriptor {
@@ -120,8 +125,8 @@ impl Descriptor {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mut table = table();
         let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
-        let identity = Identity::of(&rustix::fs::fstat(&file)?);
-        Ok(Self { number: table.insert(file), identity, writable })
+        let stat = rustix::fs::fstat(&file)?;
+        Ok(Self { number: table.insert(file), identity: Identity::of(&stat), writable, waited: is_waited(&stat) })
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -135,6 +140,24 @@ impl Descriptor {
     /// Whether `path` still names this file.
     pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
         Ok(Identity::at(path)? == Some(self.identity))
+    }
+
+    /// As [`is_at`](Self::is_at); `Some(true)` if the file is empty, `None` if the path names another file.
+    pub(super) fn empty_at(&self, path: &Path) -> io::Result<Option<bool>> {
+        Ok(look(path)?.filter(|stat| Identity::of(stat) == self.identity).map(|stat| stat.st_size == 0))
+    }
+
+    /// As [`is_at`](Self::is_at); `Some(true)` if the file also bears the mark of a waiter, `None` if the path names another file.
+    pub(super) fn waited_at(&self, path: &Path) -> io::Result<Option<bool>> {
+        Ok(look(path)?.filter(|stat| Identity::of(stat) == self.identity).map(|stat| is_waited(&stat)))
+    }
+
+    /// Leaves the mark of a waiter, unless somebody else has.
+    pub(super) fn mark_waited(&self) -> io::Result<()> {
+        if self.waited {
+            return Ok(());
+        }
+        self.with(|file| Ok(rustix::fs::fchmod(file, Mode::RUSR | Mode::WUSR | WAITED)?))
     }
 
     /// Takes the kernel lock; false if somebody else has it.
@@ -151,12 +174,8 @@ impl Descriptor {
         self.with(File::unlock)
     }
 
-    /// Replaces what the file holds.
-    pub(super) fn replace(&self, bytes: &[u8]) -> io::Result<()> {
-        self.with(|file| {
-            file.set_len(0)?;
-            file.write_all_at(bytes, 0)
-        })
+    pub(super) fn truncate(&self) -> io::Result<()> {
+        self.with(|file| file.set_len(0))
     }
 
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -169,22 +188,31 @@ impl Descriptor {
             let mut bytes = vec![0; 1024];
             let mut filled = 0;
             loop {
-                let read = file.read_at(&mut bytes[filled..], filled as u64)?;
-                filled += read;
-                if read == 0 || filled == LONGEST_RECORD {
+                filled += file.read_at(&mut bytes[filled..], filled as u64)?;
+                // A regular file is read short at its end only.
+                if filled < bytes.len() || filled == LONGEST_RECORD {
                     bytes.truncate(filled);
                     return Ok(bytes);
                 }
-                if filled == bytes.len() {
-                    bytes.resize((filled * 4).min(LONGEST_RECORD), 0);
-                }
+                bytes.resize((filled * 4).min(LONGEST_RECORD), 0);
             }
         })
+    }
+
+    /// The same open file under another number, which is the caller's and unknown to the table.
+    pub(super) fn copy(&self) -> io::Result<OwnedFd> {
+        self.with(|file| file.try_clone().map(OwnedFd::from))
     }
 
     /// Changes the file's times, for the event that this causes at its watchers.
     pub(super) fn touch(&self) -> io::Result<()> {
         self.with(|file| file.set_modified(std::time::SystemTime::now()))
+    }
+
+    /// The same open file once more, as a forked child has it.
+    #[cfg(test)]
+    pub(super) fn share(&self) -> File {
+        table().files[&self.number].try_clone().unwrap()
     }
 
     fn with<T>(&self, call: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
@@ -195,9 +223,63 @@ impl Descriptor {
     }
 }
 
+fn is_waited(stat: &rustix::fs::Stat) -> bool {
+    Mode::from_raw_mode(stat.st_mode).contains(WAITED)
+}
+
 impl Drop for Descriptor {
     fn drop(&mut self) {
         // Closed while the table is locked: a fork in between would share a descriptor that nobody knows.
         table().files.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scratch::Scratch;
+    use super::*;
+
+    #[test]
+    fn r13_a_forked_child_closes_what_it_inherits_and_unlocks_nothing() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("lock");
+        let parents = File::create(&path).unwrap();
+        parents.try_lock().unwrap();
+        let mut childs = Table { next: 1, files: BTreeMap::new(), hub: Hub::new() };
+        childs.insert(parents.try_clone().unwrap());
+        childs.abandon();
+        let other = File::open(&path).unwrap();
+        assert!(other.try_lock().is_err(), "the parent still holds");
+        drop(parents);
+        other.try_lock().expect("the parent's end frees it at once");
+    }
+
+    #[test]
+    fn r13_a_child_that_unlocked_would_free_its_parents_lock() {
+        let scratch = Scratch::new();
+        let parents = Descriptor::create(&scratch.path().join("lock")).unwrap().unwrap();
+        assert!(parents.try_lock().unwrap());
+        parents.share().unlock().unwrap();
+        let other = File::open(scratch.path().join("lock")).unwrap();
+        other.try_lock().expect("which is why the hook only closes");
+    }
+
+    #[test]
+    fn programs_that_are_started_inherit_nothing() {
+        let scratch = Scratch::new();
+        let file = Descriptor::create(&scratch.path().join("lock")).unwrap().unwrap();
+        let flags = file.with(|file| Ok(rustix::io::fcntl_getfd(file)?)).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn a_symbolic_link_in_place_of_a_lock_file_is_not_followed() {
+        let scratch = Scratch::new();
+        let (victim, path) = (scratch.path().join("victim"), scratch.path().join("lock"));
+        std::fs::write(&victim, "data").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(Descriptor::create(&path).unwrap().is_none());
+        assert!(Descriptor::open(&path).is_err());
+        assert_eq!(std::fs::read(&victim).unwrap(), b"data");
     }
 }

@@ -22,8 +22,10 @@ mod record;
 mod scratch;
 mod sweep;
 mod tokens;
+mod turns;
 mod watch;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,7 +154,7 @@ impl Local {
     }
 
     fn release_one(&self, release: &Release) -> Result<Outcome, BackendError> {
-        let path = self.path(&*self.directory()?, &release.key);
+        let path = self.path(&self.directory()?, &release.key);
         let held = self.book.lock().release(&release.key, release.owner, &path).map_err(|error| self.failed(error))?;
         Ok(if held { Outcome::Released } else { Outcome::NotHeld })
     }
@@ -197,7 +199,7 @@ impl Backend for Local {
             let outcome = self.release_one(&release)?;
             let next = match release.next {
                 // The release is done: whatever becomes of the next attempt must not make it look undone.
-                Some(next) => self.attempt(next).await.ok(),
+                Some(next) => self.attempt_after_release(next).await.ok(),
                 None => None,
             };
             Ok(Handover { outcome, next })
@@ -207,7 +209,7 @@ impl Backend for Local {
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, _timeout: Duration) -> Reply<'_, ()> {
         async move {
-            let path = self.path(&*self.directory()?, &key);
+            let path = self.path(&self.directory()?, &key);
             self.book.lock().leave(&key, owner, &path).map(drop).map_err(|error| self.failed(error))
         }
         .boxed()
@@ -252,6 +254,14 @@ impl Backend for Local {
         .boxed()
     }
 
+    fn lock_files(&self, key: &Arc<str>, owner: OwnerId) -> Result<Vec<OwnedFd>, BackendError> {
+        self.check_process()?;
+        match self.book.lock().holding(key, owner) {
+            Some(holding) => holding.copies().map_err(|error| self.failed(error)),
+            None => Ok(Vec::new()),
+        }
+    }
+
     fn close(&self) -> futures_util::future::BoxFuture<'_, ()> {
         async move { self.end() }.boxed()
     }
@@ -264,7 +274,7 @@ impl Local {
         }
         let directory = self.directory.lock().clone();
         let mut book = self.book.lock();
-        book.close(|key| directory.as_ref().map(|directory| self.path(&directory, key)));
+        book.close(|key| directory.as_ref().map(|directory| self.path(directory, key)));
     }
 }
 

@@ -1,10 +1,12 @@
 //! One attempt's lock file: finding it, locking it, holding it, letting it go.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::files::Descriptor;
 use super::record::{DEADLINE_OFFSET, Record, encode_deadline};
+use super::turns::Turns;
 use super::watch::{Notify, Watch, watch};
 use crate::clock::Instant;
 use crate::fencing::Token;
@@ -69,6 +71,8 @@ pub(super) fn seek(path: &Path, mut place: Option<Place>, notify: Option<&Notify
             }
             continue;
         };
+        // Before the watch, which would report it.
+        current.file.mark_waited()?;
         let watch = watch(path, notify.clone());
         if watch.is_none() {
             return Ok(Some(Found::Blocked(current)));
@@ -87,24 +91,31 @@ pub(super) struct Holding {
     writer: Option<Descriptor>,
     pub(super) token: Token,
     pub(super) deadline: Instant,
+    /// When this client's turn at the key began.
+    began: std::time::Instant,
 }
 
 impl Holding {
     /// Writes the record into a locked file; `None` if the file is no longer the one at `path`: then the lock is worth nothing.
-    pub(super) fn begin(path: &Path, file: Descriptor, record: &Record) -> io::Result<Option<Self>> {
-        let writer = if file.is_writable() {
-            if !file.is_at(path)? {
-                return Ok(None);
-            }
-            None
-        } else {
-            match Descriptor::open_writable(path)? {
-                Some(writer) if writer.identity() == file.identity() => Some(writer),
-                _ => return Ok(None),
-            }
-        };
-        writer.as_ref().unwrap_or(&file).replace(&record.encode())?;
-        Ok(Some(Self { file, writer, token: record.token, deadline: record.deadline }))
+    pub(super) fn begin(path: &Path, file: Descriptor, record: &Record, turns: &mut Turns) -> io::Result<Option<Self>> {
+        let Some(empty) = file.empty_at(path)? else { return Ok(None) };
+        let writer = if file.is_writable() { None } else { Descriptor::open_writable(path)? };
+        if !file.is_writable() && writer.as_ref().is_none_or(|writer| writer.identity() != file.identity()) {
+            return Ok(None);
+        }
+        let bytes = record.encode();
+        let target = writer.as_ref().unwrap_or(&file);
+        // A new file is the common case, and a truncation makes ext4 flush the file when it is closed.
+        if !empty {
+            target.truncate()?;
+        }
+        target.write_at(&bytes, 0)?;
+        let began = turns.begin(&record.key, std::time::Instant::now());
+        Ok(Some(Self { file, writer, token: record.token, deadline: record.deadline, began }))
+    }
+
+    pub(super) fn began(&self) -> std::time::Instant {
+        self.began
     }
 
     /// Whether `path` still names the held file. If not, the key was taken away.
@@ -120,11 +131,16 @@ impl Holding {
         let _ = writer.write_at(encode_deadline(deadline).as_bytes(), DEADLINE_OFFSET);
     }
 
-    /// Frees the key; false if it had been taken away.
-    pub(super) fn end(self, path: &Path) -> io::Result<bool> {
-        let held = self.is_at(path)?;
-        let_go(path, &self.file, held);
-        Ok(held)
+    /// The open files again: the one with the lock, and the one whose closing tells waiters of a crash.
+    pub(super) fn copies(&self) -> io::Result<Vec<OwnedFd>> {
+        std::iter::once(&self.file).chain(&self.writer).map(Descriptor::copy).collect()
+    }
+
+    /// Frees the key; `Some(true)` if others wait for it, `None` if it had been taken away.
+    pub(super) fn end(self, path: &Path) -> io::Result<Option<bool>> {
+        let waited = self.file.waited_at(path)?;
+        let_go(path, &self.file, waited.is_some());
+        Ok(waited)
     }
 }
 
@@ -138,5 +154,86 @@ pub(super) fn let_go(path: &Path, file: &Descriptor, at_path: bool) {
     let _ = file.unlock();
     if at_path && !unlinked {
         let _ = file.touch();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scratch::Scratch;
+    use super::*;
+
+    fn locked(path: &Path) -> Descriptor {
+        match seek(path, None, None).unwrap().unwrap() {
+            Found::Locked(file) => file,
+            Found::Blocked(_) => panic!("blocked"),
+        }
+    }
+
+    fn held(path: &Path) -> Option<Holding> {
+        let record = Record {
+            owner: "s:1".into(),
+            token: 1,
+            pid: std::process::id(),
+            started: 0,
+            namespace: "n".into(),
+            key: "k".into(),
+            note: "{}".into(),
+            deadline: Instant::default(),
+        };
+        Holding::begin(path, locked(path), &record, &mut Turns::default()).unwrap()
+    }
+
+    #[test]
+    fn r13_a_release_frees_the_key_though_a_child_shares_the_open_file() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("lock");
+        let file = locked(&path);
+        let childs = file.share();
+        let waiting = match seek(&path, None, None).unwrap().unwrap() {
+            Found::Blocked(place) => place,
+            Found::Locked(_) => panic!("held twice"),
+        };
+        let_go(&path, &file, true);
+        drop(file);
+        assert!(matches!(seek(&path, Some(waiting), None).unwrap(), Some(Found::Locked(_))));
+        drop(childs);
+    }
+
+    #[test]
+    fn a_lock_on_a_file_that_was_unlinked_meanwhile_is_no_grant() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("lock");
+        let file = locked(&path);
+        std::fs::remove_file(&path).unwrap();
+        let successor = held(&path).expect("the key is free");
+        assert!(!file.is_at(&path).unwrap());
+        drop(file);
+        assert!(successor.is_at(&path).unwrap());
+    }
+
+    #[test]
+    fn a_waiter_finds_the_file_that_replaced_its_own() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("lock");
+        let first = held(&path).unwrap();
+        let Some(Found::Blocked(place)) = seek(&path, None, None).unwrap() else { panic!("held twice") };
+        assert_eq!(first.end(&path).unwrap(), Some(false));
+        let second = held(&path).unwrap();
+        let before = place.file.identity();
+        let Some(Found::Blocked(place)) = seek(&path, Some(place), None).unwrap() else { panic!("held twice") };
+        assert_ne!(place.file.identity(), before);
+        assert_eq!(second.end(&path).unwrap(), Some(false));
+    }
+
+    #[test]
+    fn a_file_that_a_crash_left_is_taken_over_and_written_anew() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("lock");
+        std::fs::write(&path, "x".repeat(5_000)).unwrap();
+        let holding = held(&path).unwrap();
+        assert!(holding.writer.is_some());
+        assert_eq!(Record::decode(&std::fs::read(&path).unwrap()).unwrap().token, 1);
+        assert_eq!(holding.end(&path).unwrap(), Some(false));
+        assert!(!path.exists());
     }
 }

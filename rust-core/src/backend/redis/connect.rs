@@ -1,5 +1,6 @@
 //! One connection for everything: made at first use, replaced when it is suspect.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, R
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::address::Address;
+use super::pulse::Pulse;
 use super::scripts::Call;
 use super::server_clock::ServerClock;
 use super::{failure, names, wakeup};
@@ -34,6 +36,9 @@ pub(super) struct Link {
     /// The clock of the server at its other end.
     pub(super) server_clock: ServerClock,
     usable: Arc<AtomicBool>,
+    pulse: Pulse,
+    /// The hashes of the scripts that were brought along on it.
+    brought: Mutex<HashSet<&'static str>>,
 }
 
 impl Link {
@@ -43,10 +48,18 @@ impl Link {
     /// A call that is dropped may still be executed.
     pub(super) async fn call(&self, call: &Call, deadline: Instant) -> Result<Value, BackendError> {
         self.answer(deadline, async {
-            match self.query(&call.by_hash()).await {
-                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => self.query(&call.by_text()).await,
-                answer => answer,
+            let answer = self.query(&call.by_hash()).await;
+            if !is_unknown_script(&answer) {
+                return answer;
             }
+            // Many calls may find the script missing at once. The first one brings it, and the server serves a connection in order.
+            if !self.brought.lock().insert(call.hash()) {
+                let answer = self.query(&call.by_hash()).await;
+                if !is_unknown_script(&answer) {
+                    return answer;
+                }
+            }
+            self.query(&call.by_text()).await
         })
         .await
     }
@@ -60,10 +73,14 @@ impl Link {
         command.query_async(&mut self.connection.clone()).await
     }
 
-    /// Waits for an answer until the deadline. Without one the connection is suspect: it may be half open, or its bytes stalled.
+    /// Waits for an answer until the deadline.
     async fn answer<T>(&self, deadline: Instant, answer: impl Future<Output = RedisResult<T>>) -> Result<T, BackendError> {
+        let asked = Instant::now();
         match timeout_at(deadline, answer).await {
-            Ok(Ok(value)) => Ok(value),
+            Ok(Ok(value)) => {
+                self.pulse.beat();
+                Ok(value)
+            }
             Ok(Err(error)) => {
                 if failure::is_of_the_connection(&error) {
                     self.retire();
@@ -71,7 +88,9 @@ impl Link {
                 Err(failure::of_request(error))
             }
             Err(_) => {
-                self.retire();
+                if self.pulse.is_lost(asked.elapsed()) {
+                    self.retire();
+                }
                 Err(BackendError::new(Failure::Unknown, "no answer in time"))
             }
         }
@@ -84,6 +103,10 @@ impl Link {
     fn is_usable(&self) -> bool {
         self.usable.load(Ordering::Acquire)
     }
+}
+
+fn is_unknown_script(answer: &RedisResult<Value>) -> bool {
+    answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
 }
 
 /// Makes links, one at a time.
@@ -220,7 +243,7 @@ impl Wiring {
         if let Some(policy) = policy.filter(|policy| policy != "noeviction" && !again) {
             tracing::warn!(server = %self.shown, %policy, "maxmemory-policy is not noeviction: the server may drop locks that are held");
         }
-        Ok(Link { connection, server_clock, usable })
+        Ok(Link { connection, server_clock, usable, pulse: Pulse::new(), brought: Mutex::default() })
     }
 
     async fn subscribe(&self, connection: &MultiplexedConnection) -> RedisResult<()> {

@@ -1,13 +1,13 @@
 //! `redis://`: locks on one Redis or Valkey server.
 //!
 //! A lock is a plain string with a TTL, as `SET key value NX PX` makes it, so that older lock libraries and this one exclude each other on
-//! one key. Beside it, while somebody waits, there is a queue; [`names`] has the keys, the scripts have the steps.
+//! one key. Beside it, while somebody waits, there is a queue; `names` has the keys, the scripts have the steps.
 //!
 //! **Hand-over.** A release does not free a key for which somebody waits: it sets it to a *claim* of the first live waiter, for one
 //! second, and tells that waiter's session, which confirms with an acquire. A claim that was not confirmed drops the whole session of its
 //! waiter from the queue. Waiters say every two seconds that they are alive and count as dead after five, or at once when nobody listens
-//! on their session's channel. Whoever sees a claim watches its end, so dead and frozen waiters, however many, cost the next live one at
-//! most those five seconds and one claim.
+//! on their session's channel. Whoever sees a claim, by an acquire or a heartbeat, watches its end, so nobody needs to be told of it: dead
+//! and frozen waiters, however many, cost the next live one at most those five seconds and one claim.
 //!
 //! **Late requests.** An acquire carries a not-after in the server's time: one whose bytes were stalled until its caller had long given
 //! up, or got and released the lock on another connection, is refused instead of taking the key for nobody.
@@ -16,6 +16,7 @@ mod address;
 mod connect;
 mod failure;
 mod names;
+mod pulse;
 mod reply;
 mod scripts;
 mod server_clock;
@@ -48,6 +49,9 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How many keys one script call takes: a millisecond or so of the server's time.
 const BATCH: usize = 500;
 
+/// Longer timeouts are cut: the sum of an instant and a boundless duration overflows.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
+
 /// How many waiters `inspect` names, and how many locks `list` does.
 const NAMED_WAITERS: usize = 1_000;
 const LISTED_LOCKS: usize = 10_000;
@@ -79,11 +83,8 @@ pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
     Ok(Arc::new(Redis { connector, context, capabilities, server }))
 }
 
-/// Refuses keys that would be taken for side keys.
-///
-/// # Errors
-/// [`Error::InvalidOptions`] naming the key.
-pub fn validate_key(namespace: &str, key: &str) -> Result<(), Error> {
+/// Refuses keys that would be taken for side keys. Callers who ask [`Capabilities::reserved`] first never get here.
+fn validate_key(namespace: &str, key: &str) -> Result<(), Error> {
     if names::lock(namespace, key).starts_with(names::SIDE) {
         return Err(Error::invalid("key", key, "with redis:// and no namespace, a key that does not begin with \"dlock:\""));
     }
@@ -116,7 +117,7 @@ struct Deadline {
 impl Redis {
     fn deadline(&self, timeout: Duration) -> Deadline {
         let not_after = self.context.clock.now() + timeout.min(self.context.op_timeout);
-        Deadline { at: Instant::now() + timeout, not_after }
+        Deadline { at: Instant::now() + timeout.min(LONGEST_TIMEOUT), not_after }
     }
 
     fn names(&self, key: &str) -> Result<Names, BackendError> {

@@ -55,6 +55,11 @@ impl Call {
         self
     }
 
+    /// The script's hash.
+    pub(super) fn hash(&self) -> &'static str {
+        &self.script.hash
+    }
+
     /// The command that counts on the server knowing the script.
     pub(super) fn by_hash(&self) -> Cmd {
         self.command("EVALSHA", &self.script.hash)

@@ -112,6 +112,9 @@ local function ask(value, owner, note, ttl, fair, enqueue, floor)
     if not token or token == '0' then
       token = draw_token(floor)
       drop({owner})
+    else
+      -- This may be an old request that comes late: it must not undo an extension, nor what was granted on a longer TTL since.
+      ttl = math.max(tonumber(ttl), redis.call('PTTL', K))
     end
     redis.call('SET', K, owner .. '|1|' .. token .. '|' .. note, 'PX', ttl)
     return {1, now, tonumber(token)}

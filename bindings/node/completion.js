@@ -1,0 +1,136 @@
+'use strict';
+
+// Calls into the engine and their outcomes. The engine wakes us once for many outcomes; `drain` takes all of them.
+
+const { isMainThread } = require('node:worker_threads');
+const { setInterval } = require('node:timers');
+const native = require('./native.node');
+const { errorOf } = require('./errors.js');
+
+// What the engine writes for each outcome: call, kind, and four more numbers. `completion.rs` has the same lists.
+const STRIDE = 6;
+const [, FLAG, GRANTED, BUSY, RELEASED, ANSWER, FAILED, LOST] = [0, 1, 2, 3, 4, 5, 6, 7];
+const STATUSES = ['releasing', 'released', 'not_held', 'unknown', 'lost'];
+
+const BATCH = 1024;
+const items = new Float64Array(BATCH * STRIDE);
+
+/** Calls that were not answered yet, by number. @type {Map<number, {resolve, reject, made, unlisten}>} */
+const pending = new Map();
+/** Whom to tell of a lease's loss, by number. Being watched keeps a lease reachable. @type {Map<number, () => void>} */
+const watched = new Map();
+
+const bridge = new native.Bridge(drain);
+
+// Both are numbered from one counter: the call that gets a lease gives it its number.
+let lastId = 0;
+const nextId = () => (lastId += 1);
+
+process.on('exit', () => (isMainThread ? bridge.shutdown() : bridge.leave()));
+
+// Keeps the event loop alive while somebody needs it, and only then.
+const anchor = setInterval(() => {}, 2 ** 31 - 1).unref();
+let busy = 0;
+
+function keepAlive() {
+  busy += 1;
+  if (busy === 1) anchor.ref();
+}
+
+function letGo() {
+  busy -= 1;
+  if (busy === 0) anchor.unref();
+}
+
+/** An error in the engine's words. */
+class Described {
+  constructor(text) {
+    this.text = text;
+  }
+}
+
+/**
+ * Starts a call and promises its outcome.
+ * @param {(id: number) => void} start hands the call to the engine under that number
+ * @param {Function} [made] turns a grant into what the caller gets; keeps alive whatever it refers to
+ * @param {AbortSignal} [signal] gives the call up
+ */
+async function call(start, made, signal) {
+  try {
+    return await begin(start, made, signal);
+  } catch (failure) {
+    // Here the callers that wait for it are on the stack again; in the drain the error would know nothing of them.
+    throw failure instanceof Described ? errorOf(failure.text) : failure;
+  }
+}
+
+function begin(start, made, signal) {
+  return new Promise((resolve, reject) => {
+    const id = nextId();
+    start(id);
+    const waiting = { resolve, reject, made, unlisten: undefined };
+    pending.set(id, waiting);
+    keepAlive();
+    if (signal) waiting.unlisten = onAbort(signal, id, reject);
+  });
+}
+
+function onAbort(signal, id, reject) {
+  const abort = () => {
+    pending.delete(id);
+    letGo();
+    bridge.cancel(id);
+    reject(signal.reason);
+  };
+  signal.addEventListener('abort', abort, { once: true });
+  return () => signal.removeEventListener('abort', abort);
+}
+
+function drain() {
+  let count;
+  do {
+    count = bridge.drain(items);
+    for (let at = 0; at < count * STRIDE; at += STRIDE) deliver(at);
+  } while (count === BATCH);
+}
+
+function deliver(at) {
+  const id = items[at];
+  const kind = items[at + 1];
+  if (kind === LOST) return tellLoss(id);
+  const text = kind === ANSWER || kind === FAILED ? bridge.text(id) : undefined;
+  const waiting = pending.get(id);
+  // Nobody waits for a call that was given up.
+  if (waiting === undefined) return undefined;
+  pending.delete(id);
+  letGo();
+  waiting.unlisten?.();
+  if (kind === FAILED) return waiting.reject(new Described(text));
+  return waiting.resolve(valueAt(at, kind, text, waiting.made));
+}
+
+function valueAt(at, kind, text, made) {
+  switch (kind) {
+    case FLAG:
+      return items[at + 2] === 1;
+    case GRANTED:
+      return made(items[at], items[at + 2], items[at + 3], items[at + 4], items[at + 5]);
+    case BUSY:
+      return null;
+    case RELEASED:
+      return STATUSES[items[at + 2]];
+    case ANSWER:
+      return JSON.parse(text);
+    default:
+      return undefined; // DONE
+  }
+}
+
+function tellLoss(id) {
+  bridge.text(id);
+  const tell = watched.get(id);
+  watched.delete(id);
+  tell?.();
+}
+
+module.exports = { bridge, call, keepAlive, letGo, nextId, version: native.VERSION, watched };

@@ -1,0 +1,26 @@
+'use strict';
+
+// The functions of the module itself, on one client for the whole program.
+
+const { Client } = require('./client.js');
+const { LockError } = require('./errors.js').classes;
+
+let configured;
+let client;
+
+/** Says where the default client's locks live. After its first use that is settled. */
+function configure(url, options) {
+  if (client) throw new LockError('configure: the default client is in use already', { code: 'CONFIGURED_LATE' });
+  configured = new Client(url, options);
+}
+
+function defaultClient() {
+  client ??= configured ?? new Client(process.env.DLOCK_URL || 'local:');
+  return client;
+}
+
+const lock = (key, options) => defaultClient().lock(key, options);
+
+const withLock = async (key, options, fn) => defaultClient().withLock(key, options, fn);
+
+module.exports = { configure, lock, withLock };

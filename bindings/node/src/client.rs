@@ -1,0 +1,122 @@
+//! Clients: made from a URL and options, asked about keys, closed.
+
+use dlock::backend::{Inspection, Whom};
+use dlock::{Client, ClientOptions, Error, Result, Unit};
+use napi_derive::napi;
+use serde_json::{Value, json};
+
+use crate::Bridge;
+use crate::completion::Outcome;
+use crate::error::{describe, holder};
+
+/// What a user may set on a client; times in milliseconds.
+#[napi(object)]
+pub struct ClientSettings {
+    /// Put before every key.
+    pub namespace: Option<String>,
+    /// How long one backend request may take.
+    pub op_timeout: Option<f64>,
+    /// How long connecting may take.
+    pub connect_timeout: Option<f64>,
+}
+
+impl ClientSettings {
+    fn options(self) -> Result<ClientOptions> {
+        let mut options = ClientOptions { unit: Unit::Millis, ..ClientOptions::default() };
+        if let Some(namespace) = self.namespace {
+            options.namespace = namespace;
+        }
+        if let Some(op_timeout) = self.op_timeout {
+            options.op_timeout = Unit::Millis.duration("op_timeout", op_timeout)?;
+        }
+        if let Some(connect_timeout) = self.connect_timeout {
+            options.connect_timeout = Unit::Millis.duration("connect_timeout", connect_timeout)?;
+        }
+        Ok(options)
+    }
+}
+
+#[napi]
+impl Bridge {
+    /// Makes a client. Returns the error, or nothing.
+    #[napi]
+    pub fn create_client(&self, client: i64, url: String, settings: ClientSettings) -> Option<String> {
+        match settings.options().and_then(|options| Client::with_options(&url, options)) {
+            Ok(made) => {
+                self.tables.borrow_mut().clients.insert(client, made);
+                None
+            }
+            Err(error) => Some(describe(&error)),
+        }
+    }
+
+    /// Nobody can reach the client any more.
+    #[napi]
+    pub fn drop_client(&self, client: i64) {
+        let dropped = self.tables.borrow_mut().clients.remove(&client);
+        drop(dropped);
+    }
+
+    /// One round trip.
+    #[napi]
+    pub fn ping(&self, client: i64, call: i64) {
+        self.ask(client, call, |client| async move { client.ping().await.map(|()| Outcome::Done) });
+    }
+
+    /// Answers with the holder and the queue.
+    #[napi]
+    pub fn inspect(&self, client: i64, call: i64, key: String) {
+        self.ask(client, call, |client| async move {
+            let found = client.inspect(&key).await?;
+            Ok(Outcome::Answer(inspection(&found).to_string()))
+        });
+    }
+
+    /// Answers with the held keys that begin with `prefix`.
+    #[napi]
+    pub fn list_locks(&self, client: i64, call: i64, prefix: String) {
+        self.ask(client, call, |client| async move {
+            let found = client.list_locks(&prefix).await?;
+            Ok(Outcome::Answer(found.iter().map(inspection).collect::<Value>().to_string()))
+        });
+    }
+
+    /// Answers whether anybody holds the key.
+    #[napi]
+    pub fn is_locked(&self, client: i64, call: i64, key: String) {
+        self.ask(client, call, |client| async move { client.is_locked(&key).await.map(Outcome::Flag) });
+    }
+
+    /// Takes the key away from the holder with this token.
+    #[napi]
+    pub fn force_release(&self, client: i64, call: i64, key: String, token: i64) {
+        self.ask(client, call, |client| async move {
+            let token = u64::try_from(token).unwrap_or_default();
+            client.force_release(&key, Whom::Token(token)).await.map(Outcome::Flag)
+        });
+    }
+
+    /// Closes the client.
+    #[napi]
+    pub fn close_client(&self, client: i64, call: i64, timeout: f64) {
+        self.ask(client, call, |client| async move {
+            let timeout = Unit::Millis.duration("timeout", timeout)?;
+            client.close(timeout).await.map(|()| Outcome::Done)
+        });
+    }
+
+    fn ask<W>(&self, client: i64, call: i64, work: impl FnOnce(Client) -> W)
+    where
+        W: Future<Output = Result<Outcome>> + Send + 'static,
+    {
+        let Some(client) = self.tables.borrow().clients.get(&client).cloned() else {
+            return self.fail(call, Error::ClientClosed { operation: "call" });
+        };
+        let answer = work(client);
+        self.start(call, async move { answer.await.unwrap_or_else(Outcome::Failed) });
+    }
+}
+
+fn inspection(found: &Inspection) -> Value {
+    json!({ "key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue })
+}

@@ -1,0 +1,215 @@
+//! The way back: engine threads queue outcomes, the event loop takes all of them in one go.
+//!
+//! A threadsafe call costs microseconds on both sides, so the loop is woken only when it is not already about to look.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use dlock::{Error, Lease, LossReason, Status};
+use napi::bindgen_prelude::Function;
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi_derive::napi;
+use parking_lot::Mutex;
+
+use crate::error::describe;
+use crate::{Bridge, Tables};
+
+/// How a call ended.
+pub(crate) enum Outcome {
+    Done,
+    Flag(bool),
+    Granted(Lease),
+    /// A try found the key held.
+    Busy,
+    Released(Status),
+    /// A JSON text.
+    Answer(String),
+    Failed(Error),
+    /// No call's end: a watched lease was lost.
+    Lost(LossReason),
+}
+
+/// Weak: by itself it does not keep the event loop alive.
+type Wake = ThreadsafeFunction<(), (), (), napi::Status, false, true>;
+
+pub(crate) struct Completions {
+    queue: Mutex<Queue>,
+    wake: Wake,
+}
+
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<(i64, Outcome)>,
+    /// The loop was woken and has not looked yet.
+    armed: bool,
+    closed: bool,
+}
+
+impl Completions {
+    pub(crate) fn new(wake: &Function<'_, (), ()>) -> napi::Result<Arc<Self>> {
+        let wake = wake.build_threadsafe_function().weak::<true>().build()?;
+        Ok(Arc::new(Self { queue: Mutex::default(), wake }))
+    }
+
+    pub(crate) fn push(&self, call: i64, outcome: Outcome) {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            drop(queue);
+            return outcome.discard();
+        }
+        queue.items.push_back((call, outcome));
+        if std::mem::replace(&mut queue.armed, true) {
+            return;
+        }
+        drop(queue);
+        if self.wake.call((), ThreadsafeFunctionCallMode::NonBlocking) != napi::Status::Ok {
+            // The environment is going away.
+            self.close();
+        }
+    }
+
+    /// From here on outcomes find nobody; grants among them are given back.
+    pub(crate) fn close(&self) {
+        let items = {
+            let mut queue = self.queue.lock();
+            queue.closed = true;
+            std::mem::take(&mut queue.items)
+        };
+        for (_, outcome) in items {
+            outcome.discard();
+        }
+    }
+
+    /// Disarms *before* it takes: what is pushed from here on wakes the loop again.
+    fn take(&self) -> VecDeque<(i64, Outcome)> {
+        let mut queue = self.queue.lock();
+        queue.armed = false;
+        std::mem::take(&mut queue.items)
+    }
+}
+
+impl Outcome {
+    fn discard(self) {
+        if let Self::Granted(lease) = self {
+            // In a forked child there is nothing to give back.
+            let _ = lease.begin_release();
+        }
+    }
+}
+
+/// What an item's second number says. `completion.js` has the same list.
+mod kind {
+    pub(super) const DONE: f64 = 0.0;
+    pub(super) const FLAG: f64 = 1.0;
+    pub(super) const GRANTED: f64 = 2.0;
+    pub(super) const BUSY: f64 = 3.0;
+    pub(super) const RELEASED: f64 = 4.0;
+    pub(super) const ANSWER: f64 = 5.0;
+    pub(super) const FAILED: f64 = 6.0;
+    pub(super) const LOST: f64 = 7.0;
+}
+
+/// Numbers per item: call, kind, and up to four more.
+const STRIDE: usize = 6;
+
+/// A `Float64Array` of the caller's. Named, because the macros take a plain `&mut` for one of our classes.
+type Numbers<'a> = &'a mut [f64];
+
+#[napi]
+impl Bridge {
+    /// Writes as many outcomes as fit, each as six numbers, and returns how many: if they filled `out`, there may be more.
+    #[napi]
+    pub fn drain(&self, out: Numbers<'_>) -> u32 {
+        let mut backlog = self.backlog.borrow_mut();
+        backlog.append(&mut self.completions.take());
+        let mut tables = self.tables.borrow_mut();
+        let mut count = 0;
+        for place in out.chunks_exact_mut(STRIDE) {
+            let Some((call, outcome)) = backlog.pop_front() else { break };
+            place.copy_from_slice(&self.write(&mut tables, call, outcome));
+            count += 1;
+        }
+        count
+    }
+
+    /// The text that belongs to an outcome.
+    #[napi]
+    pub fn text(&self, call: i64) -> Option<String> {
+        self.texts.borrow_mut().remove(&call)
+    }
+
+    fn write(&self, tables: &mut Tables, call: i64, outcome: Outcome) -> [f64; STRIDE] {
+        let id = number(call);
+        let mut item = [id, kind::DONE, 0.0, 0.0, 0.0, 0.0];
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Flag(flag) => (item[1], item[2]) = (kind::FLAG, f64::from(u8::from(flag))),
+            Outcome::Granted(lease) => return self.deliver(tables, call, lease),
+            Outcome::Busy => {
+                tables.acquires.remove(&call);
+                item[1] = kind::BUSY;
+            }
+            Outcome::Released(status) => (item[1], item[2]) = (kind::RELEASED, code_of(status)),
+            Outcome::Answer(text) => {
+                self.texts.borrow_mut().insert(call, text);
+                item[1] = kind::ANSWER;
+            }
+            Outcome::Failed(error) => {
+                tables.acquires.remove(&call);
+                self.texts.borrow_mut().insert(call, describe(&error));
+                item[1] = kind::FAILED;
+            }
+            Outcome::Lost(reason) => {
+                self.texts.borrow_mut().insert(call, reason.as_str().to_owned());
+                item[1] = kind::LOST;
+            }
+        }
+        item
+    }
+
+    /// A grant reaches its caller only while it is valid and the caller still wants it; else it is given back.
+    fn deliver(&self, tables: &mut Tables, call: i64, lease: Lease) -> [f64; STRIDE] {
+        let id = number(call);
+        if tables.acquires.remove(&call).is_none() {
+            Outcome::Granted(lease).discard();
+            return [id, kind::DONE, 0.0, 0.0, 0.0, 0.0];
+        }
+        if let Err(error) = lease.check() {
+            Outcome::Granted(lease).discard();
+            self.texts.borrow_mut().insert(call, describe(&error));
+            return [id, kind::FAILED, 0.0, 0.0, 0.0, 0.0];
+        }
+        let item = [
+            id,
+            kind::GRANTED,
+            wide(lease.token()),
+            wide(lease.owner_id().sequence),
+            crate::lease::date(lease.acquired_at()),
+            crate::lease::millis(lease.ttl()),
+        ];
+        tables.leases.insert(call, lease);
+        item
+    }
+}
+
+/// The place of the status in the list that `completion.js` has as well.
+fn code_of(status: Status) -> f64 {
+    match status {
+        Status::Released => 1.0,
+        Status::NotHeld => 2.0,
+        Status::Unconfirmed => 3.0,
+        Status::Lost(_) => 4.0,
+        _ => 0.0,
+    }
+}
+
+/// Numbers that JavaScript chose, or that the engine keeps below 2^53.
+#[allow(clippy::cast_precision_loss)]
+fn number(call: i64) -> f64 {
+    call as f64
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn wide(value: u64) -> f64 {
+    value as f64
+}

@@ -1,0 +1,79 @@
+//! Errors on their way to JavaScript: one JSON text each, from which `errors.js` makes the class that belongs to the code.
+
+use std::error::Error as _;
+use std::iter;
+
+use dlock::Error;
+use dlock::holder::Holder;
+use serde_json::{Map, Value, json};
+
+use crate::lease::millis;
+
+/// The error with its fields. Names of options are told as JavaScript writes them.
+pub(crate) fn describe(error: &Error) -> String {
+    let error = &in_camel_case(error);
+    let mut fields = Map::new();
+    let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    set("code", error.code().into());
+    set("message", error.to_string().into());
+    if let Some(key) = error.key() {
+        set("key", key.into());
+    }
+    if let Some(found) = error.holder() {
+        set("holder", holder(found));
+    }
+    match error {
+        Error::LockLost { token, reason, .. } => {
+            set("token", (*token).into());
+            set("reason", reason.as_str().into());
+        }
+        Error::NotHeld { operation, .. } | Error::Ambiguous { operation, .. } | Error::ClientClosed { operation } => {
+            set("operation", (*operation).into());
+        }
+        Error::BackendUnavailable { operation, server, .. } => {
+            set("operation", (*operation).into());
+            set("server", server.as_ref().into());
+        }
+        Error::InvalidOptions { field, value, allowed } => {
+            set("field", field.as_str().into());
+            set("value", value.as_str().into());
+            set("allowed", allowed.as_str().into());
+        }
+        _ => {}
+    }
+    let causes: Vec<_> = iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string).collect();
+    set("causes", causes.into());
+    Value::Object(fields).to_string()
+}
+
+/// A holder as `inspect` and errors show it.
+pub(crate) fn holder(holder: &Holder) -> Value {
+    let note = holder.note.as_ref();
+    json!({
+        "owner": holder.owner,
+        "token": holder.token,
+        "remaining": holder.remaining.map(millis),
+        "host": note.map(|note| &note.host),
+        "pid": note.map(|note| note.pid),
+        "since": note.map(|note| note.since),
+        "metadata": note.and_then(|note| note.metadata.as_ref()),
+    })
+}
+
+fn in_camel_case(error: &Error) -> Error {
+    let mut error = error.clone();
+    if let Error::InvalidOptions { field, .. } = &mut error {
+        *field = camel_case(field);
+    }
+    error
+}
+
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let mut letters = word.chars();
+        let head = letters.next().map(|letter| letter.to_ascii_uppercase());
+        name + &head.into_iter().chain(letters).collect::<String>()
+    })
+}

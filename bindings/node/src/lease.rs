@@ -1,0 +1,142 @@
+//! Leases: asked about, extended, watched, given back.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use dlock::{Error, Lease, Unit};
+use napi_derive::napi;
+
+use crate::Bridge;
+use crate::completion::Outcome;
+use crate::error::describe;
+
+/// A lease that was still held when nobody could reach it any more.
+#[napi(object)]
+pub struct Forgotten {
+    /// Its key.
+    pub key: String,
+    /// Its token, below 2^53.
+    pub token: i64,
+}
+
+impl Forgotten {
+    pub(crate) fn new((key, token): (Arc<str>, u64)) -> Self {
+        Self { key: key.to_string(), token: i64::try_from(token).unwrap_or(i64::MAX) }
+    }
+}
+
+#[napi]
+impl Bridge {
+    /// Whether the holder may rely on the lease now: a reading of the clock.
+    #[napi]
+    pub fn is_valid(&self, lease: i64) -> bool {
+        self.lease(lease).is_some_and(|lease| lease.is_valid())
+    }
+
+    /// For how many milliseconds the engine still vouches for the lease.
+    #[napi]
+    pub fn remaining(&self, lease: i64) -> f64 {
+        self.lease(lease).map_or(0.0, |lease| millis(lease.remaining()))
+    }
+
+    /// Where the lease stands, in a word.
+    #[napi]
+    pub fn status(&self, lease: i64) -> Option<&'static str> {
+        self.lease(lease).map(|lease| lease.status().as_str())
+    }
+
+    /// The owner id.
+    #[napi]
+    pub fn owner(&self, lease: i64) -> Option<String> {
+        self.lease(lease).map(|lease| lease.owner())
+    }
+
+    /// When the lease ends as things stand, in milliseconds since 1970.
+    #[napi]
+    pub fn expires_at(&self, lease: i64) -> f64 {
+        self.lease(lease).map_or(0.0, |lease| date(lease.expires_at()))
+    }
+
+    /// Returns the error of a holder who must not go on, or nothing.
+    #[napi]
+    pub fn check(&self, lease: i64, key: String) -> Option<String> {
+        let checked = match self.lease(lease) {
+            Some(lease) => lease.check(),
+            None => Err(given_back(&key, "check")),
+        };
+        checked.err().map(|error| describe(&error))
+    }
+
+    /// Switches renewal on or off.
+    #[napi]
+    pub fn auto_renew(&self, lease: i64, renew: bool) {
+        if let Some(lease) = self.lease(lease) {
+            lease.auto_renew(renew);
+        }
+    }
+
+    /// Sets the life of the lease, in milliseconds from now.
+    #[napi]
+    pub fn extend(&self, lease: i64, call: i64, key: String, ttl: f64) {
+        let Some(lease) = self.lease(lease) else { return self.fail(call, given_back(&key, "extend")) };
+        self.start(call, async move {
+            let extended = async { lease.extend(Unit::Millis.duration("ttl", ttl)?).await };
+            extended.await.map_or_else(Outcome::Failed, |()| Outcome::Done)
+        });
+    }
+
+    /// Has the loss of the lease told through the queue, under the lease's own number.
+    #[napi]
+    pub fn watch(&self, lease: i64) {
+        let completions = self.completions.clone();
+        if let Some(held) = self.lease(lease) {
+            held.on_lost(move |reason| completions.push(lease, Outcome::Lost(reason)));
+        }
+    }
+
+    /// Gives the key back: validity and renewal end before this returns.
+    #[napi]
+    pub fn release(&self, lease: i64, call: i64) {
+        match self.lease(lease) {
+            Some(lease) => self.give_back(call, lease),
+            None => self.completions.push(call, Outcome::Released(dlock::Status::NotHeld)),
+        }
+    }
+
+    /// Nobody can reach the lease any more. Returns it if it was still held and is given back for that reason.
+    #[napi]
+    pub fn drop_lease(&self, lease: i64) -> Option<Forgotten> {
+        let lease = self.tables.borrow_mut().leases.remove(&lease)?;
+        lease.is_last_handle().then(|| Forgotten::new((lease.key().clone(), lease.token())))
+    }
+
+    pub(crate) fn give_back(&self, call: i64, lease: Lease) {
+        if let Err(error) = lease.begin_release() {
+            return self.fail(call, error);
+        }
+        self.start(call, async move {
+            match lease.release().await {
+                Ok(_) => Outcome::Released(lease.status()),
+                Err(error) => Outcome::Failed(error),
+            }
+        });
+    }
+
+    fn lease(&self, lease: i64) -> Option<Lease> {
+        self.tables.borrow().leases.get(&lease).cloned()
+    }
+}
+
+/// The error about a lease whose record was dropped after its release.
+fn given_back(key: &str, operation: &'static str) -> Error {
+    Error::NotHeld { key: key.into(), operation }
+}
+
+pub(crate) fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// As `Date` counts.
+pub(crate) fn date(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, millis).floor()
+}

@@ -1,0 +1,129 @@
+//! Locks: made from a key and options, acquired, forgotten.
+
+use std::time::Duration;
+
+use dlock::{Error, LockOptions, Result, Unit};
+use napi_derive::napi;
+
+use crate::Bridge;
+use crate::completion::Outcome;
+use crate::error::describe;
+use crate::lease::Forgotten;
+
+/// What a user may set on a lock; times in milliseconds.
+#[napi(object)]
+pub struct LockSettings {
+    /// Lease time.
+    pub ttl: Option<f64>,
+    /// How long acquire waits; nothing: for ever.
+    pub wait: Option<f64>,
+    /// Renew by itself while held.
+    pub renew: Option<bool>,
+    /// Renew when the remaining share of the TTL falls to this.
+    pub renewal_threshold: Option<f64>,
+    /// Arrival order where the backend can.
+    pub fair: Option<bool>,
+    /// The lease ends after this long, renewed or not.
+    pub max_hold: Option<f64>,
+    /// Shown by `inspect`.
+    pub metadata: Option<String>,
+    /// How long one backend request may take.
+    pub op_timeout: Option<f64>,
+}
+
+impl LockSettings {
+    fn options(self) -> Result<LockOptions> {
+        let defaults = LockOptions::default();
+        Ok(LockOptions {
+            ttl: duration("ttl", self.ttl)?.unwrap_or(defaults.ttl),
+            wait: duration("wait", self.wait)?,
+            renew: self.renew.unwrap_or(defaults.renew),
+            renewal_threshold: self.renewal_threshold.unwrap_or(defaults.renewal_threshold),
+            fair: self.fair.unwrap_or(defaults.fair),
+            max_hold: duration("max_hold", self.max_hold)?,
+            metadata: self.metadata,
+            op_timeout: duration("op_timeout", self.op_timeout)?,
+        })
+    }
+}
+
+fn duration(field: &str, value: Option<f64>) -> Result<Option<Duration>> {
+    value.map(|value| Unit::Millis.duration(field, value)).transpose()
+}
+
+#[napi]
+impl Bridge {
+    /// Makes a lock and checks its key and options. Returns the error, or nothing.
+    #[napi]
+    pub fn create_lock(&self, lock: i64, client: i64, key: String, settings: Option<LockSettings>) -> Option<String> {
+        self.make_lock(lock, client, &key, settings).err().map(|error| describe(&error))
+    }
+
+    fn make_lock(&self, lock: i64, client: i64, key: &str, settings: Option<LockSettings>) -> Result<()> {
+        let options = settings.map(LockSettings::options).transpose()?.unwrap_or_default();
+        let mut tables = self.tables.borrow_mut();
+        let client = tables.clients.get(&client).ok_or(Error::ClientClosed { operation: "lock" })?;
+        let made = client.lock_with(key, options);
+        made.validate()?;
+        tables.locks.insert(lock, made);
+        Ok(())
+    }
+
+    /// Nobody can reach the lock any more. Returns the held leases that are given back with it, because nobody can reach them either.
+    #[napi]
+    pub fn drop_lock(&self, lock: i64) -> Vec<Forgotten> {
+        let Some(lock) = self.tables.borrow_mut().locks.remove(&lock) else { return Vec::new() };
+        lock.forgotten().into_iter().map(Forgotten::new).collect()
+    }
+
+    /// Waits for the key: for ever if `wait` is nothing. The call's number becomes the lease's.
+    #[napi]
+    pub fn acquire(&self, lock: i64, call: i64, wait: Option<f64>) {
+        let wait = match duration("wait", wait) {
+            Ok(wait) => wait,
+            Err(error) => return self.fail(call, error),
+        };
+        self.begin(lock, call, |lock| {
+            let joined = lock.join(wait);
+            async move { joined.await.map(Outcome::Granted) }
+        });
+    }
+
+    /// Tries once.
+    #[napi]
+    pub fn try_acquire(&self, lock: i64, call: i64) {
+        self.begin(lock, call, |lock| async move { Ok(lock.try_acquire().await?.map_or(Outcome::Busy, Outcome::Granted)) });
+    }
+
+    /// The caller no longer wants the key. Nothing more is heard of the call, and a grant that is on its way is given back.
+    #[napi]
+    pub fn cancel(&self, call: i64) {
+        if let Some(acquire) = self.tables.borrow_mut().acquires.remove(&call) {
+            acquire.abort();
+        }
+    }
+
+    /// Gives back the one lease that the lock has outstanding.
+    #[napi]
+    pub fn release_lock(&self, lock: i64, call: i64) {
+        let lock = self.tables.borrow().locks.get(&lock).cloned();
+        let Some(lock) = lock else { return self.fail(call, Error::ClientClosed { operation: "release" }) };
+        match lock.only_lease("release") {
+            Ok(lease) => self.give_back(call, lease),
+            Err(error) => self.fail(call, error),
+        }
+    }
+
+    fn begin<W>(&self, lock: i64, call: i64, work: impl FnOnce(dlock::Lock) -> W)
+    where
+        W: Future<Output = Result<Outcome>> + Send + 'static,
+    {
+        let Some(lock) = self.tables.borrow().locks.get(&lock).cloned() else {
+            return self.fail(call, Error::ClientClosed { operation: "acquire" });
+        };
+        let attempt = work(lock);
+        if let Some(task) = self.start(call, async move { attempt.await.unwrap_or_else(Outcome::Failed) }) {
+            self.tables.borrow_mut().acquires.insert(call, task);
+        }
+    }
+}

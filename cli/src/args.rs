@@ -1,0 +1,190 @@
+//! What can be said on the command line.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use dlock::{Client, ClientOptions, Unit};
+
+use crate::exit::Failure;
+
+/// Distributed locks with fencing tokens.
+#[derive(Debug, Parser)]
+#[command(name = "dlock", version, arg_required_else_help = true, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    /// Say more: -v what happens, -vv how. `DLOCK_LOG` (such as `dlock=debug`) overrides it
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    Run(Run),
+    Inspect(Inspect),
+    Ls(Ls),
+    Release(Release),
+    Exec(Exec),
+}
+
+/// Where the locks are.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// `local:`, `local:///directory` or `redis://[user:password@]host[:port][/db]`. A password is safer in `DLOCK_URL` than here
+    #[arg(long, env = "DLOCK_URL", hide_env_values = true, default_value = "local:")]
+    url: String,
+    /// Put before every key
+    #[arg(long, value_name = "NAME", default_value = "dlock")]
+    namespace: String,
+}
+
+impl Place {
+    /// A client for it; nothing is connected yet.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        let options = ClientOptions { namespace: self.namespace.clone(), ..ClientOptions::default() };
+        let client = Client::with_options(&self.url, options)?;
+        if client.capabilities().scheme == "memory" {
+            return Err(Failure::usage("url: memory: is seen by one process only and excludes nobody here; use local:"));
+        }
+        Ok(client)
+    }
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  dlock run nightly -- ./nightly-report --all       wait for the key, then run
+  dlock run nightly --wait 0 -- ./nightly-report    skip if it is running already
+  dlock run deploy --wait 5m --ttl 10 -- make deploy
+  dlock run k -- sh -c 'store --fencing-token \"$DLOCK_TOKEN\" <data'
+  DLOCK_URL=redis://db:6379 dlock run k -- ./job    the same across machines
+
+The command gets DLOCK_KEY and DLOCK_TOKEN. Send the token along with every write, and let the storage refuse a smaller one than it has
+seen: that protects the data even where a lock cannot.
+
+Signals: TERM, INT, HUP, QUIT, USR1 and USR2 are passed on to the command. What the terminal sends (Ctrl-C) reaches it anyway and is not
+sent twice. Before the command runs, the first four end the wait.
+
+When the lock is lost, the command and all its descendants get TERM, and KILL after --grace. Somebody else may hold the key in that time;
+with `--grace 0` they are killed at once. When dlock itself dies, the command is killed by the kernel. Its descendants are not: on local:
+they keep the key until they end, elsewhere they may outlive it. A command that changes its user or capabilities at its start (sudo) is not
+killed either. A dlock that is stopped (Ctrl-Z, SIGSTOP) does not renew: after more than --ttl the lock is lost,
+and the command is ended when dlock goes on.
+
+Exit code: the command's own, 128+n if signal n ended it, or
+  64  wrong usage                          76  the lock was lost while the command ran
+  69  the backend is unavailable          126  the command cannot be executed
+  71  the system refused something        127  the command was not found
+  75  not acquired within --wait";
+
+/// Run a command while holding a key
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// The key to hold
+    pub(crate) key: String,
+    /// Lease time: how soon others get the key when this machine dies. Renewed while the command runs
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30")]
+    pub(crate) ttl: Duration,
+    /// How long to wait for the key; 0 tries once [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+    /// Time between TERM and KILL when the lock is lost
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10")]
+    pub(crate) grace: Duration,
+    /// Text that `dlock inspect` shows
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) metadata: Option<String>,
+    /// Take a free key past those who wait
+    #[arg(long)]
+    pub(crate) unfair: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Show who holds a key and who waits for it
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// The key
+    pub(crate) key: String,
+}
+
+/// List the held keys
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Only keys that begin with this
+    #[arg(default_value = "")]
+    pub(crate) prefix: String,
+}
+
+/// Take a key away from its holder
+///
+/// The holder learns of it at its next renewal: until then two may believe that they hold the key.
+#[derive(Debug, Args)]
+pub(crate) struct Release {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// The key
+    pub(crate) key: String,
+    /// Really take it away
+    #[arg(long, required = true)]
+    pub(crate) force: bool,
+    /// The holder's token, as `dlock inspect` shows it: a later holder is left alone
+    #[arg(long)]
+    pub(crate) token: u64,
+}
+
+/// What `dlock run` starts itself as; see [`crate::child`].
+#[derive(Debug, Args)]
+#[command(hide = true)]
+pub(crate) struct Exec {
+    /// The process that must be the parent.
+    pub(crate) parent: i32,
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Reads `30`, `0.5`, `500ms`, `30s`, `5m` or `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, factor) = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]
+        .into_iter()
+        .find_map(|(unit, factor)| text.strip_suffix(unit).map(|number| (number, factor)))
+        .unwrap_or((text, 1.0));
+    let number: f64 = number.trim_end().parse().map_err(|_| "seconds, or a number with ms, s, m or h".to_owned())?;
+    Unit::Seconds.duration("duration", number * factor).map_err(|error| match error {
+        dlock::Error::InvalidOptions { allowed, .. } => allowed,
+        error => error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_seconds_unless_they_say_otherwise() {
+        let read = |text| duration(text).map(|duration| duration.as_millis());
+        assert_eq!(read("30"), Ok(30_000));
+        assert_eq!(read("0.5"), Ok(500));
+        assert_eq!(read("500ms"), Ok(500));
+        assert_eq!(read("5m"), Ok(300_000));
+        assert_eq!(read("2 h"), Ok(7_200_000));
+        assert_eq!(read("0"), Ok(0));
+        for bad in ["", "s", "-1", "nan", "inf", "25h", "1d", "1e9"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

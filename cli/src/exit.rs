@@ -1,0 +1,82 @@
+//! Exit codes, and the errors that lead to them.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use dlock::Error;
+
+/// The call cannot be understood: `EX_USAGE` of sysexits.h.
+pub(crate) const USAGE: u8 = 64;
+/// The backend cannot be reached or cannot serve us: `EX_UNAVAILABLE`.
+pub(crate) const UNAVAILABLE: u8 = 69;
+/// A fault that should not happen: `EX_SOFTWARE`.
+pub(crate) const SOFTWARE: u8 = 70;
+/// The operating system refused us something: `EX_OSERR`.
+pub(crate) const SYSTEM: u8 = 71;
+/// Somebody else holds the lock: `EX_TEMPFAIL`, as cron and mail tools know it.
+pub(crate) const NOT_ACQUIRED: u8 = 75;
+/// The lock was lost while the command ran.
+pub(crate) const LOST: u8 = 76;
+/// The command was found but cannot be executed, as in a shell.
+pub(crate) const NOT_EXECUTABLE: u8 = 126;
+/// The command was not found, as in a shell.
+pub(crate) const NOT_FOUND: u8 = 127;
+
+/// The code that tells of an end by signal, as in a shell.
+pub(crate) fn of_signal(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(u8::MAX)
+}
+
+/// Why dlock itself fails, in one line, and the code that it exits with.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, message: impl Display) -> Self {
+        Self { code, message: Some(message.to_string()) }
+    }
+
+    pub(crate) fn usage(message: impl Display) -> Self {
+        Self::new(USAGE, message)
+    }
+
+    /// The operating system refused `what`.
+    pub(crate) fn system(what: &str, error: impl Display) -> Self {
+        Self::new(SYSTEM, format_args!("{what}: {error}"))
+    }
+
+    /// Ended by a signal of the user's, who needs no message.
+    pub(crate) fn signalled(signal: i32) -> Self {
+        Self { code: of_signal(signal), message: None }
+    }
+
+    /// Says why, and gives the code to exit with.
+    pub(crate) fn report(self) -> ExitCode {
+        if let Some(message) = self.message {
+            say(message);
+        }
+        self.code.into()
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match error {
+            Error::InvalidOptions { .. } => USAGE,
+            Error::BackendUnavailable { .. } => UNAVAILABLE,
+            Error::AcquireTimeout { .. } | Error::LockBusy { .. } => NOT_ACQUIRED,
+            Error::LockLost { .. } => LOST,
+            _ => SOFTWARE,
+        };
+        Self::new(code, error)
+    }
+}
+
+/// One line on stderr. A closed stderr is no reason to stop.
+pub(crate) fn say(message: impl Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "dlock: {message}");
+}

@@ -1,0 +1,56 @@
+//! What the engine has to say, one line each on stderr.
+
+use std::fmt;
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::exit::say;
+
+/// Starts logging: warnings, more with each `-v`, or whatever `DLOCK_LOG` says.
+pub(crate) fn start(verbose: u8) {
+    let level = match verbose {
+        0 => Level::WARN,
+        1 => Level::INFO,
+        2 => Level::DEBUG,
+        _ => Level::TRACE,
+    };
+    // Of a loss we speak ourselves.
+    let losses = if verbose == 0 { Level::ERROR } else { level };
+    let default = || Targets::new().with_target("dlock", level).with_target("dlock::session", losses);
+    let chosen = std::env::var("DLOCK_LOG").ok().map(|text| text.parse());
+    let filter = match chosen {
+        Some(Ok(filter)) => filter,
+        Some(Err(_)) => {
+            say("DLOCK_LOG cannot be read and is ignored; write for instance `dlock=debug`");
+            default()
+        }
+        None => default(),
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).event_format(Line);
+    tracing_subscriber::registry().with(lines).with(filter).init();
+}
+
+/// `dlock: message field=value`, with the level where it is no warning.
+struct Line;
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        write!(writer, "dlock: ")?;
+        let level = *event.metadata().level();
+        if level != Level::WARN {
+            write!(writer, "{}: ", level.as_str().to_ascii_lowercase())?;
+        }
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}

@@ -1,0 +1,159 @@
+//! `dlock run`: what it gives the command and what it gives back.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::{PATIENCE, Process, Scratch, eventually, outcome};
+
+#[test]
+fn the_exit_code_is_the_commands_own() {
+    let scratch = Scratch::new();
+    for code in [0, 1, 7, 75, 255] {
+        assert_eq!(outcome(scratch.run(&[], &format!("exit {code}"))), (code, String::new(), String::new()));
+    }
+}
+
+#[test]
+fn a_signal_that_ended_the_command_counts_from_128() {
+    let scratch = Scratch::new();
+    for (name, code) in [("TERM", 143), ("KILL", 137), ("USR1", 138)] {
+        assert_eq!(outcome(scratch.run(&[], &format!("kill -{name} $$"))).0, code, "{name}");
+    }
+}
+
+#[test]
+fn the_command_gets_key_and_token_and_the_key_is_free_afterwards() {
+    let scratch = Scratch::new();
+    let held = outcome(scratch.run(&["--metadata", "job\t7"], "echo $DLOCK_KEY $DLOCK_TOKEN; $DLOCK inspect k; $DLOCK ls"));
+    assert_eq!(held.0, 0, "{}", held.2);
+    let token = held.1.split_whitespace().nth(1).unwrap();
+    assert!(token.parse::<u64>().unwrap() > 0);
+    assert!(held.1.contains("k: held by pid ") && held.1.contains(&format!("(token {token}), ")), "{}", held.1);
+    assert!(held.1.contains(" s left, job\\t7\n"), "{}", held.1);
+    assert!(held.1.contains("\nk\tpid "), "{}", held.1);
+    assert_eq!(outcome(scratch.dlock(&["inspect", "k"])), (0, "k: free\n".to_owned(), String::new()));
+    assert_eq!(outcome(scratch.dlock(&["ls"])), (0, String::new(), String::new()));
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_told_as_in_a_shell() {
+    let scratch = Scratch::new();
+    let (code, _, said) = outcome(scratch.dlock(&["run", "k", "--", "no-such-command"]));
+    assert_eq!(code, 127);
+    assert!(said.starts_with("dlock: no-such-command: ") && said.lines().count() == 1, "{said}");
+    let (code, _, said) = outcome(scratch.dlock(&["run", "k", "--", "/etc/passwd"]));
+    assert_eq!(code, 126);
+    assert!(said.starts_with("dlock: /etc/passwd: ") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
+fn r15_bad_input_is_told_in_one_line_that_names_it() {
+    let scratch = Scratch::new();
+    let long = "x".repeat(513);
+    let cases: [(&[&str], &[&str]); 10] = [
+        (&["run", "", "--", "true"], &["key", "\"\"", "1 to 512 bytes"]),
+        (&["run", &long, "--", "true"], &["key", "513 bytes", "512"]),
+        (&["run", "k", "--ttl", "50ms", "--", "true"], &["ttl", "0.05 s", "0.1 s to 86400 s"]),
+        (&["run", "k", "--ttl", "soon", "--", "true"], &["--ttl", "soon", "ms, s, m or h"]),
+        (&["run", "k", "--wait", "nan", "--", "true"], &["--wait", "nan", "86400 s"]),
+        (&["run", "k", "--grace=-1", "--", "true"], &["--grace", "-1", "86400 s"]),
+        (&["run", "k", "--url", "http://u:secret@host", "--", "true"], &["url", "http://***@host", "local:"]),
+        (&["run", "k", "--url", "memory:", "--", "true"], &["url", "memory:", "one process"]),
+        (&["run", "k"], &["<CMD>"]),
+        (&["release", "k", "--token", "1"], &["--force"]),
+    ];
+    for (arguments, words) in cases {
+        let (code, out, said) = outcome(scratch.dlock(arguments));
+        assert_eq!((code, &*out), (64, ""), "{arguments:?}: {said}");
+        assert!(said.starts_with("dlock: ") && said.lines().count() == 1, "{said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+    assert!(!scratch.path("locks").exists(), "nothing was done before the input was checked");
+}
+
+#[test]
+fn r18_an_unreachable_server_is_named_without_its_password() {
+    let scratch = Scratch::on("redis://user:secret@127.0.0.1:1");
+    let (code, _, said) = outcome(scratch.run(&[], "true"));
+    assert_eq!(code, 69);
+    assert!(said.contains("127.0.0.1:1") && !said.contains("secret") && said.lines().count() == 1, "{said}");
+    let (_, help, _) = outcome(scratch.dlock(&["run", "--help"]));
+    assert!(help.contains("DLOCK_URL") && !help.contains("secret"), "{help}");
+}
+
+#[test]
+fn help_shows_examples_and_exit_codes() {
+    let scratch = Scratch::new();
+    let (code, help, _) = outcome(scratch.dlock(&["run", "--help"]));
+    assert_eq!(code, 0);
+    for word in ["Examples:", "DLOCK_TOKEN", "--grace", "75", "76", "127"] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+}
+
+#[test]
+fn a_held_key_is_75_naming_the_holder() {
+    let scratch = Scratch::new();
+    let holder = Process::start(scratch.run(&[], "touch held; exec sleep 60"));
+    scratch.wait_for("held");
+    let pid = format!("pid {} on ", holder.pid().as_raw_nonzero());
+    for wait in ["0", "300ms"] {
+        let started = Instant::now();
+        let (code, _, said) = outcome(scratch.run(&["--wait", wait], "touch intruder"));
+        assert_eq!(code, 75, "{said}");
+        assert!(said.contains(&pid) && said.contains(&scratch.token()) && said.lines().count() == 1, "{said}");
+        assert!(wait == "0" || started.elapsed() >= Duration::from_millis(300));
+        assert!(started.elapsed() < PATIENCE / 2);
+    }
+    assert!(!scratch.path("intruder").exists());
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end().0.code(), Some(143));
+}
+
+#[test]
+fn one_at_a_time_and_tokens_rise() {
+    let scratch = Scratch::new();
+    // Each adds one to a counter, slowly enough to lose updates without the lock.
+    let add = "count=$(cat count 2>/dev/null); sleep 0.01; echo $((count + 1)) >count; echo $DLOCK_TOKEN >>tokens";
+    let workers: Vec<_> = (0..4)
+        .map(|_| Process::start(scratch.shell(&format!("for i in 1 2 3 4 5; do $DLOCK run k -- sh -c '{add}'; done"))))
+        .collect();
+    for worker in workers {
+        let (status, said) = worker.end();
+        assert!(status.success() && said.is_empty(), "{said}");
+    }
+    assert_eq!(scratch.read("count").trim(), "20");
+    let tokens: Vec<u64> = scratch.read("tokens").lines().map(|token| token.parse().unwrap()).collect();
+    assert!(tokens.len() == 20 && tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_key() {
+    let scratch = Scratch::new();
+    let holder = Process::start(scratch.run(&[], "touch held; exec sleep 60"));
+    scratch.wait_for("held");
+    let waiting = Process::start(scratch.run(&["-vv"], "touch intruder"));
+    eventually("the waiter is there", || waiting.blocks_signals());
+    waiting.signal(Signal::TERM);
+    assert_eq!(waiting.end().0.code(), Some(143));
+    holder.signal(Signal::TERM);
+    holder.end();
+    assert!(!scratch.path("intruder").exists());
+    assert_eq!(outcome(scratch.run(&["--wait", "0"], "true")).0, 0);
+}
+
+#[test]
+fn a_key_is_taken_away_from_the_named_holder_only() {
+    let scratch = Scratch::new();
+    let holder = Process::start(scratch.run(&["--ttl", "300ms"], "touch held; exec sleep 60"));
+    scratch.wait_for("held");
+    let (code, _, said) = outcome(scratch.dlock(&["release", "k", "--force", "--token", "1"]));
+    assert_eq!((code, &*said), (1, "dlock: lock \"k\" is not held with token 1\n"));
+    let token = scratch.token();
+    assert_eq!(outcome(scratch.dlock(&["release", "k", "--force", "--token", &token])), (0, String::new(), String::new()));
+    let (status, said) = holder.end();
+    assert_eq!(status.code(), Some(76), "{said}");
+}

@@ -1,0 +1,89 @@
+//! The engine on `redis://`: what its waiters cost the server, and what they leave there.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use dlock::Client;
+use futures_util::future::join_all;
+use support::redis::{Cli, Server};
+
+/// Script calls so far.
+async fn calls(cli: &Cli) -> u64 {
+    let stats: String = cli.run(&["INFO", "commandstats"]).await;
+    let lines = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_eval")?.split_once("calls="));
+    lines.map(|(_, rest)| rest.split(',').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
+/// Script calls in the next so many seconds of the server's time.
+async fn calls_within(cli: &Cli, seconds: u64) -> u64 {
+    let before = calls(cli).await;
+    let end = cli.time().await + seconds * 1_000_000;
+    support::eventually("time passes", || async { cli.time().await > end }).await;
+    calls(cli).await - before
+}
+
+/// Asks the server alone, and rarely: it has many keys.
+async fn queues(cli: &Cli) -> usize {
+    cli.run::<Vec<String>>(&["KEYS", "dlock:q:*"]).await.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r08_a_hundred_tasks_waiting_for_a_key_cost_a_command_a_second() {
+    let server = Server::start().await;
+    let (cli, holder, other) = (server.cli().await, Client::new(&server.url()).unwrap(), Client::new(&server.url()).unwrap());
+    let lease = holder.lock("k").acquire().await.unwrap();
+    let waiters: Vec<_> = (0..100)
+        .map(|_| {
+            let lock = other.lock("k");
+            tokio::spawn(async move { lock.acquire().await.unwrap().release().await.unwrap() })
+        })
+        .collect();
+    support::eventually("they wait", || async { queues(&cli).await == 1 }).await;
+    let calls = calls_within(&cli, 6).await;
+    assert!(calls <= 6, "{calls} in 6 s");
+    lease.release().await.unwrap();
+    assert!(join_all(waiters).await.into_iter().all(Result::unwrap));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r08_waiting_for_ten_thousand_keys_costs_few_commands() {
+    const KEYS: usize = 10_000;
+    let server = Server::start().await;
+    let (cli, holder, other) = (server.cli().await, Client::new(&server.url()).unwrap(), Client::new(&server.url()).unwrap());
+    let names = || (0..KEYS).map(|number| format!("order:{number}"));
+    let locks: Vec<_> = names().map(|name| holder.lock(&name)).collect();
+    let leases = join_all(locks.iter().map(dlock::Lock::acquire)).await;
+    let waiters: Vec<_> = names()
+        .map(|name| {
+            let lock = other.lock(&name);
+            tokio::spawn(async move { drop(lock.acquire().await.unwrap().release().await) })
+        })
+        .collect();
+    support::eventually("they wait", || async { queues(&cli).await == KEYS }).await;
+    // On a busy machine some of the 10,000 requests at once have timed out and are asked again.
+    support::eventually("all is quiet", || async { calls_within(&cli, 1).await < 100 }).await;
+    let calls = calls_within(&cli, 8).await;
+    assert!(calls <= 160, "{calls} in 8 s");
+    join_all(leases.iter().map(|lease| lease.as_ref().unwrap().release())).await;
+    for woken in waiters {
+        woken.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r10_cancelled_acquires_leave_no_key_and_no_waiter() {
+    let server = Server::start().await;
+    let (cli, clients) = (server.cli().await, [Client::new(&server.url()).unwrap(), Client::new(&server.url()).unwrap()]);
+    let mut random = 7_u64;
+    let attempts = (0..400_u64).map(|number| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let patience = Duration::from_micros((random >> 33) % 20_000);
+        let lock = clients[usize::try_from(number % 2).unwrap()].lock(&format!("k{}", number % 7));
+        async move { drop(tokio::time::timeout(patience, lock.with(|_| tokio::task::yield_now())).await) }
+    });
+    join_all(attempts.collect::<Vec<_>>()).await;
+    support::eventually("nothing is left", || async { cli.keys().await.iter().all(|key| key.starts_with("dlock:t:")) }).await;
+}

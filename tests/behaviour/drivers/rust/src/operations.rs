@@ -1,0 +1,190 @@
+//! The operations, each a call or two of the public interface.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use dlock::backend::Whom;
+use dlock::error::Error;
+use dlock::{Client, ClientOptions, Lease, Lock, LockOptions};
+use futures_util::future::try_join_all;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::wire::{self, Args, Request, duration, event, inspection, stamp};
+
+/// What the requests have made so far, by the names that they gave.
+#[derive(Default)]
+pub(crate) struct Driver {
+    clients: RefCell<HashMap<String, Client>>,
+    locks: RefCell<HashMap<String, Lock>>,
+    leases: RefCell<HashMap<String, Lease>>,
+    bodies: RefCell<HashMap<String, Rc<Notify>>>,
+}
+
+impl Driver {
+    pub(crate) async fn run(&self, request: &Request) -> Result<Value, Error> {
+        let args = &request.args;
+        match request.op.as_str() {
+            "client" => self.make_client(&request.client, args),
+            "lock" => {
+                let lock = self.lock(&request.client, args)?;
+                self.locks.borrow_mut().insert(args.name.clone(), lock);
+                Ok(Value::Null)
+            }
+            "acquire" => {
+                let lock = self.lock(&request.client, args)?;
+                Ok(self.keep(args, lock.acquire().await?))
+            }
+            "try_acquire" => {
+                let lease = self.lock(&request.client, args)?.try_acquire().await?;
+                Ok(lease.map_or(Value::Null, |lease| self.keep(args, lease)))
+            }
+            "with" => self.with(request).await,
+            "leave" => {
+                let body = self.bodies.borrow_mut().remove(&args.lease);
+                Ok(body.inspect(|body| body.notify_one()).is_some().into())
+            }
+            "contend" => self.contend(&request.client, args).await,
+            "release" => Ok(self.lease(args).release().await?.into()),
+            "release_lock" => Ok(self.lock(&request.client, args)?.release().await?.into()),
+            "extend" => {
+                let ttl = duration("ttl", args.ttl.as_ref())?.unwrap_or_default();
+                let lease = self.lease(args);
+                lease.extend(ttl).await?;
+                Ok(wire::lease(&lease))
+            }
+            "lease" => Ok(wire::lease(&self.lease(args))),
+            "check" => self.lease(args).check().map(|()| true.into()),
+            "wait_lost" => Ok(self.lease(args).lost().await.as_str().into()),
+            "drop" => Ok(self.leases.borrow_mut().remove(&args.lease).is_some().into()),
+            "drop_lock" => Ok(args.lock.as_ref().is_some_and(|name| self.locks.borrow_mut().remove(name).is_some()).into()),
+            _ => self.ask(request).await,
+        }
+    }
+
+    /// The questions to a client.
+    async fn ask(&self, request: &Request) -> Result<Value, Error> {
+        let (client, args) = (self.client(&request.client), &request.args);
+        match request.op.as_str() {
+            "ping" => client.ping().await.map(|()| true.into()),
+            "inspect" => Ok(inspection(&client.inspect(&args.key).await?)),
+            "is_locked" => Ok(client.is_locked(&args.key).await?.into()),
+            "list" => Ok(client.list_locks(&args.prefix).await?.iter().map(inspection).collect()),
+            "force_release" => Ok(client.force_release(&args.key, Whom::Token(args.token.unwrap_or_default())).await?.into()),
+            "close" => {
+                client.close(duration("timeout", args.timeout.as_ref())?.unwrap_or_default()).await?;
+                Ok(true.into())
+            }
+            unknown => Ok(json!({"unknown operation": unknown})),
+        }
+    }
+
+    fn make_client(&self, name: &str, args: &Args) -> Result<Value, Error> {
+        let mut options = ClientOptions::default();
+        if let Some(namespace) = &args.namespace {
+            options.namespace.clone_from(namespace);
+        }
+        if let Some(timeout) = duration("op_timeout", args.op_timeout.as_ref())? {
+            options.op_timeout = timeout;
+        }
+        if let Some(timeout) = duration("connect_timeout", args.connect_timeout.as_ref())? {
+            options.connect_timeout = timeout;
+        }
+        let client = Client::with_options(&args.url, options)?;
+        self.clients.borrow_mut().insert(name.to_owned(), client);
+        Ok(std::process::id().into())
+    }
+
+    fn client(&self, name: &str) -> Client {
+        self.clients.borrow()[name].clone()
+    }
+
+    fn lease(&self, args: &Args) -> Lease {
+        self.leases.borrow()[&args.lease].clone()
+    }
+
+    fn keep(&self, args: &Args, lease: Lease) -> Value {
+        let seen = wire::lease(&lease);
+        if !args.name.is_empty() {
+            self.leases.borrow_mut().insert(args.name.clone(), lease);
+        }
+        seen
+    }
+
+    /// The lock that the request names, or a new one.
+    fn lock(&self, client: &str, args: &Args) -> Result<Lock, Error> {
+        if let Some(name) = &args.lock {
+            return Ok(self.locks.borrow()[name].clone());
+        }
+        let defaults = LockOptions::default();
+        let options = LockOptions {
+            ttl: duration("ttl", args.ttl.as_ref())?.unwrap_or(defaults.ttl),
+            wait: duration("wait", args.wait.as_ref())?,
+            renew: args.renew.unwrap_or(defaults.renew),
+            renewal_threshold: args.renewal_threshold.as_ref().map_or(defaults.renewal_threshold, wire::Number::value),
+            fair: args.fair.unwrap_or(defaults.fair),
+            max_hold: duration("max_hold", args.max_hold.as_ref())?,
+            metadata: args.metadata.clone(),
+            op_timeout: None,
+        };
+        let lock = self.client(client).lock_with(&args.key, options);
+        lock.validate()?;
+        Ok(lock)
+    }
+
+    /// A scoped body that lasts until it is told to leave. Tells when it was entered, and when and how it ended.
+    async fn with(&self, request: &Request) -> Result<Value, Error> {
+        let (id, args) = (request.id, &request.args);
+        let lock = self.lock(&request.client, args)?;
+        let end = Rc::new(Notify::new());
+        self.bodies.borrow_mut().insert(args.name.clone(), end.clone());
+        let body = async |lease: Lease| {
+            event(id, "entered", &self.keep(args, lease));
+            let mut ended = Ended { id, how: "cancelled" };
+            end.notified().await;
+            ended.how = "left";
+        };
+        if args.stubborn {
+            // Rust drops the body of `with` at once; one that goes on after a loss is written without it.
+            let lease = lock.acquire().await?;
+            body(lease.clone()).await;
+            lease.release().await?;
+            return lease
+                .check()
+                .or_else(|error| if error.code() == "NOT_HELD" { Ok(()) } else { Err(error) })
+                .map(|()| "left".into());
+        }
+        lock.with(body).await.map(|()| "left".into())
+    }
+
+    /// Takes the key again and again; answers `[token, from, to]` of each hold.
+    async fn contend(&self, client: &str, args: &Args) -> Result<Value, Error> {
+        let holds = (0..args.tasks.max(1)).map(|_| async {
+            let lock = self.lock(client, args)?;
+            let mut holds = Vec::new();
+            for _ in 0..args.cycles {
+                let lease = lock.acquire().await?;
+                let from = stamp();
+                tokio::time::sleep(Duration::from_micros(lease.token() % 2000)).await;
+                holds.push(json!([lease.token(), from, stamp()]));
+                lease.release().await?;
+            }
+            Ok::<_, Error>(holds)
+        });
+        Ok(try_join_all(holds).await?.concat().into())
+    }
+}
+
+/// Says how a body ended, also one that was dropped.
+struct Ended {
+    id: u64,
+    how: &'static str,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        event(self.id, "ended", &self.how.into());
+    }
+}

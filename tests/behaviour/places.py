@@ -1,0 +1,68 @@
+"""Where a scenario's locks live: a name, a folder or a server of its own."""
+
+import asyncio
+import os
+from pathlib import Path
+
+from monitor import Monitor
+
+from services import RedisServer, TcpProxy
+
+
+class Place:
+    """One scenario's backend. The server is shared unless the scenario disturbs it."""
+
+    def __init__(self, backend: str, number: int, folder: Path, shared: RedisServer | None, private: bool) -> None:
+        self.backend = backend
+        self._number = number
+        self._folder = folder / str(number)
+        self._shared = shared
+        self._private = RedisServer() if backend == "redis" and private else None
+        self._proxy: TcpProxy | None = None
+        self.monitor: Monitor | None = None
+
+    async def open(self) -> None:
+        self._folder.mkdir(mode=0o700)
+        if self._private:
+            await asyncio.to_thread(self._private.start)
+            self._proxy = await TcpProxy(self._private.port).start()
+            self.monitor = Monitor(self._private.port)
+
+    async def close(self) -> None:
+        if self.monitor:
+            await self.monitor.close()
+        if self._proxy:
+            await self._proxy.close()
+        if self._private:
+            await asyncio.to_thread(self._private.__exit__, None, None, None)
+
+    @property
+    def server(self) -> RedisServer:
+        server = self._private or self._shared
+        if server is None:
+            raise RuntimeError(f"{self.backend}: has no server")
+        return server
+
+    @property
+    def proxy(self) -> TcpProxy:
+        if self._proxy is None:
+            raise RuntimeError(f"{self.backend}: has no proxy")
+        return self._proxy
+
+    def url(self, via_proxy: bool = False) -> str:
+        if self.backend == "memory":
+            return f"memory:scenario-{self._number}"
+        if self.backend == "local":
+            return f"local://{self._folder}"
+        return f"redis://127.0.0.1:{self.proxy.port}" if via_proxy else self.server.url
+
+    def lock_files(self, name: str) -> list[Path]:
+        return [file for file in self._folder.rglob(name) if file.is_file()]
+
+    def namespace(self, name: str) -> str:
+        """Keeps scenarios on a shared server apart."""
+        return f"{name}-{self._number}"
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("DLOCK_")}
+        return kept | {"DLOCK_DIR": str(self._folder / "default"), "PYTHONUNBUFFERED": "1"}
