@@ -1,14 +1,14 @@
 # Everything a contributor runs. Each recipe calls one small script in tools/.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup services fmt lint test dist demo bench clean
+.PHONY: help setup services fmt lint test dist demo bench bench-bridge clean
 
 # Holds servers only where the machine has none that will do: see tools/fetch-redis.
 export PATH := $(CURDIR)/.cache/services/bin:$(PATH)
 export PROTOC ?= $(CURDIR)/.venv/bin/protoc
 
 help: ## Show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: ## Build everything into .venv, node_modules and target
 	@tools/check-toolchain
@@ -38,6 +38,10 @@ demo: setup ## Show the lock at work between Python, Node and shell
 
 bench: setup services ## Compare with other lock libraries on the same server
 	@.venv/bin/python benches/run.py
+
+bench-bridge: ## Compare ways to hand a result to an event loop (ADR 1)
+	@tools/check-toolchain
+	@python3 benches/bridge/run.py
 
 clean: ## Remove all that was built or downloaded
 	@rm -rf .cache .venv dist node_modules target .mypy_cache .pytest_cache .ruff_cache

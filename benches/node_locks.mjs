@@ -47,31 +47,35 @@ const contenders = {
   },
 }
 
-/** Pairs a second of one task for each entry of `keys`, all going at once. */
+/** Pairs a second, and hand-overs from one task to another a second, of one task for each entry of `keys`, all going at once. */
 async function pairs(make, keys) {
   const started = performance.now()
-  const done = await Promise.all(
-    keys.map(async (key) => {
+  const lastHolder = new Map()
+  let done = 0
+  let handedOver = 0
+  await Promise.all(
+    keys.map(async (key, number) => {
       const acquire = make(key)
-      let count = 0
       while (performance.now() < started + MS) {
         const release = await acquire()
+        if (lastHolder.get(key) !== number) handedOver++
+        lastHolder.set(key, number)
         await release()
-        count++
+        done++
       }
-      return count
     }),
   )
-  return (1000 * done.reduce((sum, count) => sum + count, 0)) / (performance.now() - started)
+  const seconds = (performance.now() - started) / 1000
+  return { pairs: done / seconds, handovers: handedOver / seconds }
 }
 
 const [contender, url] = process.argv.slice(2)
 const { make, end } = contenders[contender](url)
 await pairs(make, ['warm'])
 const figures = {
-  sequential: 1e6 / (await pairs(make, ['one'])),
-  distinct: await pairs(make, Array.from({ length: 500 }, (_, n) => `key-${n}`)),
-  hot: await pairs(make, Array(20).fill('hot')),
+  sequential: 1e6 / (await pairs(make, ['one'])).pairs,
+  distinct: (await pairs(make, Array.from({ length: 500 }, (_, n) => `key-${n}`))).pairs,
+  hot: (await pairs(make, Array(20).fill('hot'))).handovers,
 }
 console.log(JSON.stringify(figures))
 await end()

@@ -15,29 +15,33 @@ SECONDS = 2.0
 MakeLock = Callable[[str], AbstractAsyncContextManager[object]]
 
 
-async def pairs(make: MakeLock, keys: list[str]) -> float:
-    """Pairs a second of one task for each entry of `keys`, all going at once."""
+async def pairs(make: MakeLock, keys: list[str]) -> tuple[float, float]:
+    """Pairs a second, and hand-overs from one task to another a second, of one task for each entry of `keys`, all going at once."""
     end = time.monotonic() + SECONDS
+    done = handed_over = 0
+    last_holder: dict[str, int] = {}
 
-    async def task(key: str) -> int:
-        lock, done = make(key), 0
+    async def task(number: int, key: str) -> None:
+        nonlocal done, handed_over
+        lock = make(key)
         while time.monotonic() < end:
             async with lock:
-                pass
+                handed_over += last_holder.get(key) != number
+                last_holder[key] = number
             done += 1
-        return done
 
     started = time.monotonic()
-    done = await asyncio.gather(*(task(key) for key in keys))
-    return sum(done) / (time.monotonic() - started)
+    await asyncio.gather(*(task(number, key) for number, key in enumerate(keys)))
+    elapsed = time.monotonic() - started
+    return done / elapsed, handed_over / elapsed
 
 
 async def measure(make: MakeLock) -> dict[str, float]:
     await pairs(make, ["warm"])
     return {
-        "sequential": 1e6 / await pairs(make, ["one"]),
-        "distinct": await pairs(make, [f"key-{n}" for n in range(500)]),
-        "hot": await pairs(make, ["hot"] * 20),
+        "sequential": 1e6 / (await pairs(make, ["one"]))[0],
+        "distinct": (await pairs(make, [f"key-{n}" for n in range(500)]))[0],
+        "hot": (await pairs(make, ["hot"] * 20))[1],
     }
 
 
@@ -45,7 +49,7 @@ async def main(contender: str, url: str) -> dict[str, float]:
     if contender == "dlock":
         async with dlock.Client(url) as client:
             return await measure(lambda key: client.lock(key, ttl=30))
-    async with redis.asyncio.Redis.from_url(url) as server:
+    async with redis.asyncio.Redis.from_url(url, max_connections=1000) as server:
         return await measure(lambda key: server.lock(key, timeout=30))
 
 

@@ -1,6 +1,7 @@
 """Compares dlock with the lock libraries that Python and Node programs use today, on one redis-server, in one run.
 
-The contenders take turns, round after round, so that whatever else the machine does hits all of them; each figure is the median of the rounds.
+The contenders take turns, round after round, so that whatever else the machine does hits all of them; each figure is the median
+of the rounds.
 Usage: make bench [ROUNDS=5]
 """
 
@@ -24,14 +25,13 @@ CONTENDERS = {
     "redis-semaphore": ["node", HERE / "node_locks.mjs", "redis-semaphore"],
     "dlock, Node": ["node", HERE / "node_locks.mjs", "dlock"],
 }
-TITLES = {"sequential": "one task, µs a pair", "distinct": "500 tasks, 500 keys, pairs/s", "hot": "20 tasks, 1 key, pairs/s"}
+TITLES = {"sequential": "one task, µs a pair", "distinct": "500 tasks, 500 keys, pairs/s", "hot": "20 tasks, 1 key, hand-overs/s"}
 ONE_ROUND_AT_MOST = 60  # seconds
 
 
 def measure(command: list[str | Path], url: str) -> dict[str, float]:
-    done = subprocess.run(
-        [*command, url], capture_output=True, text=True, check=False, timeout=ONE_ROUND_AT_MOST, env={**os.environ, "DLOCK_LOG": "error"}
-    )
+    quiet = os.environ | {"DLOCK_LOG": "error"}
+    done = subprocess.run([*command, url], capture_output=True, text=True, check=False, timeout=ONE_ROUND_AT_MOST, env=quiet)
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
     return json.loads(done.stdout)
@@ -48,7 +48,10 @@ def main() -> None:
             print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
 
     median = {name: {scenario: statistics.median(values) for scenario, values in by.items()} for name, by in figures.items()}
-    print(f"\nMedians of {rounds} rounds; a pair is an acquire and its release.\n")
+    print(
+        f"\nMedians of {rounds} rounds; a pair is an acquire and its release, a hand-over is a grant\n"
+        "to another task than the one before."
+    )
     print(f"{'':<20}" + "".join(f"{title:>32}" for title in TITLES.values()))
     for name, values in median.items():
         print(f"{name:<20}" + "".join(f"{values[scenario]:>32,.0f}" for scenario in TITLES))
@@ -63,7 +66,8 @@ def main() -> None:
             peer[scenario] / median[mine][scenario] if scenario == "sequential" else median[mine][scenario] / peer[scenario]
             for scenario in TITLES
         ]
-        print(f"{mine}, as many times as fast as {title}: " + ", ".join(f"{TITLES[s]} {r:.1f}" for s, r in zip(TITLES, ratios, strict=True)))
+        listed = ", ".join(f"{TITLES[scenario]} {ratio:.1f}" for scenario, ratio in zip(TITLES, ratios, strict=True))
+        print(f"{mine}, as many times as fast as {title}: {listed}")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ class Client {
   constructor(url = 'local:', options = {}) {
     const address = url instanceof URL ? url.href : url;
     checkType('url', address, 'string');
-    checkOptions(options, CLIENT);
+    const settings = checkOptions(options, CLIENT);
     this.#session = { client: nextId(), identity: undefined };
-    const problem = bridge.createClient(this.#session.client, address, options);
+    const problem = bridge.createClient(this.#session.client, address, settings);
     if (problem) throw errorOf(problem);
     reachable.register(this, this.#session.client);
   }

@@ -17,7 +17,7 @@ const items = new Float64Array(BATCH * STRIDE);
 
 /** Calls that were not answered yet, by number. @type {Map<number, {resolve, reject, made, unlisten}>} */
 const pending = new Map();
-/** Leases whose loss somebody waits for, by number. Watching keeps a lease reachable. */
+/** Whom to tell of a lease's loss, by number. Being watched keeps a lease reachable. @type {Map<number, () => void>} */
 const watched = new Map();
 
 const bridge = new native.Bridge(drain);
@@ -42,13 +42,29 @@ function letGo() {
   if (busy === 0) anchor.unref();
 }
 
+/** An error in the engine's words. */
+class Described {
+  constructor(text) {
+    this.text = text;
+  }
+}
+
 /**
  * Starts a call and promises its outcome.
  * @param {(id: number) => void} start hands the call to the engine under that number
  * @param {Function} [made] turns a grant into what the caller gets; keeps alive whatever it refers to
  * @param {AbortSignal} [signal] gives the call up
  */
-function call(start, made, signal) {
+async function call(start, made, signal) {
+  try {
+    return await begin(start, made, signal);
+  } catch (failure) {
+    // Here the callers that wait for it are on the stack again; in the drain the error would know nothing of them.
+    throw failure instanceof Described ? errorOf(failure.text) : failure;
+  }
+}
+
+function begin(start, made, signal) {
   return new Promise((resolve, reject) => {
     const id = nextId();
     start(id);
@@ -89,7 +105,7 @@ function deliver(at) {
   pending.delete(id);
   letGo();
   waiting.unlisten?.();
-  if (kind === FAILED) return waiting.reject(errorOf(text));
+  if (kind === FAILED) return waiting.reject(new Described(text));
   return waiting.resolve(valueAt(at, kind, text, waiting.made));
 }
 
@@ -112,9 +128,9 @@ function valueAt(at, kind, text, made) {
 
 function tellLoss(id) {
   bridge.text(id);
-  const lease = watched.get(id);
+  const tell = watched.get(id);
   watched.delete(id);
-  lease?.onLost();
+  tell?.();
 }
 
 module.exports = { bridge, call, keepAlive, letGo, nextId, version: native.VERSION, watched };

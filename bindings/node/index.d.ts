@@ -1,2 +1,223 @@
+/** Distributed locks with fencing tokens. All times are in milliseconds. */
+
 /** Version of the engine, shared by every package of the project. */
 export declare const version: string;
+
+export interface ClientOptions {
+  /** Put before every key. Default: `"dlock"`. */
+  namespace?: string | null;
+  /** How long one backend request may take. Default: 1000. */
+  opTimeout?: number | null;
+  /** How long connecting may take, and for how long a failing backend is tried before an acquire gives up. Default: 5000. */
+  connectTimeout?: number | null;
+}
+
+export interface LockOptions {
+  /** Lease time: without renewal a lease ends then. Default: 30000. */
+  ttl?: number | null;
+  /** How long acquiring waits; 0 tries once. Default: for ever. */
+  wait?: number | null;
+  /** Renew by itself while held. Default: true. */
+  renew?: boolean | null;
+  /** Renew when the remaining share of the TTL falls to this, between 0 and 1. Default: 2/3. */
+  renewalThreshold?: number | null;
+  /** Arrival order where the backend can; `false` takes a free key past those who wait. Default: true. */
+  fair?: boolean | null;
+  /** The lease ends after this long, renewed or not. Default: never. */
+  maxHold?: number | null;
+  /** Shown by `inspect` beside host, pid and since. */
+  metadata?: string | null;
+  /** How long one backend request may take. Default: the client's. */
+  opTimeout?: number | null;
+}
+
+export interface AcquireOptions {
+  /** Instead of the lock's own `wait`; `null` waits for ever. */
+  wait?: number | null;
+  /** Gives the attempt up: it rejects with the signal's reason, and a grant that was on its way is given back. */
+  signal?: AbortSignal | null;
+}
+
+/**
+ * Where a lease stands. `unknown`: given back, but no answer came before the lease would have run out anyway. `not_held`: given back, but the
+ * backend said that this lease no longer held the key.
+ */
+export type Status = 'held' | 'releasing' | 'released' | 'not_held' | 'unknown' | 'lost';
+
+/** Why a lease ended without its holder giving it back. */
+export type LossReason = 'expired' | 'gone' | 'max_hold' | 'closed';
+
+/** Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use. An idle client does not keep the process alive. */
+export declare class Client implements AsyncDisposable {
+  /** For `local:` (the default), `local:///path`, `memory:`, `memory:name` or `redis://[user:password@]host[:port][/db]`. */
+  constructor(url?: string | URL, options?: ClientOptions);
+  /** Throws {@link InvalidOptions} for a key or options that cannot be used. */
+  lock(key: string, options?: LockOptions): Lock;
+  /** Runs `fn` while holding the key; see {@link Lock.withLock}. */
+  withLock<T>(key: string, fn: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
+  withLock<T>(key: string, options: LockOptions | undefined, fn: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
+  /** One round trip to the backend. */
+  ping(): Promise<void>;
+  /** Who holds a key and who waits for it. */
+  inspect(key: string): Promise<Inspection>;
+  /** The held keys that begin with `prefix`, in order. */
+  listLocks(prefix?: string): Promise<Inspection[]>;
+  isLocked(key: string): Promise<boolean>;
+  /**
+   * Takes the key away from the holder with this token; true if that one held it. The holder learns of it at its next renewal: until then two
+   * may believe that they hold the key, and the fencing token is what protects the data.
+   */
+  forceRelease(key: string, token: number): Promise<boolean>;
+  /**
+   * Refuses new acquires, waits up to `timeout` (default: 0) for holders to finish while their leases are still renewed, then takes away what
+   * is left: its holders are told that the lease is lost.
+   */
+  close(timeout?: number): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** A reusable handle: a key and options. Each acquire gets a lease of its own, one after the other. */
+export interface Lock {
+  readonly key: string;
+  /**
+   * Runs `fn` while holding the key and gives it back on every way out. The process stays alive meanwhile.
+   *
+   * When the lease is lost, `lease.signal` aborts; a body that succeeds all the same, or that fails because of the abort, ends in
+   * {@link LockLost}. Any other error of the body wins over the loss and over a failing release.
+   */
+  withLock<T>(fn: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
+  /** Waits for the key. The lease is renewed until it is given back, also while the event loop is blocked. */
+  acquire(options?: AcquireOptions): Promise<Lease>;
+  /** Tries once; `null` if somebody else holds the key. */
+  tryAcquire(): Promise<Lease | null>;
+  /** Gives back the one lease that this lock has outstanding; rejects if there is none or more than one. */
+  release(): Promise<boolean>;
+}
+
+/** One grant of a lock. A bare lease does not keep the process alive. One that nobody can reach any more is given back, with a warning. */
+export interface Lease extends AsyncDisposable {
+  readonly key: string;
+  /** The fencing token: greater than every token granted for this key before. Pass it to the protected resource. */
+  readonly token: number;
+  /** The owner id of the attempt that got the lease, as other processes see it. */
+  readonly owner: string;
+  readonly ttl: number;
+  /** For how long the engine still vouches for the lease; 0 once it is not valid. */
+  readonly remaining: number;
+  /** Whether the holder may rely on the lease now: a reading of the clock, right also after a pause that nobody has told us of yet. */
+  readonly valid: boolean;
+  readonly lost: boolean;
+  readonly status: Status;
+  /** For display. */
+  readonly acquiredAt: Date;
+  /** For display. */
+  readonly expiresAt: Date;
+  /** Aborts with a {@link LockLost} when the lease is lost. Whoever took it keeps the lease from being forgotten. */
+  readonly signal: AbortSignal;
+  /** Throws {@link LockLost} or {@link NotHeld} if the holder must not go on. */
+  check(): void;
+  /** Sets the life of the lease: `ttl` from now, and for later renewals. */
+  extend(ttl: number): Promise<void>;
+  /** Switches automatic renewal on or off. */
+  autoRenew(renew: boolean): void;
+  /** Resolves when the lease is lost; never, if it is given back. Keeps the process alive until then. */
+  waitLost(): Promise<LockLost>;
+  /**
+   * Gives the key back. Validity ends at once. True if the backend confirmed it within `opTimeout`; else `status` says how it stands, and the
+   * engine goes on trying until the lease would have run out.
+   */
+  release(): Promise<boolean>;
+}
+
+export interface Holder {
+  /** The owner id; the raw value where another library wrote it. */
+  owner: string;
+  token: number | null;
+  /** What is left of the lease as the backend sees it. */
+  remaining: number | null;
+  host: string | null;
+  pid: number | null;
+  /** When the holder began its attempt. */
+  since: Date | null;
+  metadata: string | null;
+}
+
+export interface Inspection {
+  key: string;
+  /** `null` if the key is free. */
+  holder: Holder | null;
+  /** The owner ids that wait, first in line first, where the backend keeps a queue. */
+  queue: string[];
+}
+
+/** A client that has reached its backend. */
+export declare function connect(url?: string | URL, options?: ClientOptions): Promise<Client>;
+
+/** Says where the default client's locks live, instead of `DLOCK_URL` or `local:`. Throws once the default client is in use. */
+export declare function configure(url: string | URL, options?: ClientOptions): void;
+
+/** A lock of the default client. */
+export declare function lock(key: string, options?: LockOptions): Lock;
+
+/** {@link Client.withLock} of the default client. */
+export declare function withLock<T>(key: string, fn: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
+export declare function withLock<T>(
+  key: string,
+  options: LockOptions | undefined,
+  fn: (lease: Lease) => T | PromiseLike<T>,
+): Promise<T>;
+
+/** Every error of this package. Fields are there where they are known. */
+export declare class LockError extends Error {
+  constructor(message?: string, fields?: object);
+  /** Never changes, and is the same in every language. */
+  readonly code: string;
+  readonly key?: string;
+  readonly operation?: string;
+}
+
+/** The lock was not got. */
+export declare class NotAcquired extends LockError {
+  /** Who held the key when last seen. */
+  readonly holder?: Holder;
+}
+
+/** Not within `wait`. */
+export declare class AcquireTimeout extends NotAcquired {}
+
+/** A single try found the key held. */
+export declare class LockBusy extends NotAcquired {}
+
+/** Not within the allowed number of attempts. */
+export declare class RetriesExhausted extends NotAcquired {}
+
+/** The lease ended before its holder gave it back. */
+export declare class LockLost extends LockError {
+  readonly key: string;
+  readonly token: number;
+  readonly reason: LossReason;
+}
+
+/** The lease was given back before. */
+export declare class NotHeld extends LockError {
+  readonly key: string;
+}
+
+/** The backend could not be reached or could not serve the request. */
+export declare class BackendUnavailable extends LockError {
+  /** Its address, without the password. */
+  readonly server: string;
+}
+
+/** A key, URL or option that cannot be used; found before anything was sent. */
+export declare class InvalidOptions extends LockError {
+  readonly field: string;
+  readonly value: string;
+  readonly allowed: string;
+}
+
+/** The client was closed. */
+export declare class ClientClosed extends LockError {}
+
+/** The handle was made by the parent process, before a fork. */
+export declare class ForkedError extends LockError {}

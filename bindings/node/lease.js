@@ -56,7 +56,8 @@ class Lease {
     try {
       let result;
       try {
-        lease.check(); // it may have run out on the way here
+        // It may have run out on the way here.
+        if (!lease.valid) lease.check();
         result = await fn(lease);
         if (lease.lost) throw lease.#loss();
       } catch (error) {
@@ -114,7 +115,7 @@ class Lease {
   get signal() {
     this.#controller ??= new AbortController();
     // A loss that was not delivered yet is not hidden from who asks now.
-    if (this.lost) this.onLost();
+    if (this.lost) this.#onLost();
     else this.#watch();
     return this.#controller.signal;
   }
@@ -157,8 +158,7 @@ class Lease {
     await this.release();
   }
 
-  /** Called by the drain; not for users. */
-  onLost() {
+  #onLost() {
     const loss = this.#loss();
     this.#controller?.abort(loss);
     for (const tell of this.#takeLossListeners()) tell(loss);
@@ -172,12 +172,12 @@ class Lease {
 
   #watch() {
     if (this.#ended !== undefined || watched.has(this.#id)) return;
-    watched.set(this.#id, this);
+    watched.set(this.#id, () => this.#onLost());
     bridge.watch(this.#id);
   }
 
   #end(status) {
-    if (status === 'lost') this.onLost();
+    if (status === 'lost') this.#onLost();
     else this.#takeLossListeners();
     if (status === 'releasing') {
       // The engine goes on trying; it must not keep the record for ever.

@@ -18,12 +18,12 @@ class Lock {
 
   constructor(session, key, options) {
     checkKey(key);
-    checkOptions(options, LOCK);
+    const settings = checkOptions(options, LOCK);
     this.#session = session;
     this.#id = nextId();
     this.#key = key;
-    this.#wait = options?.wait ?? null;
-    const problem = bridge.createLock(this.#id, session.client, key, options);
+    this.#wait = settings?.wait ?? null;
+    const problem = bridge.createLock(this.#id, session.client, key, settings);
     if (problem) throw errorOf(problem);
   }
 

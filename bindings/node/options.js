@@ -27,15 +27,23 @@ const ACQUIRE = new Map([
   ['signal', 'object'],
 ]);
 
-/** Throws InvalidOptions unless the options have known names and values of the right type; `null` stands for the default. */
+/**
+ * The options that were set: `null` and `undefined` stand for the default.
+ * Throws InvalidOptions unless they have known names and values of the right type.
+ */
 function checkOptions(options, known) {
-  if (options === undefined) return;
+  if (options === undefined) return undefined;
   checkType('options', options, 'object');
+  const set = {};
   for (const name of Object.keys(options)) {
+    const value = options[name];
     const type = known.get(name);
-    if (type === undefined) throw InvalidOptions.because(name, shown(options[name]), `known options are ${[...known.keys()].join(', ')}`);
-    if (options[name] !== undefined && options[name] !== null) checkType(name, options[name], type);
+    if (type === undefined) throw InvalidOptions.because(name, shown(value), `known options are ${[...known.keys()].join(', ')}`);
+    if (value === undefined || value === null) continue;
+    checkType(name, value, type);
+    set[name] = value;
   }
+  return set;
 }
 
 function checkType(field, value, type) {

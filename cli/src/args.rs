@@ -68,7 +68,8 @@ sent twice. Before the command runs, the first four end the wait.
 When the lock is lost, the command and all its descendants get TERM, and KILL after --grace. Somebody else may hold the key in that time;
 with `--grace 0` they are killed at once. When dlock itself dies, the command is killed by the kernel. Its descendants are not: on local:
 they keep the key until they end, elsewhere they may outlive it. A command that changes its user or capabilities at its start (sudo) is not
-killed either. A stopped dlock (SIGSTOP) neither renews nor kills before it goes on.
+killed either. A dlock that is stopped (Ctrl-Z, SIGSTOP) does not renew: after more than --ttl the lock is lost,
+and the command is ended when dlock goes on.
 
 Exit code: the command's own, 128+n if signal n ended it, or
   64  wrong usage                          76  the lock was lost while the command ran

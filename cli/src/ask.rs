@@ -17,7 +17,7 @@ pub(crate) fn inspect(options: &Inspect) -> Result<ExitCode, Failure> {
 
 pub(crate) fn list(options: &Ls) -> Result<ExitCode, Failure> {
     let client = options.place.client()?;
-    let lines: Vec<_> = wait_for(client.list_locks(&options.prefix))?.iter().map(|found| line(found)).collect();
+    let lines: Vec<_> = wait_for(client.list_locks(&options.prefix))?.iter().map(line).collect();
     print(&lines.concat());
     Ok(ExitCode::SUCCESS)
 }
@@ -42,8 +42,8 @@ fn describe(found: &Inspection) -> String {
         Some(holder) => format!("held by {}", describe_holder(holder)),
         None => "free".to_owned(),
     };
-    let queue: String = found.queue.iter().map(|waiter| format!("\n  waiting: {}", waiter.escape_debug())).collect();
-    format!("{}: {state}{queue}\n", found.key.escape_debug())
+    let queue: Vec<_> = found.queue.iter().map(|waiter| format!("  waiting: {}\n", waiter.escape_debug())).collect();
+    format!("{}: {state}\n{}", found.key.escape_debug(), queue.concat())
 }
 
 fn line(found: &Inspection) -> String {

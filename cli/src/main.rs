@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         Task::Exec(exec) => Err(child::become_command(&exec)),
     };
     dlock::shutdown(FAREWELL);
-    ended.unwrap_or_else(|failure| failure.report())
+    ended.unwrap_or_else(Failure::report)
 }
 
 /// Help and version go where they are expected; a mistake becomes one line.

@@ -114,6 +114,8 @@ enum End {
     Terminated(Instant),
     /// It got KILL, and those below it are looked for again then.
     Killed(Instant),
+    /// It is gone; those left belong to other users and cannot be killed.
+    OutOfReach,
 }
 
 impl Watch {
@@ -125,7 +127,7 @@ impl Watch {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if pid == self.command => self.ended = code(status),
                 Ok(Some(_)) | Err(Errno::INTR) => {}
-                Ok(None) => return self.ended.filter(|_| self.end == End::NotYet),
+                Ok(None) => return self.ended.filter(|_| matches!(self.end, End::NotYet | End::OutOfReach)),
                 Err(_) => return Some(self.ended.unwrap_or(SOFTWARE)),
             }
         }
@@ -157,13 +159,16 @@ impl Watch {
     }
 
     fn kill(&mut self) {
-        tree::signal(Signal::KILL);
-        self.end = End::Killed(Instant::now() + AGAIN);
+        let reached = tree::signal(Signal::KILL);
+        self.end = match self.ended {
+            Some(_) if reached == 0 => End::OutOfReach,
+            _ => End::Killed(Instant::now() + AGAIN),
+        };
     }
 
     async fn patience_ends(&self) {
         match self.end {
-            End::NotYet => pending().await,
+            End::NotYet | End::OutOfReach => pending().await,
             End::Terminated(until) | End::Killed(until) => sleep_until(until).await,
         }
     }

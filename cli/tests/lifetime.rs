@@ -105,8 +105,8 @@ fn a_lost_lock_ends_the_command_by_term() {
 fn a_lost_lock_ends_the_whole_tree_by_kill() {
     let scratch = Scratch::new();
     // The command, one below it that has left group and session, and an orphan; none of them minds TERM.
-    let script = "trap '' TERM; setsid sh -c 'echo $$ >session; while :; do sleep 1; done' & \
-                  (sh -c 'echo $$ >orphan; while :; do sleep 1; done' &); echo $$ >pid; while :; do sleep 1; done";
+    let script = "trap '' TERM; setsid sh -c 'echo $$ >session; exec sleep 30' & \
+                  (sh -c 'echo $$ >orphan; exec sleep 30' &); echo $$ >pid; exec sleep 30";
     let runner = Process::start(scratch.run(&["--ttl", "300ms", "--grace", "400ms"], script));
     for name in ["session", "orphan", "pid"] {
         eventually(name, || !scratch.read(name).is_empty());

@@ -31,7 +31,7 @@ fn the_command_gets_key_and_token_and_the_key_is_free_afterwards() {
     assert_eq!(held.0, 0, "{}", held.2);
     let token = held.1.split_whitespace().nth(1).unwrap();
     assert!(token.parse::<u64>().unwrap() > 0);
-    assert!(held.1.contains(&format!("k: held by pid ")) && held.1.contains(&format!("(token {token}), ")), "{}", held.1);
+    assert!(held.1.contains("k: held by pid ") && held.1.contains(&format!("(token {token}), ")), "{}", held.1);
     assert!(held.1.contains(" s left, job\\t7\n"), "{}", held.1);
     assert!(held.1.contains("\nk\tpid "), "{}", held.1);
     assert_eq!(outcome(scratch.dlock(&["inspect", "k"])), (0, "k: free\n".to_owned(), String::new()));
@@ -136,11 +136,7 @@ fn a_signal_ends_the_wait_for_a_key() {
     let holder = Process::start(scratch.run(&[], "touch held; exec sleep 60"));
     scratch.wait_for("held");
     let waiting = Process::start(scratch.run(&["-vv"], "touch intruder"));
-    // It has its signals blocked from before it asks for the key.
-    eventually("the waiter is there", || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", waiting.pid().as_raw_nonzero())).unwrap();
-        status.lines().any(|line| line.strip_prefix("SigBlk:\t").is_some_and(|mask| mask != "0000000000000000"))
-    });
+    eventually("the waiter is there", || waiting.blocks_signals());
     waiting.signal(Signal::TERM);
     assert_eq!(waiting.end().0.code(), Some(143));
     holder.signal(Signal::TERM);

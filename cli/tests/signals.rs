@@ -3,7 +3,8 @@
 
 mod support;
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 
 use rustix::process::Signal;
@@ -11,6 +12,9 @@ use support::{Process, Scratch, eventually, outcome};
 
 /// A shell cannot hear of a signal while it sleeps in a child, but it can while it waits for one.
 const WAIT: &str = "sleep 60 & touch ready; while :; do wait; done";
+
+/// What ends such a wait, the sleeper included.
+const STOP: &str = "kill -9 $!; exit 9";
 
 #[test]
 fn signals_reach_the_command() {
@@ -33,39 +37,59 @@ fn signals_reach_the_command() {
 
 /// Otherwise a command whose handler signals its group would hear itself for ever.
 #[test]
-fn what_the_command_sends_to_its_own_group_is_not_passed_back() {
+fn what_the_command_sends_is_not_passed_back() {
     let scratch = Scratch::new();
-    let script = format!("trap 'echo TERM >>heard' TERM; trap 'kill -9 $!; exit 9' USR1; kill -TERM 0; {WAIT}");
+    let script = format!("trap 'echo INT >>heard' INT; trap '{STOP}' USR1; kill -INT 0; kill -INT $PPID; {WAIT}");
     let mut command = scratch.run(&[], &script);
     command.process_group(0);
     let runner = Process::start(command);
     scratch.wait_for("ready");
-    // TERM was pending before USR1 is, and comes first.
+    // INT is read before USR1: once this has come through, that would have too.
     runner.signal(Signal::USR1);
     assert_eq!(runner.end().0.code(), Some(9));
-    assert_eq!(scratch.read("heard"), "TERM\n");
+    assert_eq!(scratch.read("heard"), "INT\n");
 }
 
-#[test]
-fn ctrl_c_reaches_the_command_once() {
+/// Runs a shell script as the command of a `dlock run` that has a terminal, and presses Ctrl-C. Dropping the terminal would hang up.
+fn press_ctrl_c(scratch: &Scratch, command: &str) -> (Process, File) {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-    let scratch = Scratch::new();
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-    let script = format!("trap 'echo INT >>heard' INT; trap 'kill -9 $!; exit 9' USR1; {WAIT}");
-    let mut command = scratch.shell(&format!("exec setsid --ctty \"$DLOCK\" run k -- sh -c \"$SCRIPT\" <{name}"));
+    let script = format!("trap 'echo INT >>heard' INT; trap '{STOP}' USR1; {WAIT}");
+    let mut command = scratch.shell(&format!("exec setsid --ctty $DLOCK run k -- {command} \"$SCRIPT\" <{name}"));
     command.env("SCRIPT", script);
     let runner = Process::start(command);
     scratch.wait_for("ready");
-    std::fs::File::from(terminal.try_clone().unwrap()).write_all(b"\x03").unwrap();
+    let mut terminal = File::from(terminal);
+    terminal.write_all(b"\x03").unwrap();
+    // The terminal sends the signal, then shows that it did.
+    let mut shown = [0; 2];
+    terminal.read_exact(&mut shown).unwrap();
+    assert_eq!(&shown, b"^C");
+    (runner, terminal)
+}
+
+#[test]
+fn ctrl_c_reaches_the_command() {
+    let scratch = Scratch::new();
+    let (runner, _terminal) = press_ctrl_c(&scratch, "sh -c");
     eventually("Ctrl-C is heard", || !scratch.read("heard").is_empty());
-    // INT is read before USR1: once USR1 has come through, INT would have too.
     runner.signal(Signal::USR1);
     assert_eq!(runner.end().0.code(), Some(9));
     assert_eq!(scratch.read("heard"), "INT\n");
+}
+
+#[test]
+fn ctrl_c_is_not_passed_on() {
+    let scratch = Scratch::new();
+    // In a session of its own the terminal does not reach it.
+    let (runner, _terminal) = press_ctrl_c(&scratch, "setsid sh -c");
+    runner.signal(Signal::USR1);
+    assert_eq!(runner.end().0.code(), Some(9));
+    assert_eq!(scratch.read("heard"), "");
 }
 
 #[test]
@@ -82,9 +106,23 @@ fn what_we_were_started_to_ignore_the_command_ignores_too() {
 }
 
 #[test]
+fn an_ignored_signal_does_not_end_the_wait() {
+    let scratch = Scratch::new();
+    let holder = Process::start(scratch.run(&[], "touch held; exec sleep 60"));
+    scratch.wait_for("held");
+    let waiting = Process::start(scratch.shell("trap '' HUP; exec $DLOCK run k -- true"));
+    eventually("it waits", || waiting.blocks_signals());
+    waiting.signal(Signal::HUP);
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end().0.code(), Some(143));
+    assert_eq!(waiting.end().0.code(), Some(0));
+}
+
+#[test]
 fn the_command_has_no_signal_blocked() {
     let scratch = Scratch::new();
-    let (_, mask, _) = outcome(scratch.run(&[], "grep SigBlk /proc/self/status"));
+    // Without a shell, which would unblock them.
+    let (_, mask, _) = outcome(scratch.dlock(&["run", "k", "--", "grep", "SigBlk", "/proc/self/status"]));
     assert_eq!(mask, "SigBlk:\t0000000000000000\n");
 }
 

@@ -1,7 +1,7 @@
 """The demo: Python, Node and shell workers share one ledger file, with dlock and without it.
 
-Each worker reads the number in the ledger, works for two milliseconds and writes the number plus one. Nine workers do that at the same time; one
-more is killed with `kill -9` while it holds the lock. Runs on `local:`, or on whatever DLOCK_URL names.
+Each worker reads the number in the ledger, works for two milliseconds and writes the number plus one. Nine workers do that at
+the same time; one more is killed with `kill -9` while it holds the lock. Runs on `local:`, or on whatever DLOCK_URL names.
 """
 
 import asyncio
@@ -86,7 +86,8 @@ def environment() -> dict[str, str]:
 async def run(mode: str, folder: Path) -> Outcome:
     ledger, outcome = folder / f"ledger-{mode}", Outcome()
     ledger.write_text("0")
-    workers = [work(language, f"{language}-{n}", mode, ledger, outcome) for n in range(1, WORKERS_OF_EACH + 1) for language in COMMANDS]
+    names = [(language, f"{language}-{n}") for n in range(1, WORKERS_OF_EACH + 1) for language in COMMANDS]
+    workers = [work(language, name, mode, ledger, outcome) for language, name in names]
     if mode == "locked":
         workers.append(work("python", "crasher", "crash", ledger, outcome))
     async with asyncio.timeout(SECONDS_AT_MOST):
@@ -97,7 +98,8 @@ async def run(mode: str, folder: Path) -> Outcome:
 
 def main() -> int:
     where = os.environ.get("DLOCK_URL") or "local:"
-    print(f"{WORKERS_OF_EACH} Python, {WORKERS_OF_EACH} Node and {WORKERS_OF_EACH} shell workers update one file under one lock on {shown(where)}\n")
+    each = WORKERS_OF_EACH
+    print(f"{each} Python, {each} Node and {each} shell workers update one file under one lock on {shown(where)}\n")
     with tempfile.TemporaryDirectory(prefix="dlock-demo-") as folder:
         locked = asyncio.run(run("locked", Path(folder)))
         print("\nThe same work without the lock ...\n")

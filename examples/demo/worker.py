@@ -19,7 +19,7 @@ async def main() -> None:
         asked = time.monotonic()
         async with nullcontext() if mode == "unlocked" else lock as lease:
             waited = (time.monotonic() - asked) * 1000
-            value = int(ledger.read_text())
+            value = int(ledger.read_text() or 0)  # without the lock it may be empty: somebody is writing
             if mode == "crash" and number == rounds // 2 and lease:
                 print(f"{name} {lease.token} {waited:.1f} {value} crash", flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)

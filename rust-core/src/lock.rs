@@ -151,11 +151,12 @@ impl Lock {
         async move {
             let (session, attempt) = joined?;
             let (engine, outstanding) = (session.engine.clone(), lock.outstanding.clone());
-            let lease = run(&engine, async move {
+            // Boxed: it is large, and would be moved as a whole with every future around it.
+            let granted = Box::pin(async move {
                 let held = session.acquire(attempt).await?;
                 Ok::<_, Error>(Lease::new(held, Bound::new(session), &outstanding))
-            })
-            .await?;
+            });
+            let lease = run(&engine, granted).await?;
             // Not before the caller has it: a lease that nobody was told of must not be kept by its lock.
             remember(&lock.outstanding, lease.clone());
             Ok(lease)

@@ -146,7 +146,7 @@ class DriverProcess:
             await asyncio.sleep(0.001)
 
     async def exited(self, how: str) -> int:
-        """Has the driver `exit` by itself, when its language finds nothing more to do, or `quit` at once; waits for the end of the process."""
+        """Has the driver `exit` by itself, when its language finds nothing more to do, or `quit` at once; waits for its end."""
         self.send(how)
         return await asyncio.wait_for(self.process.wait(), EXIT_SECONDS)
 

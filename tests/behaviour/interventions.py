@@ -1,7 +1,9 @@
 """The steps that are no client's: time, faults, and what is compared across clients."""
 
 import asyncio
+import itertools
 import os
+import random
 import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -68,7 +70,7 @@ def put_in(template: Any, value: Any) -> Any:
 async def rising(play: "Play", leases: list[str], _step: Step) -> None:
     """Tokens rise strictly, in the order in which the leases are named."""
     tokens = [play.known[lease]["token"] for lease in leases]
-    if any(later <= earlier for earlier, later in zip(tokens, tokens[1:], strict=False)):
+    if any(later <= earlier for earlier, later in itertools.pairwise(tokens)):
         raise Mismatch(f"tokens do not rise: {tokens}")
 
 
@@ -98,17 +100,35 @@ async def contend(play: "Play", clients: list[str], step: Step) -> None:
     expected = len(clients) * args["cycles"] * args["tasks"]
     if len(holds) != expected:
         raise Mismatch(f"{len(holds)} holds instead of {expected}")
-    for (token, _, until), (next_token, since, _) in zip(holds, holds[1:], strict=False):
+    for (token, _, until), (next_token, since, _) in itertools.pairwise(holds):
         if since < until:
             raise Mismatch(f"two held at once: token {token} until {until}, token {next_token} from {since}")
         if next_token <= token:
             raise Mismatch(f"token {next_token} was granted after {token}")
 
 
+async def storm(play: "Play", client: str, step: Step) -> None:
+    """Begins to acquire and cancels, at moments that a seed decides."""
+    moments = random.Random(step["seed"])
+    for number in range(step["times"]):
+        await play.step({client: "start-acquire", "key": step["key"], "ttl": "30s", "as": f"storm-{number}"})
+        await asyncio.sleep(moments.choice((0, moments.uniform(0, 0.003))))
+        await play.step({client: "cancel", "task": f"storm-{number}", "or-granted": True})
+
+
+async def files(play: "Play", what: str, step: Step) -> None:
+    """`delete`: somebody clears the folder of lock files. `count`: how many there are with this name."""
+    if what == "delete":
+        for file in play.place.lock_files("*"):
+            file.unlink()
+    else:
+        check_value(len(play.place.lock_files(step["name"])), step["expect"])
+
+
 async def server(play: "Play", command: str, step: Step) -> None:
     """A command of redis-cli, or `kill`, `start`, `freeze`, `thaw`."""
     ours = play.place.server
-    play.marks[step.get("mark", command.split()[0])] = now()
+    play.marks[step.get("mark", command.split(maxsplit=1)[0])] = now()
     match command:
         case "kill":
             await asyncio.to_thread(ours.kill)
@@ -170,6 +190,8 @@ INTERVENTIONS: dict[str, Intervention] = {
     "that": that,
     "between": between,
     "contend": contend,
+    "storm": storm,
+    "files": files,
     "server": server,
     "proxy": proxy,
     "monitor": monitor,

@@ -4,9 +4,9 @@ import asyncio
 import os
 from pathlib import Path
 
-from services import RedisServer, TcpProxy
-
 from monitor import Monitor
+
+from services import RedisServer, TcpProxy
 
 
 class Place:
@@ -55,6 +55,9 @@ class Place:
         if self.backend == "local":
             return f"local://{self._folder}"
         return f"redis://127.0.0.1:{self.proxy.port}" if via_proxy else self.server.url
+
+    def lock_files(self, name: str) -> list[Path]:
+        return [file for file in self._folder.rglob(name) if file.is_file()]
 
     def namespace(self, name: str) -> str:
         """Keeps scenarios on a shared server apart."""

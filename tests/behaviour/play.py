@@ -1,21 +1,25 @@
 """Plays one scenario: sends its steps to drivers and holds what comes back against what it expects."""
 
 import asyncio
+import contextlib
+import os
 import re
+import signal
 from typing import Any
 
 from driver_process import Answer, Call, DriverProcess, now
-from expectation import Mismatch, check_answer
-from interventions import INTERVENTIONS
+from expectation import Mismatch, TooLate, check_answer
+from interventions import INTERVENTIONS, Intervention
 from places import Place
 from scenario import CLIENTS, Scenario, Step, milliseconds
 
 PATIENCE = 30_000.0
 """How long a step may take that sets no bound of its own, in ms."""
 POLL_SECONDS = 0.01
+TAIL = 4000
 
 # What a step says beside the operation's own arguments.
-ABOUT = {"expect", "within", "not-before", "since", "eventually", "mark", "measure", "after", "count"}
+ABOUT = {"expect", "within", "not-before", "since", "eventually", "mark", "measure", "count", "or-granted"}
 DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "timeout", "for"}
 OF_LEASE = {"valid", "status", "remaining", "ttl", "token", "owner", "reason"}
 OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout"}
@@ -29,7 +33,8 @@ class Play:
         self.cast = cast
         self.place = place
         self.figures: list[str] = []
-        self.processes: list[DriverProcess] = []
+        self._named: dict[str, DriverProcess] = {}
+        self._strays: list[int] = []
         self.process_of: dict[str, DriverProcess] = {}
         self._ready: set[str] = set()
         self._tasks: dict[str, tuple[DriverProcess, Call]] = {}
@@ -44,12 +49,22 @@ class Play:
             try:
                 await asyncio.wait_for(self.step(step), PATIENCE * 4 / 1000)
             except Mismatch as error:
-                raise Mismatch(f"step {number} {step}: {error}") from error
+                raise type(error)(f"step {number} {step}: {error}") from error
             except TimeoutError as error:
-                raise Mismatch(f"step {number} {step}: no end of it") from error
+                raise Mismatch(f"step {number} {step}: no end of it; answered meanwhile: {self._answered()}") from error
+
+    def _answered(self) -> dict[str, str]:
+        return {name: str(call.answer.result()) for name, (_, call) in self._tasks.items() if call.answer.done()}
 
     async def end(self) -> None:
-        await asyncio.gather(*(process.end() for process in self.processes))
+        for pid in self._strays:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.gather(*(process.end() for process in self._named.values()))
+
+    def said(self) -> str:
+        """What the drivers wrote to stderr."""
+        return "".join(process.stderr.decode(errors="replace")[-TAIL:] for process in self._named.values())
 
     async def step(self, step: Step) -> None:
         for client in CLIENTS & set(step):
@@ -57,9 +72,20 @@ class Play:
             return
         for name, act in INTERVENTIONS.items():
             if name in step:
-                await act(self, step[name], step)
+                await self._intervene(act, name, step)
                 return
         raise ValueError(f"no such step: {step}")
+
+    async def _intervene(self, act: Intervention, name: str, step: Step) -> None:
+        deadline = now() + milliseconds(step.get("eventually", 0))
+        while True:
+            try:
+                await act(self, step[name], step)
+                return
+            except Mismatch:
+                if now() >= deadline:
+                    raise
+            await asyncio.sleep(POLL_SECONDS)
 
     # --- clients
 
@@ -82,7 +108,10 @@ class Play:
             await self._eventually(client, op, args, step)
         else:
             call = self.send(client, op, args)
-            self._judge(await self.patiently(call.answer), step, call.sent, args.get("as"), _field(op))
+            answer = await self.patiently(call.answer)
+            if op == "fork" and answer.ok:
+                self._strays.append(answer.ok)
+            self._judge(answer, step, call.sent, args.get("as"), _field(op))
 
     def _args(self, client: str, step: Step) -> dict[str, Any]:
         args = {name.replace("-", "_"): self.resolve(value) for name, value in step.items() if name not in ABOUT and name != client}
@@ -103,13 +132,11 @@ class Play:
 
     async def _process(self, client: str) -> DriverProcess:
         if client not in self.process_of:
-            shared = self.scenario.shares_process(self.place.backend)
-            if shared and self.processes:
-                self.process_of[client] = self.processes[0]
-            else:
-                self.process_of[client] = DriverProcess(self.cast[client], self.place.environment())
-                self.processes.append(self.process_of[client])
-                await self.process_of[client].start()
+            name = self.scenario.process_of(client, self.place.backend)
+            if name not in self._named:
+                self._named[name] = DriverProcess(self.cast[client], self.place.environment())
+                await self._named[name].start()
+            self.process_of[client] = self._named[name]
         return self.process_of[client]
 
     async def introduce(self, client: str) -> None:
@@ -122,7 +149,9 @@ class Play:
         via_proxy = options.get("via") == "proxy"
         args = {name: _number(options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
         args["url"] = args.get("url") or options.get("url") or self.place.url(via_proxy)
-        args.setdefault("namespace", self.place.namespace(options.get("namespace", "dlock")))
+        # `null` is the empty namespace: keys stand in the server as they are written.
+        namespace = options.get("namespace", "dlock")
+        args.setdefault("namespace", "" if namespace is None else self.place.namespace(namespace))
         call = self.process_of[client].send("client", client, args)
         answer = await self.patiently(call.answer)
         self.known[f"{client}_process"] = {"pid": answer.ok}
@@ -161,6 +190,10 @@ class Play:
         if op == "leave":
             process.send("leave", args={"lease": name})
         answer = await self.patiently(call.answer)
+        if answer.ok is not None and "or-granted" in step:
+            # The grant was there before the word to cancel.
+            check_answer(await self.patiently(process.send("release", args={"lease": name}).answer))
+            return
         if "ended" in call.events:
             self.marks[f"{name}.ended"] = call.events["ended"].at
             self.known[f"{name}_body"] = {"ended": call.events["ended"].ok}
@@ -192,6 +225,7 @@ class Play:
         if name and isinstance(answer.ok, dict):
             self.known[name] = answer.ok
             self.marks[name] = answer.at
+            self.marks[f"{name}.sent"] = sent
         if mark := step.get("mark"):
             self.marks[mark] = answer.at
         self.bound(step, sent, answer.at)
@@ -201,7 +235,7 @@ class Play:
         if "measure" in step:
             self.figures.append(f"{step['measure']}: {took:.1f} ms")
         if "within" in step and took > milliseconds(step["within"]):
-            raise Mismatch(f"took {took:.1f} ms, more than {step['within']}")
+            raise TooLate(f"took {took:.1f} ms, more than {step['within']}")
         if "not-before" in step and took < milliseconds(step["not-before"]):
             raise Mismatch(f"took {took:.1f} ms, less than {step['not-before']}")
 

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """The behaviour suite: one set of scenarios, every language on every backend. The last line is `N passed, N failed`.
 
-    run.py [--suite scenarios|faults] [--language rust|python|node|mixed ..] [--backend memory|local|redis ..] [--only TEXT] [--turns N]
+    run.py [--suite scenarios|faults] [--language rust|python|node|mixed ..] [--backend memory|local|redis ..] [--only TEXT]
 
-`mixed` plays each client in another language, each in a process of its own. A scenario that an ability keeps from running is listed, not
-counted; one that no backend ran is a failure.
+`mixed` plays each client in another language, each in a process of its own. A scenario that an ability keeps from running is
+listed, not counted; one that no backend ran is a failure.
 """
 
 import argparse
 import asyncio
+import itertools
 import os
 import sys
 import tempfile
@@ -21,16 +22,16 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from services import RedisServer  # noqa: E402
-
 from driver_process import ROOT, build  # noqa: E402
-from expectation import Mismatch  # noqa: E402
+from expectation import Mismatch, TooLate  # noqa: E402
 from places import Place  # noqa: E402
 from play import Play  # noqa: E402
 from scenario import ABILITIES, LANGUAGES, Scenario, load  # noqa: E402
 
+from services import RedisServer  # noqa: E402
+
 AT_ONCE = 3
-TAIL = 4000
+MEASUREMENTS = 3
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Case:
     mode: str
     backend: str
     turn: int
-    number: int
+    numbers: Iterator[int]
     figures: list[str] = field(default_factory=list)
     failure: str = ""
     seconds: float = 0.0
@@ -52,27 +53,39 @@ class Case:
         return f"{self.backend}: {self.scenario.rule} {self.scenario.name} [{who}]"
 
 
-async def play(case: Case, folder: Path, shared: RedisServer | None) -> None:
+async def judge(case: Case, folder: Path, shared: RedisServer | None) -> None:
+    """A bound in time may be missed because the machine was busy, and must then hold in another run; any other failure is final."""
     began = time.monotonic()
-    place = Place(case.backend, case.number, folder, shared, case.scenario.uses_server())
+    for again in range(MEASUREMENTS, 0, -1):
+        late = await play(case, folder, shared)
+        if not (late and again > 1):
+            break
+        print(f"again  {case}: {case.failure.splitlines()[0]}", flush=True)
+    case.seconds = time.monotonic() - began
+    print(f"{'FAILED' if case.failure else 'ok    '} {case} ({case.seconds:.1f} s)", flush=True)
+    for line in [*case.figures, *case.failure.splitlines()]:
+        print(f"       {line}", flush=True)
+
+
+async def play(case: Case, folder: Path, shared: RedisServer | None) -> bool:
+    """Plays a case once; true if it failed for being late."""
+    case.failure, late = "", False
+    place = Place(case.backend, next(case.numbers), folder, shared, case.scenario.uses_server())
     this = Play(case.scenario, case.scenario.cast(case.mode, case.turn), place)
     try:
         await place.open()
         await this.run()
     except Mismatch as error:
-        case.failure = str(error)
+        case.failure, late = str(error), isinstance(error, TooLate)
     except Exception:
         case.failure = traceback.format_exc()
     finally:
         await this.end()
         await place.close()
-    case.seconds, case.figures = time.monotonic() - began, this.figures
+    case.figures = this.figures
     if case.failure:
-        said = "".join(process.stderr.decode(errors="replace")[-TAIL:] for process in this.processes)
-        case.failure += f"\n{said}" if said else ""
-    print(f"{'FAILED' if case.failure else 'ok    '} {case} ({case.seconds:.1f} s)", flush=True)
-    for line in [*case.figures, *case.failure.splitlines()]:
-        print(f"       {line}", flush=True)
+        case.failure = f"{case.failure}\n{this.said()}".rstrip()
+    return late
 
 
 async def play_all(cases: list[Case]) -> None:
@@ -82,25 +95,24 @@ async def play_all(cases: list[Case]) -> None:
 
         async def in_turn(case: Case) -> None:
             async with slots:
-                await play(case, Path(folder), shared)
+                await judge(case, Path(folder), shared)
 
         await asyncio.gather(*(in_turn(case) for case in cases if not case.scenario.alone))
         for case in cases:
             if case.scenario.alone:
-                await play(case, Path(folder), shared)
+                await judge(case, Path(folder), shared)
 
 
 def cases_of(options: argparse.Namespace, scenarios: list[Scenario]) -> Iterator[Case]:
-    number = 0
+    numbers = itertools.count(1)
     for mode in options.language:
         for backend in options.backend:
             for at, scenario in enumerate(scenarios):
                 if reason := scenario.misfit(mode, backend):
                     print(f"skip   {backend}: {scenario.name} [{mode}]: {reason}")
                     continue
-                for turn in range(options.turns if mode == "mixed" else 1):
-                    number += 1
-                    yield Case(scenario, mode, backend, at + turn, number)
+                for turn in range(scenario.turns if mode == "mixed" else 1):
+                    yield Case(scenario, mode, backend, at + turn, numbers)
 
 
 def arguments() -> argparse.Namespace:
@@ -109,7 +121,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--language", action="append", choices=[*LANGUAGES, "mixed"])
     parser.add_argument("--backend", action="append", choices=list(ABILITIES))
     parser.add_argument("--only", default="", help="scenarios with this text in their name, rule or file")
-    parser.add_argument("--turns", type=int, default=1, help="deal the languages of a mixed run this many times")
     options = parser.parse_args()
     options.whole = not options.only and not options.backend
     options.language = options.language or [*LANGUAGES]
@@ -119,26 +130,18 @@ def arguments() -> argparse.Namespace:
 
 def never_ran(options: argparse.Namespace, scenarios: list[Scenario], cases: list[Case]) -> list[str]:
     """Scenarios that this run should have had on some backend, and had on none."""
+    if not options.whole:
+        return []
     ran = {case.scenario.name for case in cases}
-    about = {
-        scenario.name
-        for scenario in scenarios
-        if "mixed" not in options.language and set(scenario.languages) & set(options.language) and not _pinned_elsewhere(scenario, options)
-    }
-    return sorted(about - ran) if options.whole else []
-
-
-def _pinned_elsewhere(scenario: Scenario, options: argparse.Namespace) -> bool:
-    return any(client.get("language", options.language[0]) not in options.language for client in scenario.clients.values())
+    meant = {scenario.name for scenario in scenarios if any(not scenario.out_of_place(mode) for mode in options.language)}
+    return sorted(meant - ran)
 
 
 def main() -> int:
     os.environ["PATH"] = f"{ROOT / '.cache/services/bin'}:{os.environ['PATH']}"
     options = arguments()
     scenarios = [
-        scenario
-        for scenario in load(HERE / options.suite)
-        if options.only in f"{scenario.name} {scenario.rule} {scenario.file}"
+        scenario for scenario in load(HERE / options.suite) if options.only in f"{scenario.name} {scenario.rule} {scenario.file}"
     ]
     cases = list(cases_of(options, scenarios))
     build({language for case in cases for language in case.scenario.cast(case.mode, case.turn).values()})

@@ -1,8 +1,9 @@
 """Scenarios as they stand in the YAML files, and which of them fit where."""
 
 import re
+import string
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ ABILITIES = {
     "redis": {"fair", "queue", "processes", "server"},
 }
 
-CLIENTS = frozenset("abcdefghij")
+CLIENTS = frozenset(string.ascii_lowercase)
 SERVER_STEPS = frozenset({"server", "proxy", "monitor"})
 DURATION = re.compile(r"(-?[0-9.]+)(us|ms|s|m|h)")
 UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0, "h": 3_600_000.0}
@@ -38,9 +39,11 @@ class Scenario:
     """The languages in which the promise exists at all."""
     clients: dict[str, dict[str, Any]] = field(default_factory=dict)
     processes: str = "any"
-    """`own`: each client must have a process of its own; `same`: all must share one; `any`: their own where the backend reaches that far."""
+    """`own`: each client must have a process of its own; `same`: all must share one; `any`: own ones where the backend can."""
     alone: bool = False
     """Measures time, or a server of its own: nothing else runs meanwhile."""
+    turns: int = 1
+    """How many times a mixed run deals the languages: three where each must play each part."""
 
     def flat(self) -> Iterator[Step]:
         """The steps, with those that stand inside of others."""
@@ -55,8 +58,11 @@ class Scenario:
         named = {name for step in self.flat() for name in (*step, *(step.get("contend") or ()))}
         return sorted(CLIENTS & named)
 
-    def shares_process(self, backend: str) -> bool:
-        return self.processes == "same" or (self.processes == "any" and "processes" not in ABILITIES[backend])
+    def process_of(self, client: str, backend: str) -> str:
+        """Clients with the same answer share a process."""
+        if self.processes == "same" or (self.processes == "any" and "processes" not in ABILITIES[backend]):
+            return "one"
+        return str(self.clients.get(client, {}).get("process", client))
 
     def wanted(self) -> set[str]:
         wanted = set(self.needs)
@@ -71,19 +77,21 @@ class Scenario:
 
     def misfit(self, mode: str, backend: str) -> str:
         """Why this scenario is not for this mode and backend; empty if it is."""
-        if not self.fits(backend):
-            missing = ", ".join(sorted(self.wanted() - ABILITIES[backend] - {backend}))
-            return f"needs {missing}"
+        if reason := self.out_of_place(mode):
+            return reason
+        missing = self.wanted() - ABILITIES[backend] - {backend}
+        if mode == "mixed":
+            missing |= {"processes"} - ABILITIES[backend]
+        return f"needs {', '.join(sorted(missing))}" if missing else ""
+
+    def out_of_place(self, mode: str) -> str:
+        """Why this scenario is not for this mode, whatever the backend."""
         if mode == "mixed":
             if len(self.all_clients()) < 2:
                 return "has one client"
-            if self.processes == "same" or set(self.languages) != set(LANGUAGES):
-                return "is about one language"
-            return "" if "processes" in ABILITIES[backend] else "needs processes"
+            return "is about one language" if self.processes == "same" or set(self.languages) != set(LANGUAGES) else ""
         pinned = {options["language"] for options in self.clients.values() if "language" in options}
-        if mode not in self.languages or pinned - {mode}:
-            return "is not about this language"
-        return ""
+        return "is not about this language" if mode not in self.languages or pinned - {mode} else ""
 
     def cast(self, mode: str, turn: int) -> dict[str, str]:
         """Which language plays which client; `turn` deals them differently."""
@@ -108,11 +116,15 @@ def load(folder: Path) -> list[Scenario]:
 
 def _of_file(file: Path) -> Iterator[Scenario]:
     for entry in yaml.safe_load(file.read_text()):
-        entry = dict(entry)
-        entry["needs"] = frozenset(entry.get("needs", ()))
-        entry["languages"] = tuple(entry.get("languages", LANGUAGES))
-        entry["alone"] = entry.get("alone", False) or any(SERVER_STEPS & set(step) for step in entry["steps"])
-        yield Scenario(file=file.name, **entry)
+        if unknown := set(entry) - {each.name for each in fields(Scenario)}:
+            raise ValueError(f"{file.name}: {entry['name']!r} has unknown entries: {unknown}")
+        read = {
+            "needs": frozenset(entry.get("needs", ())),
+            "languages": tuple(entry.get("languages", LANGUAGES)),
+        }
+        scenario = Scenario(**(entry | read), file=file.name)
+        # A server of its own is worth the machine's attention.
+        yield replace(scenario, alone=scenario.alone or scenario.uses_server())
 
 
 def milliseconds(text: Any) -> float:

@@ -17,6 +17,14 @@ export const dlock = pathToFileURL(fileURLToPath(new URL('../../bindings/node/in
 /** Each starts what it needs and says its URL, and how to end it. */
 const starters = {
   memory: async () => ({ url: `memory:node-${process.pid}`, stop: async () => {} }),
+  local: async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'dlock-node-'));
+    return { url: `local://${folder}`, stop: () => rm(folder, { recursive: true, force: true }) };
+  },
+  redis: async () => {
+    const server = await RedisServer.start();
+    return { url: server.url, stop: () => server.stop() };
+  },
 };
 
 /** Backends that other processes see. */
@@ -25,7 +33,7 @@ export const shared = Object.keys(starters).filter((name) => name !== 'memory');
 /** Runs the tests that `define(backend)` makes once for each of the backends; `backend.url` is there when they run. */
 export function onBackends(title, define, names = Object.keys(starters)) {
   for (const name of names) {
-    describe(`${title} on ${name}`, { timeout: 60_000 }, () => {
+    describe(`${title} on ${name}`, { timeout: 40_000 }, () => {
       const backend = { name, url: '', client: (options) => new Client(backend.url, options) };
       let running;
       before(async () => {

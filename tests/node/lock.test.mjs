@@ -83,6 +83,18 @@ onBackends('a lock', (backend) => {
     assert.deepEqual(served, [...served.keys()]);
   });
 
+  test('more outcomes than fit into one batch all arrive', async () => {
+    const client = backend.client();
+    const keys = Array.from({ length: 3_000 }, (_, number) => `batch ${number}`);
+    const acquiring = keys.map((key) => client.lock(key, { ttl: 60_000 }).acquire());
+    spin(500); // they pile up
+    const leases = await Promise.all(acquiring);
+    assert.deepEqual(leases.map((lease) => lease.key), keys);
+    assert.equal(new Set(leases.map((lease) => lease.owner)).size, keys.length);
+    assert.ok((await Promise.all(leases.map((lease) => lease.release()))).every(Boolean));
+    assert.deepEqual(await client.listLocks('batch'), []);
+  });
+
   test('two clients exclude each other', async () => {
     const clients = [backend.client(), backend.client()];
     let inside = 0;

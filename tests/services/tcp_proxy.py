@@ -18,8 +18,21 @@ class Connection:
         self.answers_pass = True
         self.held = 0
         """Requests' bytes that the proxy has read and not yet passed on."""
+        self.delivered = asyncio.Event()
+        """Nothing is held back, or nothing can be delivered any more."""
+        self.delivered.set()
+
+    def hold(self, size: int) -> None:
+        self.held += size
+        self.delivered.clear()
+
+    def deliver(self, size: int) -> None:
+        self.held -= size
+        if self.held == 0:
+            self.delivered.set()
 
     def cut(self) -> None:
+        self.delivered.set()
         for writer in (self.client, self.server):
             with contextlib.suppress(Exception):
                 writer.transport.abort()
@@ -58,8 +71,8 @@ class TcpProxy:
         """Delivers what was held back, even for clients that have left; returns when the server has it."""
         for connection in self._connections:
             connection.flowing.set()
-        while any(connection.held for connection in self._connections):
-            await asyncio.sleep(0.005)
+        for connection in list(self._connections):
+            await connection.delivered.wait()
 
     def held(self) -> int:
         return sum(connection.held for connection in self._connections)
@@ -99,11 +112,11 @@ class TcpProxy:
 
 async def _requests(reader: asyncio.StreamReader, connection: Connection) -> None:
     while chunk := await _read(reader):
-        connection.held += len(chunk)
+        connection.hold(len(chunk))
         await connection.flowing.wait()
         connection.server.write(chunk)
         await connection.server.drain()
-        connection.held -= len(chunk)
+        connection.deliver(len(chunk))
     await connection.flowing.wait()
     connection.server.write_eof()
 

@@ -6,12 +6,16 @@
 `dlock.sync` has the same names for programs without an event loop.
 """
 
+__distribution__ = "dlock-engine"
+
+from dlock import _guard
+
 try:
     from dlock._native import __version__
 except ImportError as error:
     raise ImportError(
-        "dlock: the extension module dlock._native cannot be loaded. If the PyPI package `dlock`, another project, is or was installed, "
-        "it has overwritten files of `dlock-engine`: pip uninstall dlock && pip install --force-reinstall dlock-engine"
+        "dlock: the extension module dlock._native cannot be loaded. If the PyPI package `dlock`, another project, is or was "
+        f"installed, it has overwritten files of `dlock-engine`: {_guard.ADVICE}"
     ) from error
 
 from dlock import sync

@@ -39,15 +39,15 @@ class Client:
     `Client("redis://localhost:6379")`; without a URL `DLOCK_URL` is used, else `local:`. `async with client` closes it at the end.
     """
 
-    __slots__ = ("_holders", "_native")
+    __slots__ = ("_leases", "_native")
 
     def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
         self._bind(open_client(url, options))
 
     def _bind(self, native: _native.Client) -> None:
         self._native = native
-        # Which task holds a key, as far as we know.
-        self._holders: dict[str, Task[Any] | None] = {}
+        # Our latest lease of each key, until it is released: to see a task wait for itself.
+        self._leases: dict[str, weakref.ref[Lease]] = {}
 
     def __repr__(self) -> str:
         return f"<dlock.Client {self._native.server}>"
@@ -79,13 +79,13 @@ class Client:
     async def force_release(self, key: str, holder: int | str) -> bool:
         """Takes the key away from the holder with this token or owner id; True if that one held it.
 
-        The holder learns of it at its next renewal: until then two may believe that they hold the key, and the fencing token is what
-        protects the data.
+        The holder learns of it at its next renewal: until then two may believe that they hold the key, and the fencing token is
+        what protects the data.
         """
         return cast(bool, await current().run(self._native.force_release, key, holder))
 
     async def close(self, timeout: Seconds = 0) -> None:
-        """Refuses new acquires and waits up to `timeout` for holders to finish, renewing their leases. Those left are then lost."""
+        """Refuses new acquires, waits up to `timeout` for holders while their leases are renewed, then takes what is left."""
         await current().run(self._native.close, timeout)
 
     async def __aenter__(self) -> Self:
@@ -98,7 +98,10 @@ class Client:
 
 
 class Lock:
-    """A key with its options, made by `Client.lock`. Reusable, and several tasks may share one: each acquire gets a lease of its own."""
+    """A key with its options, made by `Client.lock`.
+
+    Reusable, and several tasks may share one: each acquire gets a lease of its own.
+    """
 
     __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_taken")
 
@@ -122,11 +125,11 @@ class Lock:
     def key(self) -> str:
         return self._native.key
 
-    async def acquire(self, *, wait: Seconds | None | Unset = UNSET) -> Lease:
+    async def acquire(self, *, wait: Seconds | Unset | None = UNSET) -> Lease:
         """Waits for the key and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
 
-        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the backend
-        failed for `connect_timeout`. When it is cancelled, a grant that is under way is given back.
+        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
+        backend failed for `connect_timeout`. When it is cancelled, a grant that is under way is given back.
         """
         lease = await self._get(wait, watch=False)
         if len(self._taken) >= REMEMBERED:
@@ -163,40 +166,44 @@ class Lock:
             result = fn(lease)
             if inspect.isawaitable(result):
                 return await cast(Awaitable[T], result)
-            return cast(T, result)
+            return result
 
     async def __aenter__(self) -> Lease:
         lease = await self._get(UNSET, watch=self._on_lost == "cancel")
+        try:
+            lease._enter(watched=True)
+        except BaseException:
+            await lease.release()
+            raise
         self._entered.append(lease)
-        lease._enter(watched=True)
         return lease
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
         await self._entered_by(asyncio.current_task())._leave(kind, error)
 
-    async def _get(self, wait: Seconds | None | Unset, *, watch: bool) -> Lease:
+    async def _get(self, wait: Seconds | Unset | None, *, watch: bool) -> Lease:
         state = current()
         task = asyncio.current_task()
-        holders = self._client._holders
+        leases = self._client._leases
         key = self._native.key
-        if holders and task is not None and holders.get(key) is task:
+        if (known := leases.get(key)) is not None and (own := known()) is not None and own._taker is task and own.valid:
             self._warn_of_own_lease(wait)
         number = state.next_number()
         if isinstance(wait, Unset):
             call = self._native.acquire(state.completions, number, watch)
         else:
             call = self._native.acquire_within(state.completions, number, watch, wait)
-        lease = Lease(await state.answer(number, call), state, number, self._on_lost, task, holders)
+        lease = Lease(await state.answer(number, call), number, self._on_lost, task, leases)
         if not lease.valid:
             # It ran out before it got here: the process was paused, or the loop blocked with renewal off.
             loss = lease._loss()
             await lease.release()
             if loss is not None:
                 raise loss
-        holders[key] = task
+        leases[key] = weakref.ref(lease)
         return lease
 
-    def _warn_of_own_lease(self, wait: Seconds | None | Unset) -> None:
+    def _warn_of_own_lease(self, wait: Seconds | Unset | None) -> None:
         if self._native.waits if isinstance(wait, Unset) else wait != 0:
             message = f"lock {self.key!r}: this task holds it already and now waits for itself"
             warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from dlock import _guard  # noqa: F401
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:

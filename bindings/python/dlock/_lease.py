@@ -1,6 +1,7 @@
 """A lease: what a holder has. As a context manager it cancels its body when it is lost."""
 
 import asyncio
+import weakref
 from asyncio import CancelledError, Task
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +24,7 @@ class Lease(_native.Lease):
         "_body",
         "_cancelled",
         "_cancelling",
-        "_holders",
+        "_leases",
         "_number",
         "_on_lost",
         "_released",
@@ -32,27 +33,34 @@ class Lease(_native.Lease):
     )
 
     def __init__(
-        self, _grant: _native.Grant, state: LoopState, number: int, on_lost: str, taker: Task[Any] | None, holders: dict[str, Any]
+        self,
+        _grant: _native.Grant,
+        number: int,
+        on_lost: str,
+        taker: Task[Any] | None,
+        leases: "dict[str, weakref.ref[Lease]]",
     ) -> None:
-        self._state: LoopState | None = state  # None once nobody watches
+        self._state: LoopState | None = None  # where a loss is watched for
         self._number = number
         self._on_lost = on_lost
         self._taker = taker
-        self._holders = holders
+        self._leases = leases
         self._body: Task[Any] | None = None  # the task to cancel
         self._cancelled = False
         self._cancelling = 0
         self._released = False
 
     def __del__(self) -> None:
+        if not self._released:
+            self._let_go()
         if self._is_last_handle():
             warn_dropped([(self.key, self.token)], self)
 
     async def release(self) -> bool:
         """Gives the key back; local validity and renewal end at once.
 
-        True if the backend confirmed it; else `status` says how it stands, and the engine goes on trying until the lease would have run
-        out. Waits at most `op_timeout`. A cancelled release goes on in the background.
+        True if the backend confirmed it; else `status` says how it stands, and the engine goes on trying until the lease would
+        have run out. Waits at most `op_timeout`. A cancelled release goes on in the background.
         """
         state = current()
         self._let_go()
@@ -84,7 +92,7 @@ class Lease(_native.Lease):
         await self._leave(kind, error)
 
     def _enter(self, *, watched: bool) -> None:
-        """From here on the running task is cancelled when the lease is lost. `watched`: the engine was told already whom to tell."""
+        """From here on a loss cancels the running task. `watched`: the engine was told already whom to tell."""
         if self._body is not None:
             raise LockError(f"lock {self.key!r}: the lease was entered before", code="ALREADY_ENTERED", key=self.key)
         task = asyncio.current_task()
@@ -94,13 +102,11 @@ class Lease(_native.Lease):
         if self._on_lost != "cancel":
             return
         self._cancelling = task.cancelling()
-        state = current()
-        if not watched or state is not self._state:
-            self._state, self._number = state, state.next_number()
-            state.watch(self._number, self)
+        state = self._state = current()
+        if not watched:
+            self._number = state.next_number()
             self._watch(state.completions, self._number)
-        else:
-            state.watch(self._number, self)
+        state.watch(self._number, self)
 
     def _on_loss(self) -> None:
         """Called by the loop, never by the task itself."""
@@ -141,5 +147,6 @@ class Lease(_native.Lease):
         if self._state is not None:
             self._state.unwatch(self._number)
             self._state = None
-        if self._holders.get(self.key) is self._taker:
-            self._holders.pop(self.key, None)
+        known = self._leases.get(self.key)
+        if known is not None and known() in (self, None):
+            self._leases.pop(self.key, None)

@@ -10,13 +10,14 @@ import threading
 import weakref
 from asyncio import AbstractEventLoop, Future, TimerHandle
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from math import inf
 from typing import Any, Protocol
 
 from dlock import _process
 from dlock._native import Call, Completions, Grant
-from dlock.errors import LockError
+from dlock.errors import ForkedError, LockError
 
 # How often the thread of a loop without `add_reader` looks whether its loop was closed.
 LOOK_SECONDS = 1.0
@@ -37,8 +38,7 @@ class Watched(Protocol):
 class LoopState:
     """What we keep for one event loop.
 
-    Only the loop itself keeps it alive, through the reader it has registered: it goes, and its descriptor with it, when the loop is
-    closed.
+    Only the loop itself keeps it alive, through its reader: it goes, and its descriptor with it, when the loop is closed.
     """
 
     __slots__ = ("__weakref__", "_alarm", "_alarm_at", "_watched", "completions", "loop", "next_number", "pending")
@@ -51,10 +51,11 @@ class LoopState:
         self._watched: dict[int, Watched] = {}
         self._alarm: TimerHandle | None = None
         self._alarm_at = inf
+        reader = Reader(self)
         try:
-            loop.add_reader(self.completions.fileno(), self.drain)
+            loop.add_reader(self.completions.fileno(), reader)
         except NotImplementedError:
-            threading.Thread(target=_read_for_loop, args=(self,), name="dlock-wake", daemon=True).start()
+            threading.Thread(target=_read_for_loop, args=(self, reader), name="dlock-wake", daemon=True).start()
 
     def drain(self) -> None:
         """Delivers what has come. A grant for a caller who left is given back when it is dropped here."""
@@ -79,10 +80,8 @@ class LoopState:
         except BaseException:
             if self.pending.pop(number, None) is not None:
                 call.abort()
-            elif future.done() and not future.cancelled() and future.exception() is None:
-                # Cancelled after the answer had come. Tracebacks may keep the future: its grant must not wait for them.
-                if isinstance(grant := future.result(), Grant):
-                    grant.give_back()
+            else:
+                _give_back(future)
             raise
 
     async def run(self, start: Callable[..., Call], *arguments: Any) -> Any:
@@ -93,8 +92,8 @@ class LoopState:
     def watch(self, number: int, lease: Watched) -> None:
         """Cancels the lease's body when it is lost: when the engine says so, or at the latest when the lease has run out.
 
-        The timer is for a process that was paused: it runs before any task takes another step. One timer serves all leases of the loop.
-        It is not moved when leases are renewed; it looks at all of them when it goes off.
+        The timer is for a process that was paused: it runs before any task takes another step. One timer serves all leases of the
+        loop. It is not moved when leases are renewed; it looks at all of them when it goes off.
         """
         self._watched[number] = lease
         loop = asyncio.get_running_loop()
@@ -108,10 +107,11 @@ class LoopState:
     def _set_alarm(self, loop: AbstractEventLoop, at: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = loop.call_at(at, self._look)
+        # Weakly: a cycle would keep the descriptor of a closed loop until the next garbage collection.
+        self._alarm = loop.call_at(at, _look, weakref.ref(self))
         self._alarm_at = at
 
-    def _look(self) -> None:
+    def look(self) -> None:
         self._alarm, self._alarm_at = None, inf
         soonest = inf
         for lease in list(self._watched.values()):
@@ -123,6 +123,34 @@ class LoopState:
         loop = self.loop()
         if soonest < inf and loop is not None:
             self._set_alarm(loop, loop.time() + soonest)
+
+
+class Reader:
+    """What the loop calls when there is something to drain. The loop drops it when it is closed: nobody waits for answers then."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: LoopState) -> None:
+        self._state = state
+
+    def __call__(self) -> None:
+        self._state.drain()
+
+    def __del__(self) -> None:
+        with suppress(ForkedError):
+            self._state.completions.close()
+
+
+def _look(known: weakref.ref[LoopState]) -> None:
+    if (state := known()) is not None:
+        state.look()
+
+
+def _give_back(future: Future[Any]) -> None:
+    """Cancelled after the answer had come. Tracebacks may keep the future alive: its grant must not wait for them."""
+    answered = future.done() and not future.cancelled() and future.exception() is None
+    if answered and isinstance(grant := future.result(), Grant):
+        grant.give_back()
 
 
 _states: dict[int, weakref.ref[LoopState]] = {}
@@ -154,14 +182,14 @@ def _register(loop: AbstractEventLoop) -> LoopState:
     return state
 
 
-def _read_for_loop(state: LoopState) -> None:
+def _read_for_loop(state: LoopState, reader: Reader) -> None:
     """Wakes a loop that cannot watch descriptors. Ends with the loop."""
     poll = select.poll()
     poll.register(state.completions.fileno(), select.POLLIN)
     drained = threading.Event()
 
     def drain() -> None:
-        state.drain()
+        reader()
         drained.set()
 
     while (loop := state.loop()) is not None and not loop.is_closed():

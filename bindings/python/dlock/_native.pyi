@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 __all__ = [
     "Call",
     "Client",
@@ -31,6 +33,7 @@ class Completions:
     def __new__(cls) -> Completions: ...
     def fileno(self) -> int: ...
     def drain(self) -> list[tuple[int, Any, BaseException | None]]: ...
+    def close(self) -> None: ...
 
 @final
 class Call:
@@ -40,6 +43,7 @@ class Call:
 class Grant:
     def give_back(self) -> None: ...
 
+@disjoint_base
 class Lease:
     def __new__(cls, grant: Grant, *_face: object) -> Lease: ...
     @property

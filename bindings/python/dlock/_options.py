@@ -54,7 +54,7 @@ class LockOptions(TypedDict, total=False):
     op_timeout: Seconds | None
     """How long one request may take; the client's where None."""
     on_lost: OnLost
-    """What a loss does to the body of `async with` and `with_lock`: `cancel` it (the default), `raise` LockLost at its end, or `ignore`."""
+    """What a loss does to the body: `cancel` it (the default of asyncio), `raise` LockLost at its end (of sync), or `ignore`."""
 
 
 def split_on_lost(options: LockOptions, allowed: Iterable[str]) -> tuple[str, dict[str, Any]]:

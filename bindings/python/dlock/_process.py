@@ -2,18 +2,31 @@
 
 import atexit
 import os
+import threading
 from collections.abc import Callable
 
 from dlock import _native
 
 EXIT_SECONDS = 2.0
 
+_ending = threading.Event()
 _forgetters: list[Callable[[], None]] = []
 
 
 def in_child(forget: Callable[[], None]) -> None:
     """Has what belongs to the parent forgotten in a forked child."""
     _forgetters.append(forget)
+
+
+def let_daemon_end() -> None:
+    """At exit, a daemon thread that was blocked in a call ends here in silence, as it would in any other call that blocks."""
+    if _ending.is_set() and threading.current_thread().daemon:
+        threading.Event().wait()
+
+
+def _exit() -> None:
+    _ending.set()
+    _native.shutdown(EXIT_SECONDS)
 
 
 def _after_fork_in_child() -> None:
@@ -28,4 +41,4 @@ os.register_at_fork(
     after_in_child=_after_fork_in_child,
 )
 # After the interpreter has joined its threads: until then they may hold locks. What is held then is given back.
-atexit.register(_native.shutdown, EXIT_SECONDS)
+atexit.register(_exit)

@@ -1,7 +1,7 @@
 """dlock without an event loop: the same names, with plain `with` and calls that block.
 
-A blocked call holds no GIL, answers Ctrl-C at once, and lets other greenlets run under gevent or eventlet. A loss cannot cancel the body:
-`lease.check()` raises, and so does the end of a body that went on regardless.
+A blocked call holds no GIL, answers Ctrl-C at once, and lets other greenlets run under gevent or eventlet. A loss cannot cancel the
+body: `lease.check()` raises, and so does the end of a body that went on regardless.
 """
 
 import asyncio
@@ -60,12 +60,14 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
             _wait_readable(completions.fileno())
             outcomes = completions.drain()
     except BaseException:
-        # Ctrl-C for one. The queue is dropped, and whatever still comes to it is given back.
+        # Ctrl-C for one. Whatever still comes to this queue is given back.
         call.abort()
+        completions.close()
         raise
     _idle.append(completions)
     ((_, value, error),) = outcomes
     if error is not None:
+        _process.let_daemon_end()
         raise error
     return value
 
@@ -86,15 +88,15 @@ class Client:
     `Client("redis://localhost:6379")`; without a URL `DLOCK_URL` is used, else `local:`. `with client` closes it at the end.
     """
 
-    __slots__ = ("_holders", "_native")
+    __slots__ = ("_leases", "_native")
 
     def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
         self._bind(open_client(url, options))
 
     def _bind(self, native: _native.Client) -> None:
         self._native = native
-        # Which thread holds a key, as far as we know.
-        self._holders: dict[str, int] = {}
+        # Our latest lease of each key, until it is released: to see a thread wait for itself.
+        self._leases: dict[str, weakref.ref[Lease]] = {}
 
     def __repr__(self) -> str:
         return f"<dlock.sync.Client {self._native.server}>"
@@ -128,7 +130,7 @@ class Client:
         return cast(bool, _run(self._native.force_release, key, holder))
 
     def close(self, timeout: Seconds = 0) -> None:
-        """Refuses new acquires and waits up to `timeout` for holders to finish, renewing their leases. Those left are then lost."""
+        """Refuses new acquires, waits up to `timeout` for holders while their leases are renewed, then takes what is left."""
         _run(self._native.close, timeout)
 
     def __enter__(self) -> Self:
@@ -141,23 +143,23 @@ class Client:
 class Lease(_native.Lease):
     """One grant of a lock. `with lease` gives it back at the end of the body."""
 
-    __slots__ = ("__weakref__", "_holders", "_on_lost", "_released", "_taker")
+    __slots__ = ("__weakref__", "_leases", "_on_lost", "_released", "_taker")
 
-    def __init__(self, _grant: _native.Grant, on_lost: str, taker: int, holders: dict[str, int]) -> None:
+    def __init__(self, _grant: _native.Grant, on_lost: str, taker: int, leases: "dict[str, weakref.ref[Lease]]") -> None:
         self._on_lost = on_lost
         self._taker = taker
-        self._holders = holders
+        self._leases = leases
         self._released = False
 
     def __del__(self) -> None:
+        if not self._released:
+            self._let_go()
         if self._is_last_handle():
             warn_dropped([(self.key, self.token)], self)
 
     def release(self) -> bool:
         """Gives the key back. True if the backend confirmed it; else `status` says how it stands. Waits at most `op_timeout`."""
-        self._released = True
-        if self._holders.get(self.key) == self._taker:
-            self._holders.pop(self.key, None)
+        self._let_go()
         confirmed = _run(self._release)
         return self.status == "released" if confirmed is None else cast(bool, confirmed)
 
@@ -183,6 +185,13 @@ class Lease(_native.Lease):
         if loss is not None and kind is None and self._on_lost != "ignore":
             raise loss
 
+    def _let_go(self) -> None:
+        """Ends what we do for the lease on this side."""
+        self._released = True
+        known = self._leases.get(self.key)
+        if known is not None and known() in (self, None):
+            self._leases.pop(self.key, None)
+
     def _loss(self) -> LockLost | None:
         try:
             self.check()
@@ -194,7 +203,10 @@ class Lease(_native.Lease):
 
 
 class Lock:
-    """A key with its options, made by `Client.lock`. Reusable, and several threads may share one: each acquire gets a lease of its own."""
+    """A key with its options, made by `Client.lock`.
+
+    Reusable, and several threads may share one: each acquire gets a lease of its own.
+    """
 
     __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_taken")
 
@@ -217,11 +229,11 @@ class Lock:
     def key(self) -> str:
         return self._native.key
 
-    def acquire(self, *, wait: Seconds | None | Unset = UNSET) -> Lease:
+    def acquire(self, *, wait: Seconds | Unset | None = UNSET) -> Lease:
         """Blocks until the key is got and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
 
-        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the backend
-        failed for `connect_timeout`.
+        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
+        backend failed for `connect_timeout`.
         """
         lease = self._get(wait)
         if len(self._taken) >= REMEMBERED:
@@ -268,25 +280,24 @@ class Lock:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._entered_by(threading.get_ident()).__exit__(kind, error, trace)
 
-    def _get(self, wait: Seconds | None | Unset) -> Lease:
+    def _get(self, wait: Seconds | Unset | None) -> Lease:
         thread = threading.get_ident()
-        holders = self._client._holders
+        leases = self._client._leases
         waits = self._native.waits if isinstance(wait, Unset) else wait != 0
-        if waits and holders.get(self.key) == thread:
+        known = leases.get(self.key)
+        if waits and known is not None and (own := known()) is not None and own._taker == thread and own.valid:
             message = f"lock {self.key!r}: this thread holds it already and now waits for itself"
             warnings.warn(message, RuntimeWarning, stacklevel=4)
-        if isinstance(wait, Unset):
-            grant = _run(self._native.acquire, False)
-        else:
-            grant = _run(self._native.acquire_within, False, wait)
-        lease = Lease(grant, self._on_lost, thread, holders)
+        start, own_wait = (self._native.acquire, ()) if isinstance(wait, Unset) else (self._native.acquire_within, (wait,))
+        grant = _run(start, False, *own_wait)
+        lease = Lease(grant, self._on_lost, thread, leases)
         if not lease.valid:
             # It ran out before it got here: the process was paused.
             loss = lease._loss()
             lease.release()
             if loss is not None:
                 raise loss
-        holders[self.key] = thread
+        leases[self.key] = weakref.ref(lease)
         return lease
 
     def _entered_by(self, thread: int) -> Lease:

@@ -171,6 +171,12 @@ impl Completions {
         }
         Ok(list)
     }
+
+    /// Nobody will drain any more: what is there is dropped, grants are given back, and so is whatever comes later.
+    fn close(&self) -> PyResult<()> {
+        self.queue.get()?.close();
+        Ok(())
+    }
 }
 
 impl Completions {
@@ -181,7 +187,7 @@ impl Completions {
 
 impl Drop for Completions {
     fn drop(&mut self) {
-        if let Ok(queue) = self.queue.get() {
+        if let Some(queue) = self.queue.mine() {
             queue.close();
         }
     }

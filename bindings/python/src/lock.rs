@@ -22,8 +22,10 @@ impl Lock {
     fn start(&self, completions: &Completions, number: u64, watch: bool, wait: Option<Duration>) -> PyResult<Call> {
         let lock = self.0.get()?.clone();
         let watcher = if watch { Some(completions.queue()?) } else { None };
+        // Joins the line here, in the order of the calls, and not when an engine thread gets to it.
+        let joined = lock.join(wait);
         start(completions, number, async move {
-            let lease = Undelivered::new(lock.acquire_within(wait).await?);
+            let lease = Undelivered::new(joined.await?);
             Ok(Outcome::Granted(match watcher {
                 Some(queue) => lease.watched_by(queue, number),
                 None => lease,
@@ -73,7 +75,7 @@ impl Lock {
 
     /// `(key, token)` of the held leases that only this lock remembers: they are given back with it.
     fn forgotten(&self) -> Vec<(String, u64)> {
-        let Ok(lock) = self.0.get() else { return Vec::new() };
+        let Some(lock) = self.0.mine() else { return Vec::new() };
         lock.forgotten().into_iter().map(|(key, token)| (key.to_string(), token)).collect()
     }
 }

@@ -105,39 +105,47 @@ impl Drop for Scratch {
 }
 
 /// A process that does not outlive its test.
-pub struct Process(Child);
+pub struct Process {
+    child: Child,
+    said: PathBuf,
+}
 
 impl Process {
     pub fn start(mut command: Command) -> Self {
-        Self(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        // A file: the end of a pipe would have to be waited for as long as any descendant lives.
+        let said = format!("dlock-cli-stderr-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let said = std::env::temp_dir().join(said);
+        let stderr = std::fs::File::create(&said).unwrap();
+        Self { child: command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap(), said }
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_child(&self.0)
+        Pid::from_child(&self.child)
     }
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    pub fn has_ended(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_some()
+    /// Whether it has taken charge of its signals, as `dlock run` does before it asks for the key.
+    pub fn blocks_signals(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).unwrap();
+        status.lines().any(|line| line.strip_prefix("SigBlk:\t").is_some_and(|mask| mask != "0000000000000000"))
     }
 
     /// Its end: the exit code and what it said on stderr.
     pub fn end(mut self) -> (ExitStatus, String) {
-        eventually("the process ends", || self.0.try_wait().unwrap().is_some());
-        let status = self.0.wait().unwrap();
-        let mut said = String::new();
-        std::io::Read::read_to_string(&mut self.0.stderr.take().unwrap(), &mut said).unwrap();
-        (status, said)
+        eventually("the process ends", || self.child.try_wait().unwrap().is_some());
+        (self.child.wait().unwrap(), std::fs::read_to_string(&self.said).unwrap())
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.said);
     }
 }
 

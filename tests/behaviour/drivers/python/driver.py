@@ -7,6 +7,7 @@ Times are in milliseconds, stamps are readings of CLOCK_MONOTONIC, which all pro
 import asyncio
 import gc
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -154,8 +155,14 @@ class Driver:
         return True
 
     async def block(self, **args: Any) -> bool:
-        time.sleep(args["for"] / 1000)  # noqa: ASYNC251: the loop is to stand still
+        time.sleep(args["for"] / 1000)
         return True
+
+    async def fork(self, **_: Any) -> int | None:
+        """A child that does nothing and outlives us, as a worker of `multiprocessing` may."""
+        child = multiprocessing.get_context("fork").Process(target=idle)
+        child.start()
+        return child.pid
 
     async def cancel(self, task: int, **_: Any) -> bool:
         return task in self.tasks and self.tasks[task].cancel()
@@ -167,6 +174,13 @@ class Driver:
 
 
 setattr(Driver, "with", Driver.with_)
+
+
+def idle() -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    time.sleep(60)
 
 
 def chosen(args: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
@@ -218,7 +232,9 @@ def forget(known: dict[str, Any], name: str) -> bool:
 
 
 def describe(error: Exception) -> dict[str, Any]:
-    code = getattr(error, "code", None) or (type(error).__name__ if isinstance(error, TypeError) else "".join(traceback.format_exception(error)))
+    """The fields of our errors; of others the name, and all that is known of those that should not happen."""
+    unexpected = None if isinstance(error, TypeError | dlock.LockError) else "".join(traceback.format_exception(error))
+    code = unexpected or getattr(error, "code", None) or type(error).__name__
     fields = {name: value for name in ERROR_FIELDS if (value := getattr(error, name, None)) is not None}
     return fields | {"code": code, "message": str(error), "holder": holder(getattr(error, "holder", None))}
 

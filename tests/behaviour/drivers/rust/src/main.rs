@@ -53,7 +53,7 @@ async fn serve(mut lines: mpsc::UnboundedReceiver<String>) -> Result<(), Box<dyn
             }
             // Here and not in a task, so that everything else in this process really stands still.
             "block" => {
-                std::thread::sleep(request.args.duration("for", request.args.blocked.as_ref())?.unwrap_or_default());
+                std::thread::sleep(wire::duration("for", request.args.blocked.as_ref())?.unwrap_or_default());
                 print(id, Ok(true.into()));
             }
             _ => {

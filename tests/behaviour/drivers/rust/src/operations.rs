@@ -12,7 +12,7 @@ use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::wire::{self, Args, Request, event, inspection, stamp};
+use crate::wire::{self, Args, Request, duration, event, inspection, stamp};
 
 /// What the requests have made so far, by the names that they gave.
 #[derive(Default)]
@@ -50,7 +50,7 @@ impl Driver {
             "release" => Ok(self.lease(args).release().await?.into()),
             "release_lock" => Ok(self.lock(&request.client, args)?.release().await?.into()),
             "extend" => {
-                let ttl = args.duration("ttl", args.ttl.as_ref())?.unwrap_or_default();
+                let ttl = duration("ttl", args.ttl.as_ref())?.unwrap_or_default();
                 let lease = self.lease(args);
                 lease.extend(ttl).await?;
                 Ok(wire::lease(&lease))
@@ -74,7 +74,7 @@ impl Driver {
             "list" => Ok(client.list_locks(&args.prefix).await?.iter().map(inspection).collect()),
             "force_release" => Ok(client.force_release(&args.key, Whom::Token(args.token.unwrap_or_default())).await?.into()),
             "close" => {
-                client.close(args.duration("timeout", args.timeout.as_ref())?.unwrap_or_default()).await?;
+                client.close(duration("timeout", args.timeout.as_ref())?.unwrap_or_default()).await?;
                 Ok(true.into())
             }
             unknown => Ok(json!({"unknown operation": unknown})),
@@ -86,10 +86,10 @@ impl Driver {
         if let Some(namespace) = &args.namespace {
             options.namespace.clone_from(namespace);
         }
-        if let Some(timeout) = args.duration("op_timeout", args.op_timeout.as_ref())? {
+        if let Some(timeout) = duration("op_timeout", args.op_timeout.as_ref())? {
             options.op_timeout = timeout;
         }
-        if let Some(timeout) = args.duration("connect_timeout", args.connect_timeout.as_ref())? {
+        if let Some(timeout) = duration("connect_timeout", args.connect_timeout.as_ref())? {
             options.connect_timeout = timeout;
         }
         let client = Client::with_options(&args.url, options)?;
@@ -120,12 +120,12 @@ impl Driver {
         }
         let defaults = LockOptions::default();
         let options = LockOptions {
-            ttl: args.duration("ttl", args.ttl.as_ref())?.unwrap_or(defaults.ttl),
-            wait: args.duration("wait", args.wait.as_ref())?,
+            ttl: duration("ttl", args.ttl.as_ref())?.unwrap_or(defaults.ttl),
+            wait: duration("wait", args.wait.as_ref())?,
             renew: args.renew.unwrap_or(defaults.renew),
             renewal_threshold: args.renewal_threshold.as_ref().map_or(defaults.renewal_threshold, wire::Number::value),
             fair: args.fair.unwrap_or(defaults.fair),
-            max_hold: args.duration("max_hold", args.max_hold.as_ref())?,
+            max_hold: duration("max_hold", args.max_hold.as_ref())?,
             metadata: args.metadata.clone(),
             op_timeout: None,
         };
@@ -138,12 +138,12 @@ impl Driver {
     async fn with(&self, request: &Request) -> Result<Value, Error> {
         let (id, args) = (request.id, &request.args);
         let lock = self.lock(&request.client, args)?;
-        let leave = Rc::new(Notify::new());
-        self.bodies.borrow_mut().insert(args.name.clone(), leave.clone());
+        let end = Rc::new(Notify::new());
+        self.bodies.borrow_mut().insert(args.name.clone(), end.clone());
         let body = async |lease: Lease| {
             event(id, "entered", &self.keep(args, lease));
             let mut ended = Ended { id, how: "cancelled" };
-            leave.notified().await;
+            end.notified().await;
             ended.how = "left";
         };
         if args.stubborn {

@@ -52,13 +52,6 @@ pub(crate) struct Args {
     pub(crate) tasks: usize,
 }
 
-impl Args {
-    /// A duration as a user of this language would make it.
-    pub(crate) fn duration(&self, field: &str, number: Option<&Number>) -> Result<Option<Duration>, Error> {
-        number.map(|number| Unit::Seconds.duration(field, number.value() / 1000.0)).transpose()
-    }
-}
-
 /// A number; `"nan"`, `"inf"` and `"-inf"` have no other form in JSON.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
@@ -74,6 +67,11 @@ impl Number {
             Self::Word(word) => word.parse().unwrap_or(f64::NAN),
         }
     }
+}
+
+/// A duration as a user of this language would make it.
+pub(crate) fn duration(field: &str, millis: Option<&Number>) -> Result<Option<Duration>, Error> {
+    millis.map(|number| Unit::Seconds.duration(field, number.value() / 1000.0)).transpose()
 }
 
 /// The stamp of this moment.

@@ -1,0 +1,55 @@
+// Never run: `tsc` checks it against the declarations.
+
+import dlockDefault, { AcquireTimeout, Client, LockLost, NotAcquired, configure, connect, lock, version, withLock } from 'dlock-engine';
+import type { Holder, Inspection, Lease, Lock, LossReason, Status } from 'dlock-engine';
+
+configure('redis://localhost', { namespace: 'shop', opTimeout: 500, connectTimeout: null });
+const client: Client = await connect(new URL('redis://localhost'));
+const orders: Lock = client.lock('orders', { ttl: 5_000, wait: 0, renew: false, renewalThreshold: 0.5, fair: false, metadata: 'job' });
+
+const sync: number = await orders.withLock(() => 1);
+const inferred: string = await withLock('k', { maxHold: 1_000 }, async (lease) => `${lease.token}`);
+const short: boolean = await client.withLock('k', (lease) => lease.valid);
+
+const lease: Lease = await orders.acquire({ wait: null, signal: AbortSignal.timeout(10) });
+const maybe: Lease | null = await lock('k').tryAcquire();
+const status: Status = lease.status;
+const ends: Date = lease.expiresAt;
+await fetch('http://localhost', { signal: lease.signal });
+await lease.extend(1_000);
+const loss: LockLost = await lease.waitLost();
+const reason: LossReason = loss.reason;
+const freed: boolean = await lease.release();
+
+const found: Inspection = await client.inspect('k');
+const holder: Holder | null = found.holder;
+const taken: boolean = await client.forceRelease('k', holder?.token ?? 0);
+await client.close(1_000);
+
+{
+  await using held = await orders.acquire();
+  await using scoped = new Client();
+  held.check();
+  void scoped;
+}
+
+try {
+  await orders.acquire();
+} catch (error) {
+  if (error instanceof AcquireTimeout) {
+    const general: NotAcquired = error;
+    const pid: number | null | undefined = general.holder?.pid;
+    void pid;
+  }
+}
+
+// @ts-expect-error seconds as text
+client.lock('k', { ttl: '30s' });
+// @ts-expect-error an unknown option
+client.lock('k', { timeToLive: 30 });
+// @ts-expect-error leases are granted, not made
+new Lease();
+// @ts-expect-error tokens are given
+lease.token = 1;
+
+export { dlockDefault, ends, freed, inferred, maybe, reason, short, status, sync, taken, version };

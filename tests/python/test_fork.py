@@ -1,0 +1,144 @@
+"""Rule 13: a child never uses its parent's leases, and a new client in it works."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+import pytest
+
+import dlock
+from polling import until
+
+
+def in_child(work: Callable[[], None]) -> None:
+    """Runs `work` in a forked child; an error there is an error here."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    deadline = time.monotonic() + 20
+    status = (0, 0)
+    while status[0] == 0 and time.monotonic() < deadline:
+        status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.005)
+    if status[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert status == (child, 0), "the child hung or failed"
+
+
+def test_r13_inherited_handles_raise_forked_error(url: str, key: str) -> None:
+    client = dlock.sync.Client(url)
+    lock = client.lock(key)
+    lease = lock.acquire()
+
+    def child() -> None:
+        assert not lease.valid
+        assert (lease.key, lease.token > 0) == (key, True)
+        uses = [lease.check, lease.release, lock.acquire, lock.try_acquire, client.ping, client.close, lambda: client.inspect(key)]
+        for use in uses:
+            with pytest.raises(dlock.ForkedError, match="make a new Client"):
+                use()
+
+        async def asynchronously() -> None:
+            if not url.startswith("memory"):
+                async with dlock.Client(url) as own:
+                    assert await own.lock(key).try_acquire() is None
+                    assert await own.is_locked(key)
+
+        asyncio.run(asynchronously())
+
+    in_child(child)
+    assert lease.valid
+    assert lease.release() is True
+    client.close()
+
+
+def test_r13_the_async_handles_of_a_parent(url: str, key: str) -> None:
+    client = dlock.Client(url)
+
+    async def main() -> None:
+        async with client.lock(key) as lease:
+            in_child(lambda: child(lease))
+            assert lease.valid
+        assert lease.status == "released"
+        await client.close()
+
+    def child(lease: dlock.Lease) -> None:
+        async def use() -> None:
+            with pytest.raises(dlock.ForkedError):
+                await lease.release()
+            with pytest.raises(dlock.ForkedError):
+                async with client.lock(key):
+                    pass
+
+        asyncio.set_event_loop(None)
+        asyncio.run(use())
+
+    asyncio.run(main())
+
+
+def test_r13_an_unused_client_and_the_default_client_work_in_the_child(url: str, key: str) -> None:
+    unused = dlock.sync.Client(url).lock(key)
+    with dlock.sync.lock(key):
+        pass
+
+    def child() -> None:
+        with unused as lease:
+            assert lease.valid
+        with dlock.sync.lock(key) as lease:
+            assert lease.valid
+
+    in_child(child)
+
+
+def idle(started: "multiprocessing.synchronize.Event") -> None:
+    started.set()
+    signal.pause()
+
+
+def hold_and_fork(key: str, pipe: "multiprocessing.connection.Connection") -> None:
+    lease = dlock.sync.Client("local:").lock(key).acquire()
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    child = context.Process(target=idle, args=(started,))
+    child.start()
+    started.wait()
+    pipe.send((lease.token, child.pid))
+    signal.pause()
+
+
+def test_r13_a_killed_parents_lock_is_free_at_once_in_spite_of_an_idle_child(key: str) -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    parent = context.Process(target=hold_and_fork, args=(key, theirs))
+    parent.start()
+    token, idle_child = ours.recv()
+    try:
+        with dlock.sync.Client("local:") as client:
+            lock = client.lock(key)
+            assert lock.try_acquire() is None
+            assert parent.pid is not None
+            os.kill(parent.pid, signal.SIGKILL)
+            killed = time.monotonic()
+            with client.lock(key, wait=5) as lease:
+                assert time.monotonic() - killed < 0.1
+                assert lease.token > token
+    finally:
+        os.kill(idle_child, signal.SIGKILL)
+        parent.join()
+
+
+def test_r13_importing_and_making_a_client_start_no_thread() -> None:
+    code = "import dlock, os; dlock.Client('memory:').lock('k'); assert len(os.listdir('/proc/self/task')) == 1"
+    until(lambda: True, "imports")
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
