@@ -149,6 +149,8 @@ class Play:
         via_proxy = options.get("via") == "proxy"
         args = {name: _number(options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
         args["url"] = args.get("url") or options.get("url") or self.place.url(via_proxy)
+        if "{port}" in args["url"]:
+            args["url"] = args["url"].replace("{port}", str(self.place.server.port))
         # `null` is the empty namespace: keys stand in the server as they are written.
         namespace = options.get("namespace", "dlock")
         args.setdefault("namespace", "" if namespace is None else self.place.namespace(namespace))

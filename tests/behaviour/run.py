@@ -83,6 +83,8 @@ async def play(case: Case, folder: Path, shared: RedisServer | None) -> bool:
         await this.end()
         await place.close()
     case.figures = this.figures
+    if not case.failure and "panicked at" in this.said():
+        case.failure = "a thread panicked"
     if case.failure:
         case.failure = f"{case.failure}\n{this.said()}".rstrip()
     return late
