@@ -293,7 +293,8 @@ impl LeaseState {
             _ => ttl,
         };
         self.valid_until = self.vouched(sent, ttl);
-        let due = ttl.mul_f64(1.0 - self.terms.threshold);
+        // A threshold next to 1 must not renew at the speed of round trips.
+        let due = ttl.mul_f64(1.0 - self.terms.threshold).max(ttl / 10);
         self.renew_at = self.terms.renew.then_some(sent + due);
     }
 
