@@ -60,8 +60,9 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
             _wait_readable(completions.fileno())
             outcomes = completions.drain()
     except BaseException:
-        # Ctrl-C for one. The queue is dropped, and whatever still comes to it is given back.
+        # Ctrl-C for one. Whatever still comes to this queue is given back.
         call.abort()
+        completions.close()
         raise
     _idle.append(completions)
     ((_, value, error),) = outcomes
