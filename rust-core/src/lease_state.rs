@@ -252,7 +252,7 @@ impl LeaseState {
     }
 
     fn tick(&mut self, now: Instant) -> Action {
-        if let Some(reason) = self.end(now) {
+        if let Some(reason) = self.run_out(now) {
             return self.lose(reason);
         }
         let early = EARLY.min(self.ttl / 20);
@@ -266,10 +266,11 @@ impl LeaseState {
     }
 
     fn tick_after_answer(&mut self, now: Instant) -> Action {
-        self.end(now).map_or(Action::Wait, |reason| self.lose(reason))
+        self.run_out(now).map_or(Action::Wait, |reason| self.lose(reason))
     }
 
-    fn end(&self, now: Instant) -> Option<LossReason> {
+    /// Why the lease is over at `now` by the clock alone, told or not.
+    pub fn run_out(&self, now: Instant) -> Option<LossReason> {
         if self.hold_until.is_some_and(|end| now >= end) {
             Some(LossReason::MaxHold)
         } else if now >= self.valid_until {
