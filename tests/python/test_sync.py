@@ -49,6 +49,13 @@ def test_a_loss_raises_at_check_and_at_the_end(key: str) -> None:
             client.lock(key, on_lost="cancel")
 
 
+def test_a_lease_is_entered_once(key: str) -> None:
+    with dlock.sync.Client("memory:") as client, client.lock(key).acquire() as lease:
+        with pytest.raises(dlock.LockError, match="entered before"), lease:
+            pass
+        assert lease.valid
+
+
 def test_threads_take_turns(url: str, key: str) -> None:
     counter = 0
     with sync.Client(url) as client:
