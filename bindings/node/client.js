@@ -13,7 +13,8 @@ class Client {
   /** What locks and leases know of their client: its number, and the identity that its leases show. */
   #session;
 
-  constructor(url = 'local:', options = {}) {
+  /** Without a URL: what `DLOCK_URL` names, else `local:`. */
+  constructor(url = process.env.DLOCK_URL || 'local:', options = {}) {
     const address = url instanceof URL ? url.href : url;
     checkType('url', address, 'string');
     const settings = checkOptions(options, CLIENT);

@@ -10,12 +10,12 @@ let client;
 
 /** Says where the default client's locks live. After its first use that is settled. */
 function configure(url, options) {
-  if (client) throw new LockError('configure: the default client is in use already', { code: 'CONFIGURED_LATE' });
+  if (client) throw new LockError('configure: the default client is already in use', { code: 'ALREADY_CONFIGURED' });
   configured = new Client(url, options);
 }
 
 function defaultClient() {
-  client ??= configured ?? new Client(process.env.DLOCK_URL || 'local:');
+  client ??= configured ?? new Client();
   return client;
 }
 

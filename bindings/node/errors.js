@@ -16,7 +16,6 @@ class LockError extends Error {
 class NotAcquired extends LockError {}
 class AcquireTimeout extends NotAcquired {}
 class LockBusy extends NotAcquired {}
-class RetriesExhausted extends NotAcquired {}
 class LockLost extends LockError {}
 class NotHeld extends LockError {}
 class BackendUnavailable extends LockError {}
@@ -36,7 +35,6 @@ const classes = {
   NotAcquired,
   AcquireTimeout,
   LockBusy,
-  RetriesExhausted,
   LockLost,
   NotHeld,
   BackendUnavailable,
@@ -53,7 +51,6 @@ for (const [name, errorClass] of Object.entries(classes)) {
 const byCode = {
   ACQUIRE_TIMEOUT: AcquireTimeout,
   LOCK_BUSY: LockBusy,
-  RETRIES_EXHAUSTED: RetriesExhausted,
   LOCK_LOST: LockLost,
   NOT_HELD: NotHeld,
   BACKEND_UNAVAILABLE: BackendUnavailable,

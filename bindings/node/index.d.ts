@@ -49,7 +49,10 @@ export type LossReason = 'expired' | 'gone' | 'max_hold' | 'closed';
 
 /** Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use. An idle client does not keep the process alive. */
 export declare class Client implements AsyncDisposable {
-  /** For `local:` (the default), `local:///path`, `memory:`, `memory:name` or `redis://[user:password@]host[:port][/db]`. */
+  /**
+   * For `local:`, `local:///path`, `memory:`, `memory:name` or `redis://[user:password@]host[:port][/db]`. Default: what `DLOCK_URL` names, else
+   * `local:`.
+   */
   constructor(url?: string | URL, options?: ClientOptions);
   /** Throws {@link InvalidOptions} for a key or options that cannot be used. */
   lock(key: string, options?: LockOptions): Lock;
@@ -187,9 +190,6 @@ export declare class AcquireTimeout extends NotAcquired {}
 
 /** A single try found the key held. */
 export declare class LockBusy extends NotAcquired {}
-
-/** Not within the allowed number of attempts. */
-export declare class RetriesExhausted extends NotAcquired {}
 
 /** The lease ended before its holder gave it back. */
 export declare class LockLost extends LockError {

@@ -12,7 +12,6 @@ export const {
   LockLost,
   NotAcquired,
   NotHeld,
-  RetriesExhausted,
   configure,
   connect,
   lock,

@@ -241,7 +241,7 @@ impl Session {
                     if error.failure == Failure::Refused || self.clock.now() >= give_up {
                         return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
                     }
-                    self.clock.sleep_until(self.clock.now() + pause).await;
+                    self.clock.sleep_until(give_up.min(self.clock.now() + pause)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }

@@ -14,7 +14,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The lock was not got within `wait`. Python: `AcquireTimeout`, also a `TimeoutError`.
-    #[error("{}: not acquired within {waited:?}{}", quoted(key), held_by(holder.as_deref()))]
+    #[error("{}: not acquired within {} ms{}", quoted(key), waited.as_millis(), held_by(holder.as_deref()))]
     AcquireTimeout {
         /// The key asked for.
         key: Arc<str>,
@@ -25,7 +25,7 @@ pub enum Error {
     },
 
     /// A single try found the key held. Python: `LockBusy`.
-    #[error("{} is held{}", quoted(key), held_by(holder.as_deref()))]
+    #[error("{} is held{}", quoted(key), by(holder.as_deref()))]
     LockBusy {
         /// The key asked for.
         key: Arc<str>,
@@ -222,6 +222,10 @@ fn quoted(key: &str) -> String {
     format!("lock {key:?}")
 }
 
+fn by(holder: Option<&Holder>) -> String {
+    holder.map(|holder| format!(" by {holder}")).unwrap_or_default()
+}
+
 fn held_by(holder: Option<&Holder>) -> String {
     holder.map(|holder| format!(", held by {holder}")).unwrap_or_default()
 }
@@ -234,7 +238,7 @@ mod tests {
     fn r16_errors_name_key_and_holder() {
         let holder = Holder { owner: "x".into(), ..Holder::default() };
         let error = Error::LockBusy { key: "k".into(), holder: Some(Box::new(holder)) };
-        assert_eq!(error.to_string(), "lock \"k\" is held, held by x");
+        assert_eq!(error.to_string(), "lock \"k\" is held by x");
         assert_eq!((error.code(), error.key()), ("LOCK_BUSY", Some("k")));
     }
 

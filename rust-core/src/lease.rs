@@ -91,7 +91,10 @@ impl Lease {
     /// Where the lease stands. A lease that has run out is lost, even if that was not noticed yet.
     pub fn status(&self) -> Status {
         match self.held().status() {
-            Status::Held if !self.held().is_valid() => Status::Lost(LossReason::Expired),
+            Status::Held => {
+                let now = self.held().now();
+                self.held().read(|state| state.run_out(now)).map_or(Status::Held, Status::Lost)
+            }
             status => status,
         }
     }

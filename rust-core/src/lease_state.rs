@@ -167,9 +167,9 @@ impl LeaseState {
         self.ttl
     }
 
-    /// The instant up to which the engine vouches for the lease.
+    /// The instant up to which the engine vouches for the lease, `max_hold` included.
     pub fn valid_until(&self) -> Instant {
-        self.valid_until
+        self.hold_until.map_or(self.valid_until, |end| end.min(self.valid_until))
     }
 
     /// Counts the extensions: a renewal that left before one must not undo it.
@@ -179,7 +179,7 @@ impl LeaseState {
 
     /// Whether the holder may rely on the lease at `now`. A comparison with the clock, not a flag: true only while no one was told else.
     pub fn is_valid(&self, now: Instant) -> bool {
-        self.status == Status::Held && now < self.valid_until && self.hold_until.is_none_or(|end| now < end)
+        self.status == Status::Held && now < self.valid_until()
     }
 
     /// When to send the next [`Event::Tick`]; `None` once the lease has ended.
@@ -188,7 +188,7 @@ impl LeaseState {
             return None;
         }
         let renewal = self.renew_at.filter(|_| !self.in_flight);
-        [Some(self.valid_until), self.hold_until, renewal].into_iter().flatten().min()
+        Some(renewal.map_or(self.valid_until(), |at| at.min(self.valid_until())))
     }
 
     /// Switches renewal on or off while held.
@@ -252,7 +252,7 @@ impl LeaseState {
     }
 
     fn tick(&mut self, now: Instant) -> Action {
-        if let Some(reason) = self.end(now) {
+        if let Some(reason) = self.run_out(now) {
             return self.lose(reason);
         }
         let early = EARLY.min(self.ttl / 20);
@@ -266,10 +266,11 @@ impl LeaseState {
     }
 
     fn tick_after_answer(&mut self, now: Instant) -> Action {
-        self.end(now).map_or(Action::Wait, |reason| self.lose(reason))
+        self.run_out(now).map_or(Action::Wait, |reason| self.lose(reason))
     }
 
-    fn end(&self, now: Instant) -> Option<LossReason> {
+    /// Why the lease is over at `now` by the clock alone, told or not.
+    pub fn run_out(&self, now: Instant) -> Option<LossReason> {
         if self.hold_until.is_some_and(|end| now >= end) {
             Some(LossReason::MaxHold)
         } else if now >= self.valid_until {
@@ -293,7 +294,8 @@ impl LeaseState {
             _ => ttl,
         };
         self.valid_until = self.vouched(sent, ttl);
-        let due = ttl.mul_f64(1.0 - self.terms.threshold);
+        // A threshold next to 1 must not renew at the speed of round trips.
+        let due = ttl.mul_f64(1.0 - self.terms.threshold).max(ttl / 10);
         self.renew_at = self.terms.renew.then_some(sent + due);
     }
 

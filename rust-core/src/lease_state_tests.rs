@@ -157,7 +157,9 @@ fn an_unanswered_shorter_extension_casts_its_shadow_until_it_can_no_longer_be_ex
 fn r12_a_hung_holder_ends_at_max_hold() {
     let mut state = LeaseState::granted(SENT, TTL, Terms { max_hold: Some(Duration::from_secs(7)), ..terms() });
     assert_eq!(state.next_deadline(), Some(after(7.0)));
+    assert_eq!(state.valid_until(), after(7.0));
     assert!(!state.is_valid(after(7.0)));
+    assert_eq!(state.run_out(after(7.0)), Some(LossReason::MaxHold), "whoever looks before the tick is told the same");
     assert_eq!(state.on(after(7.0), Event::Tick), Action::Lose(LossReason::MaxHold));
 }
 

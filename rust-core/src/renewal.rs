@@ -16,6 +16,8 @@ use crate::lease_state::{Action, Event, LeaseState, Status};
 
 /// Deadlines this close are looked at together.
 const TOGETHER: Duration = Duration::from_millis(50);
+/// A renewal takes at most half of what is left of the lease, so that one stalled answer leaves time for another try; but not less than this.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// What happens to a lease that was lost.
 pub(crate) type OnLoss = dyn Fn(&Arc<Held>, LossReason) + Send + Sync;
@@ -82,7 +84,9 @@ impl Renewals {
             .unzip();
         // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
         let sent = self.clock.now();
-        let answers = self.backend.renew(request, self.op_timeout).await;
+        let ends = leases.iter().map(|held| held.read(LeaseState::valid_until)).min().unwrap_or(sent);
+        let timeout = self.op_timeout.min((ends.since(sent) / 2).max(SHORTEST_TIMEOUT));
+        let answers = self.backend.renew(request, timeout).await;
         if let Err(error) = &answers {
             tracing::warn!(server = %self.backend.server(), leases = leases.len(), %error, "renewal failed, will be tried again");
         }

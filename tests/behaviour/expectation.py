@@ -12,10 +12,6 @@ class Mismatch(AssertionError):
     """A promise that was not kept."""
 
 
-class TooLate(Mismatch):
-    """A bound in time that was not kept. A busy machine can do that, so such a scenario is measured again."""
-
-
 ANYTHING = object()
 
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from driver_process import now
+from driver_process import DriverProcess, now
 from expectation import Mismatch, check_answer, check_value
 from scenario import Step, milliseconds
 
@@ -40,11 +40,23 @@ async def leave_process(play: "Play", client: str, step: Step) -> None:
     """The process ends the ordinary way, with all that it has: quickly, with code 0 and without a panic."""
     process, began = play.process_of[client], now()
     play.marks[step.get("mark", "exited")] = began
+    if "stays" in step:
+        await stays(process, milliseconds(step["stays"]))
+        return
     code = await process.exited(step.get("how", "exit"))
     play.bound(step, began, now())
     said = process.stderr.decode(errors="replace")
     if code != 0 or "panic" in said:
         raise Mismatch(f"exit code {code}: {said}")
+
+
+async def stays(process: DriverProcess, how_long: float) -> None:
+    """With nothing more to do but what is under way, the process does not end."""
+    ended = asyncio.create_task(process.exited("exit"))
+    done, _ = await asyncio.wait([ended], timeout=how_long / 1000)
+    if done:
+        raise Mismatch(f"the process ended with code {ended.result()}")
+    ended.cancel()
 
 
 async def elapse(_play: "Play", how_long: str, _step: Step) -> None:

@@ -5,6 +5,8 @@ import contextlib
 import uuid
 
 FROM_SCRIPT = b" lua]"
+# A command may name hundreds of keys.
+LONGEST_LINE = 64 * 1024 * 1024
 
 
 class Monitor:
@@ -19,7 +21,7 @@ class Monitor:
 
     async def start(self) -> None:
         await self.close()
-        reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=LONGEST_LINE)
         self._writer.write(b"MONITOR\r\n")
         if await reader.readline() != b"+OK\r\n":
             raise RuntimeError("the server does not let itself be monitored")
@@ -29,7 +31,7 @@ class Monitor:
     async def stop(self) -> list[str]:
         """The commands of clients since `start`, without those that scripts made."""
         mark = f"end-{uuid.uuid4().hex}".encode()
-        _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        _, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=LONGEST_LINE)
         writer.write(b"PING " + mark + b"\r\n")
         while not any(mark in line for line in self._lines):
             self._changed.clear()

@@ -65,4 +65,4 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DLOCK_")}
-        return kept | {"DLOCK_DIR": str(self._folder / "default"), "PYTHONUNBUFFERED": "1"}
+        return kept | {"DLOCK_DIR": str(self._folder / "default"), "PYTHONUNBUFFERED": "1", "RUST_BACKTRACE": "0"}

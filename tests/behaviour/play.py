@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 from driver_process import Answer, Call, DriverProcess, now
-from expectation import Mismatch, TooLate, check_answer
+from expectation import Mismatch, check_answer
 from interventions import INTERVENTIONS, Intervention
 from places import Place
 from scenario import CLIENTS, Scenario, Step, milliseconds
@@ -149,6 +149,8 @@ class Play:
         via_proxy = options.get("via") == "proxy"
         args = {name: _number(options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
         args["url"] = args.get("url") or options.get("url") or self.place.url(via_proxy)
+        if "{port}" in args["url"]:
+            args["url"] = args["url"].replace("{port}", str(self.place.server.port))
         # `null` is the empty namespace: keys stand in the server as they are written.
         namespace = options.get("namespace", "dlock")
         args.setdefault("namespace", "" if namespace is None else self.place.namespace(namespace))
@@ -235,7 +237,7 @@ class Play:
         if "measure" in step:
             self.figures.append(f"{step['measure']}: {took:.1f} ms")
         if "within" in step and took > milliseconds(step["within"]):
-            raise TooLate(f"took {took:.1f} ms, more than {step['within']}")
+            raise Mismatch(f"took {took:.1f} ms, more than {step['within']}")
         if "not-before" in step and took < milliseconds(step["not-before"]):
             raise Mismatch(f"took {took:.1f} ms, less than {step['not-before']}")
 

@@ -37,15 +37,25 @@ test('the functions of the module share one client, configured before its first 
   await elsewhere.close();
 });
 
+test('a client without a URL goes where DLOCK_URL says', async () => {
+  process.env.DLOCK_URL = 'memory:from-the-environment';
+  const clients = [new dlock.Client(), new dlock.Client(undefined), await dlock.connect()];
+  delete process.env.DLOCK_URL;
+  const lease = await clients[0].lock('k').acquire();
+  for (const client of clients) assert.equal(await client.isLocked('k'), true);
+  await lease.release();
+  await Promise.all(clients.map((client) => client.close()));
+});
+
 test('errors have their names, codes and classes', () => {
   const { AcquireTimeout, BackendUnavailable, ClientClosed, ForkedError, InvalidOptions, LockBusy } = dlock;
-  const { LockError, LockLost, NotAcquired, NotHeld, RetriesExhausted } = dlock;
+  const { LockError, LockLost, NotAcquired, NotHeld } = dlock;
   const family = { AcquireTimeout, BackendUnavailable, ClientClosed, ForkedError, InvalidOptions, LockBusy, LockLost, NotHeld };
-  for (const [name, ErrorClass] of Object.entries({ ...family, RetriesExhausted })) {
+  for (const [name, ErrorClass] of Object.entries(family)) {
     const error = new ErrorClass('words', { code: 'CODE', cause: 7 });
     assert.deepEqual([error.name, error.message, error.code, error.cause], [name, 'words', 'CODE', 7]);
     assert.ok(error instanceof LockError && error instanceof Error);
     assert.match(error.stack, new RegExp(`^${name}: words`));
   }
-  for (const ErrorClass of [AcquireTimeout, LockBusy, RetriesExhausted]) assert.ok(new ErrorClass('') instanceof NotAcquired);
+  for (const ErrorClass of [AcquireTimeout, LockBusy]) assert.ok(new ErrorClass('') instanceof NotAcquired);
 });

@@ -3,6 +3,8 @@
 import asyncio
 import random
 
+import pytest
+
 import dlock
 from polling import eventually
 
@@ -64,6 +66,33 @@ def test_r04_a_grant_for_a_caller_cancelled_in_the_same_step_is_given_back(key: 
 
     async def is_free(client: dlock.Client) -> bool:
         return not await client.is_locked(key)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("url", ["memory", "redis"], indirect=True)  # the backends that show their queue
+def test_r10_a_cancelled_waiter_leaves_the_queue_of_a_held_key(url: str, key: str) -> None:
+    async def main() -> None:
+        holder, other = dlock.Client(url), dlock.Client(url)
+
+        async def waiters() -> int:
+            return len((await holder.inspect(key)).queue)
+
+        async def queued() -> bool:
+            return await waiters() == 1
+
+        async def left() -> bool:
+            return await waiters() == 0
+
+        async with holder.lock(key, ttl=30) as lease:
+            waiting = asyncio.create_task(other.lock(key, ttl=30).acquire())
+            await eventually(queued, "the waiter is queued")
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await eventually(left, "the waiter has left", patience=1.0)
+            assert lease.valid
+        await holder.close()
+        await other.close()
 
     asyncio.run(main())
 

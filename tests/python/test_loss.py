@@ -239,7 +239,7 @@ def test_r11_a_blocked_loop_keeps_its_lock_for_5_ttls(url: str, key: str) -> Non
     async def main() -> None:
         client = dlock.Client(url)
         async with client.lock(key, ttl=0.3) as lease:
-            time.sleep(1.5)  # noqa: ASYNC251
+            time.sleep(1.5)
             assert lease.valid
             await asyncio.sleep(0.01)
             assert await client.is_locked(key)
@@ -254,7 +254,7 @@ def test_r02_a_grant_that_ran_out_before_it_was_delivered_is_no_lease() -> None:
         lock = dlock.Client("memory:").lock("k", ttl=0.1, renew=False)
         acquire = asyncio.create_task(lock.acquire())
         await asyncio.sleep(0)
-        time.sleep(0.2)  # noqa: ASYNC251
+        time.sleep(0.2)
         with pytest.raises(dlock.LockLost):
             await acquire
         lease = await lock.acquire(wait=1)

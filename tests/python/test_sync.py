@@ -49,6 +49,13 @@ def test_a_loss_raises_at_check_and_at_the_end(key: str) -> None:
             client.lock(key, on_lost="cancel")
 
 
+def test_a_lease_is_entered_once(key: str) -> None:
+    with dlock.sync.Client("memory:") as client, client.lock(key).acquire() as lease:
+        with pytest.raises(dlock.LockError, match="entered before"), lease:
+            pass
+        assert lease.valid
+
+
 def test_threads_take_turns(url: str, key: str) -> None:
     counter = 0
     with sync.Client(url) as client:
@@ -71,10 +78,11 @@ def test_threads_take_turns(url: str, key: str) -> None:
 
 
 def test_a_blocked_call_lets_other_threads_run(key: str) -> None:
-    with sync.Client("memory:") as client, client.lock(key) as lease:
-        waiter = threading.Thread(target=lambda: client.lock(key).acquire().release())
+    url = f"memory:{key}"
+    with sync.Client(url) as client, sync.Client(url) as other, client.lock(key) as lease:
+        waiter = threading.Thread(target=lambda: other.lock(key).acquire().release())
         waiter.start()
-        until(lambda: client.inspect(key).queue or waiter.is_alive(), "the other thread waits")
+        until(lambda: client.inspect(key).queue, "the other thread waits")
         assert lease.release()
         waiter.join()
 

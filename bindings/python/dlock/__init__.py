@@ -1,4 +1,4 @@
-"""Distributed locks with fencing tokens: no server, Redis or etcd, by changing one URL.
+"""Distributed locks with fencing tokens: with no server or on Redis, by changing one URL.
 
     async with dlock.lock("report", ttl=30) as lease:
         ...

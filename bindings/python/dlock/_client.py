@@ -170,8 +170,12 @@ class Lock:
 
     async def __aenter__(self) -> Lease:
         lease = await self._get(UNSET, watch=self._on_lost == "cancel")
+        try:
+            lease._enter(watched=True)
+        except BaseException:
+            await lease.release()
+            raise
         self._entered.append(lease)
-        lease._enter(watched=True)
         return lease
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:

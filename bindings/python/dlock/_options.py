@@ -73,7 +73,7 @@ def split_on_lost(options: LockOptions, allowed: Iterable[str]) -> tuple[str, di
 
 def open_client(url: str | None, options: ClientOptions) -> _native.Client:
     """A client for a URL; without one for `DLOCK_URL`, else `local:`."""
-    return _native.Client(url or os.environ.get("DLOCK_URL") or DEFAULT_URL, **options)
+    return _native.Client((os.environ.get("DLOCK_URL") or DEFAULT_URL) if url is None else url, **options)
 
 
 class Default:

@@ -60,8 +60,9 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
             _wait_readable(completions.fileno())
             outcomes = completions.drain()
     except BaseException:
-        # Ctrl-C for one. The queue is dropped, and whatever still comes to it is given back.
+        # Ctrl-C for one. Whatever still comes to this queue is given back.
         call.abort()
+        completions.close()
         raise
     _idle.append(completions)
     ((_, value, error),) = outcomes
@@ -142,13 +143,14 @@ class Client:
 class Lease(_native.Lease):
     """One grant of a lock. `with lease` gives it back at the end of the body."""
 
-    __slots__ = ("__weakref__", "_leases", "_on_lost", "_released", "_taker")
+    __slots__ = ("__weakref__", "_entered", "_leases", "_on_lost", "_released", "_taker")
 
     def __init__(self, _grant: _native.Grant, on_lost: str, taker: int, leases: "dict[str, weakref.ref[Lease]]") -> None:
         self._on_lost = on_lost
         self._taker = taker
         self._leases = leases
         self._released = False
+        self._entered = False
 
     def __del__(self) -> None:
         if not self._released:
@@ -171,7 +173,10 @@ class Lease(_native.Lease):
         return cast(str, _run(self._wait_lost))
 
     def __enter__(self) -> Self:
+        if self._entered:
+            raise LockError(f"lock {self.key!r}: the lease was entered before", code="ALREADY_ENTERED", key=self.key)
         self.check()
+        self._entered = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
@@ -273,6 +278,7 @@ class Lock:
 
     def __enter__(self) -> Lease:
         lease = self._get(UNSET)
+        lease._entered = True
         self._entered.append(lease)
         return lease
 
@@ -286,7 +292,7 @@ class Lock:
         known = leases.get(self.key)
         if waits and known is not None and (own := known()) is not None and own._taker == thread and own.valid:
             message = f"lock {self.key!r}: this thread holds it already and now waits for itself"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
         start, own_wait = (self._native.acquire, ()) if isinstance(wait, Unset) else (self._native.acquire_within, (wait,))
         grant = _run(start, False, *own_wait)
         lease = Lease(grant, self._on_lost, thread, leases)

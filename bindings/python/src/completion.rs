@@ -187,7 +187,7 @@ impl Completions {
 
 impl Drop for Completions {
     fn drop(&mut self) {
-        if let Ok(queue) = self.queue.get() {
+        if let Some(queue) = self.queue.mine() {
             queue.close();
         }
     }

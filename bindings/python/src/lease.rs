@@ -124,13 +124,13 @@ impl Lease {
     /// For how many seconds the engine still vouches for the lease; zero once it is not valid.
     #[getter]
     fn remaining(&self) -> f64 {
-        self.0.get().map_or(0.0, |lease| lease.remaining().as_secs_f64())
+        self.0.mine().map_or(0.0, |lease| lease.remaining().as_secs_f64())
     }
 
     /// Whether the holder may rely on the lease now: a reading of the clock. False in a forked child.
     #[getter]
     fn valid(&self) -> bool {
-        self.0.get().is_ok_and(dlock::Lease::is_valid)
+        self.0.mine().is_some_and(dlock::Lease::is_valid)
     }
 
     /// Whether the lease ended without being released.
@@ -158,7 +158,7 @@ impl Lease {
 
     /// Whether dropping this object gives a held lease back.
     fn _is_last_handle(&self) -> bool {
-        self.0.get().is_ok_and(dlock::Lease::is_last_handle)
+        self.0.mine().is_some_and(dlock::Lease::is_last_handle)
     }
 
     /// Has a loss pushed under `number`.

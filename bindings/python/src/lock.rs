@@ -75,7 +75,7 @@ impl Lock {
 
     /// `(key, token)` of the held leases that only this lock remembers: they are given back with it.
     fn forgotten(&self) -> Vec<(String, u64)> {
-        let Ok(lock) = self.0.get() else { return Vec::new() };
+        let Some(lock) = self.0.mine() else { return Vec::new() };
         lock.forgotten().into_iter().map(|(key, token)| (key.to_string(), token)).collect()
     }
 }

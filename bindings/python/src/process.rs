@@ -29,10 +29,14 @@ impl<T> Owned<T> {
 
     /// The value, in its process; `ForkedError` in any other.
     pub(crate) fn get(&self) -> PyResult<&T> {
+        self.mine().ok_or_else(|| raise(dlock::Error::Forked { parent: self.pid.load(Ordering::Relaxed) }))
+    }
+
+    /// The value, in its process.
+    pub(crate) fn mine(&self) -> Option<&T> {
         let here = std::process::id();
         let owner = self.pid.compare_exchange(0, here, Ordering::Relaxed, Ordering::Relaxed).unwrap_or_else(|owner| owner);
-        let mine = self.value.as_ref().filter(|_| owner == 0 || owner == here);
-        mine.ok_or_else(|| raise(dlock::Error::Forked { parent: owner }))
+        self.value.as_ref().filter(|_| owner == 0 || owner == here)
     }
 
     /// The value, for what a child may read as well: nothing behind a lock.

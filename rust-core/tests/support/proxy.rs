@@ -16,7 +16,7 @@ pub enum Gate {
     Open,
     /// Bytes are read and kept until the gate opens again.
     Stalled,
-    /// Bytes are read and thrown away.
+    /// Bytes are read and thrown away, for good: a stream with a hole in it never goes on.
     Lost,
     /// Bytes take 150 ms, as on a long way.
     Slow,
@@ -102,7 +102,7 @@ async fn pump(
     kept: Arc<AtomicUsize>,
 ) {
     let mut buffer = vec![0; 65_536];
-    let mut closed = gate.clone();
+    let (mut closed, mut lost) = (gate.clone(), false);
     loop {
         let count = tokio::select! {
             _ = closed.wait_for(|gate| *gate == Gate::Closed) => return,
@@ -115,10 +115,14 @@ async fn pump(
             kept.fetch_add(1, Ordering::SeqCst);
         }
         let Ok(now) = gate.wait_for(|gate| *gate != Gate::Stalled).await.map(|gate| *gate) else { return };
+        lost |= now == Gate::Lost;
+        if lost {
+            continue;
+        }
         if now == Gate::Slow {
             tokio::time::sleep(std::time::Duration::from_millis(150)).await;
         }
-        if matches!(now, Gate::Open | Gate::Slow) && to.write_all(&buffer[..count]).await.is_err() {
+        if now != Gate::Closed && to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }

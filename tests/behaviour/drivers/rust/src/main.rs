@@ -20,6 +20,12 @@ use crate::operations::Driver;
 use crate::wire::{Request, cancelled, print};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // A panic, on whatever thread, ends the process: the runner sees that at once.
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::exit(101);
+    }));
     let (lines, received) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lines().map_while(Result::ok) {

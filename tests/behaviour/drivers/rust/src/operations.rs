@@ -77,7 +77,7 @@ impl Driver {
                 client.close(duration("timeout", args.timeout.as_ref())?.unwrap_or_default()).await?;
                 Ok(true.into())
             }
-            unknown => Ok(json!({"unknown operation": unknown})),
+            unknown => Err(Error::InvalidOptions { field: "op".into(), value: unknown.into(), allowed: "an operation".into() }),
         }
     }
 
