@@ -174,10 +174,11 @@ impl Session {
             return Some((sent, answer));
         }
         if let Some(holder) = self.lines.holder(&attempt.key) {
-            turn.park(&holder, self.request(attempt, owner, true));
+            turn.park(&holder, self.request(attempt, owner, true, attempt.op_timeout));
             return None;
         }
-        Some(self.send(place, attempt, true).await)
+        let request = self.request(attempt, owner, true, attempt.op_timeout);
+        Some(self.send(place, request).await)
     }
 
     /// Waits until it is worth asking again.
@@ -212,14 +213,17 @@ impl Session {
         Ok(())
     }
 
-    /// Asks once, past the local line, and leaves nothing behind. A broken connection is given `op_timeout` to come back.
+    /// Asks once, past the local line, and leaves nothing behind. A broken connection is given `op_timeout` to come back, at most
+    /// `connect_timeout`.
     async fn try_once(self: &Arc<Self>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
         let mut trace = Trace { session: self, key: &attempt.key, place: Some(Place::new(self.next_owner())) };
         let give_up = self.clock.now() + attempt.op_timeout;
+        let unreachable = give_up.min(self.clock.now() + self.options.connect_timeout);
         let mut pause = FIRST_PAUSE;
         loop {
             let Some(place) = &mut trace.place else { return Ok(None) };
-            let (sent, answer) = self.send(place, attempt, false).await;
+            let timeout = give_up.since(self.clock.now()).max(SHORTEST_LOOK);
+            let (sent, answer) = self.send(place, self.request(attempt, place.owner, false, timeout)).await;
             match answer {
                 Ok(Acquired::Granted(grant)) => {
                     if let Some(held) = self.hold(attempt, place, sent, grant) {
@@ -238,10 +242,11 @@ impl Session {
                     return Ok(None);
                 }
                 Err(error) => {
-                    if error.failure == Failure::Refused || self.clock.now() >= give_up {
+                    let end = if error.failure == Failure::Unknown { give_up } else { unreachable };
+                    if error.failure == Failure::Refused || self.clock.now() >= end {
                         return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
                     }
-                    self.clock.sleep_until(give_up.min(self.clock.now() + pause)).await;
+                    self.clock.sleep_until(end.min(self.clock.now() + pause)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
@@ -249,23 +254,18 @@ impl Session {
     }
 
     /// One request for a place, with a note in it while the answer is missing.
-    async fn send(
-        &self,
-        place: &mut Place,
-        attempt: &Attempt,
-        enqueue: bool,
-    ) -> (Instant, std::result::Result<Acquired, BackendError>) {
+    async fn send(&self, place: &mut Place, request: backend::Acquire) -> (Instant, std::result::Result<Acquired, BackendError>) {
         // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
         let sent = self.clock.now();
         let before = (place.sent, place.unanswered);
         (place.sent, place.unanswered) = (Some(sent), Some(sent));
-        let answer = self.backend.acquire(self.request(attempt, place.owner, enqueue)).await;
+        let answer = self.backend.acquire(request).await;
         (place.sent, place.unanswered) = before;
         place.answered(sent, &answer);
         (sent, answer)
     }
 
-    fn request(&self, attempt: &Attempt, owner: OwnerId, enqueue: bool) -> backend::Acquire {
+    fn request(&self, attempt: &Attempt, owner: OwnerId, enqueue: bool, timeout: Duration) -> backend::Acquire {
         backend::Acquire {
             key: attempt.key.clone(),
             owner,
@@ -274,7 +274,7 @@ impl Session {
             enqueue,
             note: attempt.note.clone(),
             floor: self.floor(),
-            timeout: attempt.op_timeout,
+            timeout,
         }
     }
 

@@ -220,7 +220,7 @@ pub struct Release {
 pub struct Handover {
     /// What became of the release.
     pub outcome: Outcome,
-    /// The answer to `next`, where there was one.
+    /// The answer to `next`; `None` if there was none to ask for, or if it was certainly not asked: then it asks for itself.
     pub next: Option<Acquired>,
 }
 

@@ -149,13 +149,9 @@ impl Redis {
         let answer = link.ask(Request { names, kind: Kind::Release(release.owner, next) }, deadline.at).await?;
         let (released, asked) = answer.released()?;
         let outcome = if released { Outcome::Released } else { Outcome::NotHeld };
+        // A `next` that came too late was certainly not executed: it asks for itself, now that the server's time is known.
         let next = match (release.next, asked) {
-            (Some(next), Some(asked)) => match asked.asked(granted_ttl(&next))? {
-                Some(acquired) => Some(acquired),
-                // Released all the same; `next` alone asks again, now that the server's time is known. Should that fail, the release
-                // must still be reported: then `next` waits without a place, and looks again at once.
-                None => Some(self.ask(&Acquire { fair: true, enqueue: true, ..next }, deadline).await.unwrap_or(AT_ONCE)),
-            },
+            (Some(next), Some(asked)) => asked.asked(granted_ttl(&next))?,
             _ => None,
         };
         Ok(Handover { outcome, next })
@@ -306,9 +302,6 @@ impl Backend for Redis {
         ready(()).boxed()
     }
 }
-
-/// What a waiter is told whose place could not be taken.
-const AT_ONCE: Acquired = Acquired::Waiting(super::Waiting { look_again: Duration::ZERO, position: None, holder: None });
 
 fn too_late() -> BackendError {
     BackendError::new(Failure::NotSent, "the request reached the server too late, or the server's clock was stepped")
