@@ -11,6 +11,8 @@
 //!
 //! **Late requests.** An acquire carries a not-after in the server's time: one whose bytes were stalled until its caller had long given
 //! up, or got and released the lock on another connection, is refused instead of taking the key for nobody.
+//!
+//! **Batches.** Acquires and releases that would queue behind others go together in one call, each with its own answer; see [`batch`].
 
 mod address;
 mod batch;
