@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help setup services fmt lint test dist demo bench bench-bridge clean
 
-# Holds servers only where the machine has none that will do: see tools/fetch-redis.
+# Holds servers only where the machine has none that will do: see tools/fetch-redis and tools/fetch-etcd.
 export PATH := $(CURDIR)/.cache/services/bin:$(PATH)
 export PROTOC ?= $(CURDIR)/.venv/bin/protoc
 
@@ -16,8 +16,9 @@ setup: ## Build everything into .venv, node_modules and target
 	@tools/setup-node
 	@tools/build-native
 
-services: ## Find or unpack the servers that the tests start
+services: ## Find, build or unpack the servers that the tests start
 	@tools/fetch-redis
+	@tools/fetch-etcd
 
 fmt: setup ## Format all sources
 	@cargo fmt --all

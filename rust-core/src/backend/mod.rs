@@ -3,6 +3,8 @@
 //! A backend is where the truth about locks is stored. It knows keys, owners and places in a queue; it knows nothing of sessions' leases,
 //! local waiters or languages. The doc comments here *are* the contract, and the behaviour suite tests them sentence by sentence.
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod local;
 pub mod memory;
 pub mod redis;
