@@ -176,7 +176,7 @@ impl Store {
             return Err(BackendError::new(Failure::Refused, told));
         }
         let Some(seat) = attempt.seat.as_mut() else { return Ok(None) };
-        let ttl = seat.remaining(*since);
+        let ttl = seat.lease.remaining(*since);
         match kept {
             Ok(Kept::Alive) => {}
             Ok(Kept::Over) => {
@@ -245,7 +245,9 @@ impl Store {
                 Rehung::Done => {
                     attempt.note = note_of.unwrap_or_else(|| attempt.note.clone());
                     let before = attempt.seat.replace(seat);
+                    attempt.elsewhere.clear();
                     if answer.ghosts {
+                        // It may be put here once more, after it was put elsewhere.
                         attempt.elsewhere.extend(before);
                     }
                     return Ok(true);

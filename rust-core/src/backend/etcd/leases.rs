@@ -98,9 +98,9 @@ impl Seat {
         self.lease.class == class(ttl) && self.lease.sole != renew && !self.lease.state.lock().over
     }
 
-    /// What is left of the lease from `since` on.
-    pub(super) fn remaining(&self, since: Instant) -> Duration {
-        self.lease.state.lock().end().since(since).min(self.lease.class)
+    /// True if no other key is under the lease.
+    pub(super) fn is_sole(&self) -> bool {
+        self.lease.sole
     }
 }
 
@@ -274,26 +274,22 @@ impl Pool {
     ///
     /// # Cancel safety
     /// Dropping it leaves leases to their renewals and to their end.
-    pub(super) async fn run(pool: Weak<Self>) {
+    pub(super) async fn run(self: Arc<Self>) {
         loop {
-            let Some(this) = pool.upgrade() else { return };
-            let changed = this.changed.notified();
-            let now = this.clock.now();
-            let leases: Vec<_> = this.leases.lock().values().cloned().collect();
+            let now = self.clock.now();
+            let leases: Vec<_> = self.leases.lock().values().cloned().collect();
             let mut next = now + SPARE;
             for lease in leases {
                 let (care, at) = lease.care(now);
                 next = next.min(at);
                 if care != Care::None {
-                    let pool = this.clone();
+                    let pool = self.clone();
                     tokio::spawn(async move { pool.look_after(&lease, care).await });
                 }
             }
-            let at = this.clock.sleep_until(next);
-            // Not to keep the pool alive while it sleeps would need a second notifier; the session stops this task.
             tokio::select! {
-                () = changed => {}
-                () = at => {}
+                () = self.changed.notified() => {}
+                () = self.clock.sleep_until(next) => {}
             }
         }
     }
@@ -342,6 +338,11 @@ enum Care {
 }
 
 impl Lease {
+    /// What is left of it from `since` on, as far as is known here, up to its TTL.
+    pub(super) fn remaining(&self, since: Instant) -> Duration {
+        self.state.lock().end().since(since).min(self.class)
+    }
+
     /// What it needs now, and when to look again.
     fn care(&self, now: Instant) -> (Care, Instant) {
         let mut state = self.state.lock();

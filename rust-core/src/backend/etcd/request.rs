@@ -6,7 +6,8 @@
 //! to be executed any more moves the guard on.
 
 use etcd_client::{
-    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
+    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+    TxnResponse,
 };
 
 use super::names::Queue;
@@ -181,10 +182,7 @@ pub(super) fn delete(queue: &Queue, owner: OwnerId, token: i64, guard: Option<Tx
     let own = queue.place(owner);
     let delete = TxnOp::delete(own.clone(), Some(DeleteOptions::new()));
     let operations: Vec<_> = guard.into_iter().chain([delete]).collect();
-    Txn::new()
-        .when(vec![Compare::create_revision(own, CompareOp::Equal, token)])
-        .and_then(operations.clone())
-        .or_else(operations)
+    Txn::new().when(vec![Compare::create_revision(own, CompareOp::Equal, token)]).and_then(operations.clone()).or_else(operations)
 }
 
 /// Puts the key that was made at `created` under another lease, and `note` in it if there is one; its create revision stays.
