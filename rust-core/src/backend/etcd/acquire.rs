@@ -7,12 +7,14 @@ use tokio::time::Instant as Timer;
 
 use super::Store;
 use super::attempts::{Attempt, Turned};
-use super::leases::{Kept, Seat, class};
+use super::batch::Step;
+use super::leases::{Kept, Lease, Seat, class};
 use super::names::Queue;
-use super::request::{self, Ahead, Asked, Looked, Rehung};
+use super::request::{self, Ahead, Answer, Asked, Guarded, Looked, Rehung};
 use crate::backend::{Acquire, Acquired, Grant, Waiting};
 use crate::clock::Instant;
 use crate::error::{BackendError, Failure};
+use crate::fencing::Token;
 
 /// How often things may change under one request before it is given up.
 const ROUNDS: usize = 10;
@@ -26,6 +28,12 @@ pub(super) struct Asking {
     pub(super) deadline: Timer,
 }
 
+/// What a request for a place was made with.
+pub(super) struct Prepared {
+    guard: Guarded,
+    pub(super) lease: Arc<Lease>,
+}
+
 impl Store {
     /// Asks for a key. Meant for a task of its own: what was sent is followed to its answer.
     pub(super) async fn acquire(self: Arc<Self>, asking: Asking, turned: Turned) -> Result<Acquired, BackendError> {
@@ -35,7 +43,7 @@ impl Store {
         acquired
     }
 
-    async fn get(&self, asking: &Asking, attempt: &mut Attempt) -> Result<Acquired, BackendError> {
+    pub(super) async fn get(&self, asking: &Asking, attempt: &mut Attempt) -> Result<Acquired, BackendError> {
         for _ in 0..ROUNDS {
             if Timer::now() >= asking.deadline {
                 break;
@@ -60,6 +68,15 @@ impl Store {
                 return Ok(Some(self.held(asking, Some(holder))));
             }
         }
+        let (prepared, step) = self.prepare(asking, attempt).await?;
+        let [coming] = self.line.submit([step], *deadline)?;
+        let (answer, kept) = tokio::join!(coming.wait(), self.pool.keep(&prepared.lease, *since, *deadline));
+        self.conclude(asking, attempt, prepared, answer, kept).await
+    }
+
+    /// What a request for a place needs: the guard's revision and a lease.
+    pub(super) async fn prepare(&self, asking: &Asking, attempt: &mut Attempt) -> Result<(Prepared, Step), BackendError> {
+        let Asking { queue, acquire, deadline, .. } = asking;
         let guard = self.guard.current(*deadline).await?;
         let seat = match attempt.seat.take() {
             Some(seat) if seat.suits(acquire.ttl, acquire.renew) => seat,
@@ -68,8 +85,22 @@ impl Store {
         let lease = seat.lease.clone();
         attempt.seat = Some(seat);
         attempt.note = acquire.note.clone();
-        let txn = request::ask(queue, acquire, lease.id, &guard);
-        let (answer, kept) = tokio::join!(self.commit(queue, txn, *deadline), self.pool.keep(&lease, *since, *deadline));
+        if !attempt.unanswered {
+            attempt.floor = acquire.floor;
+        }
+        let step = request::ask(queue, acquire, lease.id, &guard);
+        Ok((Prepared { guard, lease }, step))
+    }
+
+    /// Takes the answer to a request for a place. `None`: look at what has become of it, or ask again.
+    pub(super) async fn conclude(
+        &self,
+        asking: &Asking,
+        attempt: &mut Attempt,
+        Prepared { guard, lease }: Prepared,
+        answer: Result<Answer, BackendError>,
+        kept: Result<Kept, BackendError>,
+    ) -> Result<Option<Acquired>, BackendError> {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) if request::is_lease_gone(&error) => {
@@ -83,21 +114,17 @@ impl Store {
             }
         };
         attempt.unanswered |= answer.ghosts;
-        let asked = request::asked(queue, &guard, &answer);
+        let asked = request::asked(&asking.queue, &guard, &answer);
         attempt.unanswered |= asked.is_err();
-        match asked? {
-            Asked::First(created) => {
-                attempt.created = Some(created);
-                self.grant(asking, attempt, created, kept).await
-            }
-            Asked::Behind(created, ahead) => {
-                attempt.created = Some(created);
-                Ok(Some(self.wait(asking, attempt, &ahead)))
-            }
-            Asked::Exists(created) => {
-                attempt.created = Some(created);
-                Ok(None)
-            }
+        let asked = asked?;
+        if let Asked::First(created) | Asked::Behind(created, _) | Asked::Exists(created) = asked {
+            attempt.created = Some(created);
+            self.check_token(asking, attempt, created).await?;
+        }
+        match asked {
+            Asked::First(created) => self.grant(asking, attempt, created, kept),
+            Asked::Behind(_, ahead) => Ok(Some(self.wait(asking, attempt, &ahead))),
+            Asked::Exists(_) => Ok(None),
             Asked::Held(holder) => Ok(Some(self.held(asking, holder))),
             Asked::Unguarded => {
                 self.guard.forget(&guard);
@@ -106,11 +133,23 @@ impl Store {
         }
     }
 
-    async fn seat(&self, acquire: &Acquire, deadline: Timer) -> Result<Seat, BackendError> {
-        match acquire.renew {
-            true => self.pool.join(acquire.ttl, deadline).await,
-            false => self.pool.join_alone(acquire.ttl, deadline).await,
+    /// Refuses a place that is older than a token which this client has seen before it asked.
+    ///
+    /// Revisions only grow, so this is not the cluster that gave that token: it was restored from a snapshot, or another one answers by its
+    /// name. Whoever guards the data would refuse this token, now and for as long as it takes the count to catch up; better to say so
+    /// than to hand it out.
+    async fn check_token(&self, asking: &Asking, attempt: &mut Attempt, created: i64) -> Result<(), BackendError> {
+        let (token, floor) = (token(created), attempt.floor);
+        if token > floor {
+            return Ok(());
         }
+        self.take_back(&asking.queue, asking.acquire.owner, attempt, asking.deadline).await?;
+        let told = format!("its revisions went back, from {floor} to {token}: it was restored from a snapshot");
+        Err(BackendError::new(Failure::Refused, told))
+    }
+
+    async fn seat(&self, acquire: &Acquire, deadline: Timer) -> Result<Seat, BackendError> {
+        if acquire.renew { self.pool.join(acquire.ttl, deadline).await } else { self.pool.join_alone(acquire.ttl, deadline).await }
     }
 
     /// Looks at the place that was made at `created`. `None`: things have changed, look or ask again.
@@ -133,7 +172,7 @@ impl Store {
             Looked::First { lease: under } => {
                 let suits = |seat: &Seat| seat.lease.id == under && seat.suits(acquire.ttl, acquire.renew);
                 if lease.id == under && attempt.seat.as_ref().is_some_and(suits) && attempt.note == acquire.note {
-                    return self.grant(asking, attempt, created, kept).await;
+                    return self.grant(asking, attempt, created, kept);
                 }
                 // The place was made for somebody else of this session, with another TTL or note; or a request without an answer had
                 // moved it.
@@ -158,41 +197,31 @@ impl Store {
     }
 
     /// The key is ours: for how long says the lease, by the clock.
-    async fn grant(
+    fn grant(
         &self,
         asking: &Asking,
         attempt: &mut Attempt,
         created: i64,
         kept: Result<Kept, BackendError>,
     ) -> Result<Option<Acquired>, BackendError> {
-        let Asking { queue, acquire, since, deadline } = asking;
-        let token = u64::try_from(created).unwrap_or(0);
-        if token <= acquire.floor {
-            // Revisions only grow, so this is not the cluster that gave the token which this client has seen: it was restored from a
-            // snapshot, or another one answers by its name. Whoever guards the data would refuse this token, now and for as long as it
-            // takes the count to catch up; better to say so than to hand it out.
-            self.take_back(queue, acquire.owner, attempt, *deadline).await?;
-            let told = format!("its revisions went back, from {} to {token}: it was restored from a snapshot", acquire.floor);
-            return Err(BackendError::new(Failure::Refused, told));
-        }
+        let Asking { queue, acquire, since, .. } = asking;
         let Some(seat) = attempt.seat.as_mut() else { return Ok(None) };
         let ttl = seat.lease.remaining(*since);
         match kept {
-            Ok(Kept::Alive) => {}
             Ok(Kept::Over) => {
                 attempt.created = None;
                 attempt.seat = None;
                 return Ok(None);
             }
-            // It was kept alive a while ago, and that still counts.
+            // It was kept alive a while ago, and that counts unless it was long ago.
             Err(error) if ttl < class(acquire.ttl) / 2 => return Err(error),
-            Err(_) => {}
+            Ok(Kept::Alive) | Err(_) => {}
         }
         seat.hold();
         attempt.granted = true;
         attempt.watching = None;
         self.seen.forget(&queue.prefix);
-        Ok(Some(Acquired::Granted(Grant { token, ttl })))
+        Ok(Some(Acquired::Granted(Grant { token: token(created), ttl })))
     }
 
     fn wait(&self, asking: &Asking, attempt: &mut Attempt, ahead: &Ahead) -> Acquired {
@@ -227,8 +256,9 @@ impl Store {
                 seat.hold();
             }
             let note_of = note.then(|| terms.note.clone());
-            let txn = request::rehang(queue, terms.owner, created, seat.lease.id, note_of.as_deref(), &guard);
-            let answer = match self.commit(queue, txn, deadline).await {
+            let step = request::rehang(queue, terms.owner, created, seat.lease.id, note_of.as_deref(), &guard);
+            let [coming] = self.line.submit([step], deadline)?;
+            let answer = match coming.wait().await {
                 Ok(answer) => answer,
                 Err(error) if request::is_lease_gone(&error) => {
                     self.pool.is_over(&seat.lease);
@@ -267,6 +297,10 @@ impl Store {
         // Where the key is shows the next look at it, and until then all of its leases are kept.
         self.guard.bump(deadline).await
     }
+}
+
+fn token(created: i64) -> Token {
+    u64::try_from(created).unwrap_or(0)
 }
 
 /// When a waiter looks by itself: events have been known to get lost.

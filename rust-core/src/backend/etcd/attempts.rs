@@ -10,6 +10,7 @@ use tokio::time::{Instant as Timer, timeout_at};
 use super::leases::Seat;
 use super::watch::Watching;
 use crate::error::{BackendError, Failure};
+use crate::fencing::Token;
 use crate::owner::OwnerId;
 
 /// What is known of an attempt's key.
@@ -25,6 +26,8 @@ pub(super) struct Attempt {
     pub(super) seat: Option<Seat>,
     /// Where else it may be or go: a request that puts it there may still be executed.
     pub(super) elsewhere: Vec<Seat>,
+    /// The highest token that the client had seen when its first request was made.
+    pub(super) floor: Token,
     /// The value of the key.
     pub(super) note: Arc<str>,
     pub(super) watching: Option<Watching>,
@@ -97,6 +100,7 @@ impl Attempts {
         if turn.is_over() && Arc::strong_count(OwnedMutexGuard::mutex(&turn)) == 2 {
             slots.remove(&owner);
         }
+        drop(turn);
     }
 }
 

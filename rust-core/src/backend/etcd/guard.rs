@@ -89,12 +89,11 @@ impl Guard {
     /// Puts the guard's key. In a transaction it moves the guard on: see [`Self::moved_to`].
     pub(super) async fn put(&self, deadline: Timer) -> Result<TxnOp, BackendError> {
         let lease = self.state.lock().seat.as_ref().map(|seat| seat.lease.id);
-        let lease = match lease {
-            Some(lease) => lease,
-            None => {
-                let seat = self.pool.join(TTL, deadline).await?;
-                self.state.lock().seat.insert(seat).lease.id
-            }
+        let lease = if let Some(lease) = lease {
+            lease
+        } else {
+            let seat = self.pool.join(TTL, deadline).await?;
+            self.state.lock().seat.insert(seat).lease.id
         };
         Ok(TxnOp::put(self.key.clone(), "", Some(PutOptions::new().with_lease(lease))))
     }

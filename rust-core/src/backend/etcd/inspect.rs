@@ -38,7 +38,7 @@ impl Store {
             TxnOp::get(queue.prefix.clone(), Some(by_age(1))),
             TxnOp::get(queue.prefix.clone(), Some(by_age(NAMED_WAITERS + 1).with_keys_only())),
         ]);
-        let answer = self.read(txn, deadline).await?.answer.op_responses();
+        let answer = self.read(txn, deadline).await?.txn.op_responses();
         let [TxnOpResponse::Get(first), TxnOpResponse::Get(all)] = &*answer else { return Err(unexpected()) };
         let waiting = all.kvs().iter().skip(1).map(|place| queue.owner(place.key())).collect();
         let Some(first) = first.kvs().first() else { return Ok(Inspection { key: key.to_string(), ..Inspection::default() }) };
@@ -125,7 +125,7 @@ impl Store {
         let queue = Queue::of(&self.root, &key);
         let first = GetOptions::new().with_range(queue.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(1);
         let read = Txn::new().and_then(vec![TxnOp::get(queue.prefix.clone(), Some(first.with_keys_only()))]);
-        let answer = self.read(read, deadline).await?.answer.op_responses();
+        let answer = self.read(read, deadline).await?.txn.op_responses();
         let [TxnOpResponse::Get(first)] = &*answer else { return Err(unexpected()) };
         let Some(first) = first.kvs().first() else { return Ok(false) };
         let meant = match &whom {
@@ -138,8 +138,8 @@ impl Store {
         // The revision is that very grant's: a key that was deleted meanwhile and is there again is not meant.
         let same = Compare::create_revision(first.key(), CompareOp::Equal, first.create_revision());
         let delete = TxnOp::delete(first.key(), Some(DeleteOptions::new()));
-        let answer = self.commit_alone(Txn::new().when(vec![same]).and_then(vec![delete]), deadline).await?;
+        let answer = self.line.execute(Txn::new().when(vec![same]).and_then(vec![delete]), deadline).await?;
         // Another server may have been asked first and have done it: it was held by whom it was to be taken from, and it is gone.
-        Ok(answer.answer.succeeded() || answer.ghosts)
+        Ok(answer.txn.succeeded() || answer.ghosts)
     }
 }

@@ -5,14 +5,15 @@
 //! watches the key of the one before it.
 //!
 //! **Steps.** `acquire` asks for a place and looks at it, `give_back` deletes it, `renew` extends; `request` has the transactions.
+//! **Batches.** Requests that would queue behind others go together; see [`batch`].
 //! **Late requests** are kept from doing harm by the [`guard`]. **Leases** are shared by locks; see [`leases`].
 
 mod acquire;
 #[doc(hidden)] // for the tests that break servers
 pub mod address;
 mod attempts;
+mod batch;
 mod cluster;
-mod commit;
 #[doc(hidden)]
 pub mod endpoints;
 mod failure;
@@ -34,7 +35,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, GetOptions};
+use etcd_client::{Client, GetOptions, Txn};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use tokio::runtime::Handle;
@@ -45,10 +46,12 @@ use tokio_util::sync::CancellationToken;
 use self::acquire::Asking;
 use self::address::Address;
 use self::attempts::Attempts;
+use self::batch::Line;
 use self::endpoints::Endpoints;
 use self::guard::Guard;
 use self::leases::Pool;
 use self::names::Queue;
+use self::request::Answer;
 use self::seen::Seen;
 use self::watch::Watches;
 use super::{
@@ -82,6 +85,7 @@ pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
     };
     let pool = Pool::new(endpoints.clone(), context.clock.clone(), context.op_timeout, on_end);
     let guard = Guard::new(names::guard(&root, context.session), endpoints.clone(), pool.clone());
+    let line = Arc::new(Line::new(endpoints.clone()));
     let watches = Watches::new(endpoints.clone(), context.clone());
     let capabilities = Capabilities {
         scheme: "etcd",
@@ -105,6 +109,7 @@ pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
         pool,
         guard,
         watches,
+        line,
         attempts: Attempts::default(),
         seen: Seen::default(),
         closed: CancellationToken::new(),
@@ -129,6 +134,7 @@ struct Store {
     pool: Arc<Pool>,
     guard: Guard,
     watches: Arc<Watches>,
+    line: Arc<Line>,
     attempts: Attempts,
     seen: Seen,
     closed: CancellationToken,
@@ -137,6 +143,13 @@ struct Store {
 impl fmt::Debug for Etcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Etcd").field("server", &self.server).field("context", &self.store.context).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Has a transaction answered that only reads: as of the latest commit, and without an entry in the cluster's log.
+    async fn read(&self, txn: Txn, deadline: Timer) -> Result<Answer, BackendError> {
+        self.line.execute(txn, deadline).await
     }
 }
 

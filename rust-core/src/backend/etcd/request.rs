@@ -10,6 +10,7 @@ use etcd_client::{
     TxnResponse,
 };
 
+use super::batch::Step;
 use super::names::Queue;
 use crate::backend::{Acquire, Waiting};
 use crate::error::{BackendError, Failure};
@@ -32,7 +33,7 @@ impl Guarded {
 /// The answer to a transaction.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) answer: TxnResponse,
+    pub(super) txn: TxnResponse,
     /// The store's revision behind it.
     pub(super) revision: i64,
     /// The same request may be executed once more: another server got it first and did not answer.
@@ -76,7 +77,7 @@ impl Ahead {
 ///
 /// One request decides both. For a place in the queue: who is last, then our own key, in this order, so that whoever is last is next
 /// ahead of us; nobody is last: we hold. For a try: our own key if the whole queue is empty.
-pub(super) fn ask(queue: &Queue, acquire: &Acquire, lease: i64, guard: &Guarded) -> Txn {
+pub(super) fn ask(queue: &Queue, acquire: &Acquire, lease: i64, guard: &Guarded) -> Step {
     let own = queue.place(acquire.owner);
     let put = TxnOp::put(own.clone(), acquire.note.as_bytes(), Some(PutOptions::new().with_lease(lease)));
     let (free, done) = if acquire.enqueue {
@@ -91,13 +92,14 @@ pub(super) fn ask(queue: &Queue, acquire: &Acquire, lease: i64, guard: &Guarded)
         TxnOp::get(own, Some(keys_only())),
         by_age(queue, SortOrder::Ascend, GetOptions::new()),
     ];
-    Txn::new().when(vec![guard.compare(), free]).and_then(done).or_else(other)
+    let txn = Txn::new().when(vec![guard.compare(), free]).and_then(done).or_else(other);
+    Step { txn, place_in: Some(queue.prefix.clone()), bytes: acquire.note.len() + bytes(queue) }
 }
 
 /// Reads the answer to [`ask`].
 pub(super) fn asked(queue: &Queue, guard: &Guarded, answer: &Answer) -> Result<Asked, BackendError> {
     let revision = answer.revision;
-    match (answer.answer.succeeded(), &*answer.answer.op_responses()) {
+    match (answer.txn.succeeded(), &*answer.txn.op_responses()) {
         (true, [TxnOpResponse::Put(_)]) => Ok(Asked::First(revision)),
         (true, [TxnOpResponse::Get(last), TxnOpResponse::Put(_), TxnOpResponse::Get(first)]) => Ok(match last.kvs().first() {
             None => Asked::First(revision),
@@ -128,7 +130,7 @@ pub(super) fn peek(queue: &Queue) -> Txn {
 
 /// Reads the answer to [`peek`].
 pub(super) fn peeked(queue: &Queue, answer: &Answer) -> Result<Option<Holder>, BackendError> {
-    match &*answer.answer.op_responses() {
+    match &*answer.txn.op_responses() {
         [TxnOpResponse::Get(first)] => Ok(first.kvs().first().map(|first| holder(queue, first))),
         _ => Err(unexpected()),
     }
@@ -157,7 +159,7 @@ pub(super) enum Looked {
 
 /// Reads the answer to [`look`]: it holds only who has a key *and* is first.
 pub(super) fn looked(queue: &Queue, created: i64, answer: &Answer) -> Result<Looked, BackendError> {
-    let responses = answer.answer.op_responses();
+    let responses = answer.txn.op_responses();
     let [TxnOpResponse::Get(own), TxnOpResponse::Get(first), TxnOpResponse::Get(older)] = &*responses else {
         return Err(unexpected());
     };
@@ -178,24 +180,25 @@ pub(super) fn looked(queue: &Queue, created: i64, answer: &Answer) -> Result<Loo
 /// Deletes an owner's key, whatever its revision: nobody wants it any more. Succeeds as a transaction if it was the grant with `token`.
 ///
 /// With `guard`, requests made before this one that were not executed yet will never be.
-pub(super) fn delete(queue: &Queue, owner: OwnerId, token: i64, guard: Option<TxnOp>) -> Txn {
+pub(super) fn delete(queue: &Queue, owner: OwnerId, token: i64, guard: Option<TxnOp>) -> Step {
     let own = queue.place(owner);
     let delete = TxnOp::delete(own.clone(), Some(DeleteOptions::new()));
     let operations: Vec<_> = guard.into_iter().chain([delete]).collect();
-    Txn::new().when(vec![Compare::create_revision(own, CompareOp::Equal, token)]).and_then(operations.clone()).or_else(operations)
+    let same = Compare::create_revision(own, CompareOp::Equal, token);
+    let txn = Txn::new().when(vec![same]).and_then(operations.clone()).or_else(operations);
+    Step { txn, place_in: None, bytes: bytes(queue) }
 }
 
 /// Puts the key that was made at `created` under another lease, and `note` in it if there is one; its create revision stays.
-pub(super) fn rehang(queue: &Queue, owner: OwnerId, created: i64, lease: i64, note: Option<&str>, guard: &Guarded) -> Txn {
+pub(super) fn rehang(queue: &Queue, owner: OwnerId, created: i64, lease: i64, note: Option<&str>, guard: &Guarded) -> Step {
     let own = queue.place(owner);
     let options = PutOptions::new().with_lease(lease);
     let options = if note.is_some() { options } else { options.with_ignore_value() };
     let put = TxnOp::put(own.clone(), note.unwrap_or_default(), Some(options));
     let other = vec![TxnOp::get(guard.key.clone(), Some(keys_only())), TxnOp::get(own.clone(), Some(keys_only()))];
-    Txn::new()
-        .when(vec![guard.compare(), Compare::create_revision(own, CompareOp::Equal, created)])
-        .and_then(vec![put])
-        .or_else(other)
+    let same = Compare::create_revision(own, CompareOp::Equal, created);
+    let txn = Txn::new().when(vec![guard.compare(), same]).and_then(vec![put]).or_else(other);
+    Step { txn, place_in: None, bytes: note.map_or(0, str::len) + bytes(queue) }
 }
 
 /// What became of a grant's key that was to go under another lease.
@@ -210,7 +213,7 @@ pub(super) enum Rehung {
 
 /// Reads the answer to [`rehang`].
 pub(super) fn rehung(guard: &Guarded, answer: &Answer) -> Result<Rehung, BackendError> {
-    match (answer.answer.succeeded(), &*answer.answer.op_responses()) {
+    match (answer.txn.succeeded(), &*answer.txn.op_responses()) {
         (true, _) => Ok(Rehung::Done),
         (false, [TxnOpResponse::Get(guarded), ..]) => {
             let same = guarded.kvs().first().map(KeyValue::mod_revision) == Some(guard.revision);
@@ -218,6 +221,11 @@ pub(super) fn rehung(guard: &Guarded, answer: &Answer) -> Result<Rehung, Backend
         }
         _ => Err(unexpected()),
     }
+}
+
+/// What the keys in a step take at most, guard and all.
+fn bytes(queue: &Queue) -> usize {
+    8 * (queue.prefix.len() + 64)
 }
 
 /// Keys of a queue by age, one of them.
