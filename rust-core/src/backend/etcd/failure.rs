@@ -47,8 +47,8 @@ impl Failed {
     }
 
     /// The failure to connect or to log in: no request of a caller was sent.
-    pub(super) fn of_connecting(server: &str, error: Error) -> Self {
-        Self::because(server, of_connecting(&error), error)
+    pub(super) fn of_connecting(server: &str, secure: bool, error: Error) -> Self {
+        Self::because(server, of_connecting(&error, secure), error)
     }
 }
 
@@ -70,33 +70,32 @@ fn of_request(error: &Error) -> Reading {
     }
 }
 
-fn of_connecting(error: &Error) -> Reading {
-    let cause: &(dyn StdError + 'static) = match error {
+fn of_connecting(error: &Error, secure: bool) -> Reading {
+    let (cause, connected): (&(dyn StdError + 'static), bool) = match error {
         Error::GRpcStatus(status) if is_from_etcd(status) => {
             let (scope, failure, told) = answered(status);
+            // What may have been executed is a login.
             let failure = if failure == Failure::Unknown { Failure::NotSent } else { failure };
             return (scope, failure, told);
         }
-        Error::GRpcStatus(status) => status,
-        Error::TransportError(error) => error,
+        Error::GRpcStatus(status) => (status, true),
+        Error::TransportError(error) => (error, false),
         other => return (Scope::Server, Failure::Refused, other.to_string()),
     };
     let told = innermost(cause);
-    match chain(cause).find_map(|cause| cause.downcast_ref::<io::Error>()) {
+    let kind = chain(cause).find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
+    let (failure, told) = match (kind, is_unspoken(cause), connected, secure) {
         // What rustls does not like about the other side comes as this.
-        Some(error) if error.kind() == io::ErrorKind::InvalidData => {
-            (Scope::Server, Failure::Refused, format!("the TLS handshake failed: {told}"))
+        (Some(io::ErrorKind::InvalidData), ..) => (Failure::Refused, format!("the TLS handshake failed: {told}")),
+        (Some(io::ErrorKind::UnexpectedEof), _, false, true) => {
+            (Failure::NotSent, format!("the TLS handshake failed: does it want no TLS, etcd://? ({told})"))
         }
-        Some(_) => (Scope::Server, Failure::NotSent, format!("cannot connect: {told}")),
-        None if is_unspoken(cause) => (
-            Scope::Server,
-            Failure::Refused,
-            format!(
-                "it does not speak as etcd does: a wrong port, or etcds:// where etcd:// is right or the other way round ({told})"
-            ),
-        ),
-        None => (Scope::Server, Failure::NotSent, format!("cannot connect: {told}")),
-    }
+        (_, true, ..) => (Failure::Refused, format!("it does not speak as etcd does: is the port right, and the scheme? ({told})")),
+        (_, _, true, true) => (Failure::NotSent, format!("it hung up: does it want another certificate of its clients? ({told})")),
+        (_, _, true, false) => (Failure::NotSent, format!("it hung up: does it want TLS, etcds://? ({told})")),
+        _ => (Failure::NotSent, format!("cannot connect: {told}")),
+    };
+    (Scope::Server, failure, told)
 }
 
 /// What etcd itself says. Matched by its texts: one code stands for many things.

@@ -45,7 +45,7 @@ impl Link {
     }
 
     async fn connect(server: &str, wiring: &Wiring) -> Result<Self, Failed> {
-        let failed = |error| Failed::of_connecting(server, error);
+        let failed = |error| Failed::of_connecting(server, wiring.tls.is_some(), error);
         let channel =
             transport(server, wiring).map_err(Error::from).map_err(failed)?.connect().await.map_err(Error::from).map_err(failed)?;
         // A server that is cut off from the others says so at once, instead of having requests wait for a leader.
