@@ -72,9 +72,9 @@ impl Drop for Authority {
 
 /// A URL with the files that a client needs.
 pub(crate) fn url(server: &str, ca: &Path, identity: Option<&Identity>) -> String {
-    let mut url = format!("{server}?ca={}", ca.display());
-    if let Some(Identity { certificate, key }) = identity {
-        url += &format!("&cert={}&key={}", certificate.display(), key.display());
+    let ca = ca.display();
+    match identity {
+        Some(Identity { certificate, key }) => format!("{server}?ca={ca}&cert={}&key={}", certificate.display(), key.display()),
+        None => format!("{server}?ca={ca}"),
     }
-    url
 }

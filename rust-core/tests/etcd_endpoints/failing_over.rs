@@ -1,10 +1,12 @@
 //! A server that is not well costs a call some time, once, and no call its answer.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dlock::backend::etcd::endpoints::Endpoints;
 use futures_util::future::join_all;
+use tokio::net::TcpListener;
 
 use crate::support::etcd::{EtcdCluster, EtcdServer, Options};
 use crate::support::eventually;
@@ -13,6 +15,9 @@ use crate::{CONNECT_TIMEOUT, OP_TIMEOUT, open, put};
 
 /// Far less than any share of the time that a silent server is given.
 const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// What a test that pauses leaders waits for with etcd's own settings.
+const ELECTION: Duration = Duration::from_secs(3);
 
 /// Ten times as quick to elect as by default.
 async fn cluster() -> EtcdCluster {
@@ -145,6 +150,89 @@ async fn a_leader_paused_under_load_fails_no_call() {
     cluster.resume(leader);
     let failures: Vec<_> = failures.into_iter().flatten().collect();
     assert!(failures.is_empty(), "{} failed: {}", failures.len(), failures[0]);
+}
+
+/// What is sent to a leader that has just stopped is lost, by whatever member it goes, and is not answered for seconds.
+#[tokio::test]
+async fn a_request_that_is_lost_with_the_leader_is_sent_again() {
+    let cluster = EtcdCluster::start().await;
+    let endpoints = open(&cluster.url());
+    put(&endpoints, CONNECT_TIMEOUT).await.unwrap();
+    let leader = cluster.leader().await;
+    cluster.pause(leader).await;
+    let started = Instant::now();
+    put(&endpoints, CONNECT_TIMEOUT).await.unwrap();
+    assert!(started.elapsed() < ELECTION + OP_TIMEOUT, "{:?}", started.elapsed());
+    cluster.resume(leader);
+}
+
+/// Logging in needs a leader. Those who are logged in can go on as soon as there is one, and others may come.
+#[tokio::test]
+async fn a_lost_leader_does_not_keep_those_out_who_log_in() {
+    let mut cluster = EtcdCluster::start().await;
+    cluster.require_password("secret").await;
+    let url = cluster.url().replace("://", "://root:secret@");
+    let endpoints = open(&url);
+    put(&endpoints, CONNECT_TIMEOUT).await.unwrap();
+    let leader = cluster.leader().await;
+    cluster.pause(leader).await;
+
+    let newcomer = open(&url);
+    let started = Instant::now();
+    let (old, new) = tokio::join!(
+        async {
+            // As the engine asks: again and again, with a short time each.
+            while put(&endpoints, OP_TIMEOUT).await.is_err() {}
+            started.elapsed()
+        },
+        put(&newcomer, CONNECT_TIMEOUT),
+    );
+    assert!(old < ELECTION + OP_TIMEOUT, "{old:?}");
+    new.unwrap();
+    cluster.resume(leader);
+}
+
+#[tokio::test]
+async fn a_stream_that_fell_silent_is_opened_elsewhere() {
+    let cluster = cluster().await;
+    let endpoints = open(&cluster.url());
+    let via = endpoints.best(CONNECT_TIMEOUT).await.unwrap();
+    let silent = cluster.members.iter().position(|member| member.endpoint() == via.server()).unwrap();
+    cluster.pause(silent).await;
+    endpoints.suspect(&via);
+    assert_ne!(favourite(&endpoints, &cluster).await, silent);
+    cluster.resume(silent);
+    eventually("it is trusted again", || async { favourite(&endpoints, &cluster).await == silent }).await;
+}
+
+#[tokio::test]
+async fn r17_a_dead_member_is_looked_at_now_and_then() {
+    let server = EtcdServer::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dead = listener.local_addr().unwrap();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counter = looks.clone();
+    let counting = tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    // Which one is asked first is left to chance.
+    let endpoints = loop {
+        let endpoints = open(&format!("etcd://{dead},{}", server.endpoint()));
+        put(&endpoints, OP_TIMEOUT).await.unwrap();
+        if looks.load(Ordering::Relaxed) > 0 {
+            break endpoints;
+        }
+    };
+    let (started, mut calls) = (Instant::now(), 0);
+    while started.elapsed() < 2 * OP_TIMEOUT {
+        put(&endpoints, OP_TIMEOUT).await.unwrap();
+        calls += 1;
+    }
+    // The pauses double: 25, 50, .. 1600 ms.
+    assert!(calls > 100 && looks.load(Ordering::Relaxed) < 10, "{looks:?} looks in {calls} calls");
+    counting.abort();
 }
 
 #[tokio::test]

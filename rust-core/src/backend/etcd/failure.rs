@@ -6,6 +6,7 @@ use std::io;
 use etcd_client::Error;
 use tonic::{Code, ConnectError, Status};
 
+use super::address::Endpoint;
 use crate::error::{BackendError, Failure};
 
 /// Whose failure it is.
@@ -13,6 +14,8 @@ use crate::error::{BackendError, Failure};
 pub(super) enum Scope {
     /// This server's, or that of the way to it: another one may do better.
     Server,
+    /// This server's, which does not answer: another one may, or this one when it is asked again.
+    Silent,
     /// This server's, which sees no leader: another one may, or this one soon.
     Leaderless,
     /// The cluster's, at this moment: it may do better soon.
@@ -32,23 +35,23 @@ pub(super) struct Failed {
 
 impl Failed {
     /// A failure found on this side.
-    pub(super) fn new(server: &str, scope: Scope, failure: Failure, told: &str) -> Self {
+    pub(super) fn new(server: &Endpoint, scope: Scope, failure: Failure, told: &str) -> Self {
         Self { scope, error: BackendError::new(failure, format!("{server}: {told}")) }
     }
 
-    fn because(server: &str, (scope, failure, told): Reading, cause: impl StdError + Send + Sync + 'static) -> Self {
+    fn because(server: &Endpoint, (scope, failure, told): Reading, cause: impl StdError + Send + Sync + 'static) -> Self {
         let error = BackendError { message: format!("{server}: {told}").into(), ..BackendError::because(failure, cause) };
         Self { scope, error }
     }
 
     /// The failure of a request that was sent.
-    pub(super) fn of_request(server: &str, error: Error) -> Self {
+    pub(super) fn of_request(server: &Endpoint, error: Error) -> Self {
         Self::because(server, of_request(&error), error)
     }
 
     /// The failure to connect or to log in: no request of a caller was sent.
-    pub(super) fn of_connecting(server: &str, secure: bool, error: Error) -> Self {
-        Self::because(server, of_connecting(&error, secure), error)
+    pub(super) fn of_connecting(server: &Endpoint, error: Error) -> Self {
+        Self::because(server, of_connecting(&error, server.is_secure()), error)
     }
 }
 
@@ -116,8 +119,7 @@ fn answered(status: &Status) -> Reading {
         Code::Unavailable if is("no leader") => {
             (Scope::Leaderless, Failure::NotSent, "it sees no leader of the cluster".to_owned())
         }
-        Code::Unavailable if is("learner") => (Scope::Server, Failure::NotSent, told()),
-        Code::FailedPrecondition if is("learner") => (Scope::Server, Failure::NotSent, told()),
+        Code::Unavailable | Code::FailedPrecondition if is("learner") => (Scope::Server, Failure::NotSent, told()),
         Code::ResourceExhausted if is("too many requests") => (Scope::Moment, Failure::NotSent, told()),
         // Leaders change, the log is slow, a server stops: the request may have got through.
         Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted => {
@@ -134,7 +136,7 @@ fn is_from_etcd(status: &Status) -> bool {
 
 /// True if there was no connection to send it on.
 fn is_unconnected(status: &Status) -> bool {
-    chain(status).any(|cause| cause.is::<ConnectError>())
+    chain(status).any(<dyn StdError>::is::<ConnectError>)
 }
 
 /// True if the other side answers with something that is not gRPC.
