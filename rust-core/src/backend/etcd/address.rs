@@ -3,17 +3,22 @@
 //! `etcd://[user:password@]host[:port][,host[:port]…][/prefix]`, or `etcds://` for TLS, with the parameters `ca`, `cert` and `key`: paths of
 //! PEM files. `Url` reads one host only, so the list is taken apart here and each host is left to it.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tonic::transport::ClientTlsConfig;
-use url::{Host, Url, form_urlencoded};
+use tonic::transport::{self, ClientTlsConfig};
+use url::{Url, form_urlencoded};
 
 use super::tls::{self, Files};
 use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 2379;
+
+/// How often a connection with open streams is asked for a sign of life, and how long that may take: then it is closed. etcd hangs up on
+/// those who ask more often than every five seconds.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 const EXPECTED: &str = "etcd://host:port,host:port/prefix or etcds://…";
 
@@ -22,29 +27,39 @@ pub struct Address {
     /// The servers, in the order of the URL.
     pub(super) endpoints: Vec<Endpoint>,
     /// User and password.
-    pub(super) login: Option<Login>,
-    /// `None` without TLS.
-    pub(super) tls: Option<ClientTlsConfig>,
+    pub(super) credentials: Option<Credentials>,
     prefix: String,
     shown: Arc<str>,
 }
 
 /// One server's address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub(super) struct Endpoint {
-    host: Host,
-    port: u16,
+    name: String,
+    transport: transport::Endpoint,
+}
+
+impl Endpoint {
+    /// What connections to it are made with.
+    pub(super) fn transport(&self) -> &transport::Endpoint {
+        &self.transport
+    }
+
+    /// True with TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.transport.uri().scheme_str() == Some("https")
+    }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        f.write_str(&self.name)
     }
 }
 
 /// Whom to log in as.
 #[derive(Clone)]
-pub(super) struct Login {
+pub(super) struct Credentials {
     pub(super) user: String,
     pub(super) password: String,
 }
@@ -63,8 +78,8 @@ impl Address {
             "etcds" => true,
             _ => return Err(refuse(format!("a URL such as {EXPECTED}"))),
         };
-        let endpoints = endpoints(parts.hosts).map_err(refuse)?;
-        let login = login(parts.user_info).map_err(refuse)?;
+        let names = names(parts.hosts).map_err(refuse)?;
+        let credentials = credentials(parts.user_info).map_err(refuse)?;
         let files = files(parts.query).map_err(refuse)?;
         if parts.fragment {
             return Err(refuse("a URL without #fragment".to_owned()));
@@ -72,9 +87,10 @@ impl Address {
         if !secure && files != Files::default() {
             return Err(refuse("ca, cert and key are for etcds://".to_owned()));
         }
-        let tls = if secure { Some(tls::config(&files).map_err(refuse)?) } else { None };
         let prefix = prefix(parts.path).map_err(refuse)?;
-        Ok(Self { endpoints, login, tls, prefix, shown: shown.into() })
+        let tls = if secure { Some(tls::config(&files).map_err(refuse)?) } else { None };
+        let endpoints = names.into_iter().map(|name| endpoint(name, tls.as_ref())).collect::<Result<_, _>>().map_err(refuse)?;
+        Ok(Self { endpoints, credentials, prefix, shown: shown.into() })
     }
 
     /// What people may read: neither user information nor parameters.
@@ -124,21 +140,21 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn endpoints(list: &str) -> Result<Vec<Endpoint>, String> {
-    let mut seen = HashSet::new();
-    list.split(',')
-        .map(|text| {
-            let endpoint = endpoint(text).ok_or_else(|| format!("{text:?} is not host:port; a URL such as {EXPECTED}"))?;
-            if !seen.insert(endpoint.clone()) {
-                return Err(format!("{endpoint} is named twice"));
-            }
-            Ok(endpoint)
-        })
-        .collect()
+/// The servers, each as `host:port`.
+fn names(list: &str) -> Result<Vec<String>, String> {
+    let mut names = Vec::new();
+    for text in list.split(',') {
+        let name = name(text).ok_or_else(|| format!("{text:?} is not host:port; a URL such as {EXPECTED}"))?;
+        if names.contains(&name) {
+            return Err(format!("{name} is named twice"));
+        }
+        names.push(name);
+    }
+    Ok(names)
 }
 
-fn endpoint(text: &str) -> Option<Endpoint> {
-    if text.contains(|c: char| c.is_whitespace() || c.is_control() || "/?#@%;".contains(c)) {
+fn name(text: &str) -> Option<String> {
+    if text.contains(|c: char| c.is_whitespace() || c.is_control() || "/\\?#@%;".contains(c)) {
         return None;
     }
     // With the web's own scheme, so that names are checked and addresses of four numbers are known as such.
@@ -147,10 +163,22 @@ fn endpoint(text: &str) -> Option<Endpoint> {
         Some((_, port)) if !port.contains(']') => port.parse().ok().filter(|&port| port > 0)?,
         _ => DEFAULT_PORT,
     };
-    Some(Endpoint { host: url.host()?.to_owned(), port })
+    Some(format!("{}:{port}", url.host()?))
 }
 
-fn login(user_info: Option<&str>) -> Result<Option<Login>, String> {
+fn endpoint(name: String, tls: Option<&ClientTlsConfig>) -> Result<Endpoint, String> {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let transport =
+        transport::Endpoint::from_shared(format!("{scheme}://{name}")).map_err(|_| format!("{name} is not host:port"))?;
+    let transport = transport.tcp_nodelay(true).http2_keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+    let transport = match tls {
+        Some(tls) => transport.tls_config(tls.clone()).map_err(|error| tls::unusable(&error))?,
+        None => transport,
+    };
+    Ok(Endpoint { name, transport })
+}
+
+fn credentials(user_info: Option<&str>) -> Result<Option<Credentials>, String> {
     let Some(user_info) = user_info else { return Ok(None) };
     let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
     let decode = |text: &str| decoded(text).ok_or("a user and a password in UTF-8");
@@ -158,7 +186,7 @@ fn login(user_info: Option<&str>) -> Result<Option<Login>, String> {
     if user.is_empty() || password.is_empty() {
         return Err("a user and a password, as in etcd://user:password@host".to_owned());
     }
-    Ok(Some(Login { user, password }))
+    Ok(Some(Credentials { user, password }))
 }
 
 fn files(query: &str) -> Result<Files, String> {
@@ -207,8 +235,8 @@ mod tests {
         let address = Address::parse("etcd://me:s%40c+r/e%20t@h1,h2:7000,[::1]:1,10.0.0.1/app/locks/").unwrap();
         let endpoints: Vec<_> = address.endpoints.iter().map(ToString::to_string).collect();
         assert_eq!(endpoints, ["h1:2379", "h2:7000", "[::1]:1", "10.0.0.1:2379"]);
-        let login = address.login.as_ref().unwrap();
-        assert_eq!((&*login.user, &*login.password), ("me", "s@c+r/e t"));
+        let credentials = address.credentials.as_ref().unwrap();
+        assert_eq!((&*credentials.user, &*credentials.password), ("me", "s@c+r/e t"));
         assert_eq!(address.prefix(), "app/locks/");
         assert_eq!(&*address.shown(), "etcd://h1,h2:7000,[::1]:1,10.0.0.1/app/locks/");
     }
@@ -219,7 +247,7 @@ mod tests {
         assert_eq!(shown_endpoints("etcds://h:443/"), ["h:443"]);
         assert_eq!(shown_endpoints("etcd://[fe80::1]"), ["[fe80::1]:2379"]);
         let address = Address::parse("etcd://localhost").unwrap();
-        assert!(address.login.is_none() && address.tls.is_none() && address.prefix().is_empty());
+        assert!(address.credentials.is_none() && !address.endpoints[0].is_secure() && address.prefix().is_empty());
     }
 
     #[test]

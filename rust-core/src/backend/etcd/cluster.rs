@@ -31,7 +31,7 @@ impl Cluster {
         let id = *known.id.get_or_insert(link.cluster);
         if id != link.cluster {
             let told = format!("it is of another cluster ({:x}) than the servers before ({id:x})", link.cluster);
-            return Err(Failed::new(&endpoint.to_string(), Scope::Server, Failure::Refused, &told));
+            return Err(Failed::new(endpoint, Scope::Server, Failure::Refused, &told));
         }
         known.note_version(endpoint, &link.version);
         Ok(())

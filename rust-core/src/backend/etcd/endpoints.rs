@@ -5,7 +5,7 @@
 //! some time once. Nobody is asked before the first call, and an idle client sends nothing.
 
 use std::fmt;
-use std::pin::pin;
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,17 +13,20 @@ use std::time::Duration;
 use etcd_client::Client;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::address::Address;
 use super::cluster::Cluster;
 use super::failure::{Failed, Scope};
-use super::link::{Link, Wiring};
+use super::link::{Link, Login};
 use super::member::Member;
 use crate::error::{BackendError, Failure};
 
 /// The longest that one server is waited for while another one could be asked.
 const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long all are waited for before they are asked again; doubled with each further time.
+const PATIENCE_WITH_ALL: Duration = Duration::from_secs(1);
 
 /// The pause before a cluster that could not serve is asked again; doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -56,12 +59,11 @@ pub struct Via {
     pub client: Client,
     link: Arc<Link>,
     member: Arc<Member>,
-    taken: Instant,
 }
 
 impl fmt::Debug for Via {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Via").field(&self.member.endpoint).finish()
+        f.debug_tuple("Via").field(&self.server()).finish()
     }
 }
 
@@ -77,11 +79,8 @@ impl Endpoints {
     pub fn new(address: Address, connect_timeout: Duration) -> Self {
         let shown = address.shown();
         let cluster = Arc::new(Cluster::default());
-        let wiring = Arc::new(Wiring { login: address.login, tls: address.tls, connect_timeout });
-        let member = |endpoint| {
-            let cluster = cluster.clone();
-            Arc::new(Member::new(endpoint, wiring.clone(), move |endpoint, link| cluster.check(endpoint, link)))
-        };
+        let login = Arc::new(Login { credentials: address.credentials, connect_timeout });
+        let member = |endpoint| Arc::new(Member::new(endpoint, login.clone(), cluster.clone()));
         let members: Vec<_> = address.endpoints.into_iter().map(member).collect();
         let first = getrandom::u32().map_or(0, |random| random as usize % members.len().max(1));
         Self { members, first, cluster, shown }
@@ -105,7 +104,7 @@ impl Endpoints {
         let unanswered = AtomicUsize::new(0);
         let (borrowed, counter) = (&request, &unanswered);
         let ask = |member| async move { send(&member, deadline, borrowed, counter).await };
-        let value = self.rounds(deadline, &mut past, ask).await;
+        let value = self.ask_around(deadline, &mut past, ask).await;
         let ghosts = unanswered.into_inner() > 0;
         match value {
             Some(value) => Ok(Answer { value, ghosts }),
@@ -136,16 +135,15 @@ impl Endpoints {
         self.connected(deadline(timeout)).await
     }
 
-    /// Says that a stream fell silent, or could not be opened in time. Unless the server answered somebody else since, others are asked
-    /// first until it proves well.
+    /// Says that a stream fell silent, or could not be opened in time. Other servers are asked first until this one proves well.
     pub fn suspect(&self, via: &Via) {
-        via.member.suspect(via.taken);
+        via.member.suspect_link(&via.link);
     }
 
     /// Takes note of the error of a stream, and tells what it means.
     pub fn failed(&self, via: &Via, error: etcd_client::Error) -> BackendError {
-        let failed = Failed::of_request(&via.member.endpoint.to_string(), error);
-        note(&via.member, &via.link, &failed);
+        let failed = Failed::of_request(&via.member.endpoint, error);
+        via.member.note(&via.link, &failed);
         failed.error
     }
 
@@ -175,69 +173,51 @@ impl Endpoints {
         let mut past = Past::default();
         let ask = |member: Arc<Member>| async move {
             let link = member.link(deadline).await?;
-            Ok(Via { client: link.client.clone(), link, member, taken: Instant::now() })
+            Ok(Via { client: link.client.clone(), link, member })
         };
-        self.rounds(deadline, &mut past, ask).await.ok_or_else(|| past.into_error(false))
+        self.ask_around(deadline, &mut past, ask).await.ok_or_else(|| past.into_error(false))
     }
 
-    /// Asks all in turn, and again where that may help.
-    async fn rounds<T, F, Fut>(&self, deadline: Instant, past: &mut Past, ask: F) -> Option<T>
+    /// Asks the servers in turn until one answers: the next one as soon as one fails, or takes more than its share of the time. Those asked
+    /// before may still answer. Asks all again when that may help.
+    async fn ask_around<T, F, Fut>(&self, deadline: Instant, past: &mut Past, ask: F) -> Option<T>
     where
         F: Fn(Arc<Member>) -> Fut,
         Fut: Future<Output = Result<T, Failed>>,
     {
-        let mut pause = FIRST_PAUSE;
+        let mut asked = FuturesUnordered::new();
+        let (mut pause, mut patience_with_all) = (FIRST_PAUSE, PATIENCE_WITH_ALL);
         loop {
             past.hopeless = true;
-            if let Some(value) = self.round(deadline, past, &ask).await {
-                return Some(value);
+            let ranked = self.ranked();
+            for (place, member) in ranked.iter().enumerate() {
+                let others = ranked.len() - place - 1;
+                let (now, ask) = (Instant::now(), &ask);
+                let patience = if others > 0 { patience(deadline - now, others) } else { patience_with_all };
+                let target = member.clone();
+                asked.push(async move { (ask(target.clone()).await, target) });
+                loop {
+                    match timeout_at(now + patience, past.next(&mut asked)).await {
+                        Ok(Break(end)) => return end,
+                        Ok(Continue(())) if others == 0 && !asked.is_empty() => {}
+                        Ok(Continue(())) => break,
+                        Err(_) => {
+                            member.suspect(now);
+                            break;
+                        }
+                    }
+                }
+            }
+            if !asked.is_empty() {
+                // What is on its way to a leader that is gone is never answered. The one after it may have been elected by now.
+                patience_with_all *= 2;
+                continue;
             }
             if past.hopeless || Instant::now() + pause >= deadline {
                 return None;
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// Asks each server once, the next one as soon as one fails or takes too long. Those asked before may still answer.
-    async fn round<T, F, Fut>(&self, deadline: Instant, past: &mut Past, ask: &F) -> Option<T>
-    where
-        F: Fn(Arc<Member>) -> Fut,
-        Fut: Future<Output = Result<T, Failed>>,
-    {
-        let mut next = self.ranked().into_iter();
-        let mut asked = FuturesUnordered::new();
-        let mut slow: Option<(Arc<Member>, Instant)> = None;
-        loop {
-            if let Some(member) = next.next() {
-                slow = Some((member.clone(), Instant::now()));
-                asked.push(async move { (ask(member.clone()).await, member) });
-            }
-            let patience = patience(deadline, next.len());
-            let mut lapse = pin!(sleep_until(patience));
-            loop {
-                tokio::select! {
-                    answer = asked.next() => match answer {
-                        Some((Ok(value), _)) => return Some(value),
-                        Some((Err(failed), member)) => {
-                            let is_final = failed.scope == Scope::Request;
-                            past.note(&member, failed);
-                            if is_final {
-                                return None;
-                            }
-                            break;
-                        }
-                        None => return None,
-                    },
-                    () = &mut lapse, if next.len() > 0 => {
-                        if let Some((member, asked)) = slow.take() {
-                            member.suspect(asked);
-                        }
-                        break;
-                    }
-                }
-            }
         }
     }
 
@@ -271,10 +251,9 @@ fn deadline(timeout: Duration) -> Instant {
 }
 
 /// How long to wait for one server while others could be asked: a share of the time left.
-fn patience(deadline: Instant, others: usize) -> Instant {
-    let now = Instant::now();
+fn patience(left: Duration, others: usize) -> Duration {
     let shares = u32::try_from(others + 2).unwrap_or(u32::MAX);
-    now + (deadline.saturating_duration_since(now) / shares).min(LONGEST_PATIENCE)
+    (left / shares).min(LONGEST_PATIENCE)
 }
 
 /// Sends a request to one server; once more if only the login was too old.
@@ -306,29 +285,20 @@ where
     let failed = match timeout_at(deadline, request(link.client.clone())).await {
         Ok(Ok(value)) => {
             unanswered.fetch_sub(1, Ordering::Relaxed);
-            link.beat();
+            member.answered(&link);
             return Ok(value);
         }
-        Ok(Err(error)) => Failed::of_request(&member.endpoint.to_string(), error),
+        Ok(Err(error)) => Failed::of_request(&member.endpoint, error),
         Err(_) => {
             member.suspect(asked);
-            return Err(member.failed(Scope::Server, Failure::Unknown, "no answer in time"));
+            return Err(member.failed(Scope::Silent, Failure::Unknown, "no answer in time"));
         }
     };
     if failed.error.failure != Failure::Unknown {
         unanswered.fetch_sub(1, Ordering::Relaxed);
     }
-    note(member, &link, &failed);
+    member.note(&link, &failed);
     Err(failed)
-}
-
-/// What a failure says about the server and the connection.
-fn note(member: &Arc<Member>, link: &Arc<Link>, failed: &Failed) {
-    match failed.scope {
-        Scope::Server | Scope::Leaderless => member.retire(link, failed),
-        Scope::Login => member.log_in_again(link),
-        Scope::Moment | Scope::Request => link.beat(),
-    }
 }
 
 /// What went wrong so far, the latest of each server.
@@ -340,12 +310,26 @@ struct Past {
 }
 
 impl Past {
-    fn note(&mut self, member: &Arc<Member>, failed: Failed) {
-        if matches!(failed.scope, Scope::Leaderless | Scope::Moment) {
+    /// Waits for one of those asked. Breaks with an answer, or with none when no server would do better.
+    async fn next<T, F>(&mut self, asked: &mut FuturesUnordered<F>) -> ControlFlow<Option<T>>
+    where
+        F: Future<Output = (Result<T, Failed>, Arc<Member>)>,
+    {
+        match asked.next().await {
+            Some((Ok(value), _)) => Break(Some(value)),
+            Some((Err(failed), member)) => self.note(member, failed),
+            None => Continue(()),
+        }
+    }
+
+    fn note<T>(&mut self, member: Arc<Member>, failed: Failed) -> ControlFlow<Option<T>> {
+        let scope = failed.scope;
+        self.failures.retain(|(other, _)| !Arc::ptr_eq(other, &member));
+        self.failures.push((member, failed));
+        if matches!(scope, Scope::Leaderless | Scope::Moment) {
             self.hopeless = false;
         }
-        self.failures.retain(|(other, _)| !Arc::ptr_eq(other, member));
-        self.failures.push((member.clone(), failed));
+        if scope == Scope::Request { Break(None) } else { Continue(()) }
     }
 
     /// One error for all. It may have been executed if any of them may have.

@@ -6,6 +6,7 @@ use std::io;
 use etcd_client::Error;
 use tonic::{Code, ConnectError, Status};
 
+use super::address::Endpoint;
 use crate::error::{BackendError, Failure};
 
 /// Whose failure it is.
@@ -13,6 +14,8 @@ use crate::error::{BackendError, Failure};
 pub(super) enum Scope {
     /// This server's, or that of the way to it: another one may do better.
     Server,
+    /// This server's, which does not answer: another one may, or this one when it is asked again.
+    Silent,
     /// This server's, which sees no leader: another one may, or this one soon.
     Leaderless,
     /// The cluster's, at this moment: it may do better soon.
@@ -32,23 +35,23 @@ pub(super) struct Failed {
 
 impl Failed {
     /// A failure found on this side.
-    pub(super) fn new(server: &str, scope: Scope, failure: Failure, told: &str) -> Self {
+    pub(super) fn new(server: &Endpoint, scope: Scope, failure: Failure, told: &str) -> Self {
         Self { scope, error: BackendError::new(failure, format!("{server}: {told}")) }
     }
 
-    fn because(server: &str, (scope, failure, told): Reading, cause: impl StdError + Send + Sync + 'static) -> Self {
+    fn because(server: &Endpoint, (scope, failure, told): Reading, cause: impl StdError + Send + Sync + 'static) -> Self {
         let error = BackendError { message: format!("{server}: {told}").into(), ..BackendError::because(failure, cause) };
         Self { scope, error }
     }
 
     /// The failure of a request that was sent.
-    pub(super) fn of_request(server: &str, error: Error) -> Self {
+    pub(super) fn of_request(server: &Endpoint, error: Error) -> Self {
         Self::because(server, of_request(&error), error)
     }
 
     /// The failure to connect or to log in: no request of a caller was sent.
-    pub(super) fn of_connecting(server: &str, error: Error) -> Self {
-        Self::because(server, of_connecting(&error), error)
+    pub(super) fn of_connecting(server: &Endpoint, error: Error) -> Self {
+        Self::because(server, of_connecting(&error, server.is_secure()), error)
     }
 }
 
@@ -70,33 +73,32 @@ fn of_request(error: &Error) -> Reading {
     }
 }
 
-fn of_connecting(error: &Error) -> Reading {
-    let cause: &(dyn StdError + 'static) = match error {
+fn of_connecting(error: &Error, secure: bool) -> Reading {
+    let (cause, connected): (&(dyn StdError + 'static), bool) = match error {
         Error::GRpcStatus(status) if is_from_etcd(status) => {
             let (scope, failure, told) = answered(status);
+            // What may have been executed is a login.
             let failure = if failure == Failure::Unknown { Failure::NotSent } else { failure };
             return (scope, failure, told);
         }
-        Error::GRpcStatus(status) => status,
-        Error::TransportError(error) => error,
+        Error::GRpcStatus(status) => (status, true),
+        Error::TransportError(error) => (error, false),
         other => return (Scope::Server, Failure::Refused, other.to_string()),
     };
     let told = innermost(cause);
-    match chain(cause).find_map(|cause| cause.downcast_ref::<io::Error>()) {
+    let kind = chain(cause).find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
+    let (failure, told) = match (kind, is_unspoken(cause), connected, secure) {
         // What rustls does not like about the other side comes as this.
-        Some(error) if error.kind() == io::ErrorKind::InvalidData => {
-            (Scope::Server, Failure::Refused, format!("the TLS handshake failed: {told}"))
+        (Some(io::ErrorKind::InvalidData), ..) => (Failure::Refused, format!("the TLS handshake failed: {told}")),
+        (Some(io::ErrorKind::UnexpectedEof), _, false, true) => {
+            (Failure::NotSent, format!("the TLS handshake failed: does it want no TLS, etcd://? ({told})"))
         }
-        Some(_) => (Scope::Server, Failure::NotSent, format!("cannot connect: {told}")),
-        None if is_unspoken(cause) => (
-            Scope::Server,
-            Failure::Refused,
-            format!(
-                "it does not speak as etcd does: a wrong port, or etcds:// where etcd:// is right or the other way round ({told})"
-            ),
-        ),
-        None => (Scope::Server, Failure::NotSent, format!("cannot connect: {told}")),
-    }
+        (_, true, ..) => (Failure::Refused, format!("it does not speak as etcd does: is the port right, and the scheme? ({told})")),
+        (_, _, true, true) => (Failure::NotSent, format!("it hung up: does it want another certificate of its clients? ({told})")),
+        (_, _, true, false) => (Failure::NotSent, format!("it hung up: does it want TLS, etcds://? ({told})")),
+        _ => (Failure::NotSent, format!("cannot connect: {told}")),
+    };
+    (Scope::Server, failure, told)
 }
 
 /// What etcd itself says. Matched by its texts: one code stands for many things.
@@ -117,8 +119,7 @@ fn answered(status: &Status) -> Reading {
         Code::Unavailable if is("no leader") => {
             (Scope::Leaderless, Failure::NotSent, "it sees no leader of the cluster".to_owned())
         }
-        Code::Unavailable if is("learner") => (Scope::Server, Failure::NotSent, told()),
-        Code::FailedPrecondition if is("learner") => (Scope::Server, Failure::NotSent, told()),
+        Code::Unavailable | Code::FailedPrecondition if is("learner") => (Scope::Server, Failure::NotSent, told()),
         Code::ResourceExhausted if is("too many requests") => (Scope::Moment, Failure::NotSent, told()),
         // Leaders change, the log is slow, a server stops: the request may have got through.
         Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted => {
@@ -135,7 +136,7 @@ fn is_from_etcd(status: &Status) -> bool {
 
 /// True if there was no connection to send it on.
 fn is_unconnected(status: &Status) -> bool {
-    chain(status).any(|cause| cause.is::<ConnectError>())
+    chain(status).any(<dyn StdError>::is::<ConnectError>)
 }
 
 /// True if the other side answers with something that is not gRPC.

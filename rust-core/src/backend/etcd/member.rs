@@ -1,4 +1,8 @@
 //! One server of the cluster: the connection to it, made when it is needed, and how well it is.
+//!
+//! A server that is in trouble is asked after the others. Two things end the trouble: an answer, and a new connection on which the server
+//! says that it is well. When a server falls silent, the connection it was silent on is kept until there is a new one: it may be the
+//! cluster that is slow, and a server that cannot log anybody in just now may still serve those who are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +13,12 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::address::Endpoint;
+use super::cluster::Cluster;
 use super::failure::{Failed, Scope};
-use super::link::{Link, Wiring};
+use super::link::{Link, Login};
 use crate::error::Failure;
 
-/// The pause after a first failure; doubled with each further one.
+/// The pause after a first trouble; doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 /// The longest pause where a request waits for it.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -21,13 +26,14 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PROBE_PAUSE: Duration = Duration::from_secs(5);
 /// Without trouble for this long, the next one counts as the first.
 const TROUBLE_MEMORY: Duration = Duration::from_secs(10);
+/// How long a new connection is waited for before the one that is in doubt is used.
+const DOUBT: Duration = Duration::from_millis(200);
 
 /// A server, as this client knows it.
 pub(super) struct Member {
     pub(super) endpoint: Endpoint,
-    wiring: Arc<Wiring>,
-    /// Looks at a new connection before it is used.
-    inspect: Box<dyn Fn(&Endpoint, &Link) -> Result<(), Failed> + Send + Sync>,
+    login: Arc<Login>,
+    cluster: Arc<Cluster>,
     state: Mutex<State>,
     /// Counts the attempts to connect that ended.
     ended: watch::Sender<u64>,
@@ -37,7 +43,7 @@ pub(super) struct Member {
 struct State {
     link: Option<Arc<Link>>,
     trouble: Option<Trouble>,
-    /// The pause after the last trouble, and when it was.
+    /// When the last trouble was noted, and the pause after it.
     pause: Option<(Instant, Duration)>,
     /// The attempt to connect: one at a time, a task of its own, so that it outlives those who wait for it.
     connecting: Option<AbortHandle>,
@@ -45,7 +51,6 @@ struct State {
 }
 
 /// What is wrong.
-#[derive(Clone)]
 struct Trouble {
     /// When it began.
     since: Instant,
@@ -53,12 +58,8 @@ struct Trouble {
 }
 
 impl Member {
-    pub(super) fn new(
-        endpoint: Endpoint,
-        wiring: Arc<Wiring>,
-        inspect: impl Fn(&Endpoint, &Link) -> Result<(), Failed> + Send + Sync + 'static,
-    ) -> Self {
-        Self { endpoint, wiring, inspect: Box::new(inspect), state: Mutex::default(), ended: watch::Sender::new(0) }
+    pub(super) fn new(endpoint: Endpoint, login: Arc<Login>, cluster: Arc<Cluster>) -> Self {
+        Self { endpoint, login, cluster, state: Mutex::default(), ended: watch::Sender::new(0) }
     }
 
     /// The connection, or a new one.
@@ -66,71 +67,80 @@ impl Member {
     /// # Cancel safety
     /// An attempt that was begun goes on for the next caller.
     pub(super) async fn link(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Link>, Failed> {
-        let mut ended = {
+        let (mut ended, patience) = {
             let mut state = self.state.lock();
-            if state.closed {
-                return Err(self.failed(Scope::Request, Failure::Refused, "the client is closed"));
-            }
-            if let Some(link) = &state.link {
-                return Ok(link.clone());
-            }
+            let patience = match &state.link {
+                _ if state.closed => return Err(self.failed(Scope::Request, Failure::Refused, "the client is closed")),
+                Some(link) if state.trouble.is_none() => return Ok(link.clone()),
+                Some(_) => deadline.min(Instant::now() + DOUBT),
+                None => deadline,
+            };
             let ended = self.ended.subscribe();
             self.begin(&mut state);
-            ended
+            (ended, patience)
         };
-        if timeout_at(deadline, ended.changed()).await.is_err() {
-            return Err(self.failed(Scope::Server, Failure::NotSent, "not connected in time"));
-        }
+        let in_time = timeout_at(patience, ended.changed()).await.is_ok();
         let state = self.state.lock();
         match (&state.link, &state.trouble) {
             (Some(link), _) => Ok(link.clone()),
-            (None, Some(trouble)) => Err(trouble.failed.clone()),
-            (None, None) => Err(self.failed(Scope::Server, Failure::NotSent, "not connected")),
+            (None, Some(trouble)) if in_time => Err(trouble.failed.clone()),
+            _ => Err(self.failed(Scope::Silent, Failure::NotSent, "not connected in time")),
         }
     }
 
-    /// When its trouble began; `None` while nothing is wrong. Sees to it that somebody looks whether it is over: no more often than
-    /// its pauses allow, and only when asked, so an idle client sends nothing.
+    /// When its trouble began; `None` while it is well. Sees to it that somebody looks whether the trouble is over: no more often than the
+    /// pauses allow, and only when asked, so an idle client sends nothing.
     pub(super) fn trouble_since(self: &Arc<Self>) -> Option<Instant> {
         let mut state = self.state.lock();
         let since = state.trouble.as_ref()?.since;
-        let due = state.pause.is_none_or(|(at, pause)| at + pause <= Instant::now());
-        if due && state.link.is_none() {
+        if state.pause.is_none_or(|(at, pause)| at + pause <= Instant::now()) {
             self.begin(&mut state);
         }
         Some(since)
     }
 
-    /// Takes a connection out of use after it failed.
-    pub(super) fn retire(self: &Arc<Self>, link: &Arc<Link>, failed: &Failed) {
+    /// Takes note of an answer: whatever the trouble was, it is over.
+    pub(super) fn answered(&self, link: &Arc<Link>) {
+        link.note_answer();
         let mut state = self.state.lock();
-        if state.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
-            state.link = None;
-            state.note_trouble(failed.clone());
+        if state.trouble.is_some() && state.uses(link) {
+            state.trouble = None;
         }
     }
 
-    /// Takes a connection out of use because its token is not good any more. The next one gets a new token.
-    pub(super) fn log_in_again(&self, link: &Arc<Link>) {
+    /// Takes note of a failure: what it says about this server and the connection.
+    pub(super) fn note(&self, link: &Arc<Link>, failed: &Failed) {
         let mut state = self.state.lock();
-        if state.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
-            state.link = None;
-        }
-    }
-
-    /// Called when a request got no answer since `asked`: unless the server answered others meanwhile, somebody else is asked first until
-    /// a new connection proves it well.
-    pub(super) fn suspect(self: &Arc<Self>, asked: Instant) {
-        let mut state = self.state.lock();
-        if state.closed || state.link.as_ref().is_some_and(|link| !link.is_silent_since(asked)) {
+        if !state.uses(link) {
             return;
         }
-        let was_linked = state.link.take().is_some();
-        if was_linked || state.trouble.is_none() {
-            state.note_trouble(self.failed(Scope::Server, Failure::NotSent, "it does not answer"));
+        match failed.scope {
+            Scope::Server => {
+                state.link = None;
+                state.note_trouble(failed.clone());
+            }
+            // The next one comes with a new token.
+            Scope::Login => state.link = None,
+            Scope::Leaderless => state.note_trouble(failed.clone()),
+            Scope::Silent => {}
+            Scope::Moment | Scope::Request => link.note_answer(),
         }
-        if was_linked {
-            self.begin(&mut state);
+    }
+
+    /// Called when a request that was made at `asked` has no answer, or no connection to be sent on. A server that answered others
+    /// meanwhile is merely busy.
+    pub(super) fn suspect(self: &Arc<Self>, asked: Instant) {
+        let mut state = self.state.lock();
+        if state.link.as_ref().is_none_or(|link| link.is_silent_since(asked)) {
+            self.doubt(&mut state);
+        }
+    }
+
+    /// Called when a stream on this connection is silent.
+    pub(super) fn suspect_link(self: &Arc<Self>, link: &Arc<Link>) {
+        let mut state = self.state.lock();
+        if state.uses(link) {
+            self.doubt(&mut state);
         }
     }
 
@@ -145,9 +155,16 @@ impl Member {
         self.ended.send_modify(|ended| *ended += 1);
     }
 
-    /// A failure of this server.
+    /// A failure of this server, found on this side.
     pub(super) fn failed(&self, scope: Scope, failure: Failure, told: &str) -> Failed {
-        Failed::new(&self.endpoint.to_string(), scope, failure, told)
+        Failed::new(&self.endpoint, scope, failure, told)
+    }
+
+    fn doubt(self: &Arc<Self>, state: &mut State) {
+        if state.trouble.is_none() {
+            state.note_trouble(self.failed(Scope::Silent, Failure::NotSent, "it does not answer"));
+        }
+        self.begin(state);
     }
 
     fn begin(self: &Arc<Self>, state: &mut State) {
@@ -160,9 +177,8 @@ impl Member {
             if let Some(pause) = pause {
                 sleep_until(pause).await;
             }
-            let result = Link::open(&member.endpoint, &member.wiring).await;
-            let result = result.and_then(|link| (member.inspect)(&member.endpoint, &link).map(|()| link));
-            member.settle(result);
+            let result = Link::open(&member.endpoint, &member.login).await;
+            member.settle(result.and_then(|link| member.cluster.check(&member.endpoint, &link).map(|()| link)));
         };
         state.connecting = Some(tokio::spawn(attempt).abort_handle());
     }
@@ -170,13 +186,18 @@ impl Member {
     fn settle(&self, result: Result<Link, Failed>) {
         let mut state = self.state.lock();
         state.connecting = None;
-        if !state.closed {
-            match result {
-                Ok(link) => {
-                    state.link = Some(Arc::new(link));
-                    state.trouble = None;
+        match result {
+            _ if state.closed => {}
+            Ok(link) => {
+                state.link = Some(Arc::new(link));
+                state.trouble = None;
+            }
+            Err(failed) => {
+                if failed.scope == Scope::Server {
+                    // There is nothing to connect to any more: the old connection leads nowhere either.
+                    state.link = None;
                 }
-                Err(failed) => state.note_trouble(failed),
+                state.note_trouble(failed);
             }
         }
         self.ended.send_modify(|ended| *ended += 1);
@@ -184,6 +205,10 @@ impl Member {
 }
 
 impl State {
+    fn uses(&self, link: &Arc<Link>) -> bool {
+        self.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link))
+    }
+
     fn note_trouble(&mut self, failed: Failed) {
         let now = Instant::now();
         let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);

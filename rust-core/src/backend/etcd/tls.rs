@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{self, Certificate, ClientTlsConfig, Identity};
 
 /// The files that the URL names.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -16,22 +16,20 @@ pub(super) struct Files {
     pub(super) key: Option<PathBuf>,
 }
 
-/// Reads the files, and has the library read what is in them. An error says what is expected instead.
+/// Reads the files. An error says what is expected instead.
 pub(super) fn config(files: &Files) -> Result<ClientTlsConfig, String> {
-    let mut config = ClientTlsConfig::new();
-    config = match &files.ca {
+    let config = ClientTlsConfig::new();
+    let config = match &files.ca {
         Some(path) => config.ca_certificate(Certificate::from_pem(read("ca", path, "CERTIFICATE")?)),
         None => config.with_native_roots(),
     };
-    config = match (&files.cert, &files.key) {
+    Ok(match (&files.cert, &files.key) {
         (Some(cert), Some(key)) => {
             config.identity(Identity::from_pem(read("cert", cert, "CERTIFICATE")?, read("key", key, "PRIVATE KEY")?))
         }
         (None, None) => config,
         _ => return Err("cert and key only together".to_owned()),
-    };
-    check(config.clone())?;
-    Ok(config)
+    })
 }
 
 fn read(name: &str, path: &Path, kind: &str) -> Result<String, String> {
@@ -43,11 +41,8 @@ fn read(name: &str, path: &Path, kind: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// The library reads certificates when it is given a server; any will do.
-fn check(config: ClientTlsConfig) -> Result<(), String> {
-    let endpoint = Endpoint::from_static("https://localhost");
-    endpoint.tls_config(config).map(drop).map_err(|error| {
-        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        format!("certificates that can be used: {cause}")
-    })
+/// What to say when the library does not take what is in the files.
+pub(super) fn unusable(error: &transport::Error) -> String {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    format!("certificates and a key that can be used: {cause}")
 }
