@@ -1,0 +1,1 @@
+//! Many tasks at work while servers die.
