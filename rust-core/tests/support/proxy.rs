@@ -44,6 +44,11 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn to(port: u16) -> Self {
+        Self::through(Gate::Open, port).await
+    }
+
+    /// One that begins each connection with this.
+    pub async fn through(gate: Gate, port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own_port = listener.local_addr().unwrap().port();
         let gates = Arc::new(Mutex::new(Vec::new()));
@@ -55,7 +60,7 @@ impl Proxy {
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
-                let gates = Gates { to_server: Arc::default(), to_client: Arc::default() };
+                let gates = Gates { to_server: Arc::new(watch::Sender::new(gate)), to_client: Arc::new(watch::Sender::new(gate)) };
                 known.lock().unwrap().push(gates.clone());
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
