@@ -78,10 +78,6 @@ impl Session {
         self.backend.release(release).await.unwrap()
     }
 
-    pub(crate) async fn leave(&self, key: &str, sequence: u64) {
-        self.backend.leave(key.into(), self.owner(sequence), TIMEOUT).await.unwrap();
-    }
-
     pub(crate) async fn hint(&mut self) -> Hint {
         timeout(TIMEOUT, self.hints.recv()).await.expect("a hint").unwrap()
     }
