@@ -2,17 +2,26 @@
 
 import asyncio
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from monitor import Monitor
 
-from services import RedisServer, TcpProxy
+from services import EtcdServer, RedisServer, TcpProxy
+
+
+@dataclass
+class Shared:
+    """The servers of scenarios that disturb none; those that no scenario needs are not there."""
+
+    redis: RedisServer | None = None
+    etcd: EtcdServer | None = None
 
 
 class Place:
     """One scenario's backend. The server is shared unless the scenario disturbs it."""
 
-    def __init__(self, backend: str, number: int, folder: Path, shared: RedisServer | None, private: bool) -> None:
+    def __init__(self, backend: str, number: int, folder: Path, shared: Shared, private: bool) -> None:
         self.backend = backend
         self._number = number
         self._folder = folder / str(number)
@@ -38,7 +47,7 @@ class Place:
 
     @property
     def server(self) -> RedisServer:
-        server = self._private or self._shared
+        server = self._private or self._shared.redis
         if server is None:
             raise RuntimeError(f"{self.backend}: has no server")
         return server
@@ -54,6 +63,8 @@ class Place:
             return f"memory:scenario-{self._number}"
         if self.backend == "local":
             return f"local://{self._folder}"
+        if self._shared.etcd and self.backend == "etcd":
+            return self._shared.etcd.url
         return f"redis://127.0.0.1:{self.proxy.port}" if via_proxy else self.server.url
 
     def lock_files(self, name: str) -> list[Path]:

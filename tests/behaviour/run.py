@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The behaviour suite: one set of scenarios, every language on every backend. The last line is `N passed, N failed`.
 
-    run.py [--suite scenarios|faults] [--language rust|python|node|mixed ..] [--backend memory|local|redis ..] [--only TEXT]
+    run.py [--suite scenarios|faults] [--language rust|python|node|mixed ..] [--backend memory|local|redis|etcd ..] [--only TEXT]
 
 `mixed` plays each client in another language, each in a process of its own. A scenario that an ability keeps from running is
 listed, not counted; one that no backend ran is a failure.
@@ -9,6 +9,7 @@ listed, not counted; one that no backend ran is a failure.
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import os
 import sys
@@ -24,11 +25,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from driver_process import ROOT, build  # noqa: E402
 from expectation import Mismatch  # noqa: E402
-from places import Place  # noqa: E402
+from places import Place, Shared  # noqa: E402
 from play import Play  # noqa: E402
 from scenario import ABILITIES, LANGUAGES, Scenario, load  # noqa: E402
 
-from services import RedisServer  # noqa: E402
+from services import EtcdServer, RedisServer  # noqa: E402
 
 AT_ONCE = max(2, os.cpu_count() or 2)
 
@@ -52,7 +53,7 @@ class Case:
         return f"{self.backend}: {self.scenario.rule} {self.scenario.name} [{who}]"
 
 
-async def judge(case: Case, folder: Path, shared: RedisServer | None) -> None:
+async def judge(case: Case, folder: Path, shared: Shared) -> None:
     """Plays a case and says what came of it."""
     began = time.monotonic()
     await play(case, folder, shared)
@@ -62,9 +63,10 @@ async def judge(case: Case, folder: Path, shared: RedisServer | None) -> None:
         print(f"       {line}", flush=True)
 
 
-async def play(case: Case, folder: Path, shared: RedisServer | None) -> None:
-    place = Place(case.backend, next(case.numbers), folder, shared, case.scenario.uses_server())
-    this = Play(case.scenario, case.scenario.cast(case.mode, case.turn), place)
+async def play(case: Case, folder: Path, shared: Shared) -> None:
+    scenario = case.scenario.stretched(case.backend)
+    place = Place(case.backend, next(case.numbers), folder, shared, scenario.uses_server())
+    this = Play(scenario, scenario.cast(case.mode, case.turn), place)
     try:
         await place.open()
         await this.run()
@@ -84,7 +86,13 @@ async def play(case: Case, folder: Path, shared: RedisServer | None) -> None:
 
 async def play_all(cases: list[Case]) -> None:
     """Those that measure run alone, after the others."""
-    with tempfile.TemporaryDirectory(prefix="dlock-behaviour-") as folder, RedisServer() as shared:
+    needed = {case.backend for case in cases}
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dlock-behaviour-"))
+        shared = Shared(
+            redis=stack.enter_context(RedisServer()) if "redis" in needed else None,
+            etcd=stack.enter_context(EtcdServer()) if "etcd" in needed else None,
+        )
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def in_turn(case: Case) -> None:

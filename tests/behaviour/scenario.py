@@ -1,5 +1,6 @@
 """Scenarios as they stand in the YAML files, and which of them fit where."""
 
+import math
 import re
 import string
 from collections.abc import Iterator
@@ -16,7 +17,14 @@ ABILITIES = {
     "memory": {"fair", "queue"},
     "local": {"crash-release", "processes"},
     "redis": {"fair", "queue", "processes", "server"},
+    "etcd": {"fair", "queue", "processes"},
 }
+
+# The shortest TTL of a backend, in ms, where that is longer than scenarios' TTLs.
+SHORTEST_TTL = {"etcd": 2000.0}
+
+# What a TTL takes along when it is stretched: times in steps, and in what they expect.
+TIMES = {"ttl", "wait", "pass", "within", "not-before", "max-hold", "timeout", "for", "eventually", "stays", "remaining"}
 
 CLIENTS = frozenset(string.ascii_lowercase)
 SERVER_STEPS = frozenset({"server", "proxy", "monitor"})
@@ -50,6 +58,13 @@ class Scenario:
         for step in self.steps:
             yield step
             yield from step.get("do", ())
+
+    def stretched(self, backend: str) -> "Scenario":
+        """The same promise in slow motion, if its TTLs are too short for the backend."""
+        shortest = min((ttl for step in self.flat() if (ttl := _granted_ttl(step)) is not None), default=math.inf)
+        if shortest >= SHORTEST_TTL.get(backend, 0):
+            return self
+        return replace(self, steps=[_stretch(step, SHORTEST_TTL[backend] / shortest) for step in self.steps])
 
     def uses_server(self) -> bool:
         return any(SERVER_STEPS & set(step) for step in self.flat())
@@ -125,6 +140,26 @@ def _of_file(file: Path) -> Iterator[Scenario]:
         scenario = Scenario(**(entry | read), file=file.name)
         # A server of its own is worth the machine's attention.
         yield replace(scenario, alone=scenario.alone or scenario.uses_server())
+
+
+def _granted_ttl(step: Step) -> float | None:
+    """The TTL that a step asks for and expects to get, in ms."""
+    ttl, expect = step.get("ttl"), step.get("expect")
+    refused = isinstance(expect, dict) and "error" in expect
+    return None if refused or not isinstance(ttl, str) or not DURATION.fullmatch(ttl) else milliseconds(ttl)
+
+
+def _stretch(entry: Any, factor: float, name: str = "") -> Any:
+    if isinstance(entry, dict):
+        # A condition such as `{below: 600}` is about what it stands for.
+        return {key: _stretch(value, factor, key if key in TIMES or name not in TIMES else name) for key, value in entry.items()}
+    if isinstance(entry, list):
+        return [_stretch(value, factor) for value in entry]
+    if name not in TIMES or isinstance(entry, bool) or entry is None:
+        return entry
+    if isinstance(entry, int | float):
+        return round(entry * factor)
+    return f"{milliseconds(entry) * factor}ms" if DURATION.fullmatch(entry) else entry
 
 
 def milliseconds(text: Any) -> float:
