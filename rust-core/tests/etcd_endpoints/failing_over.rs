@@ -66,6 +66,8 @@ async fn a_paused_member_costs_a_call_once() {
     }
     assert!(slow <= 1, "{slow} of 50 calls were slow");
     assert_ne!(favourite(&endpoints, &cluster).await, paused);
+    let told = cluster.members[paused].endpoint();
+    assert!(endpoints.warnings().iter().any(|warning| warning.contains(&told)), "{:?}", endpoints.warnings());
 
     cluster.resume(paused);
     eventually("it is trusted again", || async {
@@ -150,6 +152,20 @@ async fn a_leader_paused_under_load_fails_no_call() {
     cluster.resume(leader);
     let failures: Vec<_> = failures.into_iter().flatten().collect();
     assert!(failures.is_empty(), "{} failed: {}", failures.len(), failures[0]);
+}
+
+/// A time that is shorter than a server needs says nothing about the server.
+#[tokio::test]
+async fn impatient_callers_put_no_server_in_doubt() {
+    let server = EtcdServer::start().await;
+    let proxy = Proxy::through(Gate::Slow, server.port).await;
+    let endpoints = open(&format!("etcd://127.0.0.1:{}", proxy.port));
+    put(&endpoints, CONNECT_TIMEOUT).await.unwrap();
+    for _ in 0..20 {
+        let error = put(&endpoints, Duration::from_millis(10)).await.unwrap_err();
+        assert_eq!(error.failure, Failure::Unknown, "{error}");
+    }
+    assert_eq!((endpoints.warnings(), proxy.connections()), (Vec::new(), 1));
 }
 
 /// What is sent to a leader that has just stopped is lost, by whatever member it goes, and is not answered for seconds.

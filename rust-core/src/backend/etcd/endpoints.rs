@@ -147,9 +147,11 @@ impl Endpoints {
         failed.error
     }
 
-    /// What is known to be wrong with the servers' versions.
+    /// What is wrong with the servers' versions and with their health, as far as this client has met them.
     pub fn warnings(&self) -> Vec<String> {
-        self.cluster.warnings()
+        let mut warnings = self.cluster.warnings();
+        warnings.extend(self.members.iter().filter_map(|member| member.trouble()));
+        warnings
     }
 
     /// The cluster's id; `None` before the first connection.
@@ -193,7 +195,8 @@ impl Endpoints {
             for (place, member) in ranked.iter().enumerate() {
                 let others = ranked.len() - place - 1;
                 let (now, ask) = (Instant::now(), &ask);
-                let patience = if others > 0 { patience(deadline - now, others) } else { patience_with_all };
+                let patience =
+                    if others > 0 { patience(deadline.saturating_duration_since(now), others) } else { patience_with_all };
                 let target = member.clone();
                 asked.push(async move { (ask(target.clone()).await, target) });
                 loop {
