@@ -52,7 +52,7 @@ class Described {
 /**
  * Starts a call and promises its outcome.
  * @param {(id: number) => void} start hands the call to the engine under that number
- * @param {Function} [made] turns a grant into what the caller gets; keeps alive whatever it refers to
+ * @param {Function} [made] turns a grant, or the status after a release, into what the caller gets; keeps alive whatever it refers to
  * @param {AbortSignal} [signal] gives the call up
  */
 async function call(start, made, signal) {
@@ -60,10 +60,14 @@ async function call(start, made, signal) {
     return await begin(start, made, signal);
   } catch (failure) {
     // Here the callers that wait for it are on the stack again; in the drain the error would know nothing of them.
-    throw failure instanceof Described ? errorOf(failure.text) : failure;
+    throw explained(failure);
   }
 }
 
+/** What the caller of a call that failed is to see. */
+const explained = (failure) => (failure instanceof Described ? errorOf(failure.text) : failure);
+
+/** `call` without its own wait: the caller passes what is thrown through `explained`. */
 function begin(start, made, signal) {
   return new Promise((resolve, reject) => {
     const id = nextId();
@@ -118,7 +122,7 @@ function valueAt(at, kind, text, made) {
     case BUSY:
       return null;
     case RELEASED:
-      return STATUSES[items[at + 2]];
+      return made(STATUSES[items[at + 2]]);
     case ANSWER:
       return JSON.parse(text);
     default:
@@ -133,4 +137,4 @@ function tellLoss(id) {
   tell?.();
 }
 
-module.exports = { bridge, call, keepAlive, letGo, nextId, version: native.VERSION, watched };
+module.exports = { begin, bridge, call, explained, keepAlive, letGo, nextId, version: native.VERSION, watched };

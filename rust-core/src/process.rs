@@ -29,6 +29,17 @@ impl<T> Bound<T> {
         mine.ok_or(Error::Forked { parent: self.pid })
     }
 
+    /// The value, to be dropped by the process that made it; nothing in any other.
+    pub(crate) fn take(&mut self) -> Option<Arc<T>> {
+        let value = self.value.take()?;
+        if self.is_foreign() {
+            std::mem::forget(value);
+            return None;
+        }
+        Some(value)
+    }
+
+    /// Asks the kernel each time: no copy of the answer survives a fork truthfully.
     fn is_foreign(&self) -> bool {
         self.pid != std::process::id()
     }
@@ -42,9 +53,7 @@ impl<T> Clone for Bound<T> {
 
 impl<T> Drop for Bound<T> {
     fn drop(&mut self) {
-        if self.is_foreign() {
-            std::mem::forget(self.value.take());
-        }
+        drop(self.take());
     }
 }
 
