@@ -1,6 +1,6 @@
 'use strict';
 
-const { begin, bridge, call, explained, keepAlive, letGo, watched } = require('./completion.js');
+const { bridge, call, explained, keepAlive, letGo, nextId, outcome, watched } = require('./completion.js');
 const { classes, errorOf } = require('./errors.js');
 const { checkType } = require('./options.js');
 const { warnForgotten } = require('./forgotten.js');
@@ -49,7 +49,7 @@ class Lease {
   #ended;
   #lossError;
   #controller;
-  #lossListeners = [];
+  #lossListeners;
 
   constructor(session, key, id, token, sequence, acquiredAt, ttl) {
     session.identity ??= bridge.owner(id).split(':')[0];
@@ -168,7 +168,7 @@ class Lease {
     return new Promise((resolve) => {
       if (this.lost) return resolve(this.#loss());
       if (this.#ended !== undefined) return undefined;
-      this.#lossListeners.push(resolve);
+      (this.#lossListeners ??= []).push(resolve);
       keepAlive();
       return this.#watch();
     });
@@ -176,8 +176,10 @@ class Lease {
 
   async release() {
     if (this.#ended !== undefined) return this.#ended === 'released';
+    const id = nextId();
+    bridge.release(this.#id, id);
     try {
-      return await begin((id) => bridge.release(this.#id, id), this.#end);
+      return await outcome(id, (status) => this.#end(status));
     } catch (failure) {
       throw explained(failure);
     }
@@ -194,7 +196,8 @@ class Lease {
   }
 
   #takeLossListeners() {
-    const listeners = this.#lossListeners.splice(0);
+    const listeners = this.#lossListeners ?? [];
+    this.#lossListeners = undefined;
     listeners.forEach(letGo);
     return listeners;
   }
@@ -206,7 +209,7 @@ class Lease {
   }
 
   /** Called with the answer to a release. True if that was confirmed. */
-  #end = (status) => {
+  #end(status) {
     if (status === 'lost') this.#onLost();
     else this.#takeLossListeners();
     if (status === 'releasing') {
@@ -219,7 +222,7 @@ class Lease {
     forget(this);
     if (status === 'lost') bridge.dropLease(this.#id);
     return status === 'released';
-  };
+  }
 
   #loss() {
     try {

@@ -1,6 +1,6 @@
 'use strict';
 
-const { begin, bridge, call, explained, nextId } = require('./completion.js');
+const { bridge, call, explained, nextId, outcome } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { warnForgotten } = require('./forgotten.js');
 const { Lease } = require('./lease.js');
@@ -57,8 +57,10 @@ class Lock {
     checkSignal(options?.signal);
     options?.signal?.throwIfAborted();
     const wait = options?.wait === undefined ? this.#wait : options.wait;
+    const id = nextId();
+    bridge.acquire(this.#id, id, wait);
     try {
-      return await begin((id) => bridge.acquire(this.#id, id, wait), this.#handed, options?.signal);
+      return await outcome(id, this.#handed, options?.signal);
     } catch (failure) {
       throw explained(failure);
     }
@@ -77,7 +79,7 @@ class Lock {
   #made = (id, token, sequence, acquiredAt, ttl) => new Lease(this.#session, this.#key, id, token, sequence, acquiredAt, ttl);
 
   /** A lease for the caller, who may forget it. */
-  #handed = (...grant) => Lease.entrust(this.#made(...grant));
+  #handed = (id, token, sequence, acquiredAt, ttl) => Lease.entrust(this.#made(id, token, sequence, acquiredAt, ttl));
 }
 
 module.exports = { Lock };

@@ -180,7 +180,10 @@ impl Bridge {
             Outcome::Granted(lease).discard();
             return [id, kind::DONE, 0.0, 0.0, 0.0, 0.0];
         }
-        if let Err(error) = lease.check() {
+        // Asks the kernel nothing, where `check` does.
+        if lease.status() != Status::Held
+            && let Err(error) = lease.check()
+        {
             Outcome::Granted(lease).discard();
             self.texts.borrow_mut().insert(call, describe(&error));
             return [id, kind::FAILED, 0.0, 0.0, 0.0, 0.0];
