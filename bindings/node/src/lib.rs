@@ -60,6 +60,8 @@ impl Bridge {
     /// `wake` is called, on the environment's own thread, when there is something to drain.
     #[napi(constructor)]
     pub fn new(env: Env, wake: Function<'_, (), ()>) -> napi::Result<Self> {
+        // Node forks no process without giving it another program.
+        dlock::fork::trust_hooks();
         let completions = Completions::new(&wake)?;
         let tables = Rc::<RefCell<Tables>>::default();
         let ends = (tables.clone(), completions.clone());

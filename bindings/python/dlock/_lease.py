@@ -64,11 +64,7 @@ class Lease(_native.Lease):
         """
         state = current()
         self._let_go()
-        number = state.next_number()
-        call = self._release(state.completions, number)
-        if call is None:
-            return self.status == "released"
-        confirmed: bool = await state.answer(number, call)
+        confirmed: bool = await state.run(self._release)
         return confirmed
 
     async def extend(self, ttl: Seconds) -> None:

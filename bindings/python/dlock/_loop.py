@@ -72,19 +72,20 @@ class LoopState:
             else:
                 future.set_exception(error)
 
-    async def answer(self, number: int, call: Call) -> Any:
-        """Waits for the outcome of a call. A caller who is cancelled ends the call as well."""
+    async def answer(self, number: int, call: Call | None) -> Any:
+        """Waits for the outcome of a call. A caller who is cancelled ends the call as well, unless it is one that goes on."""
         future = self.pending[number] = asyncio.get_running_loop().create_future()
         try:
             return await future
         except BaseException:
             if self.pending.pop(number, None) is not None:
-                call.abort()
+                if call is not None:
+                    call.abort()
             else:
                 _give_back(future)
             raise
 
-    async def run(self, start: Callable[..., Call], *arguments: Any) -> Any:
+    async def run(self, start: Callable[..., Call | None], *arguments: Any) -> Any:
         """Starts a call and waits for its outcome."""
         number = self.next_number()
         return await self.answer(number, start(self.completions, number, *arguments))
