@@ -5,10 +5,10 @@ import inspect
 import warnings
 import weakref
 from asyncio import Task
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import Any, Final, Self, TypeVar, Unpack, cast
 
 from dlock import _native
 from dlock._holder import Inspection
@@ -103,11 +103,12 @@ class Lock:
     Reusable, and several tasks may share one: each acquire gets a lease of its own.
     """
 
-    __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_taken")
+    __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_taken", "key")
 
     def __init__(self, client: Client, key: str, options: LockOptions) -> None:
         self._on_lost, engine_options = split_on_lost(options, ("cancel", "raise", "ignore"))
         self._native = client._native.lock(key, **engine_options)
+        self.key: Final = key
         self._client = client
         # Leases of `async with` bodies under way, and of other acquires.
         self._entered: list[Lease] = []
@@ -121,17 +122,13 @@ class Lock:
     def __repr__(self) -> str:
         return f"<dlock.Lock {self.key!r}>"
 
-    @property
-    def key(self) -> str:
-        return self._native.key
-
     async def acquire(self, *, wait: Seconds | Unset | None = UNSET) -> Lease:
         """Waits for the key and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
 
         Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
         backend failed for `connect_timeout`. When it is cancelled, a grant that is under way is given back.
         """
-        lease = await self._get(wait, watch=False)
+        lease = await self._get(wait, enter=False)
         if len(self._taken) >= REMEMBERED:
             self._taken = [known for known in self._taken if (old := known()) is not None and not old._released]
         self._taken.append(weakref.ref(lease))
@@ -168,32 +165,37 @@ class Lock:
                 return await cast(Awaitable[T], result)
             return result
 
-    async def __aenter__(self) -> Lease:
-        lease = await self._get(UNSET, watch=self._on_lost == "cancel")
-        try:
-            lease._enter(watched=True)
-        except BaseException:
-            await lease.release()
-            raise
-        self._entered.append(lease)
-        return lease
+    def __aenter__(self) -> Coroutine[Any, Any, Lease]:
+        return self._get(UNSET, enter=True)
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
-        await self._entered_by(asyncio.current_task())._leave(kind, error)
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        entered = self._entered
+        lease = entered.pop() if len(entered) == 1 else self._entered_by(asyncio.current_task())
+        return lease._leave(kind, error)
 
-    async def _get(self, wait: Seconds | Unset | None, *, watch: bool) -> Lease:
+    async def _get(self, wait: Seconds | Unset | None, *, enter: bool) -> Lease:
+        """Gets a lease, for `async with` if `enter`. One coroutine: each one more is paid for at every await."""
         state = current()
-        task = asyncio.current_task()
+        task = asyncio.current_task(state.loop())
         leases = self._client._leases
-        key = self._native.key
+        key = self.key
         if (known := leases.get(key)) is not None and (own := known()) is not None and own._taker is task and own.valid:
-            self._warn_of_own_lease(wait)
+            self._warn_of_own_lease(wait, stacklevel=4 if enter else 5)
         number = state.next_number()
+        watch = enter and self._on_lost == "cancel"
         if isinstance(wait, Unset):
             call = self._native.acquire(state.completions, number, watch)
         else:
             call = self._native.acquire_within(state.completions, number, watch, wait)
-        lease = Lease(await state.answer(number, call), number, self._on_lost, task, leases)
+        future = state.expect(number)
+        try:
+            grant = await future
+        except BaseException:
+            state.give_up(number, call, future)
+            raise
+        lease = Lease(grant, key, number, self._on_lost, task, leases)
         if not lease.valid:
             # It ran out before it got here: the process was paused, or the loop blocked with renewal off.
             loss = lease._loss()
@@ -201,12 +203,19 @@ class Lock:
             if loss is not None:
                 raise loss
         leases[key] = weakref.ref(lease)
+        if enter:
+            try:
+                lease._enter(state, task, watched=True)
+            except BaseException:
+                await lease.release()
+                raise
+            self._entered.append(lease)
         return lease
 
-    def _warn_of_own_lease(self, wait: Seconds | Unset | None) -> None:
+    def _warn_of_own_lease(self, wait: Seconds | Unset | None, stacklevel: int) -> None:
         if self._native.waits if isinstance(wait, Unset) else wait != 0:
             message = f"lock {self.key!r}: this task holds it already and now waits for itself"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            warnings.warn(message, RuntimeWarning, stacklevel)
 
     def _outstanding(self) -> list[Lease]:
         """The leases that were taken and not released, lost ones included, last first."""
@@ -214,13 +223,11 @@ class Lock:
         return [lease for lease in reversed(taken + self._entered) if not lease._released]
 
     def _entered_by(self, task: Task[Any] | None) -> Lease:
-        """Takes out the lease that this task entered last; entered elsewhere, the only one."""
+        """Takes out the lease that this task entered last."""
         entered = self._entered
         for place in range(len(entered) - 1, -1, -1):
             if entered[place]._taker is task:
                 return entered.pop(place)
-        if len(entered) == 1:
-            return entered.pop()
         message = f"lock {self.key!r}: __aexit__: {len(entered)} bodies of other tasks are under way"
         raise LockError(message, code="AMBIGUOUS", key=self.key, operation="__aexit__")
 

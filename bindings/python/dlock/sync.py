@@ -43,7 +43,7 @@ _process.in_child(_idle.clear)
 
 
 def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
-    """Starts a call and blocks until its outcome has come."""
+    """Starts a call, one that can be aborted or None, and blocks until its outcome has come."""
     if asyncio._get_running_loop() is not None:
         warnings.warn("dlock.sync blocks the running event loop: use `async with` there", RuntimeWarning, stacklevel=3)
     try:
@@ -51,9 +51,6 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
     except IndexError:
         completions = _native.Completions()
     call = start(completions, 0, *arguments)
-    if call is None:
-        _idle.append(completions)
-        return None
     try:
         outcomes = completions.drain()
         while not outcomes:
@@ -61,7 +58,8 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
             outcomes = completions.drain()
     except BaseException:
         # Ctrl-C for one. Whatever still comes to this queue is given back.
-        call.abort()
+        if call is not None:
+            call.abort()
         completions.close()
         raise
     _idle.append(completions)
@@ -161,8 +159,7 @@ class Lease(_native.Lease):
     def release(self) -> bool:
         """Gives the key back. True if the backend confirmed it; else `status` says how it stands. Waits at most `op_timeout`."""
         self._let_go()
-        confirmed = _run(self._release)
-        return self.status == "released" if confirmed is None else cast(bool, confirmed)
+        return cast(bool, _run(self._release))
 
     def extend(self, ttl: Seconds) -> None:
         """Sets the life of the lease: `ttl` from now, and for later renewals. `LockLost` or `NotHeld` if the lease has ended."""
