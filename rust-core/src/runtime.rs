@@ -70,9 +70,7 @@ pub fn shutdown(timeout: Duration) {
     let (handle, sessions) = {
         let mut engine = ENGINE.lock();
         match engine.as_mut() {
-            Some(engine) if engine.pid == process::id() => {
-                (engine.runtime.handle().clone(), std::mem::take(&mut engine.sessions))
-            }
+            Some(engine) if engine.pid == process::id() => (engine.runtime.handle().clone(), std::mem::take(&mut engine.sessions)),
             _ => return,
         }
     };
