@@ -114,6 +114,14 @@ impl Bridge {
         }
     }
 
+    /// Answers whether anybody holds the lock's key.
+    #[napi]
+    pub fn is_lock_held(&self, lock: i64, call: i64) {
+        let lock = self.tables.borrow().locks.get(&lock).cloned();
+        let Some(lock) = lock else { return self.fail(call, Error::ClientClosed { operation: "is_locked" }) };
+        self.start(call, async move { lock.is_locked().await.map_or_else(Outcome::Failed, Outcome::Flag) });
+    }
+
     fn begin<W>(&self, lock: i64, call: i64, work: impl FnOnce(dlock::Lock) -> W)
     where
         W: Future<Output = Result<Outcome>> + Send + 'static,
