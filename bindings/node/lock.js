@@ -4,7 +4,9 @@ const { bridge, call, nextId } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { warnForgotten } = require('./forgotten.js');
 const { Lease } = require('./lease.js');
+const { asBody, warnOfOwnBody } = require('./nesting.js');
 const { ACQUIRE, LOCK, checkKey, checkOptions, checkSignal, checkType } = require('./options.js');
+const { custom, showHandle } = require('./shown.js');
 
 /** Locks that user code holds. With the last way to a lock go the leases that only it remembers. */
 const reachable = new FinalizationRegistry((id) => bridge.dropLock(id).forEach(warnForgotten));
@@ -49,7 +51,7 @@ class Lock {
 
   async withLock(fn) {
     checkType('fn', fn, 'function');
-    return Lease.runHolding(await this.#acquire(this.#wait), fn);
+    return Lease.runHolding(await this.#acquire(this.#wait), asBody(this.#session, fn));
   }
 
   async acquire(options) {
@@ -69,8 +71,17 @@ class Lock {
     return (await call((id) => bridge.releaseLock(this.#id, id))) === 'released';
   }
 
+  async isLocked() {
+    return call((id) => bridge.isLockHeld(this.#id, id));
+  }
+
+  [custom](depth, options) {
+    return showHandle('Lock', { key: this.#key }, depth, options);
+  }
+
   async #acquire(wait, signal) {
     signal?.throwIfAborted();
+    if (wait !== 0) warnOfOwnBody(this.#session, this.#key);
     return call((id) => bridge.acquire(this.#id, id, wait), this.#made, signal);
   }
 
