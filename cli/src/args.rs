@@ -36,7 +36,7 @@ const URL_VARIABLE: &str = "DLOCK_URL";
 /// Where the locks are.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// `local:`, `local:///directory` or `redis://[user:password@]host[:port][/db]` [default: what the variable DLOCK_URL names, where a
+    /// `local:`, `local:///directory` or `redis://[user:password@]host[:port][/db]` [default: what `DLOCK_URL` names, where a
     /// password is safer than here, else `local:`]
     #[arg(long)]
     url: Option<String>,
