@@ -141,8 +141,9 @@ onBackends(
       const program = `
         import { Client } from ${JSON.stringify(dlock)};
         const lease = await new Client(${JSON.stringify(backend.url)}).lock('stopped', { ttl: 500 }).acquire();
-        console.log('held', lease.token);
+        // Before it says so: it may be stopped right then.
         let last = performance.now();
+        console.log('held', lease.token);
         setInterval(() => {
           const now = performance.now();
           if (now - last > 400) console.log('after', lease.valid, lease.signal.aborted), process.exit();
