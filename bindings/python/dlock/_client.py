@@ -3,9 +3,9 @@
 import asyncio
 import inspect
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Self, TypeVar, Unpack, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 
 from dlock._handles import ClientHandle, LockHandle, check_callable
 from dlock._holder import Inspection
@@ -87,7 +87,7 @@ class Lock(LockHandle[Lease]):
         Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
         backend failed for `connect_timeout`. When it is cancelled, a grant that is under way is given back.
         """
-        lease = await self._get(wait, watch=False)
+        lease = await self._get(wait, enter=False)
         self._remember(lease)
         return lease
 
@@ -104,7 +104,10 @@ class Lock(LockHandle[Lease]):
         if lease is not None:
             return await lease.release()
         # None, or several, or one whose handle was discarded: the engine knows.
-        return cast(bool, await current().run(self._native.release))
+        state = current()
+        number = state.next_number()
+        self._native.release(state.completions, number)
+        return cast(bool, await state.expect(number))
 
     async def is_locked(self) -> bool:
         """Whether anybody holds the key."""
@@ -119,32 +122,37 @@ class Lock(LockHandle[Lease]):
                 return await cast(Awaitable[T], result)
             return result
 
-    async def __aenter__(self) -> Lease:
-        lease = await self._get(UNSET, watch=self._on_lost == "cancel")
-        try:
-            lease._enter(watched=True)
-        except BaseException:
-            await lease.release()
-            raise
-        self._entered.append(lease)
-        return lease
+    def __aenter__(self) -> Coroutine[Any, Any, Lease]:
+        return self._get(UNSET, enter=True)
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
-        await self._to_leave(asyncio.current_task(), "__aexit__")._leave(kind, error)
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        entered = self._entered
+        lease = entered.pop() if len(entered) == 1 else self._to_leave(asyncio.current_task(), "__aexit__")
+        return lease._leave(kind, error)
 
-    async def _get(self, wait: Seconds | Unset | None, *, watch: bool) -> Lease:
+    async def _get(self, wait: Seconds | Unset | None, *, enter: bool) -> Lease:
+        """Gets a lease, for `async with` if `enter`. One coroutine: each one more is paid for at every await."""
         state = current()
-        task = asyncio.current_task()
+        task = asyncio.current_task(state.loop())
         leases = self._client._leases
-        key = self._native.key
+        key = self.key
         if key in leases:
             self._warn_of_own_lease(task, wait)
         number = state.next_number()
+        watch = enter and self._on_lost == "cancel"
         if isinstance(wait, Unset):
             call = self._native.acquire(state.completions, number, watch)
         else:
             call = self._native.acquire_within(state.completions, number, watch, wait)
-        lease = Lease(await state.answer(number, call), number, self._on_lost, task, leases)
+        future = state.expect(number)
+        try:
+            grant = await future
+        except BaseException:
+            state.give_up(number, call, future)
+            raise
+        lease = Lease(grant, key, number, self._on_lost, task, leases)
         if not lease.valid:
             # It ran out before it got here: the process was paused, or the loop blocked with renewal off.
             loss = lease._loss()
@@ -152,6 +160,13 @@ class Lock(LockHandle[Lease]):
             if loss is not None:
                 raise loss
         leases[key] = weakref.ref(lease)
+        if enter:
+            try:
+                lease._enter(state, task, watched=True)
+            except BaseException:
+                await lease.release()
+                raise
+            self._entered.append(lease)
         return lease
 
 

@@ -6,7 +6,7 @@ A *taker* is what a face counts as one caller: a task, or a thread.
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar, Unpack
 
 from dlock import _native
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset, open_client, split_on_lost
@@ -49,17 +49,21 @@ class ClientHandle:
 class LeaseHandle(_native.Lease):
     """A lease, and who took it."""
 
-    __slots__ = ("__weakref__", "_leases", "_on_lost", "_released", "_taker")
+    __slots__ = ("__weakref__", "_key", "_leases", "_on_lost", "_released", "_taker")
 
-    def __init__(self, _grant: _native.Grant, on_lost: str, taker: object, leases: "dict[str, weakref.ref[LeaseHandle]]") -> None:
+    def __init__(
+        self, _grant: _native.Grant, key: str, on_lost: str, taker: object, leases: "dict[str, weakref.ref[LeaseHandle]]"
+    ) -> None:
+        self._key = key  # to look it up: `key` makes a new text each time
         self._on_lost = on_lost
         self._taker = taker
         self._leases = leases
         self._released = False
 
     def __del__(self) -> None:
-        if not self._released:
-            self._let_go()
+        if self._released:
+            return
+        self._let_go()
         if self._is_last_handle():
             warn_dropped([(self.key, self.token)], self)
 
@@ -82,9 +86,9 @@ class LeaseHandle(_native.Lease):
     def _let_go(self) -> None:
         """Ends what we do for the lease on this side."""
         self._released = True
-        known = self._leases.get(self.key)
+        known = self._leases.get(self._key)
         if known is not None and known() in (self, None):
-            self._leases.pop(self.key, None)
+            self._leases.pop(self._key, None)
 
 
 L = TypeVar("L", bound=LeaseHandle)
@@ -93,7 +97,7 @@ L = TypeVar("L", bound=LeaseHandle)
 class LockHandle(Generic[L]):
     """A lock, and the leases that were taken with it."""
 
-    __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_taken")
+    __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_taken", "key")
 
     # What a loss may do to the body; the first is the default.
     _reactions: ClassVar[Sequence[str]]
@@ -102,6 +106,7 @@ class LockHandle(Generic[L]):
     def __init__(self, client: ClientHandle, key: str, options: LockOptions) -> None:
         self._on_lost, engine_options = split_on_lost(options, self._reactions)
         self._native = client._native.lock(key, **engine_options)
+        self.key: Final = key
         self._client = client
         # Leases of `with` bodies under way, and of other acquires.
         self._entered: list[L] = []
@@ -114,10 +119,6 @@ class LockHandle(Generic[L]):
 
     def __repr__(self) -> str:
         return f"<{_public_name(self)} {self.key!r}>"
-
-    @property
-    def key(self) -> str:
-        return self._native.key
 
     def _remember(self, lease: L) -> None:
         """Keeps sight of a lease that was acquired outside a `with`."""

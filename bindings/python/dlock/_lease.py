@@ -2,7 +2,8 @@
 
 import asyncio
 import weakref
-from asyncio import CancelledError, Task
+from asyncio import CancelledError, Future, Task
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,15 +23,16 @@ class Lease(LeaseHandle):
 
     __slots__ = ("_body", "_cancelled", "_cancelling", "_number", "_state")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - keywords would be paid for at each grant
         self,
         grant: _native.Grant,
+        key: str,
         number: int,
         on_lost: str,
         taker: Task[Any] | None,
         leases: dict[str, weakref.ref[LeaseHandle]],
     ) -> None:
-        super().__init__(grant, on_lost, taker, leases)
+        super().__init__(grant, key, on_lost, taker, leases)
         self._state: LoopState | None = None  # where a loss is watched for
         self._number = number
         self._body: Task[Any] | None = None  # the task to cancel
@@ -43,14 +45,7 @@ class Lease(LeaseHandle):
         True if the backend confirmed it; else `status` says how it stands, and the engine goes on trying until the lease would
         have run out. Waits at most `op_timeout`. A cancelled release goes on in the background.
         """
-        state = current()
-        self._let_go()
-        number = state.next_number()
-        call = self._release(state.completions, number)
-        if call is None:
-            return self.status == "released"
-        confirmed: bool = await state.answer(number, call)
-        return confirmed
+        return await self._begin_release(current())
 
     async def extend(self, ttl: Seconds) -> None:
         """Sets the life of the lease: `ttl` from now, and for later renewals. It goes on when this is cancelled.
@@ -66,24 +61,26 @@ class Lease(LeaseHandle):
 
     async def __aenter__(self) -> Self:
         self.check()
-        self._enter(watched=False)
+        state = current()
+        self._enter(state, asyncio.current_task(), watched=False)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
-        await self._leave(kind, error)
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        return self._leave(kind, error)
 
-    def _enter(self, *, watched: bool) -> None:
+    def _enter(self, state: LoopState, task: Task[Any] | None, *, watched: bool) -> None:
         """From here on a loss cancels the running task. `watched`: the engine was told already whom to tell."""
         if self._body is not None:
             raise LockError(f"lock {self.key!r}: the lease was entered before", code="ALREADY_ENTERED", key=self.key)
-        task = asyncio.current_task()
         if task is None:
             raise LockError("async with: there is no current task", code="NO_TASK", key=self.key)
         self._body = task
         if self._on_lost != "cancel":
             return
         self._cancelling = task.cancelling()
-        state = self._state = current()
+        self._state = state
         if not watched:
             self._number = state.next_number()
             self._watch(state.completions, self._number)
@@ -104,7 +101,7 @@ class Lease(LeaseHandle):
         by_others = cancelled and body is not None and body.uncancel() > self._cancelling
         by_us = cancelled and not by_others
         try:
-            await self.release()
+            await self._begin_release(self._state or current())
         except ForkedError:
             if kind is None:
                 raise
@@ -112,6 +109,12 @@ class Lease(LeaseHandle):
             return
         if kind is None or (by_us and issubclass(kind, CancelledError)):
             raise loss from error
+
+    def _begin_release(self, state: LoopState) -> Future[bool]:
+        number = state.next_number()
+        self._release(state.completions, number)
+        self._let_go()
+        return state.expect(number)
 
     def _let_go(self) -> None:
         if self._state is not None:

@@ -31,7 +31,7 @@ _process.in_child(_idle.clear)
 
 
 def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
-    """Starts a call and blocks until its outcome has come."""
+    """Starts a call, one that can be aborted or None, and blocks until its outcome has come."""
     if asyncio._get_running_loop() is not None:
         warn_caller("dlock.sync blocks the running event loop: use `async with` there", RuntimeWarning)
     try:
@@ -39,9 +39,6 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
     except IndexError:
         completions = _native.Completions()
     call = start(completions, 0, *arguments)
-    if call is None:
-        _idle.append(completions)
-        return None
     try:
         outcomes = completions.drain()
         while not outcomes:
@@ -49,7 +46,8 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
             outcomes = completions.drain()
     except BaseException:
         # Ctrl-C for one. Whatever still comes to this queue is given back.
-        call.abort()
+        if call is not None:
+            call.abort()
         completions.close()
         raise
     _idle.append(completions)
@@ -122,15 +120,16 @@ class Lease(LeaseHandle):
 
     __slots__ = ("_entered",)
 
-    def __init__(self, grant: _native.Grant, on_lost: str, taker: int, leases: dict[str, weakref.ref[LeaseHandle]]) -> None:
-        super().__init__(grant, on_lost, taker, leases)
+    def __init__(
+        self, grant: _native.Grant, key: str, on_lost: str, taker: int, leases: dict[str, weakref.ref[LeaseHandle]]
+    ) -> None:
+        super().__init__(grant, key, on_lost, taker, leases)
         self._entered = False
 
     def release(self) -> bool:
         """Gives the key back. True if the backend confirmed it; else `status` says how it stands. Waits at most `op_timeout`."""
         self._let_go()
-        confirmed = _run(self._release)
-        return self.status == "released" if confirmed is None else cast(bool, confirmed)
+        return cast(bool, _run(self._release))
 
     def extend(self, ttl: Seconds) -> None:
         """Sets the life of the lease: `ttl` from now, and for later renewals. `LockLost` or `NotHeld` if the lease has ended."""
@@ -221,7 +220,7 @@ class Lock(LockHandle[Lease]):
         self._warn_of_own_lease(thread, wait)
         start, own_wait = (self._native.acquire, ()) if isinstance(wait, Unset) else (self._native.acquire_within, (wait,))
         grant = _run(start, False, *own_wait)
-        lease = Lease(grant, self._on_lost, thread, leases)
+        lease = Lease(grant, self.key, self._on_lost, thread, leases)
         if not lease.valid:
             # It ran out before it got here: the process was paused.
             loss = lease._loss()
