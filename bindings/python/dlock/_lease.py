@@ -23,16 +23,20 @@ class Lease(LeaseHandle):
 
     __slots__ = ("_body", "_cancelled", "_cancelling", "_number", "_state")
 
-    def __init__(  # noqa: PLR0917 - keywords would be paid for at each grant
+    def __init__(
         self,
-        grant: _native.Grant,
+        _grant: _native.Grant,
         key: str,
         number: int,
         on_lost: str,
         taker: Task[Any] | None,
         leases: dict[str, weakref.ref[LeaseHandle]],
     ) -> None:
-        super().__init__(grant, key, on_lost, taker, leases)
+        self._key = key
+        self._leases = leases
+        self._on_lost = on_lost
+        self._released = False
+        self._taker = taker
         self._state: LoopState | None = None  # where a loss is watched for
         self._number = number
         self._body: Task[Any] | None = None  # the task to cancel
@@ -113,11 +117,8 @@ class Lease(LeaseHandle):
     def _begin_release(self, state: LoopState) -> Future[bool]:
         number = state.next_number()
         self._release(state.completions, number)
-        self._let_go()
-        return state.expect(number)
-
-    def _let_go(self) -> None:
         if self._state is not None:
             self._state.unwatch(self._number)
             self._state = None
-        super()._let_go()
+        self._let_go()
+        return state.expect(number)

@@ -121,9 +121,13 @@ class Lease(LeaseHandle):
     __slots__ = ("_entered",)
 
     def __init__(
-        self, grant: _native.Grant, key: str, on_lost: str, taker: int, leases: dict[str, weakref.ref[LeaseHandle]]
+        self, _grant: _native.Grant, key: str, on_lost: str, taker: int, leases: dict[str, weakref.ref[LeaseHandle]]
     ) -> None:
-        super().__init__(grant, key, on_lost, taker, leases)
+        self._key = key
+        self._leases = leases
+        self._on_lost = on_lost
+        self._released = False
+        self._taker = taker
         self._entered = False
 
     def release(self) -> bool:
