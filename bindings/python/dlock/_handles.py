@@ -51,11 +51,11 @@ class LeaseHandle(_native.Lease):
 
     __slots__ = ("__weakref__", "_leases", "_on_lost", "_released", "_taker")
 
-    def __init__(self, _grant: _native.Grant, on_lost: str, taker: object, leases: "dict[str, weakref.ref[LeaseHandle]]") -> None:
-        self._on_lost = on_lost
-        self._taker = taker
-        self._leases = leases
-        self._released = False
+    # Set by the `__init__` of each face: one call more would be paid for at each grant.
+    _leases: "dict[str, weakref.ref[LeaseHandle]]"
+    _on_lost: str
+    _released: bool
+    _taker: object
 
     def __del__(self) -> None:
         if not self._released:

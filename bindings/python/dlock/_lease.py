@@ -24,13 +24,16 @@ class Lease(LeaseHandle):
 
     def __init__(
         self,
-        grant: _native.Grant,
+        _grant: _native.Grant,
         number: int,
         on_lost: str,
         taker: Task[Any] | None,
         leases: dict[str, weakref.ref[LeaseHandle]],
     ) -> None:
-        super().__init__(grant, on_lost, taker, leases)
+        self._leases = leases
+        self._on_lost = on_lost
+        self._released = False
+        self._taker = taker
         self._state: LoopState | None = None  # where a loss is watched for
         self._number = number
         self._body: Task[Any] | None = None  # the task to cancel
@@ -44,6 +47,9 @@ class Lease(LeaseHandle):
         have run out. Waits at most `op_timeout`. A cancelled release goes on in the background.
         """
         state = current()
+        if self._state is not None:
+            self._state.unwatch(self._number)
+            self._state = None
         self._let_go()
         number = state.next_number()
         call = self._release(state.completions, number)
@@ -112,9 +118,3 @@ class Lease(LeaseHandle):
             return
         if kind is None or (by_us and issubclass(kind, CancelledError)):
             raise loss from error
-
-    def _let_go(self) -> None:
-        if self._state is not None:
-            self._state.unwatch(self._number)
-            self._state = None
-        super()._let_go()

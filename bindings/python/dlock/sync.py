@@ -122,8 +122,11 @@ class Lease(LeaseHandle):
 
     __slots__ = ("_entered",)
 
-    def __init__(self, grant: _native.Grant, on_lost: str, taker: int, leases: dict[str, weakref.ref[LeaseHandle]]) -> None:
-        super().__init__(grant, on_lost, taker, leases)
+    def __init__(self, _grant: _native.Grant, on_lost: str, taker: int, leases: dict[str, weakref.ref[LeaseHandle]]) -> None:
+        self._leases = leases
+        self._on_lost = on_lost
+        self._released = False
+        self._taker = taker
         self._entered = False
 
     def release(self) -> bool:
