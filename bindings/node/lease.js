@@ -32,11 +32,6 @@ function grow() {
   young.clear();
 }
 
-/** Nobody needs to look after it any more. */
-function forget(lease) {
-  if (!young.delete(lease)) reachable.unregister(lease);
-}
-
 /** One grant of a lock. */
 class Lease {
   #id;
@@ -51,6 +46,7 @@ class Lease {
   #lossError;
   #controller;
   #lossListeners;
+  #registered = false;
 
   constructor(session, key, id, token, sequence, acquiredAt, ttl) {
     session.identity ??= bridge.owner(id).split(':')[0];
@@ -70,6 +66,7 @@ class Lease {
   }
 
   static register(lease) {
+    lease.#registered = true;
     reachable.register(lease, lease.#id, lease);
   }
 
@@ -224,7 +221,8 @@ class Lease {
     }
     this.#ended = status;
     watched.delete(this.#id);
-    forget(this);
+    if (this.#registered) reachable.unregister(this);
+    else young.delete(this);
     if (status === 'lost') bridge.dropLease(this.#id);
     return status === 'released';
   }
