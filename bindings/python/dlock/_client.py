@@ -104,10 +104,7 @@ class Lock(LockHandle[Lease]):
         if lease is not None:
             return await lease.release()
         # None, or several, or one whose handle was discarded: the engine knows.
-        state = current()
-        number = state.next_number()
-        self._native.release(state.completions, number)
-        return cast(bool, await state.expect(number))
+        return cast(bool, await current().run(self._native.release))
 
     async def is_locked(self) -> bool:
         """Whether anybody holds the key."""
