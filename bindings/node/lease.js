@@ -4,6 +4,7 @@ const { bridge, call, explained, keepAlive, letGo, nextId, outcome, watched } = 
 const { classes, errorOf } = require('./errors.js');
 const { checkType } = require('./options.js');
 const { warnForgotten } = require('./forgotten.js');
+const { custom, showHandle } = require('./shown.js');
 
 const { LockLost } = classes;
 
@@ -163,7 +164,7 @@ class Lease {
   /** Never settles for a lease that is given back; until then it keeps the process alive, as every call that waits does. */
   waitLost() {
     return new Promise((resolve) => {
-      if (this.lost) return resolve(this.#loss());
+      if (this.lost) return resolve(this.#loss().reason);
       if (this.#ended !== undefined) return undefined;
       (this.#lossListeners ??= []).push(resolve);
       keepAlive();
@@ -186,10 +187,14 @@ class Lease {
     await this.release();
   }
 
+  [custom](depth, options) {
+    return showHandle('Lease', { key: this.#key, token: this.#token, status: this.status }, depth, options);
+  }
+
   #onLost() {
     const loss = this.#loss();
     this.#controller?.abort(loss);
-    for (const tell of this.#takeLossListeners()) tell(loss);
+    for (const tell of this.#takeLossListeners()) tell(loss.reason);
   }
 
   #takeLossListeners() {

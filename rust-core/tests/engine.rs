@@ -325,3 +325,19 @@ async fn r15_bad_input_fails_before_anything_happens() {
     let error = Client::new("mysql://me:secret@host").unwrap_err();
     assert!(!error.to_string().contains("secret"), "{error}");
 }
+
+#[test]
+fn r15_a_url_that_cannot_be_used_is_told_with_the_reason() {
+    let refused = |url| match Client::new(url) {
+        Err(Error::InvalidOptions { field, value, allowed }) if field == "url" => (value, allowed),
+        other => panic!("{url}: {other:?}"),
+    };
+    assert_eq!(refused("").0, "\"\"");
+    for url in ["redis://h:99999", "redis://h:abc", "redis://:secret@h:0", "redis://h:-1"] {
+        let (value, allowed) = refused(url);
+        assert!(allowed.contains("a port from 1 to 65535") && !value.contains("secret"), "{value}: {allowed}");
+    }
+    let (value, allowed) = refused("rediss://:secret@h:6380/0?password=secret");
+    assert_eq!(value, "rediss://***@h:6380/0");
+    assert!(allowed.contains("TLS is not supported yet"), "{allowed}");
+}

@@ -79,7 +79,7 @@ const operations = {
     leases.get(args.lease).check();
     return true;
   },
-  wait_lost: async (_client, args) => (await leases.get(args.lease).waitLost()).reason,
+  wait_lost: (_client, args) => leases.get(args.lease).waitLost(),
   drop: (_client, args) => forget(leases, args.lease),
   drop_lock: (_client, args) => forget(locks, args.lock),
   async ping(client) {
