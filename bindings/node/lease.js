@@ -4,6 +4,7 @@ const { bridge, call, explained, keepAlive, letGo, nextId, outcome, watched } = 
 const { classes, errorOf } = require('./errors.js');
 const { checkType } = require('./options.js');
 const { warnForgotten } = require('./forgotten.js');
+const { custom, showHandle } = require('./shown.js');
 
 const { LockLost } = classes;
 
@@ -31,11 +32,6 @@ function grow() {
   young.clear();
 }
 
-/** Nobody needs to look after it any more. */
-function forget(lease) {
-  if (!young.delete(lease)) reachable.unregister(lease);
-}
-
 /** One grant of a lock. */
 class Lease {
   #id;
@@ -50,6 +46,7 @@ class Lease {
   #lossError;
   #controller;
   #lossListeners;
+  #registered = false;
 
   constructor(session, key, id, token, sequence, acquiredAt, ttl) {
     session.identity ??= bridge.owner(id).split(':')[0];
@@ -69,6 +66,7 @@ class Lease {
   }
 
   static register(lease) {
+    lease.#registered = true;
     reachable.register(lease, lease.#id, lease);
   }
 
@@ -166,7 +164,7 @@ class Lease {
   /** Never settles for a lease that is given back; until then it keeps the process alive, as every call that waits does. */
   waitLost() {
     return new Promise((resolve) => {
-      if (this.lost) return resolve(this.#loss());
+      if (this.lost) return resolve(this.#loss().reason);
       if (this.#ended !== undefined) return undefined;
       (this.#lossListeners ??= []).push(resolve);
       keepAlive();
@@ -189,10 +187,14 @@ class Lease {
     await this.release();
   }
 
+  [custom](depth, options) {
+    return showHandle('Lease', { key: this.#key, token: this.#token, status: this.status }, depth, options);
+  }
+
   #onLost() {
     const loss = this.#loss();
     this.#controller?.abort(loss);
-    for (const tell of this.#takeLossListeners()) tell(loss);
+    for (const tell of this.#takeLossListeners()) tell(loss.reason);
   }
 
   #takeLossListeners() {
@@ -219,7 +221,8 @@ class Lease {
     }
     this.#ended = status;
     watched.delete(this.#id);
-    forget(this);
+    if (this.#registered) reachable.unregister(this);
+    else young.delete(this);
     if (status === 'lost') bridge.dropLease(this.#id);
     return status === 'released';
   }

@@ -4,7 +4,9 @@ const { bridge, call, explained, nextId, outcome } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { warnForgotten } = require('./forgotten.js');
 const { Lease } = require('./lease.js');
+const { asBody, warnOfOwnBody } = require('./nesting.js');
 const { ACQUIRE, LOCK, checkKey, checkOptions, checkSignal, checkType } = require('./options.js');
+const { custom, showHandle } = require('./shown.js');
 
 /** Locks that user code holds. With the last way to a lock go the leases that only it remembers. */
 const reachable = new FinalizationRegistry((id) => bridge.dropLock(id).forEach(warnForgotten));
@@ -49,7 +51,9 @@ class Lock {
 
   async withLock(fn) {
     checkType('fn', fn, 'function');
-    return Lease.runHolding(await call((id) => bridge.acquire(this.#id, id, this.#wait), this.#made), fn);
+    if (this.#wait !== 0) warnOfOwnBody(this.#session, this.#key);
+    const lease = await call((id) => bridge.acquire(this.#id, id, this.#wait), this.#made);
+    return Lease.runHolding(lease, asBody(this.#session, fn));
   }
 
   async acquire(options) {
@@ -57,6 +61,7 @@ class Lock {
     checkSignal(options?.signal);
     options?.signal?.throwIfAborted();
     const wait = options?.wait === undefined ? this.#wait : options.wait;
+    if (wait !== 0) warnOfOwnBody(this.#session, this.#key);
     const id = nextId();
     bridge.acquire(this.#id, id, wait);
     try {
@@ -73,6 +78,14 @@ class Lock {
   /** Works only while exactly one lease is outstanding. */
   async release() {
     return call((id) => bridge.releaseLock(this.#id, id), (status) => status === 'released');
+  }
+
+  async isLocked() {
+    return call((id) => bridge.isLockHeld(this.#id, id));
+  }
+
+  [custom](depth, options) {
+    return showHandle('Lock', { key: this.#key }, depth, options);
   }
 
   /** A lease for a body of ours. */

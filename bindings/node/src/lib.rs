@@ -24,7 +24,7 @@ use napi_derive::napi;
 use tokio::task::AbortHandle;
 
 /// What the interpreter's thread allocates the engine's frees, and the other way round: the system's allocator makes them wait for each
-/// other (measured: a fifth of the time of a pair).
+/// other (measured: a tenth of the time of a pair).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -8,31 +8,20 @@ from types import TracebackType
 from typing import Any, Self
 
 from dlock import _native
+from dlock._handles import LeaseHandle
 from dlock._loop import LoopState, current
-from dlock._options import Seconds, warn_dropped
-from dlock.errors import ForkedError, LockError, LockLost, NotHeld
+from dlock._options import Seconds
+from dlock.errors import ForkedError, LockError
 
 
-class Lease(_native.Lease):
+class Lease(LeaseHandle):
     """One grant of a lock.
 
     `async with lease` gives it back at the end of the body and cancels the body when the lease is lost, the way `asyncio.timeout()`
     does: the body ends in `LockLost`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_body",
-        "_cancelled",
-        "_cancelling",
-        "_key",
-        "_leases",
-        "_number",
-        "_on_lost",
-        "_released",
-        "_state",
-        "_taker",
-    )
+    __slots__ = ("_body", "_cancelled", "_cancelling", "_number", "_state")
 
     def __init__(
         self,
@@ -41,25 +30,18 @@ class Lease(_native.Lease):
         number: int,
         on_lost: str,
         taker: Task[Any] | None,
-        leases: "dict[str, weakref.ref[Lease]]",
+        leases: dict[str, weakref.ref[LeaseHandle]],
     ) -> None:
-        self._state: LoopState | None = None  # where a loss is watched for
-        self._key = key  # to look it up: `key` makes a new text each time
-        self._number = number
-        self._on_lost = on_lost
-        self._taker = taker
+        self._key = key
         self._leases = leases
+        self._on_lost = on_lost
+        self._released = False
+        self._taker = taker
+        self._state: LoopState | None = None  # where a loss is watched for
+        self._number = number
         self._body: Task[Any] | None = None  # the task to cancel
         self._cancelled = False
         self._cancelling = 0
-        self._released = False
-
-    def __del__(self) -> None:
-        if self._released:
-            return
-        self._let_go()
-        if self._is_last_handle():
-            warn_dropped([(self.key, self.token)], self)
 
     async def release(self) -> bool:
         """Gives the key back; local validity and renewal end at once.
@@ -132,27 +114,11 @@ class Lease(_native.Lease):
         if kind is None or (by_us and issubclass(kind, CancelledError)):
             raise loss from error
 
-    def _loss(self) -> LockLost | None:
-        try:
-            self.check()
-        except LockLost as loss:
-            return loss
-        except (NotHeld, ForkedError):
-            pass
-        return None
-
     def _begin_release(self, state: LoopState) -> Future[bool]:
         number = state.next_number()
         self._release(state.completions, number)
-        self._let_go()
-        return state.expect(number)
-
-    def _let_go(self) -> None:
-        """Ends what we do for the lease on this side."""
-        self._released = True
         if self._state is not None:
             self._state.unwatch(self._number)
             self._state = None
-        known = self._leases.get(self._key)
-        if known is not None and known() in (self, None):
-            self._leases.pop(self._key, None)
+        self._let_go()
+        return state.expect(number)

@@ -76,18 +76,18 @@ class LoopState:
     def expect(self, number: int) -> Future[Any]:
         """The future that gets the outcome of a call. Where the call must not outlive it: see `give_up`."""
         loop = self.loop()
-        assert loop is not None  # noqa: S101 - it is running
+        assert loop is not None  # it is running
         future = self.pending[number] = loop.create_future()
         return future
 
-    def give_up(self, number: int, call: Call, future: Future[Any]) -> None:
-        """Ends a call whose caller was cancelled: a grant that is under way, or has come already, is given back."""
-        if self.pending.pop(number, None) is not None:
-            call.abort()
-        else:
+    def give_up(self, number: int, call: Call | None, future: Future[Any]) -> None:
+        """Ends a call whose caller was cancelled: a grant that is under way, or has come, is given back. A release goes on."""
+        if self.pending.pop(number, None) is None:
             _give_back(future)
+        elif call is not None:
+            call.abort()
 
-    async def run(self, start: Callable[..., Call], *arguments: Any) -> Any:
+    async def run(self, start: Callable[..., Call | None], *arguments: Any) -> Any:
         """Starts a call and waits for its outcome. A caller who is cancelled ends the call as well."""
         number = self.next_number()
         call = start(self.completions, number, *arguments)

@@ -17,6 +17,7 @@ __all__ = [
     "after_fork_in_parent",
     "before_fork",
     "shutdown",
+    "trust_hooks",
 ]
 
 __version__: str

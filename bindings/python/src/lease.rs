@@ -12,7 +12,7 @@ use pyo3::types::PyTuple;
 use crate::completion::{Call, Completions, Outcome, Queue, start};
 use crate::error::raise;
 use crate::process::Owned;
-use crate::values::duration;
+use crate::values::{duration, flag};
 
 /// A lease that has not reached its caller: given back when it is dropped on the way.
 pub(crate) struct Undelivered(Option<dlock::Lease>);
@@ -158,8 +158,8 @@ impl Lease {
     }
 
     /// Switches automatic renewal on or off while the lease is held.
-    fn auto_renew(&self, renew: bool) -> PyResult<()> {
-        self.0.get()?.auto_renew(renew);
+    fn auto_renew(&self, renew: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.0.get()?.auto_renew(flag("renew", renew)?);
         Ok(())
     }
 
