@@ -36,6 +36,10 @@ impl Latest {
     }
 }
 
+fn client(url: &str) -> Client {
+    Client::with_options(url, ClientOptions { namespace: "ns".into(), ..ClientOptions::default() }).unwrap()
+}
+
 /// What all tasks share.
 #[derive(Default)]
 struct Work {
@@ -80,7 +84,7 @@ async fn r01_r04_r07_locks_survive_the_loss_of_servers() {
     let mut cluster = EtcdCluster::start().await;
     let url = cluster.url();
     let work = Arc::new(Work::default());
-    let clients: Vec<_> = (0..CLIENTS).map(|_| Client::with_options(&url, ClientOptions::default()).unwrap()).collect();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| client(&url)).collect();
     let tasks = (0..TASKS).map(|index| {
         let (work, client) = (work.clone(), clients[index % CLIENTS].clone());
         tokio::spawn(async move { work.cycle(&client, index).await })
@@ -109,6 +113,7 @@ async fn r01_r04_r07_locks_survive_the_loss_of_servers() {
     work.goes_on("a follower was killed for good").await;
     work.goes_on("without it").await;
 
+    assert!(!all_places(&onlooker(&cluster.members[cluster.leader().await].client_url()).await).await.is_empty());
     work.over.store(true, Ordering::Relaxed);
     for task in join_all(tasks).await {
         task.unwrap();
@@ -127,7 +132,7 @@ async fn r01_r04_r07_locks_survive_the_loss_of_servers() {
 async fn r02_a_lease_that_an_old_leader_revoked_is_noticed_within_a_third_of_its_ttl() {
     const TTL: Duration = Duration::from_secs(6);
     let cluster = EtcdCluster::start_with(Version::Old).await;
-    let client = Client::new(&cluster.url()).unwrap();
+    let client = client(&cluster.url());
     let mut leases = Vec::new();
     for number in 0..20 {
         leases.push(client.lock(&format!("k{number}")).ttl(TTL).acquire().await.unwrap());
