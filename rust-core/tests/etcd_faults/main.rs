@@ -8,6 +8,7 @@ mod cost;
 mod ghosts;
 mod names;
 mod session;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 mod waiting;
