@@ -157,6 +157,8 @@ export interface Inspection {
   holder: Holder | null;
   /** The owner ids that wait, first in line first, where the backend keeps a queue. */
   queue: string[];
+  /** Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared. */
+  cluster: string | null;
 }
 
 /** A client that has reached its backend. */

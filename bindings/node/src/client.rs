@@ -128,5 +128,5 @@ impl Bridge {
 }
 
 fn inspection(found: &Inspection) -> Value {
-    json!({ "key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue })
+    json!({ "key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue, "cluster": found.cluster })
 }

@@ -87,5 +87,10 @@ pub(crate) fn holder<'py>(py: Python<'py>, holder: &Holder) -> PyResult<Bound<'p
 pub(crate) fn inspection<'py>(py: Python<'py>, inspection: &Inspection) -> PyResult<Bound<'py, PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let held_by = inspection.holder.as_ref().map(|held_by| holder(py, held_by)).transpose()?;
-    CLASS.import(py, "dlock._holder", "Inspection")?.call1((&inspection.key, held_by, inspection.queue.clone()))
+    CLASS.import(py, "dlock._holder", "Inspection")?.call1((
+        &inspection.key,
+        held_by,
+        inspection.queue.clone(),
+        &inspection.cluster,
+    ))
 }

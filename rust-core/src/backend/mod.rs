@@ -267,8 +267,8 @@ pub struct Inspection {
     pub holder: Option<Holder>,
     /// The owners that wait, first in line first, where the backend keeps a queue.
     pub queue: Vec<String>,
-    /// Which store's count the holder's token is, where it is one: tokens of two stores cannot be compared.
-    pub cluster: Option<u64>,
+    /// Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared.
+    pub cluster: Option<String>,
 }
 
 /// A backend's word that a waiter should ask again. Never a grant.

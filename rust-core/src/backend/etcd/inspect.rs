@@ -43,7 +43,12 @@ impl Store {
         let waiting = all.kvs().iter().skip(1).map(|place| queue.owner(place.key())).collect();
         let Some(first) = first.kvs().first() else { return Ok(Inspection { key: key.to_string(), ..Inspection::default() }) };
         let holder = Holder { remaining: self.left(first.lease(), deadline).await?, ..holder(&queue, first) };
-        Ok(Inspection { key: key.to_string(), holder: Some(holder), queue: waiting, cluster: self.endpoints.cluster_id() })
+        Ok(Inspection { key: key.to_string(), holder: Some(holder), queue: waiting, cluster: self.cluster() })
+    }
+
+    /// As etcd's own tools write it.
+    fn cluster(&self) -> Option<String> {
+        self.endpoints.cluster_id().map(|id| format!("{id:x}"))
     }
 
     /// What is left of a lease, in whole seconds; nothing if it is over.
@@ -99,12 +104,8 @@ impl Store {
             let Some(first) = places.first() else { continue };
             leases.insert(first.lease());
             let waiting = places.iter().skip(1).map(|place| queue.owner(place.key())).collect();
-            let lock = Inspection {
-                key: key.to_string(),
-                holder: Some(holder(&queue, first)),
-                queue: waiting,
-                cluster: self.endpoints.cluster_id(),
-            };
+            let lock =
+                Inspection { key: key.to_string(), holder: Some(holder(&queue, first)), queue: waiting, cluster: self.cluster() };
             inspections.push((first.lease(), lock));
         }
         // Locks share leases, so these are few.

@@ -153,8 +153,8 @@ function reasonOf(lease) {
   return null;
 }
 
-function found({ key, holder, queue }) {
-  return { key, holder: holder && { ...holder }, queue: queue.length };
+function found({ key, holder, queue, cluster }) {
+  return { key, holder: holder && { ...holder }, queue: queue.length, cluster };
 }
 
 /** A lease may be collected some time after it was taken, at the earliest; what that frees, a turn later. So this goes on for a while. */

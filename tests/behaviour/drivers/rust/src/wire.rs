@@ -132,7 +132,7 @@ pub(crate) fn lease(lease: &Lease) -> Value {
 }
 
 pub(crate) fn inspection(found: &Inspection) -> Value {
-    json!({"key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue.len()})
+    json!({"key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue.len(), "cluster": found.cluster})
 }
 
 fn holder(holder: &Holder) -> Value {
