@@ -284,7 +284,7 @@ impl Session {
         let options = &attempt.options;
         let margin = self.backend.capabilities().margin;
         let terms = Terms { renew: options.renew, threshold: options.renewal_threshold, margin, max_hold: options.max_hold };
-        let state = LeaseState::granted(sent, grant.ttl, terms);
+        let state = LeaseState::granted(sent - grant.age, grant.ttl, terms);
         if !state.is_valid(self.clock.now()) {
             return None;
         }

@@ -249,13 +249,13 @@ impl Store {
         if free_for_all {
             let token = self.next_token(request.floor, moment);
             self.hold(full, request, token, moment);
-            return Acquired::Granted(Grant { token, ttl: request.ttl });
+            return Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO });
         }
         match self.keys.get(full).and_then(|entry| entry.held.as_ref()) {
             Some(held) if held.owner == request.owner => {
                 let token = held.token;
                 self.hold(full, request, token, moment);
-                return Acquired::Granted(Grant { token, ttl: request.ttl });
+                return Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO });
             }
             Some(_) => {}
             // Free, and somebody else is first: settle() hands over, so this is unreachable but harmless.

@@ -53,6 +53,7 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     ///   Where that cannot be, [`Capabilities::counts_tokens`], it is [`Failure::Refused`] and nothing remains.
     /// - Free and somebody waits: granted only with `fair: false`, or to the first in the queue.
     /// - Held by the same owner: confirmed. The same token, the full TTL from now.
+    /// - A grant's TTL may have begun before the request, by a twentieth of it at most: [`Grant::age`].
     /// - Held by somebody else: with `enqueue`, the owner gets a place at the end of the queue (or keeps the one it has) and a
     ///   [`Hint`] when it is worth asking again; without, nothing remains.
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired>;
@@ -174,6 +175,8 @@ pub struct Grant {
     pub token: Token,
     /// The TTL that the backend confirmed.
     pub ttl: Duration,
+    /// How long before the request was made this TTL began.
+    pub age: Duration,
 }
 
 /// A key is held by somebody else.

@@ -70,7 +70,7 @@ impl Store {
         }
         let (prepared, step) = self.prepare(asking, attempt).await?;
         let [coming] = self.line.submit([step], *deadline)?;
-        let (answer, kept) = tokio::join!(coming.wait(), self.pool.keep(&prepared.lease, *since, *deadline));
+        let (answer, kept) = tokio::join!(coming.wait(), self.pool.freshen(&prepared.lease, *since, *deadline));
         self.conclude(asking, attempt, prepared, answer, kept).await
     }
 
@@ -163,7 +163,7 @@ impl Store {
             return Ok(None);
         };
         let txn = request::look(queue, acquire.owner, created);
-        let (answer, kept) = tokio::join!(self.read(txn, *deadline), self.pool.keep(&lease, *since, *deadline));
+        let (answer, kept) = tokio::join!(self.read(txn, *deadline), self.pool.freshen(&lease, *since, *deadline));
         let looked = request::looked(queue, created, &answer?)?;
         if let Looked::First { lease } | Looked::Behind { lease, .. } = looked {
             attempt.is_under(lease);
@@ -206,7 +206,6 @@ impl Store {
     ) -> Result<Option<Acquired>, BackendError> {
         let Asking { queue, acquire, since, .. } = asking;
         let Some(seat) = attempt.seat.as_mut() else { return Ok(None) };
-        let ttl = seat.lease.remaining(*since);
         match kept {
             Ok(Kept::Over) => {
                 attempt.created = None;
@@ -214,14 +213,15 @@ impl Store {
                 return Ok(None);
             }
             // It was kept alive a while ago, and that counts unless it was long ago.
-            Err(error) if ttl < class(acquire.ttl) / 2 => return Err(error),
+            Err(error) if seat.lease.remaining(*since) < class(acquire.ttl) / 2 => return Err(error),
             Ok(Kept::Alive) | Err(_) => {}
         }
+        let (ttl, age) = (seat.lease.class, seat.lease.age(*since));
         seat.hold();
         attempt.granted = true;
         attempt.watching = None;
         self.seen.forget(&queue.prefix);
-        Ok(Some(Acquired::Granted(Grant { token: token(created), ttl })))
+        Ok(Some(Acquired::Granted(Grant { token: token(created), ttl, age })))
     }
 
     fn wait(&self, asking: &Asking, attempt: &mut Attempt, ahead: &Ahead) -> Acquired {

@@ -108,7 +108,7 @@ impl Store {
         };
         let delete = request::delete(queue, owner, attempt.created.unwrap_or(0), None);
         let [released, asked] = self.line.submit([delete, step], *deadline)?;
-        let kept = self.pool.keep(&prepared.lease, *since, *deadline);
+        let kept = self.pool.freshen(&prepared.lease, *since, *deadline);
         let (released, asked, kept) = tokio::join!(released.wait(), asked.wait(), kept);
         let acquired = match self.conclude(next, attempt_next, prepared, asked, kept).await {
             Ok(None) if released.is_ok() => self.get(next, attempt_next).await.map(Some),

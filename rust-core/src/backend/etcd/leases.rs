@@ -31,6 +31,9 @@ const MOST_KEYS: usize = 2_000;
 /// How long a spare lease without keys is kept: there may be locks with its TTL again.
 const SPARE: Duration = Duration::from_secs(600);
 
+/// The share of its TTL that a lease may have spent when a lock is granted under it.
+const LITTLE: u32 = 20;
+
 /// The TTL that a lease for `ttl` has: whole seconds, rounded down.
 pub(super) fn class(ttl: Duration) -> Duration {
     Duration::from_secs(ttl.as_secs()).max(SHORTEST)
@@ -218,10 +221,12 @@ impl Pool {
         Ok(seat)
     }
 
+    /// Sees to it that the life of the lease began at `since` or a little before: not every lock that is taken is worth a keep-alive.
+    pub(super) async fn freshen(&self, lease: &Lease, since: Instant, deadline: Timer) -> Result<Kept, BackendError> {
+        self.keep(lease, since - lease.class / LITTLE, deadline).await
+    }
+
     /// Sees to it that the lease lives its TTL from `since` on. Those who ask at the same time share a keep-alive.
-    ///
-    /// # Cancel safety
-    /// May be dropped.
     pub(super) async fn keep(&self, lease: &Lease, since: Instant, deadline: Timer) -> Result<Kept, BackendError> {
         let late = || BackendError::new(Failure::Unknown, "the lease was not kept in time");
         let _one_at_a_time = timeout_at(deadline, lease.keeping.lock()).await.map_err(|_| late())?;
@@ -338,6 +343,11 @@ enum Care {
 }
 
 impl Lease {
+    /// How long before `since` its life began, as far as is known here.
+    pub(super) fn age(&self, since: Instant) -> Duration {
+        since.since(self.state.lock().kept)
+    }
+
     /// What is left of it from `since` on, as far as is known here, up to its TTL.
     pub(super) fn remaining(&self, since: Instant) -> Duration {
         self.state.lock().end().since(since).min(self.class)

@@ -12,7 +12,7 @@ use crate::owner::OwnerId;
 /// Reads a token, `{look again, ahead, left, value}`, or -1 (`None`): the request came after its not-after, and did nothing.
 pub(super) fn asked(value: &Value, ttl: Duration) -> Result<Option<Acquired>, BackendError> {
     if let Value::Int(token) = value {
-        return Ok(u64::try_from(*token).ok().map(|token| Acquired::Granted(Grant { token, ttl })));
+        return Ok(u64::try_from(*token).ok().map(|token| Acquired::Granted(Grant { token, ttl, age: Duration::ZERO })));
     }
     let fields = array(value)?;
     Ok(Some(Acquired::Waiting(Waiting {
