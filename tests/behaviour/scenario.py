@@ -14,9 +14,9 @@ LANGUAGES = ("rust", "python", "node")
 
 # What a scenario may need. A memory: store ends at its process.
 ABILITIES = {
-    "memory": {"fair", "queue"},
-    "local": {"crash-release", "processes"},
-    "redis": {"fair", "queue", "processes", "server"},
+    "memory": {"fair", "queue", "skips-dead"},
+    "local": {"crash-release", "processes", "skips-dead"},
+    "redis": {"fair", "queue", "processes", "server", "skips-dead"},
     "etcd": {"fair", "queue", "processes"},
 }
 
@@ -70,7 +70,7 @@ class Scenario:
         return any(SERVER_STEPS & set(step) for step in self.flat())
 
     def all_clients(self) -> list[str]:
-        named = {name for step in self.flat() for name in (*step, *(step.get("contend") or ()))}
+        named = {name for step in self.flat() for name in (*step, *step.get("contend", ()), *step.get("storm", ()))}
         return sorted(CLIENTS & named)
 
     def process_of(self, client: str, backend: str) -> str:

@@ -38,7 +38,7 @@ impl Store {
     /// Asks for a key. Meant for a task of its own: what was sent is followed to its answer.
     pub(super) async fn acquire(self: Arc<Self>, asking: Asking, turned: Turned) -> Result<Acquired, BackendError> {
         let mut turn = turned.wait(asking.deadline).await?;
-        let acquired = self.get(&asking, &mut turn).await;
+        let acquired = self.get(&asking, &mut turn).await.map_err(|error| turn.judge(error));
         self.attempts.end(asking.acquire.owner, turn);
         acquired
     }

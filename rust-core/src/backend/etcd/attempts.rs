@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
+use tokio::task::unconstrained;
 use tokio::time::{Instant as Timer, timeout_at};
 
 use super::leases::Seat;
@@ -51,6 +54,11 @@ impl Attempt {
         self.elsewhere.clear();
     }
 
+    /// What a failed request means for the attempt: only an unknown outcome has its owner leave.
+    pub(super) fn judge(&self, error: BackendError) -> BackendError {
+        if self.is_over() { error } else { BackendError { failure: Failure::Unknown, ..error } }
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -70,14 +78,14 @@ pub(super) struct Attempts {
 /// A turn now, or a place in the line for it.
 pub(super) enum Turned {
     Now(Turn),
-    Later(Slot),
+    Later(BoxFuture<'static, Turn>),
 }
 
 impl Turned {
     pub(super) async fn wait(self, deadline: Timer) -> Result<Turn, BackendError> {
         match self {
             Self::Now(turn) => Ok(turn),
-            Self::Later(slot) => timeout_at(deadline, slot.lock_owned())
+            Self::Later(turn) => timeout_at(deadline, turn)
                 .await
                 .map_err(|_| BackendError::new(Failure::NotSent, "an earlier request of the same attempt has no answer yet")),
         }
@@ -106,10 +114,49 @@ impl Attempts {
     }
 }
 
-/// Taken at once where it can be: of two requests, the one that was made first goes first, whatever their tasks do.
+/// Of two requests the one that was made first goes first, whatever their tasks do: an acquire that is overtaken by its leave would make a
+/// place for nobody. So the place in the line is taken here, by a first poll that no budget keeps from it, and not in the task.
 fn turned(slot: &Slot) -> Turned {
-    match slot.clone().try_lock_owned() {
-        Ok(turn) => Turned::Now(turn),
-        Err(_) => Turned::Later(slot.clone()),
+    let mut turn = unconstrained(slot.clone().lock_owned()).boxed();
+    match (&mut turn).now_or_never() {
+        Some(turn) => Turned::Now(turn),
+        None => Turned::Later(turn),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owner::SessionId;
+    use std::time::Duration;
+
+    const OWNER: OwnerId = OwnerId { session: SessionId::from_u128(1), sequence: 1 };
+
+    #[tokio::test]
+    async fn requests_have_their_turns_in_the_order_in_which_they_were_made() {
+        let attempts = Attempts::default();
+        let deadline = Timer::now() + Duration::from_secs(5);
+        let Turned::Now(first) = attempts.begin(OWNER) else { panic!("nobody was before") };
+        let (acquire, leave) = (attempts.begin(OWNER), attempts.find(OWNER).unwrap());
+        // The leave's task runs first.
+        let leave = tokio::spawn(async move { leave.wait(deadline).await.map(|turn| turn.created) });
+        tokio::task::yield_now().await;
+        drop(first);
+        let mut turn = acquire.wait(deadline).await.unwrap();
+        turn.created = Some(7);
+        drop(turn);
+        assert_eq!(leave.await.unwrap().unwrap(), Some(7));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_is_over_is_forgotten_unless_somebody_is_in_line() {
+        let attempts = Attempts::default();
+        let deadline = Timer::now() + Duration::from_secs(5);
+        let first = attempts.begin(OWNER).wait(deadline).await.unwrap();
+        let second = attempts.begin(OWNER);
+        attempts.end(OWNER, first);
+        assert!(attempts.find(OWNER).is_some());
+        attempts.end(OWNER, second.wait(deadline).await.unwrap());
+        assert!(attempts.find(OWNER).is_none());
     }
 }

@@ -80,7 +80,7 @@ impl Store {
     ) -> Result<Handover, BackendError> {
         let mut turn_next = turned_next.wait(next.deadline).await?;
         let Some(turned) = turned else {
-            let acquired = self.get(&next, &mut turn_next).await;
+            let acquired = self.get(&next, &mut turn_next).await.map_err(|error| turn_next.judge(error));
             self.attempts.end(next.acquire.owner, turn_next);
             return Ok(Handover { outcome: Outcome::NotHeld, next: acquired.map(Some).or_else(not_asked)? });
         };
@@ -103,7 +103,8 @@ impl Store {
         let Some((prepared, step)) = prepared else {
             // Something without an answer is to be cleared up first, or there is a place already: one after the other.
             let outcome = self.take_back(queue, owner, attempt, *deadline).await?;
-            let acquired = self.get(next, attempt_next).await.map(Some).or_else(not_asked)?;
+            let acquired = self.get(next, attempt_next).await.map(Some);
+            let acquired = acquired.map_err(|error| attempt_next.judge(error)).or_else(not_asked)?;
             return Ok(Handover { outcome, next: acquired });
         };
         let delete = request::delete(queue, owner, attempt.created.unwrap_or(0), None);
@@ -115,7 +116,7 @@ impl Store {
             acquired => acquired,
         };
         let outcome = released_by(attempt, &released?)?;
-        Ok(Handover { outcome, next: acquired.or_else(not_asked)? })
+        Ok(Handover { outcome, next: acquired.map_err(|error| attempt_next.judge(error)).or_else(not_asked)? })
     }
 
     /// Deletes what an attempt has.
