@@ -303,7 +303,10 @@ fn token(created: i64) -> Token {
     u64::try_from(created).unwrap_or(0)
 }
 
+/// The longest that a waiter goes without looking.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
 /// When a waiter looks by itself: events have been known to get lost.
 fn look_again(ttl: Duration) -> Duration {
-    class(ttl)
+    class(ttl).min(LONGEST_WAIT)
 }
