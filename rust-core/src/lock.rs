@@ -180,7 +180,7 @@ impl Lock {
         Ok(engine.spawn(granted).abort_handle())
     }
 
-    fn begin(&self, wait: Option<Duration>) -> Result<(Bound<Session>, Attempt)> {
+    fn begin(&self, wait: Option<Duration>) -> Result<(Bound<Session>, Box<Attempt>)> {
         let options = LockOptions { wait, ..self.options.clone() };
         self.validate_with(&options)?;
         let session = self.client.bound()?.clone();
@@ -274,7 +274,7 @@ impl Lock {
 }
 
 /// Goes on with an attempt until the key is got.
-async fn lease(session: Bound<Session>, attempt: Attempt, outstanding: Arc<Outstanding>) -> Result<Lease> {
+async fn lease(session: Bound<Session>, attempt: Box<Attempt>, outstanding: Arc<Outstanding>) -> Result<Lease> {
     let held = session.get()?.clone().acquire(attempt).await?;
     Ok(Lease::new(held, session, &outstanding))
 }
