@@ -30,6 +30,7 @@ pub mod clock;
 mod deadlines;
 pub mod error;
 pub mod fencing;
+pub mod fork;
 mod give_back;
 mod held;
 pub mod holder;
@@ -45,7 +46,6 @@ mod runtime;
 mod session;
 mod waiters;
 
-pub use backend::local::fork;
 pub use client::Client;
 pub use error::{Error, LossReason, Result};
 pub use lease::Lease;

@@ -341,3 +341,18 @@ fn r15_a_url_that_cannot_be_used_is_told_with_the_reason() {
     assert_eq!(value, "rediss://***@h:6380/0");
     assert!(allowed.contains("TLS is not supported yet"), "{allowed}");
 }
+
+/// Whoever starts or looks up the engine waits until the fork is over.
+#[test]
+fn r13_no_engine_is_started_while_the_process_forks() {
+    let (done, started) = std::sync::mpsc::channel();
+    dlock::fork::before_fork();
+    let other = std::thread::spawn(move || {
+        let spawned = dlock::spawn(async {});
+        done.send(spawned.is_ok()).unwrap();
+    });
+    assert!(started.recv_timeout(Duration::from_millis(200)).is_err(), "a child would inherit an engine that is half there");
+    dlock::fork::after_fork_in_parent();
+    assert!(started.recv_timeout(5 * SECOND).unwrap());
+    other.join().unwrap();
+}
