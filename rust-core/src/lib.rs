@@ -52,7 +52,7 @@ pub use lease::Lease;
 pub use lease_state::Status;
 pub use lock::Lock;
 pub use options::{ClientOptions, LockOptions, Unit};
-pub use runtime::{shutdown, spawn};
+pub use runtime::{call, shutdown};
 
 /// The samples of the README, as tests.
 #[cfg(doctest)]

@@ -14,7 +14,7 @@ use crate::lease::{Lease, Outstanding};
 use crate::lease_state::Status;
 use crate::options::{LockOptions, check_key};
 use crate::process::Bound;
-use crate::runtime::run;
+use crate::runtime::{call_on, run};
 use crate::session::Session;
 
 /// A reusable lock: a key and options, made by [`Client::lock`].
@@ -170,14 +170,14 @@ impl Lock {
     pub fn acquire_then(&self, wait: Option<Duration>, then: impl FnOnce(Result<Lease>) + Send + 'static) -> Result<AbortHandle> {
         let (session, attempt) = self.begin(wait)?;
         let (engine, outstanding) = (session.get()?.engine.clone(), self.outstanding.clone());
-        let granted = async move {
-            let lease = lease(session, attempt, outstanding.clone()).await;
+        let granted = lease(session, attempt, outstanding.clone());
+        let remembered = move |lease: Result<Lease>| {
             if let Ok(lease) = &lease {
                 remember(&outstanding, lease.clone());
             }
             then(lease);
         };
-        Ok(engine.spawn(granted).abort_handle())
+        Ok(call_on(&engine, granted, remembered))
     }
 
     fn begin(&self, wait: Option<Duration>) -> Result<(Bound<Session>, Box<Attempt>)> {

@@ -5,9 +5,11 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::AbortHandle;
 
@@ -108,12 +110,35 @@ pub fn shutdown(timeout: Duration) {
     let _ = finished.recv_timeout(timeout);
 }
 
-/// Starts a future on the engine: what bindings run their calls with. Aborting it drops the future at its next await.
+/// Runs a call on the engine and tells `then` its outcome, once: what bindings run their calls with. A panic in it is told as an error.
+/// Aborting it drops the call at its next await; then nothing is told.
 ///
 /// # Errors
-/// [`Error::BackendUnavailable`] if the engine cannot be started.
-pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result<AbortHandle> {
-    Ok(handle()?.spawn(future).abort_handle())
+/// [`Error::BackendUnavailable`] if the engine cannot be started; `then` is not called.
+pub fn call<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+    then: impl FnOnce(Result<T>) + Send + 'static,
+) -> Result<AbortHandle> {
+    Ok(call_on(&handle()?, work, then))
+}
+
+/// [`call`] on an engine that is there.
+pub(crate) fn call_on<T: Send + 'static>(
+    engine: &Handle,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+    then: impl FnOnce(Result<T>) + Send + 'static,
+) -> AbortHandle {
+    let told = async move {
+        // Nothing of the call is used after a panic but what its drop gives back.
+        let outcome = AssertUnwindSafe(work).catch_unwind().await;
+        then(outcome.unwrap_or_else(|_| Err(broken())));
+    };
+    engine.spawn(told).abort_handle()
+}
+
+fn broken() -> Error {
+    let source = BackendError::new(Failure::Unknown, "the call panicked, which is a bug of ours: please report it");
+    Error::BackendUnavailable { key: None, operation: "call", server: "engine".into(), source }
 }
 
 /// Runs a future on the engine and waits for it from wherever the caller is.
