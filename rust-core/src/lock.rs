@@ -175,6 +175,8 @@ impl Lock {
             if let Ok(lease) = &lease {
                 remember(&outstanding, lease.clone());
             }
+            // Before anybody is told: from then on only the lock's own handles count.
+            drop(outstanding);
             then(lease);
         };
         Ok(call_on(&engine, granted, remembered))

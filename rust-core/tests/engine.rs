@@ -69,6 +69,17 @@ async fn callers_who_wait_elsewhere_are_told_once() {
 }
 
 #[tokio::test]
+async fn r05_whoever_is_told_of_a_lease_may_have_its_last_handle() {
+    let (told, heard) = tokio::sync::oneshot::channel();
+    let last = move |lease: dlock::Result<dlock::Lease>| told.send(lease.unwrap().is_last_handle()).unwrap();
+    let client = client();
+    let held = client.lock("k").acquire().await.unwrap();
+    client.lock("k").acquire_then(None, last).unwrap();
+    held.release().await.unwrap();
+    assert!(heard.await.unwrap(), "its lock is gone, and so is what it remembered");
+}
+
+#[tokio::test]
 async fn r16_a_call_that_panics_is_told_as_an_error() {
     let (told, heard) = tokio::sync::oneshot::channel();
     let call = dlock::call(async { if true { panic!("on purpose") } else { Ok(()) } }, move |answer| told.send(answer).unwrap());
