@@ -31,7 +31,7 @@ lint: setup ## Run every static check
 test: setup services ## Run every test; the last line counts them all
 	@.venv/bin/python tools/run-tests
 
-dist: setup ## Build wheel, sdist and npm tarball, and try each in an empty environment
+dist: setup services ## Build wheel, sdist and npm tarball, and try each in an empty environment
 	@.venv/bin/python tools/make-dist
 
 demo: setup ## Show the lock at work between Python, Node and shell
