@@ -69,7 +69,7 @@ class Scenario:
         return any(SERVER_STEPS & set(step) for step in self.flat())
 
     def all_clients(self) -> list[str]:
-        named = {name for step in self.flat() for name in (*step, *(step.get("contend") or ()))}
+        named = {name for step in self.flat() for name in (*step, *step.get("contend", ()), *step.get("storm", ""))}
         return sorted(CLIENTS & named)
 
     def process_of(self, client: str, backend: str) -> str:
