@@ -38,7 +38,8 @@ demo: setup ## Show the lock at work between Python, Node and shell
 	@.venv/bin/python examples/demo/run.py
 
 bench: setup services ## Compare with other lock libraries on the same server
-	@.venv/bin/python benches/run.py
+	@tools/setup-etcd-peers
+	@.venv/bin/python benches/run.py $(SERVERS)
 
 bench-bridge: ## Compare ways to hand a result to an event loop (ADR 1)
 	@tools/check-toolchain
