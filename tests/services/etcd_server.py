@@ -62,8 +62,9 @@ class EtcdServer(ServerProcess):
         return _answer(f"http://127.0.0.1:{self.port}/v3/{what}", json.dumps(body).encode())
 
     def _command_line(self, port: int) -> list[str]:
-        # What was written under one peer address is not found under another.
-        self._peer_port = self._peer_port or free_port()
+        # Once there is data it belongs to this address.
+        if not self.port:
+            self._peer_port = free_port()
         client, peer = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{self._peer_port}"
         options = {
             "name": "alone",
