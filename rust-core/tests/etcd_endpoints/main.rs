@@ -5,6 +5,7 @@
 mod certificates;
 mod failing_over;
 mod logging_in;
+mod parrot;
 mod refusals;
 #[path = "../support/mod.rs"]
 mod support;

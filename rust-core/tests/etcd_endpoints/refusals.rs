@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use dlock::backend::etcd::address::Address;
 use dlock::error::{BackendError, Failure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::certificates::{Authority, Identity, url};
+use crate::parrot::Parrot;
 use crate::support::etcd::{EtcdServer, Options, Version};
 use crate::support::redis::Server;
 use crate::{CONNECT_TIMEOUT, connect, open, put};
@@ -45,24 +45,10 @@ async fn r16_a_server_that_never_answers() {
     assert!(error.message.contains(&server) && error.message.contains("in time"), "{error}");
 }
 
-/// Answers everybody the same, and hangs up.
-async fn parrot(answer: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = listener.local_addr().unwrap().to_string();
-    tokio::spawn(async move {
-        while let Ok((mut connection, _)) = listener.accept().await {
-            let mut request = [0; 1024];
-            let _ = connection.read(&mut request).await;
-            let _ = connection.write_all(answer.as_bytes()).await;
-        }
-    });
-    server
-}
-
 #[tokio::test]
 async fn r16_a_web_server_is_not_etcd() {
-    let server = parrot("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
-    let error = refusal(&format!("etcd://{server}"), &server).await;
+    let server = Parrot::start("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+    let error = refusal(&format!("etcd://{}", server.server), &server.server).await;
     assert_eq!(error.failure, Failure::Refused);
     assert!(error.message.contains("does not speak as etcd does"), "{error}");
 }

@@ -67,13 +67,7 @@ impl Login {
     /// Gets a token, which goes with every request from then on.
     async fn log_in(&self, client: &mut Client) -> Result<(), Error> {
         let Some(Credentials { user, password }) = &self.credentials else { return Ok(()) };
-        // A login is an entry of the cluster's log: one that was on its way to a leader that is gone is never answered. Hence the second try.
-        let first = timeout(self.connect_timeout / 2, client.update_user(Some((user.clone(), password.clone())))).await;
-        let answer = match first {
-            Ok(answer) => answer,
-            Err(_) => client.update_user(Some((user.clone(), password.clone()))).await,
-        };
-        match answer {
+        match client.update_user(Some((user.clone(), password.clone()))).await {
             // Nobody has to log in here. Should that change, requests will be told, and come back.
             Err(Error::GRpcStatus(status)) if is_not_needed(&status) => Ok(()),
             answer => answer,

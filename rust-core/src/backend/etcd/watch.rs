@@ -118,7 +118,7 @@ impl Watches {
             return Ok(());
         };
         let mut client = via.client.clone();
-        let opened = timeout(self.context.op_timeout, client.watch(watched.next.clone(), Some(watched.options(first)))).await;
+        let opened = timeout(self.silence(), client.watch(watched.next.clone(), Some(watched.options(first)))).await;
         let stream = opened.map_err(|_| self.silent(&via))?.map_err(|error| self.endpoints.failed(&via, error))?;
         let (mut sender, mut receiver) = stream.split();
         let mut sent = HashSet::from([first]);
