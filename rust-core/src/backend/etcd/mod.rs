@@ -32,7 +32,7 @@ mod versions;
 mod watch;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, Txn};
@@ -100,8 +100,6 @@ pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
         reserved: None,
         counts_tokens: true,
     };
-    let runtime = Handle::current();
-    let tasks = vec![runtime.spawn(pool.clone().run()).abort_handle(), runtime.spawn(watches.clone().run()).abort_handle()];
     let store = Store {
         context,
         root,
@@ -114,7 +112,7 @@ pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
         seen: Seen::default(),
         closed: CancellationToken::new(),
     };
-    Ok(Arc::new(Etcd { store: Arc::new(store), capabilities, server, runtime, tasks }))
+    Ok(Arc::new(Etcd { store: Arc::new(store), capabilities, server, running: OnceLock::new() }))
 }
 
 /// The backend of one client.
@@ -122,8 +120,22 @@ struct Etcd {
     store: Arc<Store>,
     capabilities: Capabilities,
     server: Arc<str>,
+    /// Starts with the first request: a client is made where there is no runtime yet.
+    running: OnceLock<Running>,
+}
+
+/// What goes on beside requests.
+struct Running {
     runtime: Handle,
-    tasks: Vec<AbortHandle>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
 }
 
 /// What the steps of the protocol work with.
@@ -157,7 +169,7 @@ impl Etcd {
     /// Has a request followed to its end in a task: a caller that leaves does not stop it half-way.
     fn go_on<T: Send + 'static>(&self, work: impl Future<Output = Result<T, BackendError>> + Send + 'static) -> Reply<'static, T> {
         let closed = self.store.closed.clone();
-        let work = self.runtime.spawn(async move {
+        let work = self.running().runtime.spawn(async move {
             tokio::select! {
                 biased;
                 () = closed.cancelled() => Err(gone()),
@@ -165,6 +177,15 @@ impl Etcd {
             }
         });
         async move { work.await.unwrap_or_else(|_| Err(gone())) }.boxed()
+    }
+
+    fn running(&self) -> &Running {
+        self.running.get_or_init(|| {
+            let runtime = Handle::current();
+            let renewing = runtime.spawn(self.store.pool.clone().run());
+            let watching = runtime.spawn(self.store.watches.clone().run());
+            Running { runtime, tasks: [renewing.abort_handle(), watching.abort_handle()] }
+        })
     }
 
     fn give_back(&self, key: &str, owner: OwnerId, timeout: Duration) -> Reply<'static, Outcome> {
@@ -246,7 +267,7 @@ impl Backend for Etcd {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         self.store.closed.cancel();
-        for task in &self.tasks {
+        for task in self.running.get().iter().flat_map(|running| &running.tasks) {
             task.abort();
         }
         async {
@@ -260,9 +281,6 @@ impl Backend for Etcd {
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.store.closed.cancel();
-        for task in &self.tasks {
-            task.abort();
-        }
     }
 }
 
