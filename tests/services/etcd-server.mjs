@@ -11,6 +11,12 @@ export class EtcdServer extends ServerProcess {
     return `etcd://127.0.0.1:${this.port}`;
   }
 
+  /** At once: an orderly end waits for the clients that are still there. */
+  async stop() {
+    await this.kill();
+    await super.stop();
+  }
+
   async commandLine(port) {
     // Once there is data it belongs to this address.
     if (!this.port) this.#peerPort = await freePort();

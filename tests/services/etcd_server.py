@@ -22,6 +22,10 @@ class EtcdServer(ServerProcess):
     def url(self) -> str:
         return f"etcd://127.0.0.1:{self.port}"
 
+    def stop(self) -> None:
+        """At once: an orderly end waits for the clients that are still there."""
+        self.kill()
+
     def raft_index(self) -> int:
         """The number of the last entry of the log: counts what requests cost."""
         return int(self.call("maintenance/status")["raftIndex"])
