@@ -102,12 +102,14 @@ async def contend(play: "Play", clients: list[str], step: Step) -> None:
     args = {name: step[name] for name in ("key", "cycles", "tasks")}
     for client in clients:
         await play.introduce(client)
+    began = now()
     calls = [play.send(client, "contend", args) for client in clients]
     holds = []
     for call in calls:
         answer = await play.patiently(call.answer)
         check_answer(answer)
         holds += answer.ok
+    play.bound(step, began, now())
     holds.sort(key=lambda hold: float(hold[1]))
     expected = len(clients) * args["cycles"] * args["tasks"]
     if len(holds) != expected:
