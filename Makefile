@@ -37,8 +37,7 @@ dist: setup services ## Build wheel, sdist and npm tarball, and try each in an e
 demo: setup ## Show the lock at work between Python, Node and shell
 	@.venv/bin/python examples/demo/run.py
 
-bench: setup services ## Compare with other lock libraries on the same server
-	@tools/setup-etcd-peers
+bench: setup services ## Compare with other lock libraries, on redis and on etcd
 	@.venv/bin/python benches/run.py $(SERVERS)
 
 bench-bridge: ## Compare ways to hand a result to an event loop (ADR 1)

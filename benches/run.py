@@ -39,6 +39,8 @@ class Contest:
     rivals: list[tuple[str, str, list[str]]]
     """One of ours, and the peers whose best it is held against, with what to call them."""
     remark: str
+    preparation: Path | None = None
+    """Brings contenders that our own environments do not hold."""
 
 
 CONTESTS = {
@@ -74,6 +76,7 @@ CONTESTS = {
             for peer in ("etcd3, Python", "etcd3, Node", "concurrency.Mutex, Go")
         ],
         "one member that does not wait for its disk, which helps those who write more",
+        HERE.parent / "tools/setup-etcd-peers",
     ),
 }
 
@@ -89,6 +92,8 @@ def measure(command: Command, url: str, scenarios: list[str]) -> Figures:
 
 
 def medians(contest: Contest, rounds: int) -> dict[str, Figures]:
+    if contest.preparation:
+        subprocess.run([contest.preparation], check=True)
     seen: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with contest.server() as server:
         for number in range(rounds):
