@@ -9,13 +9,17 @@ from .server_process import START_SECONDS, ServerProcess, free_port
 
 
 class EtcdServer(ServerProcess):
-    """Keyword options become options of the server: `EtcdServer(auth_token_ttl="5")`."""
+    """Keyword options become options of the server: `EtcdServer(auth_token_ttl="5")`.
+
+    What tests kill is a process and not a machine, so it waits for its disk only if it is to be `durable`.
+    """
 
     program = "etcd"
 
-    def __init__(self, **options: str) -> None:
+    def __init__(self, durable: bool = False, **options: str) -> None:
         super().__init__()
         self._options = options
+        self._flags = [] if durable else ["--unsafe-no-fsync"]
         self._peer_port = 0
 
     @property
@@ -82,8 +86,7 @@ class EtcdServer(ServerProcess):
             "log-level": "error",
         } | self._options
         words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
-        # What tests kill is a process, not a machine.
-        return [self.program, "--unsafe-no-fsync", *words]
+        return [self.program, *self._flags, *words]
 
     def _serves(self, port: int) -> bool:
         return bool(_answer(f"http://127.0.0.1:{port}/health").get("health") == "true")
