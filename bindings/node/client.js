@@ -1,10 +1,14 @@
 'use strict';
 
+const { debuglog } = require('node:util');
 const { bridge, call, nextId } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { inspectionOf } = require('./holder.js');
 const { Lock } = require('./lock.js');
-const { CLIENT, checkKey, checkOptions, checkType } = require('./options.js');
+const { CLIENT, checkHolder, checkKey, checkOptions, checkType } = require('./options.js');
+const { custom, showHandle } = require('./shown.js');
+
+const log = debuglog('dlock');
 
 const reachable = new FinalizationRegistry((id) => bridge.dropClient(id));
 
@@ -13,8 +17,7 @@ class Client {
   /** What locks and leases know of their client: its number, and the identity that its leases show. */
   #session;
 
-  /** Without a URL: what `DLOCK_URL` names, else `local:`. */
-  constructor(url = process.env.DLOCK_URL || 'local:', options = {}) {
+  constructor(url = defaultUrl(), options = {}) {
     const address = url instanceof URL ? url.href : url;
     checkType('url', address, 'string');
     const settings = checkOptions(options, CLIENT);
@@ -55,10 +58,10 @@ class Client {
     return call((id) => bridge.isLocked(this.#session.client, id, key));
   }
 
-  async forceRelease(key, token) {
+  async forceRelease(key, holder) {
     checkKey(key);
-    checkType('token', token, 'number');
-    return call((id) => bridge.forceRelease(this.#session.client, id, key, token));
+    checkHolder(holder);
+    return call((id) => bridge.forceRelease(this.#session.client, id, key, holder));
   }
 
   async close(timeout = 0) {
@@ -69,6 +72,17 @@ class Client {
   async [Symbol.asyncDispose]() {
     await this.close();
   }
+
+  [custom](depth, options) {
+    return showHandle('Client', { server: bridge.server(this.#session.client) }, depth, options);
+  }
+}
+
+/** What `DLOCK_URL` names, else `local:`. An empty variable is as good as none. */
+function defaultUrl() {
+  if (process.env.DLOCK_URL) return process.env.DLOCK_URL;
+  log("no URL was given and DLOCK_URL is not set: local: excludes this user's processes on this machine");
+  return 'local:';
 }
 
 /** A client that has reached its backend. */

@@ -52,28 +52,34 @@ class Described {
 /**
  * Starts a call and promises its outcome.
  * @param {(id: number) => void} start hands the call to the engine under that number
- * @param {Function} [made] turns a grant into what the caller gets; keeps alive whatever it refers to
- * @param {AbortSignal} [signal] gives the call up
+ * @param {Function} [made] see `outcome`
  */
-async function call(start, made, signal) {
+async function call(start, made) {
+  const id = nextId();
+  start(id);
   try {
-    return await begin(start, made, signal);
+    return await outcome(id, made);
   } catch (failure) {
-    // Here the callers that wait for it are on the stack again; in the drain the error would know nothing of them.
-    throw failure instanceof Described ? errorOf(failure.text) : failure;
+    throw explained(failure);
   }
 }
 
-function begin(start, made, signal) {
+/**
+ * Promises the outcome of a call that was just started. What it is rejected with is for `explained`, where the callers that wait for it
+ * are on the stack again: in the drain an error would know nothing of them.
+ * @param {number} id the call's number
+ * @param {Function} [made] turns a grant, or the status after a release, into what the caller gets; keeps alive whatever it refers to
+ * @param {AbortSignal} [signal] gives the call up
+ */
+function outcome(id, made, signal) {
   return new Promise((resolve, reject) => {
-    const id = nextId();
-    start(id);
-    const waiting = { resolve, reject, made, unlisten: undefined };
-    pending.set(id, waiting);
+    pending.set(id, { resolve, reject, made, unlisten: signal && onAbort(signal, id, reject) });
     keepAlive();
-    if (signal) waiting.unlisten = onAbort(signal, id, reject);
   });
 }
+
+/** What the caller of a call that failed is to see. */
+const explained = (failure) => (failure instanceof Described ? errorOf(failure.text) : failure);
 
 function onAbort(signal, id, reject) {
   const abort = () => {
@@ -118,7 +124,7 @@ function valueAt(at, kind, text, made) {
     case BUSY:
       return null;
     case RELEASED:
-      return STATUSES[items[at + 2]];
+      return made(STATUSES[items[at + 2]]);
     case ANSWER:
       return JSON.parse(text);
     default:
@@ -133,4 +139,4 @@ function tellLoss(id) {
   tell?.();
 }
 
-module.exports = { bridge, call, keepAlive, letGo, nextId, version: native.VERSION, watched };
+module.exports = { bridge, call, explained, keepAlive, letGo, nextId, outcome, version: native.VERSION, watched };

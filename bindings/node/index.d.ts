@@ -51,7 +51,8 @@ export type LossReason = 'expired' | 'gone' | 'max_hold' | 'closed';
 export declare class Client implements AsyncDisposable {
   /**
    * For `local:`, `local:///path`, `memory:`, `memory:name` or `redis://[user:password@]host[:port][/db]`. Default: what `DLOCK_URL` names, else
-   * `local:`.
+   * `local:`, which excludes the processes of this user on this machine; `NODE_DEBUG=dlock` tells when that was chosen. An empty `DLOCK_URL` is
+   * as good as none, an empty `url` is refused.
    */
   constructor(url?: string | URL, options?: ClientOptions);
   /** Throws {@link InvalidOptions} for a key or options that cannot be used. */
@@ -67,10 +68,10 @@ export declare class Client implements AsyncDisposable {
   listLocks(prefix?: string): Promise<Inspection[]>;
   isLocked(key: string): Promise<boolean>;
   /**
-   * Takes the key away from the holder with this token; true if that one held it. The holder learns of it at its next renewal: until then two
-   * may believe that they hold the key, and the fencing token is what protects the data.
+   * Takes the key away from the holder with this token or owner id; true if that one held it. The holder learns of it at its next renewal: until
+   * then two may believe that they hold the key, and the fencing token is what protects the data.
    */
-  forceRelease(key: string, token: number): Promise<boolean>;
+  forceRelease(key: string, holder: number | string): Promise<boolean>;
   /**
    * Refuses new acquires, waits up to `timeout` (default: 0) for holders to finish while their leases are still renewed, then takes away what
    * is left: its holders are told that the lease is lost.
@@ -87,6 +88,9 @@ export interface Lock {
    *
    * When the lease is lost, `lease.signal` aborts; a body that succeeds all the same, or that fails because of the abort, ends in
    * {@link LockLost}. Any other error of the body wins over the loss and over a failing release.
+   *
+   * A body that waits for its own key waits for ever, as a rule, and is warned: from Node 24 on, and in older versions where `NODE_ENV` is
+   * `development` or `test`, since there it takes time.
    */
   withLock<T>(fn: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
   /** Waits for the key. The lease is renewed until it is given back, also while the event loop is blocked. */
@@ -95,6 +99,8 @@ export interface Lock {
   tryAcquire(): Promise<Lease | null>;
   /** Gives back the one lease that this lock has outstanding; rejects if there is none or more than one. */
   release(): Promise<boolean>;
+  /** Whether anybody holds the key. */
+  isLocked(): Promise<boolean>;
 }
 
 /** One grant of a lock. A bare lease does not keep the process alive. One that nobody can reach any more is given back, with a warning. */
@@ -123,8 +129,8 @@ export interface Lease extends AsyncDisposable {
   extend(ttl: number): Promise<void>;
   /** Switches automatic renewal on or off. */
   autoRenew(renew: boolean): void;
-  /** Resolves when the lease is lost; never, if it is given back. Keeps the process alive until then. */
-  waitLost(): Promise<LockLost>;
+  /** Resolves with the reason when the lease is lost; never, if it is given back. Keeps the process alive until then. */
+  waitLost(): Promise<LossReason>;
   /**
    * Gives the key back. Validity ends at once. True if the backend confirmed it within `opTimeout`; else `status` says how it stands, and the
    * engine goes on trying until the lease would have run out.
@@ -186,7 +192,10 @@ export declare class NotAcquired extends LockError {
 }
 
 /** Not within `wait`. */
-export declare class AcquireTimeout extends NotAcquired {}
+export declare class AcquireTimeout extends NotAcquired {
+  /** How long the caller waited, in milliseconds. */
+  readonly waited: number;
+}
 
 /** A single try found the key held. */
 export declare class LockBusy extends NotAcquired {}

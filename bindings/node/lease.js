@@ -1,9 +1,10 @@
 'use strict';
 
-const { bridge, call, keepAlive, letGo, watched } = require('./completion.js');
+const { bridge, call, explained, keepAlive, letGo, nextId, outcome, watched } = require('./completion.js');
 const { classes, errorOf } = require('./errors.js');
 const { checkType } = require('./options.js');
 const { warnForgotten } = require('./forgotten.js');
+const { custom, showHandle } = require('./shown.js');
 
 const { LockLost } = classes;
 
@@ -12,6 +13,24 @@ const reachable = new FinalizationRegistry((id) => {
   const forgotten = bridge.dropLease(id);
   if (forgotten) warnForgotten(forgotten);
 });
+
+/** Leases that were taken a moment ago. Most are given back at once: only those that are not are worth registering, which is slow. */
+const young = new Set();
+const YOUTH_MS = 500;
+let growing = false;
+
+function watchOver(lease) {
+  young.add(lease);
+  if (growing) return;
+  growing = true;
+  setTimeout(grow, YOUTH_MS).unref();
+}
+
+function grow() {
+  growing = false;
+  for (const lease of young) Lease.register(lease);
+  young.clear();
+}
 
 /** One grant of a lock. */
 class Lease {
@@ -26,7 +45,8 @@ class Lease {
   #ended;
   #lossError;
   #controller;
-  #lossListeners = [];
+  #lossListeners;
+  #registered = false;
 
   constructor(session, key, id, token, sequence, acquiredAt, ttl) {
     session.identity ??= bridge.owner(id).split(':')[0];
@@ -41,8 +61,13 @@ class Lease {
 
   /** Has the engine take the lease back when nobody can reach it any more. */
   static entrust(lease) {
-    reachable.register(lease, lease.#id, lease);
+    watchOver(lease);
     return lease;
+  }
+
+  static register(lease) {
+    lease.#registered = true;
+    reachable.register(lease, lease.#id, lease);
   }
 
   /**
@@ -139,9 +164,9 @@ class Lease {
   /** Never settles for a lease that is given back; until then it keeps the process alive, as every call that waits does. */
   waitLost() {
     return new Promise((resolve) => {
-      if (this.lost) return resolve(this.#loss());
+      if (this.lost) return resolve(this.#loss().reason);
       if (this.#ended !== undefined) return undefined;
-      this.#lossListeners.push(resolve);
+      (this.#lossListeners ??= []).push(resolve);
       keepAlive();
       return this.#watch();
     });
@@ -149,23 +174,32 @@ class Lease {
 
   async release() {
     if (this.#ended !== undefined) return this.#ended === 'released';
-    const status = await call((id) => bridge.release(this.#id, id));
-    this.#end(status);
-    return status === 'released';
+    const id = nextId();
+    bridge.release(this.#id, id);
+    try {
+      return await outcome(id, (status) => this.#end(status));
+    } catch (failure) {
+      throw explained(failure);
+    }
   }
 
   async [Symbol.asyncDispose]() {
     await this.release();
   }
 
+  [custom](depth, options) {
+    return showHandle('Lease', { key: this.#key, token: this.#token, status: this.status }, depth, options);
+  }
+
   #onLost() {
     const loss = this.#loss();
     this.#controller?.abort(loss);
-    for (const tell of this.#takeLossListeners()) tell(loss);
+    for (const tell of this.#takeLossListeners()) tell(loss.reason);
   }
 
   #takeLossListeners() {
-    const listeners = this.#lossListeners.splice(0);
+    const listeners = this.#lossListeners ?? [];
+    this.#lossListeners = undefined;
     listeners.forEach(letGo);
     return listeners;
   }
@@ -176,18 +210,21 @@ class Lease {
     bridge.watch(this.#id);
   }
 
+  /** Called with the answer to a release. True if that was confirmed. */
   #end(status) {
     if (status === 'lost') this.#onLost();
     else this.#takeLossListeners();
     if (status === 'releasing') {
       // The engine goes on trying; it must not keep the record for ever.
       Lease.entrust(this);
-      return;
+      return false;
     }
     this.#ended = status;
     watched.delete(this.#id);
-    reachable.unregister(this);
-    bridge.dropLease(this.#id);
+    if (this.#registered) reachable.unregister(this);
+    else young.delete(this);
+    if (status === 'lost') bridge.dropLease(this.#id);
+    return status === 'released';
   }
 
   #loss() {

@@ -1,10 +1,12 @@
 'use strict';
 
-const { bridge, call, nextId } = require('./completion.js');
+const { bridge, call, explained, nextId, outcome } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { warnForgotten } = require('./forgotten.js');
 const { Lease } = require('./lease.js');
+const { asBody, warnOfOwnBody } = require('./nesting.js');
 const { ACQUIRE, LOCK, checkKey, checkOptions, checkSignal, checkType } = require('./options.js');
+const { custom, showHandle } = require('./shown.js');
 
 /** Locks that user code holds. With the last way to a lock go the leases that only it remembers. */
 const reachable = new FinalizationRegistry((id) => bridge.dropLock(id).forEach(warnForgotten));
@@ -49,32 +51,48 @@ class Lock {
 
   async withLock(fn) {
     checkType('fn', fn, 'function');
-    return Lease.runHolding(await this.#acquire(this.#wait), fn);
+    if (this.#wait !== 0) warnOfOwnBody(this.#session, this.#key);
+    const lease = await call((id) => bridge.acquire(this.#id, id, this.#wait), this.#made);
+    return Lease.runHolding(lease, asBody(this.#session, fn));
   }
 
   async acquire(options) {
     checkOptions(options, ACQUIRE);
     checkSignal(options?.signal);
+    options?.signal?.throwIfAborted();
     const wait = options?.wait === undefined ? this.#wait : options.wait;
-    return Lease.entrust(await this.#acquire(wait, options?.signal));
+    if (wait !== 0) warnOfOwnBody(this.#session, this.#key);
+    const id = nextId();
+    bridge.acquire(this.#id, id, wait);
+    try {
+      return await outcome(id, this.#handed, options?.signal);
+    } catch (failure) {
+      throw explained(failure);
+    }
   }
 
   async tryAcquire() {
-    const lease = await call((id) => bridge.tryAcquire(this.#id, id), this.#made);
-    return lease && Lease.entrust(lease);
+    return call((id) => bridge.tryAcquire(this.#id, id), this.#handed);
   }
 
   /** Works only while exactly one lease is outstanding. */
   async release() {
-    return (await call((id) => bridge.releaseLock(this.#id, id))) === 'released';
+    return call((id) => bridge.releaseLock(this.#id, id), (status) => status === 'released');
   }
 
-  async #acquire(wait, signal) {
-    signal?.throwIfAborted();
-    return call((id) => bridge.acquire(this.#id, id, wait), this.#made, signal);
+  async isLocked() {
+    return call((id) => bridge.isLockHeld(this.#id, id));
   }
 
+  [custom](depth, options) {
+    return showHandle('Lock', { key: this.#key }, depth, options);
+  }
+
+  /** A lease for a body of ours. */
   #made = (id, token, sequence, acquiredAt, ttl) => new Lease(this.#session, this.#key, id, token, sequence, acquiredAt, ttl);
+
+  /** A lease for the caller, who may forget it. */
+  #handed = (id, token, sequence, acquiredAt, ttl) => Lease.entrust(this.#made(id, token, sequence, acquiredAt, ttl));
 }
 
 module.exports = { Lock };

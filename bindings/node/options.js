@@ -48,12 +48,19 @@ function checkOptions(options, known) {
 
 function checkType(field, value, type) {
   if (typeof value !== type || value === null) throw InvalidOptions.because(field, shown(value), `a value of type ${type}`);
+  // Such text would become another on its way to the engine.
+  if (type === 'string' && !value.isWellFormed()) throw InvalidOptions.because(field, shown(value), 'text without lone surrogates');
 }
 
 function checkKey(key) {
   checkType('key', key, 'string');
-  // Such keys would become others on their way to the engine.
-  if (!key.isWellFormed()) throw InvalidOptions.because('key', shown(key), 'text without lone surrogates');
+}
+
+/** A token or an owner id. */
+function checkHolder(holder) {
+  if (typeof holder === 'string') return checkType('holder', holder, 'string');
+  if (Number.isSafeInteger(holder) && holder >= 0) return undefined;
+  throw InvalidOptions.because('holder', shown(holder), 'a token (a whole number) or an owner id (a string)');
 }
 
 function checkSignal(signal) {
@@ -68,4 +75,4 @@ function shown(value) {
   return typeof value === 'object' && value !== null ? 'an object' : inspect(value, { maxStringLength: 80 });
 }
 
-module.exports = { ACQUIRE, CLIENT, LOCK, checkKey, checkOptions, checkSignal, checkType };
+module.exports = { ACQUIRE, CLIENT, LOCK, checkHolder, checkKey, checkOptions, checkSignal, checkType };

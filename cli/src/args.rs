@@ -1,16 +1,18 @@
 //! What can be said on the command line.
 
+use std::env::{self, VarError};
 use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use dlock::backend::Whom;
 use dlock::{Client, ClientOptions, Unit};
 
 use crate::exit::Failure;
 
 /// Distributed locks with fencing tokens.
 #[derive(Debug, Parser)]
-#[command(name = "dlock", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(name = "dlock", version, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     /// Say more: -v what happens, -vv how. `DLOCK_LOG` (such as `dlock=debug`) overrides it
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -28,12 +30,16 @@ pub(crate) enum Task {
     Exec(Exec),
 }
 
+/// Names the backend where `--url` does not. An empty one is as good as none.
+const URL_VARIABLE: &str = "DLOCK_URL";
+
 /// Where the locks are.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// `local:`, `local:///directory` or `redis://[user:password@]host[:port][/db]`. A password is safer in `DLOCK_URL` than here
-    #[arg(long, env = "DLOCK_URL", hide_env_values = true, default_value = "local:")]
-    url: String,
+    /// `local:`, `local:///directory` or `redis://[user:password@]host[:port][/db]` [default: what `DLOCK_URL` names, where a
+    /// password is safer than here, else `local:`]
+    #[arg(long)]
+    url: Option<String>,
     /// Put before every key
     #[arg(long, value_name = "NAME", default_value = "dlock")]
     namespace: String,
@@ -43,11 +49,27 @@ impl Place {
     /// A client for it; nothing is connected yet.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let options = ClientOptions { namespace: self.namespace.clone(), ..ClientOptions::default() };
-        let client = Client::with_options(&self.url, options)?;
+        let client = Client::with_options(&self.url()?, options)?;
         if client.capabilities().scheme == "memory" {
             return Err(Failure::usage("url: memory: is seen by one process only and excludes nobody here; use local:"));
         }
         Ok(client)
+    }
+
+    fn url(&self) -> Result<String, Failure> {
+        if let Some(url) = &self.url {
+            return Ok(url.clone());
+        }
+        match env::var(URL_VARIABLE) {
+            Ok(url) if !url.is_empty() => Ok(url),
+            Err(VarError::NotUnicode(_)) => Err(Failure::usage(format_args!("{URL_VARIABLE}: it is not valid: a URL in UTF-8"))),
+            _ => {
+                tracing::info!(
+                    "neither --url nor {URL_VARIABLE} says where: local: excludes this user's processes on this machine"
+                );
+                Ok("local:".to_owned())
+            }
+        }
     }
 }
 
@@ -136,9 +158,29 @@ pub(crate) struct Release {
     /// Really take it away
     #[arg(long, required = true)]
     pub(crate) force: bool,
-    /// The holder's token, as `dlock inspect` shows it: a later holder is left alone
+    #[command(flatten)]
+    pub(crate) holder: WhichHolder,
+}
+
+/// A later holder is left alone.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct WhichHolder {
+    /// The holder's token, as `dlock inspect` shows it
     #[arg(long)]
-    pub(crate) token: u64,
+    token: Option<u64>,
+    /// The holder's owner id
+    #[arg(long, value_name = "ID")]
+    owner: Option<String>,
+}
+
+impl WhichHolder {
+    pub(crate) fn whom(&self) -> Whom {
+        match (&self.owner, self.token) {
+            (Some(owner), _) => Whom::Owner(owner.clone()),
+            (None, token) => Whom::Token(token.unwrap_or_default()),
+        }
+    }
 }
 
 /// What `dlock run` starts itself as; see [`crate::child`].

@@ -22,13 +22,18 @@ pub(crate) fn list(options: &Ls) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Exits with 1 if nobody held the key with that token.
+/// Exits with 1 if nobody held the key with that token or owner id.
 pub(crate) fn release(options: &Release) -> Result<ExitCode, Failure> {
     let client = options.place.client()?;
-    if wait_for(client.force_release(&options.key, Whom::Token(options.token)))? {
+    let whom = options.holder.whom();
+    let named = match &whom {
+        Whom::Token(token) => format!("with token {token}"),
+        Whom::Owner(owner) => format!("by owner {owner:?}"),
+    };
+    if wait_for(client.force_release(&options.key, whom))? {
         return Ok(ExitCode::SUCCESS);
     }
-    Err(Failure::new(1, format_args!("lock {:?} is not held with token {}", options.key, options.token)))
+    Err(Failure::new(1, format_args!("lock {:?} is not held {named}", options.key)))
 }
 
 fn wait_for<T>(answer: impl Future<Output = dlock::Result<T>>) -> Result<T, Failure> {
@@ -39,7 +44,9 @@ fn wait_for<T>(answer: impl Future<Output = dlock::Result<T>>) -> Result<T, Fail
 /// A paragraph on one key.
 fn describe(found: &Inspection) -> String {
     let state = match &found.holder {
-        Some(holder) => format!("held by {}", describe_holder(holder)),
+        // Where nothing else is known of a holder, its owner id is what it goes by.
+        Some(holder) if holder.note.is_none() => format!("held by {}", describe_holder(holder)),
+        Some(holder) => format!("held by {}\n  owner: {}", describe_holder(holder), holder.owner.escape_debug()),
         None => "free".to_owned(),
     };
     let queue: Vec<_> = found.queue.iter().map(|waiter| format!("  waiting: {}\n", waiter.escape_debug())).collect();

@@ -1,9 +1,10 @@
 //! What the engine has to say, one line each on stderr.
 
+use std::ffi::OsStr;
 use std::fmt;
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -23,10 +24,10 @@ pub(crate) fn start(verbose: u8) {
     // Of a loss we speak ourselves.
     let losses = if verbose == 0 { Level::ERROR } else { level };
     let default = || Targets::new().with_target("dlock", level).with_target("dlock::session", losses);
-    let chosen = std::env::var("DLOCK_LOG").ok().map(|text| text.parse());
-    let filter = match chosen {
-        Some(Ok(filter)) => filter,
-        Some(Err(_)) => {
+    let chosen = std::env::var_os("DLOCK_LOG").filter(|text| !text.is_empty());
+    let filter = match chosen.map(|text| read(&text)) {
+        Some(Some(filter)) => filter,
+        Some(None) => {
             say("DLOCK_LOG cannot be read and is ignored; write for instance `dlock=debug`");
             default()
         }
@@ -34,6 +35,13 @@ pub(crate) fn start(verbose: u8) {
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).event_format(Line);
     tracing_subscriber::registry().with(lines).with(filter).init();
+}
+
+/// Levels, and targets with levels. A word that is neither a level nor one of our targets would be taken for a target, and silence us.
+fn read(text: &OsStr) -> Option<Targets> {
+    let text = text.to_str()?;
+    let means_something = |part: &str| part.contains('=') || part.starts_with("dlock") || part.parse::<LevelFilter>().is_ok();
+    text.split(',').map(str::trim).all(means_something).then(|| text.parse().ok())?
 }
 
 /// `dlock: message field=value`, with the level where it is no warning.

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::args::{Arguments, Task};
 use crate::exit::Failure;
@@ -30,7 +30,10 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),
     };
-    log::start(arguments.verbose);
+    // The second half of a `dlock run` finds the same settings, and everything about them was said.
+    if !matches!(arguments.task, Task::Exec(_)) {
+        log::start(arguments.verbose);
+    }
     let ended = match arguments.task {
         Task::Run(run) => run::run(&run),
         Task::Inspect(inspect) => ask::inspect(&inspect),
@@ -51,8 +54,23 @@ fn refuse(error: &clap::Error) -> ExitCode {
             ExitCode::SUCCESS
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Failure::usage("a command is missing; try `dlock --help`").report(),
-        _ => Failure::usage(one_line(&error.to_string())).report(),
+        _ => Failure::usage(one_line(&error.to_string()) + hint(error)).report(),
     }
+}
+
+/// The mistake that everybody makes once: a command without `--` before it.
+fn hint(error: &clap::Error) -> &'static str {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let is_run = words.iter().find(|word| !word.as_encoded_bytes().starts_with(b"-")).is_some_and(|word| word == "run");
+    let no_option = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => !argument.starts_with('-'),
+        _ => true,
+    };
+    let in_question = matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument);
+    if is_run && no_option && in_question && !words.iter().any(|word| word == "--") {
+        return "; the command goes behind two dashes: dlock run KEY -- CMD";
+    }
+    ""
 }
 
 /// The first paragraph of one of clap's messages, without its label.

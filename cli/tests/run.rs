@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::{PATIENCE, Process, Scratch, eventually, outcome};
+use support::{PATIENCE, Process, Scratch, eventually, outcome, outcome_of};
 
 #[test]
 fn the_exit_code_is_the_commands_own() {
@@ -53,7 +53,7 @@ fn a_command_that_cannot_be_executed_is_told_as_in_a_shell() {
 fn r15_bad_input_is_told_in_one_line_that_names_it() {
     let scratch = Scratch::new();
     let long = "x".repeat(513);
-    let cases: [(&[&str], &[&str]); 10] = [
+    let cases: [(&[&str], &[&str]); 17] = [
         (&["run", "", "--", "true"], &["key", "\"\"", "1 to 512 bytes"]),
         (&["run", &long, "--", "true"], &["key", "513 bytes", "512"]),
         (&["run", "k", "--ttl", "50ms", "--", "true"], &["ttl", "0.05 s", "0.1 s to 86400 s"]),
@@ -62,8 +62,15 @@ fn r15_bad_input_is_told_in_one_line_that_names_it() {
         (&["run", "k", "--grace=-1", "--", "true"], &["--grace", "-1", "86400 s"]),
         (&["run", "k", "--url", "http://u:secret@host", "--", "true"], &["url", "http://***@host", "local:"]),
         (&["run", "k", "--url", "memory:", "--", "true"], &["url", "memory:", "one process"]),
-        (&["run", "k"], &["<CMD>"]),
+        (&["run", "k", "--url", "", "--", "true"], &["url", "\"\"", "local:"]),
+        (&["run", "k", "--url", "rediss://:secret@host", "--", "true"], &["url", "rediss://***@host", "TLS is not supported yet"]),
+        (&["run", "k", "--url", "redis://host:99999", "--", "true"], &["url", "redis://host:99999", "a port from 1 to 65535"]),
+        (&["run", "k"], &["<CMD>", "dlock run KEY -- CMD"]),
+        (&["run", "k", "true"], &["'true'", "dlock run KEY -- CMD"]),
+        (&["-v", "run", "k", "--ttl", "5", "sh", "-c", "true"], &["'sh'", "dlock run KEY -- CMD"]),
         (&["release", "k", "--token", "1"], &["--force"]),
+        (&["release", "k", "--force"], &["--token", "--owner"]),
+        (&["release", "k", "--force", "--token", "1", "--owner", "x"], &["--token", "--owner"]),
     ];
     for (arguments, words) in cases {
         let (code, out, said) = outcome(scratch.dlock(arguments));
@@ -72,6 +79,45 @@ fn r15_bad_input_is_told_in_one_line_that_names_it() {
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
     }
     assert!(!scratch.path("locks").exists(), "nothing was done before the input was checked");
+}
+
+#[test]
+fn the_hint_at_two_dashes_is_given_to_who_needs_it_only() {
+    let scratch = Scratch::new();
+    let cases: [&[&str]; 4] =
+        [&["run", "k", "--bogus", "--", "true"], &["run", "k", "--bogus"], &["run", "--", "true"], &["inspect", "run", "k"]];
+    for arguments in cases {
+        let (code, _, said) = outcome(scratch.dlock(arguments));
+        assert_eq!(code, 64);
+        assert!(!said.contains("two dashes"), "{said}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_as_unset() {
+    let scratch = Scratch::new();
+    let mut command = scratch.dlock(&["-v", "inspect", "k"]);
+    let (code, out, said) = outcome_of(command.env("DLOCK_URL", "").env("DLOCK_DIR", scratch.path("elsewhere")));
+    assert_eq!((code, &*out), (0, "k: free\n"), "{said}");
+    assert!(said.starts_with("dlock: info: neither --url nor DLOCK_URL says where: local:"), "{said}");
+    assert!(scratch.path("elsewhere").exists());
+    let (_, _, said) = outcome(scratch.dlock(&["-v", "inspect", "k"]));
+    assert!(!said.contains("neither"), "{said}");
+}
+
+#[test]
+fn an_unreadable_log_setting_is_told_once() {
+    let scratch = Scratch::new();
+    for bad in ["dlock=loud", "debgu", "warn,dlock=7x"] {
+        let (code, _, said) = outcome_of(scratch.run(&[], "true").env("DLOCK_LOG", bad));
+        assert_eq!((code, said.lines().count()), (0, 1), "{said}");
+        assert!(said.starts_with("dlock: DLOCK_LOG cannot be read"), "{said}");
+    }
+    for good in ["", "debug,redis=off", "dlock=warn", "off"] {
+        let (code, _, said) = outcome_of(scratch.run(&[], "true").env("DLOCK_LOG", good));
+        assert_eq!(code, 0);
+        assert!(!said.contains("DLOCK_LOG"), "{said}");
+    }
 }
 
 #[test]
@@ -92,6 +138,11 @@ fn help_shows_examples_and_exit_codes() {
     for word in ["Examples:", "DLOCK_TOKEN", "--grace", "75", "76", "127"] {
         assert!(help.contains(word), "{word}: {help}");
     }
+    assert_eq!(outcome(scratch.dlock(&["help", "run"])), (0, help, String::new()));
+    let general = outcome(scratch.dlock(&["help"]));
+    assert_eq!(general, outcome(scratch.dlock(&["--help"])));
+    assert!(general.0 == 0 && general.1.contains("inspect") && !general.1.contains("exec"), "{}", general.1);
+    assert_eq!(outcome(scratch.dlock(&["help", "nonsense"])).0, 64);
 }
 
 #[test]
@@ -154,6 +205,20 @@ fn a_key_is_taken_away_from_the_named_holder_only() {
     assert_eq!((code, &*said), (1, "dlock: lock \"k\" is not held with token 1\n"));
     let token = scratch.token();
     assert_eq!(outcome(scratch.dlock(&["release", "k", "--force", "--token", &token])), (0, String::new(), String::new()));
+    let (status, said) = holder.end();
+    assert_eq!(status.code(), Some(76), "{said}");
+}
+
+#[test]
+fn a_key_is_taken_away_from_the_holder_with_this_owner_id() {
+    let scratch = Scratch::new();
+    let holder = Process::start(scratch.run(&["--ttl", "300ms"], "touch held; exec sleep 60"));
+    scratch.wait_for("held");
+    let (code, _, said) = outcome(scratch.dlock(&["release", "k", "--force", "--owner", "somebody"]));
+    assert_eq!((code, &*said), (1, "dlock: lock \"k\" is not held by owner \"somebody\"\n"));
+    let shown = outcome(scratch.dlock(&["inspect", "k"])).1;
+    let owner = shown.lines().find_map(|line| line.strip_prefix("  owner: ")).unwrap();
+    assert_eq!(outcome(scratch.dlock(&["release", "k", "--force", "--owner", owner])), (0, String::new(), String::new()));
     let (status, said) = holder.end();
     assert_eq!(status.code(), Some(76), "{said}");
 }

@@ -47,7 +47,7 @@ impl Session {
         let once = options.wait == Some(Duration::ZERO);
         Attempt {
             entered: (!once).then(|| self.lines.enter(&key)),
-            note: Note::of_this_process(self.clock.wall(), options.metadata.clone()).encode().into(),
+            note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
             started: self.clock.now(),
             seen: Mutex::new(None),

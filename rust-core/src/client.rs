@@ -200,15 +200,20 @@ impl Client {
     }
 
     pub(crate) fn session(&self) -> Result<&Arc<Session>> {
+        self.bound()?.get()
+    }
+
+    /// The session, started if need be. Whether this process may use it is for the caller to ask.
+    pub(crate) fn bound(&self) -> Result<&Bound<Session>> {
         if let Some(session) = self.shared.session.get() {
-            return session.get();
+            return Ok(session);
         }
         let _one_at_a_time = self.shared.starting.lock();
         if let Some(session) = self.shared.session.get() {
-            return session.get();
+            return Ok(session);
         }
         let session = Session::start(&self.shared.url, self.shared.options.clone(), self.shared.clock.clone())?;
-        self.shared.session.get_or_init(|| Bound::new(session)).get()
+        Ok(self.shared.session.get_or_init(|| Bound::new(session)))
     }
 
     async fn ask<T, A>(&self, operation: &'static str, key: Option<Arc<str>>, ask: A) -> Result<T>

@@ -21,24 +21,41 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Session {
     /// Ends a lease's validity and renewal, then gives the key back in the background. Does nothing to a lease that has ended.
     pub(crate) fn release(self: &Arc<Self>, held: &Arc<Held>) {
+        self.begin_release(held, None::<fn(Status)>);
+    }
+
+    /// [`Session::release`] that calls `then` once the release was answered, or after the lease's `op_timeout`.
+    pub(crate) fn release_then(self: &Arc<Self>, held: &Arc<Held>, then: impl FnOnce(Status) + Send + 'static) {
+        if let Some(then) = self.begin_release(held, Some(then)) {
+            self.tell_released(held, self.clock.now() + held.op_timeout, then);
+        }
+    }
+
+    /// Returns `then` if the lease is given back by somebody else already.
+    fn begin_release<T: FnOnce(Status) + Send + 'static>(self: &Arc<Self>, held: &Arc<Held>, then: Option<T>) -> Option<T> {
         // Taken first: a session that is closing sees no lease any more after `let_go`, and must still wait for the release.
         let _closing_waits = self.tasks.token();
         if held.on(Event::Release) != Action::GiveBack {
-            return;
+            return then;
         }
         let parked = self.let_go(held);
         let (session, held) = (self.clone(), held.clone());
         let given_back = async move {
-            session.give_back(&held, parked).await;
+            session.give_back(&held, parked, then).await;
             session.leave_again(&held.key, held.owner, held.unanswered).await;
         };
         self.tasks.spawn_on(given_back, &self.engine);
+        None
     }
 
-    async fn give_back(self: &Arc<Self>, held: &Arc<Held>, mut parked: Option<Parked>) {
+    async fn give_back<T>(self: &Arc<Self>, held: &Arc<Held>, mut parked: Option<Parked>, mut then: Option<T>)
+    where
+        T: FnOnce(Status) + Send + 'static,
+    {
         let (valid_until, ttl) = held.read(|state| (state.valid_until(), state.ttl()));
         // A renewal without an answer may have been executed: the backend can keep the key longer than we vouched for it.
         let give_up = valid_until.max(self.clock.now() + ttl) + held.op_timeout;
+        let patience = self.clock.now() + held.op_timeout;
         let mut pause = FIRST_PAUSE;
         let mut maybe_done = false;
         loop {
@@ -48,6 +65,9 @@ impl Session {
             let refused = match self.backend.release(release).await {
                 Ok(handover) => {
                     held.on(Event::ReleaseEnded(conclude(handover.outcome, maybe_done, self.clock.now() < valid_until)));
+                    if let Some(then) = then {
+                        then(held.status());
+                    }
                     if let (Some(parked), Some(answer)) = (parked, handover.next) {
                         // Its waiter, its heir or whoever cleans up after them is there to take it.
                         let _ = parked.reply.send(Carried { sent, answer: Ok(answer) });
@@ -57,6 +77,9 @@ impl Session {
                 Err(error) => {
                     tracing::warn!(key = %held.key, token = held.token, %error, "release failed, will be tried again");
                     maybe_done |= error.failure == Failure::Unknown;
+                    if let Some(then) = then.take() {
+                        self.tell_released(held, patience, then);
+                    }
                     let refused = error.failure == Failure::Refused;
                     // The waiter must not wait for our troubles; from here on it asks for itself, under the same owner id.
                     if let Some(parked) = parked.take() {
@@ -75,13 +98,18 @@ impl Session {
         }
     }
 
-    /// Waits until a release was answered, at most for the lease's `op_timeout`.
-    pub(crate) async fn released(&self, held: &Arc<Held>) -> Status {
+    /// Waits until a release was answered, at most until `patience` is over.
+    pub(crate) async fn released(&self, held: &Arc<Held>, patience: Instant) -> Status {
         tokio::select! {
             biased;
             status = held.until(|status| !matches!(status, Status::Held | Status::Releasing)) => status,
-            () = self.clock.sleep_until(self.clock.now() + held.op_timeout) => held.status(),
+            () = self.clock.sleep_until(patience) => held.status(),
         }
+    }
+
+    fn tell_released(self: &Arc<Self>, held: &Arc<Held>, patience: Instant, then: impl FnOnce(Status) + Send + 'static) {
+        let (session, held) = (self.clone(), held.clone());
+        self.engine.spawn(async move { then(session.released(&held, patience).await) });
     }
 
     /// Gives up a place that nobody here wants any more, with whatever a late request may still bring it.

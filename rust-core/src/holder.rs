@@ -1,6 +1,6 @@
 //! What others may read about the holder of a key.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,31 @@ impl Note {
     }
 }
 
+/// The notes of one process: what never changes in them is encoded once, because every attempt writes one.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    /// A line up to the number of `since`.
+    beginning: String,
+}
+
+impl Notes {
+    /// The notes of this process.
+    pub(crate) fn of_this_process() -> Self {
+        let host = serde_json::to_string(host_name()).unwrap_or_default();
+        Self { beginning: format!(r#"{{"host":{host},"pid":{},"since":"#, std::process::id()) }
+    }
+
+    /// The line of [`Note::of_this_process`], encoded.
+    pub(crate) fn line(&self, wall: SystemTime, metadata: Option<&str>) -> Arc<str> {
+        let since = micros(wall) / 1000;
+        let beginning = &self.beginning;
+        match metadata.map(serde_json::to_string) {
+            Some(Ok(metadata)) => format!(r#"{beginning}{since},"metadata":{metadata}}}"#).into(),
+            _ => format!("{beginning}{since}}}").into(),
+        }
+    }
+}
+
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.note {
@@ -78,6 +103,15 @@ mod tests {
         let note = Note::of_this_process(SystemTime::now(), Some("job | 7".into()));
         assert_eq!(Note::decode(&note.encode()), Some(note));
         assert_eq!(Note::decode("redis-py's uuid"), None);
+    }
+
+    #[test]
+    fn notes_write_what_a_note_encodes_to() {
+        let (wall, notes) = (SystemTime::now(), Notes::of_this_process());
+        for metadata in [None, Some("a \"job\" | 7")] {
+            let note = Note::of_this_process(wall, metadata.map(str::to_owned));
+            assert_eq!(&*notes.line(wall, metadata), note.encode());
+        }
     }
 
     #[test]

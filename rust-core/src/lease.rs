@@ -201,11 +201,19 @@ impl Lease {
     /// # Cancel safety
     /// The release goes on when the future is dropped.
     pub async fn release(&self) -> Result<bool> {
-        let session = self.handle.session.get()?.clone();
-        self.begin_release()?;
-        let held = self.held().clone();
-        let engine = session.engine.clone();
-        Ok(run(&engine, async move { session.released(&held).await }).await == Status::Released)
+        let session = self.begin_release_with(Session::release)?.clone();
+        let (engine, held) = (session.engine.clone(), self.held().clone());
+        let patience = session.clock.now() + held.op_timeout;
+        Ok(run(&engine, async move { session.released(&held, patience).await }).await == Status::Released)
+    }
+
+    /// [`Lease::release`] for callers who wait elsewhere: calls `then` on the engine, once, with where the lease stands when the backend
+    /// has answered or `op_timeout` is over.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child process; then `then` is not called.
+    pub fn release_then(&self, then: impl FnOnce(Status) + Send + 'static) -> Result<()> {
+        self.begin_release_with(|session, held| session.release_then(held, then)).map(drop)
     }
 
     /// Ends validity and renewal at once and leaves the rest to the engine.
@@ -213,7 +221,12 @@ impl Lease {
     /// # Errors
     /// [`Error::Forked`] in a child process.
     pub fn begin_release(&self) -> Result<()> {
-        self.handle.session.get()?.release(self.held());
+        self.begin_release_with(Session::release).map(drop)
+    }
+
+    fn begin_release_with(&self, release: impl FnOnce(&Arc<Session>, &Arc<Held>)) -> Result<&Arc<Session>> {
+        let session = self.handle.session.get()?;
+        release(session, self.held());
         if let Some(outstanding) = self.handle.lock.upgrade() {
             let forgotten = {
                 let mut outstanding = outstanding.lock();
@@ -223,7 +236,7 @@ impl Lease {
             // Dropped outside the lock.
             drop(forgotten);
         }
-        Ok(())
+        Ok(session)
     }
 
     /// Whether this is the last handle of a lease that is still held: dropping it gives the lease back with a warning.
@@ -240,7 +253,7 @@ impl Lease {
 impl Drop for Handle {
     fn drop(&mut self) {
         // The session first: in a forked child the lease's own lock may be held by a thread that no longer exists.
-        if let Ok(session) = self.session.get()
+        if let Some(session) = self.session.take()
             && self.held.status() == Status::Held
         {
             tracing::warn!(key = %self.held.key, token = self.held.token, "a held lease was dropped without release; it is given back");

@@ -5,6 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
+
 use crate::acquire::Attempt;
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -150,12 +152,9 @@ impl Lock {
         let joined = lock.begin(wait);
         async move {
             let (session, attempt) = joined?;
-            let (engine, outstanding) = (session.engine.clone(), lock.outstanding.clone());
+            let (engine, outstanding) = (session.get()?.engine.clone(), lock.outstanding.clone());
             // Boxed: it is large, and would be moved as a whole with every future around it.
-            let granted = Box::pin(async move {
-                let held = session.acquire(attempt).await?;
-                Ok::<_, Error>(Lease::new(held, Bound::new(session), &outstanding))
-            });
+            let granted = Box::pin(lease(session, attempt, outstanding));
             let lease = run(&engine, granted).await?;
             // Not before the caller has it: a lease that nobody was told of must not be kept by its lock.
             remember(&lock.outstanding, lease.clone());
@@ -163,11 +162,29 @@ impl Lock {
         }
     }
 
-    fn begin(&self, wait: Option<Duration>) -> Result<(Arc<Session>, Attempt)> {
+    /// [`Lock::acquire_within`] for callers who wait elsewhere: joins the local line now and calls `then` on the engine, once, with what
+    /// came of it. Aborting the call before that gives back whatever is under way.
+    ///
+    /// # Errors
+    /// Those of [`Lock::acquire`] that are known at once; then `then` is not called.
+    pub fn acquire_then(&self, wait: Option<Duration>, then: impl FnOnce(Result<Lease>) + Send + 'static) -> Result<AbortHandle> {
+        let (session, attempt) = self.begin(wait)?;
+        let (engine, outstanding) = (session.get()?.engine.clone(), self.outstanding.clone());
+        let granted = async move {
+            let lease = lease(session, attempt, outstanding.clone()).await;
+            if let Ok(lease) = &lease {
+                remember(&outstanding, lease.clone());
+            }
+            then(lease);
+        };
+        Ok(engine.spawn(granted).abort_handle())
+    }
+
+    fn begin(&self, wait: Option<Duration>) -> Result<(Bound<Session>, Attempt)> {
         let options = LockOptions { wait, ..self.options.clone() };
         self.validate_with(&options)?;
-        let session = self.client.session()?.clone();
-        let attempt = session.attempt(self.key.clone(), options);
+        let session = self.client.bound()?.clone();
+        let attempt = session.get()?.attempt(self.key.clone(), options);
         Ok((session, attempt))
     }
 
@@ -254,6 +271,12 @@ impl Lock {
         let outstanding = self.outstanding.lock();
         outstanding.iter().filter(|lease| lease.is_last_handle()).map(|lease| (lease.key().clone(), lease.token())).collect()
     }
+}
+
+/// Goes on with an attempt until the key is got.
+async fn lease(session: Bound<Session>, attempt: Attempt, outstanding: Arc<Outstanding>) -> Result<Lease> {
+    let held = session.get()?.clone().acquire(attempt).await?;
+    Ok(Lease::new(held, session, &outstanding))
 }
 
 /// Adds a lease; forgets those that were lost and that nobody can ask about any more.

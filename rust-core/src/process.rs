@@ -1,9 +1,36 @@
-//! Things that belong to the process that made them.
+//! Which process this is, and things that belong to the process that made them.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Error, Result};
+
+/// This process, once every fork is promised to be told of; zero while the kernel must be asked.
+static REMEMBERED: AtomicU32 = AtomicU32::new(0);
+
+/// The id of this process.
+///
+/// A forked child has a copy of whatever its parent knew, so the kernel is asked each time, which takes as long as the rest of a look at a
+/// lease; unless the host language tells of its forks.
+pub(crate) fn id() -> u32 {
+    match REMEMBERED.load(Ordering::Relaxed) {
+        0 => std::process::id(),
+        remembered => remembered,
+    }
+}
+
+/// From now on [`forked`] is called in every forked child, before anything else of ours.
+pub(crate) fn remember() {
+    REMEMBERED.store(std::process::id(), Ordering::Relaxed);
+}
+
+/// This is a forked child.
+pub(crate) fn forked() {
+    if REMEMBERED.load(Ordering::Relaxed) != 0 {
+        remember();
+    }
+}
 
 /// A shared value that a forked child can neither use nor drop.
 ///
@@ -17,7 +44,7 @@ pub(crate) struct Bound<T> {
 
 impl<T> Bound<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
-        Self { pid: std::process::id(), value: Some(value) }
+        Self { pid: id(), value: Some(value) }
     }
 
     /// The value, in the process that made it.
@@ -29,8 +56,18 @@ impl<T> Bound<T> {
         mine.ok_or(Error::Forked { parent: self.pid })
     }
 
+    /// The value, to be dropped by the process that made it; nothing in any other.
+    pub(crate) fn take(&mut self) -> Option<Arc<T>> {
+        let value = self.value.take()?;
+        if self.is_foreign() {
+            std::mem::forget(value);
+            return None;
+        }
+        Some(value)
+    }
+
     fn is_foreign(&self) -> bool {
-        self.pid != std::process::id()
+        self.pid != id()
     }
 }
 
@@ -42,9 +79,7 @@ impl<T> Clone for Bound<T> {
 
 impl<T> Drop for Bound<T> {
     fn drop(&mut self) {
-        if self.is_foreign() {
-            std::mem::forget(self.value.take());
-        }
+        drop(self.take());
     }
 }
 

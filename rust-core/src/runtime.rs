@@ -12,6 +12,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::AbortHandle;
 
 use crate::error::{BackendError, Error, Failure, Result};
+use crate::process;
 use crate::session::Session;
 
 /// One thread keeps a Redis server busy; a second one only adds wake-ups between cores (measured: no more pairs a second with 500 tasks,
@@ -31,7 +32,7 @@ static ENGINE: Mutex<Option<Engine>> = Mutex::new(None);
 /// # Errors
 /// [`Error::BackendUnavailable`] if the operating system grants no thread.
 pub(crate) fn handle() -> Result<Handle> {
-    let pid = std::process::id();
+    let pid = process::id();
     let mut engine = ENGINE.lock();
     if let Some(engine) = engine.as_ref()
         && engine.pid == pid
@@ -69,9 +70,7 @@ pub fn shutdown(timeout: Duration) {
     let (handle, sessions) = {
         let mut engine = ENGINE.lock();
         match engine.as_mut() {
-            Some(engine) if engine.pid == std::process::id() => {
-                (engine.runtime.handle().clone(), std::mem::take(&mut engine.sessions))
-            }
+            Some(engine) if engine.pid == process::id() => (engine.runtime.handle().clone(), std::mem::take(&mut engine.sessions)),
             _ => return,
         }
     };

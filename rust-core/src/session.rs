@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::error::{BackendError, Error, Failure, LossReason, Result};
 use crate::fencing::Token;
 use crate::held::Held;
+use crate::holder::Notes;
 use crate::lease_state::{Action, Event};
 use crate::options::ClientOptions;
 use crate::owner::{OwnerId, SessionId};
@@ -44,6 +45,7 @@ pub(crate) struct Session {
     /// Work that goes on after its caller has left: releases, and giving up places.
     pub(crate) tasks: TaskTracker,
     pub(crate) closing: CancellationToken,
+    pub(crate) notes: Notes,
     leases: Mutex<HashMap<u64, Arc<Held>>>,
     no_leases: Notify,
     sequence: AtomicU64,
@@ -115,6 +117,7 @@ impl Session {
             engine: engine.clone(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
+            notes: Notes::of_this_process(),
             leases: Mutex::default(),
             no_leases: Notify::new(),
             sequence: AtomicU64::new(0),

@@ -46,6 +46,42 @@ async fn a_lease_is_valid_until_it_is_released() {
 }
 
 #[tokio::test]
+async fn callers_who_wait_elsewhere_are_told_once() {
+    let lock = client().lock("k");
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    for number in 0..3 {
+        let told = told.clone();
+        lock.acquire_then(None, move |lease| told.send((number, lease.unwrap())).unwrap()).unwrap();
+    }
+    for expected in 0..3 {
+        let (number, lease) = heard.recv().await.unwrap();
+        assert_eq!(number, expected, "in the order of the calls");
+        let (done, status) = tokio::sync::oneshot::channel();
+        lease.release_then(move |status| done.send(status).unwrap()).unwrap();
+        assert!(!lease.is_valid(), "at once");
+        assert_eq!(status.await.unwrap(), Status::Released);
+        let (done, again) = tokio::sync::oneshot::channel();
+        lease.release_then(move |status| done.send(status).unwrap()).unwrap();
+        assert_eq!(again.await.unwrap(), Status::Released, "of a lease that has ended");
+    }
+    drop(told);
+    assert!(heard.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn r10_an_aborted_call_is_not_told_and_leaves_nothing() {
+    let client = client();
+    let lock = client.lock("k");
+    let held = lock.acquire().await.unwrap();
+    let (told, heard) = tokio::sync::oneshot::channel();
+    let call = lock.acquire_then(None, move |lease| drop(told.send(lease))).unwrap();
+    call.abort();
+    assert!(heard.await.is_err(), "dropped unheard");
+    held.release().await.unwrap();
+    eventually(async || !lock.is_locked().await.unwrap()).await;
+}
+
+#[tokio::test]
 async fn r07_tokens_rise() {
     let lock = client().lock("k");
     let mut last = 0;
@@ -288,4 +324,20 @@ async fn r15_bad_input_fails_before_anything_happens() {
     }
     let error = Client::new("mysql://me:secret@host").unwrap_err();
     assert!(!error.to_string().contains("secret"), "{error}");
+}
+
+#[test]
+fn r15_a_url_that_cannot_be_used_is_told_with_the_reason() {
+    let refused = |url| match Client::new(url) {
+        Err(Error::InvalidOptions { field, value, allowed }) if field == "url" => (value, allowed),
+        other => panic!("{url}: {other:?}"),
+    };
+    assert_eq!(refused("").0, "\"\"");
+    for url in ["redis://h:99999", "redis://h:abc", "redis://:secret@h:0", "redis://h:-1"] {
+        let (value, allowed) = refused(url);
+        assert!(allowed.contains("a port from 1 to 65535") && !value.contains("secret"), "{value}: {allowed}");
+    }
+    let (value, allowed) = refused("rediss://:secret@h:6380/0?password=secret");
+    assert_eq!(value, "rediss://***@h:6380/0");
+    assert!(allowed.contains("TLS is not supported yet"), "{allowed}");
 }

@@ -220,7 +220,7 @@ async fn a_batch_without_an_answer_is_unknown_and_the_line_behind_it_is_not_sent
     let ask = |key: String| session.backend.acquire(session.request(&key, 1));
     let mut alone: Vec<_> = (0..CALLS).map(|n| ask(format!("alone{n}"))).collect();
     assert!(alone.iter_mut().all(|asked| asked.now_or_never().is_none()));
-    let mut batches: Vec<_> = (0..CALLS * 64).map(|n| ask(format!("batch{n}"))).collect();
+    let mut batches: Vec<_> = (0..CALLS * 128).map(|n| ask(format!("batch{n}"))).collect();
     assert!(batches.iter_mut().all(|asked| asked.now_or_never().is_none()));
     // Their callers leave: the line goes on.
     drop(alone);
@@ -238,7 +238,7 @@ async fn a_batch_without_an_answer_is_unknown_and_the_line_behind_it_is_not_sent
         assert_eq!(failure(answer), Failure::NotSent);
     }
     // On a new connection the same attempts find what the late batches were granted, or are granted it now.
-    let again = join_all((0..CALLS * 64).map(|n| ask(format!("batch{n}")))).await;
+    let again = join_all((0..CALLS * 128).map(|n| ask(format!("batch{n}")))).await;
     assert!(again.into_iter().all(|answer| matches!(answer, Ok(Acquired::Granted(_)))));
     assert_eq!(proxy.connections(), 2);
     assert!(cli.run::<Vec<String>>(&["KEYS", "ns/behind*"]).await.is_empty());

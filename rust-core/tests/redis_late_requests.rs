@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dlock::backend::Acquire;
 use dlock::{Client, ClientOptions, Status};
@@ -116,6 +116,23 @@ async fn r17_a_release_is_not_tried_on_once_its_client_is_closed() {
     lease.begin_release().unwrap();
     client.close(Duration::ZERO).await.unwrap();
     support::eventually("it has ended", || async { lease.status() == Status::Unconfirmed }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_without_an_answer_is_told_after_its_op_timeout() {
+    let server = Server::start().await;
+    let proxy = Proxy::to(server.port).await;
+    let options = ClientOptions { op_timeout: 300 * MS, ..ClientOptions::default() };
+    let client = Client::with_options(&format!("redis://127.0.0.1:{}", proxy.port), options).unwrap();
+    let lease = client.lock("k").acquire().await.unwrap();
+    proxy.answers(Gate::Stalled);
+    let (told, heard) = tokio::sync::oneshot::channel();
+    let begun = Instant::now();
+    lease.release_then(move |status| told.send(status).unwrap()).unwrap();
+    assert_eq!(timeout(5_000 * MS, heard).await.expect("an end").unwrap(), Status::Releasing);
+    assert!(begun.elapsed() >= 290 * MS && begun.elapsed() < 800 * MS, "{:?}", begun.elapsed());
+    proxy.answers(Gate::Open);
+    support::eventually("it goes on", || async { matches!(lease.status(), Status::Released | Status::Unconfirmed) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

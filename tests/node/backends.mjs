@@ -78,12 +78,13 @@ export function spin(ms) {
 }
 
 /** Runs a program, an ES module with `url` and the names of the package, in a process of its own. */
-export function runProgram(url, body, { flags = [], within = 20_000 } = {}) {
+export function runProgram(url, body, { flags = [], env = {}, within = 20_000 } = {}) {
   const program = `import * as dlock from ${JSON.stringify(dlock)};\nconst { Client } = dlock;\nconst url = ${JSON.stringify(url)};\n${body}`;
   const words = [...flags, '--input-type=module', '--eval', program];
   return new Promise((resolve) => {
     const started = performance.now();
-    execFile(process.execPath, words, { timeout: within, killSignal: 'SIGKILL' }, (error, stdout, stderr) => {
+    const settings = { env: { ...process.env, ...env }, timeout: within, killSignal: 'SIGKILL' };
+    execFile(process.execPath, words, settings, (error, stdout, stderr) => {
       resolve({ code: error ? (error.code ?? error.signal) : 0, stdout, stderr, took: performance.now() - started });
     });
   });

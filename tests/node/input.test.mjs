@@ -54,7 +54,18 @@ describe('bad input', () => {
       ['nothing, of a client', () => new Client('memory:', { opTimeout: 0 })],
     ],
     connectTimeout: [['NaN', () => new Client('memory:', { connectTimeout: NaN })]],
-    namespace: [['control characters', () => new Client('memory:', { namespace: '\0' })]],
+    namespace: [
+      ['control characters', () => new Client('memory:', { namespace: '\0' })],
+      ['a lone surrogate', () => new Client('memory:', { namespace: '\ud800' })],
+    ],
+    holder: [
+      ['nothing', () => client.forceRelease('k')],
+      ['a fraction', () => client.forceRelease('k', 1.5)],
+      ['a negative number', () => client.forceRelease('k', -1)],
+      ['NaN', () => client.forceRelease('k', NaN)],
+      ['a holder', () => client.forceRelease('k', { token: 1 })],
+    ],
+    prefix: [['a number', () => client.listLocks(5)]],
     signal: [['no signal', () => lock.acquire({ signal: {} })]],
     options: [
       ['a number', () => client.lock('k', 30_000)],
@@ -66,6 +77,9 @@ describe('bad input', () => {
       ['an unknown scheme', () => new Client('mysql://localhost')],
       ['no URL', () => new Client('here')],
       ['a number', () => new Client(6379)],
+      ['an empty URL', () => new Client('')],
+      ['an encrypted connection', () => new Client('rediss://host')],
+      ['a port that does not exist', () => new Client('redis://host:99999')],
     ],
     fn: [
       ['nothing', () => lock.withLock()],

@@ -95,6 +95,25 @@ onBackends('a lock', (backend) => {
     assert.deepEqual(await client.listLocks('batch'), []);
   });
 
+  test('a key is taken away from the holder with this owner id only', async () => {
+    const client = backend.client();
+    const lease = await client.lock('owner').acquire();
+    assert.equal(await client.forceRelease('owner', lease.owner.replace(/.$/, 'x')), false);
+    assert.equal(await client.forceRelease('owner', 'somebody'), false);
+    assert.equal(await client.forceRelease('owner', lease.owner), true);
+    assert.equal(await client.forceRelease('owner', lease.owner), false);
+    await lease.release();
+  });
+
+  test('a lock says whether anybody holds its key', async () => {
+    const lock = backend.client().lock('is locked');
+    assert.equal(await lock.isLocked(), false);
+    const lease = await backend.client().lock('is locked').acquire();
+    assert.equal(await lock.isLocked(), true);
+    await lease.release();
+    assert.equal(await lock.isLocked(), false);
+  });
+
   test('two clients exclude each other', async () => {
     const clients = [backend.client(), backend.client()];
     let inside = 0;
@@ -127,6 +146,7 @@ onBackends('a lock', (backend) => {
     const late = await failure(other.acquire({ wait: 30 }));
     assert.ok(late instanceof AcquireTimeout);
     assert.deepEqual([late.name, late.code, late.holder.owner], ['AcquireTimeout', 'ACQUIRE_TIMEOUT', lease.owner]);
+    assert.ok(late.waited >= 30 && late.waited < 10_000, `${late.waited}`);
     await lease.release();
   });
 

@@ -17,13 +17,14 @@ const status: Status = lease.status;
 const ends: Date = lease.expiresAt;
 await fetch('http://localhost', { signal: lease.signal });
 await lease.extend(1_000);
-const loss: LockLost = await lease.waitLost();
-const reason: LossReason = loss.reason;
+const reason: LossReason = await lease.waitLost();
+const loss: LockLost = lease.signal.reason;
 const freed: boolean = await lease.release();
 
 const found: Inspection = await client.inspect('k');
 const holder: Holder | null = found.holder;
-const taken: boolean = await client.forceRelease('k', holder?.token ?? 0);
+const taken: boolean = (await client.forceRelease('k', holder?.token ?? 0)) || (await client.forceRelease('k', lease.owner));
+const locked: boolean = await orders.isLocked();
 await client.close(1_000);
 
 {
@@ -38,6 +39,8 @@ try {
 } catch (error) {
   if (error instanceof AcquireTimeout) {
     const general: NotAcquired = error;
+    const waited: number = error.waited;
+    void waited;
     const pid: number | null | undefined = general.holder?.pid;
     void pid;
   }
@@ -52,4 +55,4 @@ new Lease();
 // @ts-expect-error tokens are given
 lease.token = 1;
 
-export { dlockDefault, ends, freed, inferred, maybe, reason, short, status, sync, taken, version };
+export { dlockDefault, ends, freed, inferred, locked, loss, maybe, reason, short, status, sync, taken, version };

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import pickle
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -31,7 +32,16 @@ NOBODY = "redis://127.0.0.1:1"
         ("op_timeout", {"op_timeout": 0}),
         ("renewal_threshold", {"renewal_threshold": 1.5}),
         ("metadata", {"metadata": "x" * 5000}),
+        ("metadata", {"metadata": {}}),
+        ("metadata", {"metadata": 7}),
+        ("renew", {"renew": "no"}),
+        ("fair", {"fair": 1}),
+        ("renewal_threshold", {"renewal_threshold": "half"}),
+        ("ttl", {"ttl": "abc"}),
+        ("ttl", {"ttl": 10**400}),
+        ("wait", {"wait": [5]}),
         ("on_lost", {"on_lost": "panic"}),
+        ("on_lost", {"on_lost": None}),
     ],
 )
 def test_r15_bad_options_are_named(field: str, options: dict[str, Any]) -> None:
@@ -46,14 +56,90 @@ def test_r15_bad_options_are_named(field: str, options: dict[str, Any]) -> None:
         assert error.allowed in str(error)
 
 
-@pytest.mark.parametrize("key", ["", "x" * 513, "a\nb"])
-def test_r15_bad_keys_are_named(key: str) -> None:
+@pytest.mark.parametrize("key", ["", "x" * 513, "a\nb", None, 7, b"k", "\ud800"])
+@pytest.mark.parametrize("client", [dlock.Client(NOBODY), dlock.sync.Client(NOBODY)])
+def test_r15_bad_keys_are_named(client: Any, key: Any) -> None:
     with pytest.raises(dlock.InvalidOptions) as bad:
-        dlock.Client(NOBODY).lock(key)
+        client.lock(key)
     assert bad.value.field == "key"
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "redis://h/notanumber", "nonsense", "redis://:geheim@h:99999999"])
+WRONG_ARGUMENTS: list[tuple[str, Callable[[Any], Any]]] = [
+    ("key", lambda client: client.inspect(None)),
+    ("key", lambda client: client.is_locked(7)),
+    ("key", lambda client: client.with_lock(None, print)),
+    ("key", lambda client: client.force_release(None, 1)),
+    ("prefix", lambda client: client.list_locks(5)),
+    ("holder", lambda client: client.force_release("k", None)),
+    ("holder", lambda client: client.force_release("k", -1)),
+    ("holder", lambda client: client.force_release("k", True)),
+    ("holder", lambda client: client.force_release("k", 1.5)),
+    ("timeout", lambda client: client.close("soon")),
+    ("wait", lambda client: client.lock("k").acquire(wait="abc")),
+    ("fn", lambda client: client.with_lock("k", None)),
+    ("fn", lambda client: client.lock("k").with_lock("print")),
+]
+
+
+@pytest.mark.parametrize(("field", "call"), WRONG_ARGUMENTS)
+def test_r15_arguments_of_the_wrong_type_are_named(field: str, call: Callable[[Any], Any]) -> None:
+    async def awaited() -> None:
+        await call(dlock.Client(NOBODY))
+
+    for attempt in (lambda: call(dlock.sync.Client(NOBODY)), lambda: asyncio.run(awaited())):
+        with pytest.raises(dlock.InvalidOptions) as bad:
+            attempt()
+        assert bad.value.field == field
+        assert bad.value.value
+        assert bad.value.allowed
+
+
+def test_r15_a_lease_names_what_it_cannot_use(key: str) -> None:
+    async def main() -> None:
+        async with dlock.Client("memory:").lock(key) as lease:
+            with pytest.raises(dlock.InvalidOptions, match=r"^ttl: 'abc' is not valid"):
+                await lease.extend("abc")
+            with pytest.raises(dlock.InvalidOptions, match=r"^renew: 'no' is not valid: True or False"):
+                lease.auto_renew("no")
+
+    asyncio.run(main())
+    with dlock.sync.Client("memory:").lock(key) as lease:
+        with pytest.raises(dlock.InvalidOptions, match=r"^ttl: "):
+            lease.extend({})
+        with pytest.raises(dlock.InvalidOptions, match=r"^renew: "):
+            lease.auto_renew(None)
+
+
+def test_r15_sync_takes_no_coroutine_function() -> None:
+    async def body(_lease: object) -> None: ...
+
+    with pytest.raises(dlock.InvalidOptions, match="coroutine function"):
+        dlock.sync.Client(NOBODY).with_lock("k", body)
+
+
+def test_r18_values_that_may_hold_a_password_are_not_shown() -> None:
+    for call in (
+        lambda: dlock.Client({"password": "geheim"}),
+        lambda: dlock.Client(b"redis://:geheim@host"),
+        lambda: dlock.Client("memory:").lock("k", metadata={"password": "geheim"}),
+    ):
+        with pytest.raises(dlock.InvalidOptions) as bad:
+            call()
+        assert "geheim" not in f"{bad.value} {vars(bad.value)}"
+        assert "an object of type" in str(bad.value)
+
+
+@pytest.mark.parametrize("face", [dlock, dlock.sync])
+def test_an_empty_url_is_refused_and_an_empty_variable_is_as_unset(face: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(dlock.InvalidOptions, match=r'^url: "" is not valid'):
+        face.Client("")
+    monkeypatch.setenv("DLOCK_URL", "")
+    assert "local:" in repr(face.Client())
+    monkeypatch.setenv("DLOCK_URL", "memory:named")
+    assert "memory:named" in repr(face.Client())
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "redis://h/notanumber", "nonsense", "redis://:geheim@h:99999999", "rediss://:geheim@h"])
 def test_r15_bad_urls_are_named_without_their_password(url: str) -> None:
     with pytest.raises(dlock.InvalidOptions) as bad:
         dlock.Client(url)
@@ -67,8 +153,8 @@ def test_unknown_keywords_are_type_errors() -> None:
         dlock.Client("memory:").lock("k", tll=3)
     with pytest.raises(TypeError, match="tls"):
         dlock.Client("memory:", tls=3)
-    with pytest.raises(TypeError):
-        dlock.Client("memory:").lock(7)
+    with pytest.raises(dlock.InvalidOptions, match=r"^namespace: 5"):
+        dlock.Client("memory:", namespace=5)
 
 
 def test_r16_an_unreachable_server_is_named_in_time() -> None:

@@ -93,6 +93,20 @@ def test_a_held_key_is_refused_or_waited_for(url: str, key: str) -> None:
     asyncio.run(main())
 
 
+def test_a_key_is_taken_away_from_the_holder_with_this_token_or_owner_id_only(url: str, key: str) -> None:
+    async def main() -> None:
+        async with dlock.Client(url) as client:
+            for named in ("owner", "token"):
+                lease = await client.lock(key).acquire()
+                assert not await client.force_release(key, "somebody")
+                assert not await client.force_release(key, lease.token + 1)
+                assert await client.force_release(key, getattr(lease, named))
+                assert not await client.is_locked(key)
+                await lease.release()
+
+    asyncio.run(main())
+
+
 def test_a_lease_is_a_context_manager(key: str) -> None:
     async def main() -> None:
         client = dlock.Client("memory:")

@@ -2,6 +2,7 @@
 
 use dlock::backend::{Inspection, Whom};
 use dlock::{Client, ClientOptions, Error, Result, Unit};
+use napi::bindgen_prelude::Either;
 use napi_derive::napi;
 use serde_json::{Value, json};
 
@@ -50,6 +51,12 @@ impl Bridge {
         }
     }
 
+    /// The server's address without its password.
+    #[napi]
+    pub fn server(&self, client: i64) -> Option<String> {
+        self.tables.borrow().clients.get(&client).map(|client| client.server().to_string())
+    }
+
     /// Nobody can reach the client any more.
     #[napi]
     pub fn drop_client(&self, client: i64) {
@@ -87,12 +94,15 @@ impl Bridge {
         self.ask(client, call, |client| async move { client.is_locked(&key).await.map(Outcome::Flag) });
     }
 
-    /// Takes the key away from the holder with this token.
+    /// Takes the key away from the holder with this token or owner id.
     #[napi]
-    pub fn force_release(&self, client: i64, call: i64, key: String, token: i64) {
+    pub fn force_release(&self, client: i64, call: i64, key: String, holder: Either<i64, String>) {
         self.ask(client, call, |client| async move {
-            let token = u64::try_from(token).unwrap_or_default();
-            client.force_release(&key, Whom::Token(token)).await.map(Outcome::Flag)
+            let whom = match holder {
+                Either::A(token) => Whom::Token(u64::try_from(token).unwrap_or_default()),
+                Either::B(owner) => Whom::Owner(owner),
+            };
+            client.force_release(&key, whom).await.map(Outcome::Flag)
         });
     }
 

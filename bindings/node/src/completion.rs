@@ -21,7 +21,8 @@ pub(crate) enum Outcome {
     Granted(Lease),
     /// A try found the key held.
     Busy,
-    Released(Status),
+    /// How it stands after a release, and the number of the lease if its record may go with it.
+    Released(Option<i64>, Status),
     /// A JSON text.
     Answer(String),
     Failed(Error),
@@ -149,7 +150,12 @@ impl Bridge {
                 tables.acquires.remove(&call);
                 item[1] = kind::BUSY;
             }
-            Outcome::Released(status) => (item[1], item[2]) = (kind::RELEASED, code_of(status)),
+            Outcome::Released(lease, status) => {
+                if let Some(lease) = lease.filter(|_| !matches!(status, Status::Releasing | Status::Lost(_))) {
+                    tables.leases.remove(&lease);
+                }
+                (item[1], item[2]) = (kind::RELEASED, code_of(status));
+            }
             Outcome::Answer(text) => {
                 self.texts.borrow_mut().insert(call, text);
                 item[1] = kind::ANSWER;
@@ -174,7 +180,10 @@ impl Bridge {
             Outcome::Granted(lease).discard();
             return [id, kind::DONE, 0.0, 0.0, 0.0, 0.0];
         }
-        if let Err(error) = lease.check() {
+        // Asks the kernel nothing, where `check` does.
+        if lease.status() != Status::Held
+            && let Err(error) = lease.check()
+        {
             Outcome::Granted(lease).discard();
             self.texts.borrow_mut().insert(call, describe(&error));
             return [id, kind::FAILED, 0.0, 0.0, 0.0, 0.0];

@@ -13,7 +13,9 @@ use crate::lease::millis;
 pub(crate) fn describe(error: &Error) -> String {
     let error = &in_camel_case(error);
     let mut fields = Map::new();
-    let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    let mut set = |name: &str, value: Value| {
+        fields.insert(name.to_owned(), value);
+    };
     set("code", error.code().into());
     set("message", error.to_string().into());
     if let Some(key) = error.key() {
@@ -23,6 +25,7 @@ pub(crate) fn describe(error: &Error) -> String {
         set("holder", holder(found));
     }
     match error {
+        Error::AcquireTimeout { waited, .. } => set("waited", millis(*waited).into()),
         Error::LockLost { token, reason, .. } => {
             set("token", (*token).into());
             set("reason", reason.as_str().into());

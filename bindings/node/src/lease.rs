@@ -94,12 +94,13 @@ impl Bridge {
         }
     }
 
-    /// Gives the key back: validity and renewal end before this returns.
+    /// Gives the key back: validity and renewal end before this returns. Its record goes with a definite answer,
+    /// unless that is a loss, whose error is still to be asked for.
     #[napi]
     pub fn release(&self, lease: i64, call: i64) {
         match self.lease(lease) {
-            Some(lease) => self.give_back(call, lease),
-            None => self.completions.push(call, Outcome::Released(dlock::Status::NotHeld)),
+            Some(held) => self.give_back(call, Some(lease), &held),
+            None => self.completions.push(call, Outcome::Released(None, dlock::Status::NotHeld)),
         }
     }
 
@@ -110,16 +111,11 @@ impl Bridge {
         lease.is_last_handle().then(|| Forgotten::new((lease.key().clone(), lease.token())))
     }
 
-    pub(crate) fn give_back(&self, call: i64, lease: Lease) {
-        if let Err(error) = lease.begin_release() {
-            return self.fail(call, error);
+    pub(crate) fn give_back(&self, call: i64, number: Option<i64>, lease: &Lease) {
+        let completions = self.completions.clone();
+        if let Err(error) = lease.release_then(move |status| completions.push(call, Outcome::Released(number, status))) {
+            self.fail(call, error);
         }
-        self.start(call, async move {
-            match lease.release().await {
-                Ok(_) => Outcome::Released(lease.status()),
-                Err(error) => Outcome::Failed(error),
-            }
-        });
     }
 
     fn lease(&self, lease: i64) -> Option<Lease> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dlock::{Error, LockOptions, Result, Unit};
+use dlock::{Error, Lease, LockOptions, Result, Unit};
 use napi_derive::napi;
 
 use crate::Bridge;
@@ -83,16 +83,17 @@ impl Bridge {
             Ok(wait) => wait,
             Err(error) => return self.fail(call, error),
         };
-        self.begin(lock, call, |lock| {
-            let joined = lock.join(wait);
-            async move { joined.await.map(Outcome::Granted) }
-        });
+        self.begin(lock, call, wait, |granted| granted.map_or_else(Outcome::Failed, Outcome::Granted));
     }
 
     /// Tries once.
     #[napi]
     pub fn try_acquire(&self, lock: i64, call: i64) {
-        self.begin(lock, call, |lock| async move { Ok(lock.try_acquire().await?.map_or(Outcome::Busy, Outcome::Granted)) });
+        self.begin(lock, call, Some(Duration::ZERO), |granted| match granted {
+            Ok(lease) => Outcome::Granted(lease),
+            Err(Error::LockBusy { .. }) => Outcome::Busy,
+            Err(error) => Outcome::Failed(error),
+        });
     }
 
     /// The caller no longer wants the key. Nothing more is heard of the call, and a grant that is on its way is given back.
@@ -109,21 +110,28 @@ impl Bridge {
         let lock = self.tables.borrow().locks.get(&lock).cloned();
         let Some(lock) = lock else { return self.fail(call, Error::ClientClosed { operation: "release" }) };
         match lock.only_lease("release") {
-            Ok(lease) => self.give_back(call, lease),
+            Ok(lease) => self.give_back(call, None, &lease),
             Err(error) => self.fail(call, error),
         }
     }
 
-    fn begin<W>(&self, lock: i64, call: i64, work: impl FnOnce(dlock::Lock) -> W)
-    where
-        W: Future<Output = Result<Outcome>> + Send + 'static,
-    {
-        let Some(lock) = self.tables.borrow().locks.get(&lock).cloned() else {
-            return self.fail(call, Error::ClientClosed { operation: "acquire" });
+    /// Answers whether anybody holds the lock's key.
+    #[napi]
+    pub fn is_lock_held(&self, lock: i64, call: i64) {
+        let lock = self.tables.borrow().locks.get(&lock).cloned();
+        let Some(lock) = lock else { return self.fail(call, Error::ClientClosed { operation: "is_locked" }) };
+        self.start(call, async move { lock.is_locked().await.map_or_else(Outcome::Failed, Outcome::Flag) });
+    }
+
+    fn begin(&self, lock: i64, call: i64, wait: Option<Duration>, outcome: fn(Result<Lease>) -> Outcome) {
+        let completions = self.completions.clone();
+        let begun = match self.tables.borrow().locks.get(&lock) {
+            Some(lock) => lock.acquire_then(wait, move |granted| completions.push(call, outcome(granted))),
+            None => Err(Error::ClientClosed { operation: "acquire" }),
         };
-        let attempt = work(lock);
-        if let Some(task) = self.start(call, async move { attempt.await.unwrap_or_else(Outcome::Failed) }) {
-            self.tables.borrow_mut().acquires.insert(call, task);
+        match begun {
+            Ok(task) => drop(self.tables.borrow_mut().acquires.insert(call, task)),
+            Err(error) => self.fail(call, error),
         }
     }
 }

@@ -2,55 +2,28 @@
 
 import asyncio
 import inspect
-import warnings
 import weakref
-from asyncio import Task
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
-from dlock import _native
+from dlock._handles import ClientHandle, LockHandle, check_callable
 from dlock._holder import Inspection
 from dlock._lease import Lease
 from dlock._loop import current
-from dlock._options import (
-    DEFAULT,
-    UNSET,
-    ClientOptions,
-    LockOptions,
-    Seconds,
-    Unset,
-    open_client,
-    split_on_lost,
-    warn_dropped,
-)
-from dlock.errors import LockBusy, LockError
+from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset
+from dlock.errors import LockBusy
 
 T = TypeVar("T")
 
-# So many leases of a lock are remembered before those that have ended are looked for.
-REMEMBERED = 8
 
-
-class Client:
+class Client(ClientHandle):
     """Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
 
     `Client("redis://localhost:6379")`; without a URL `DLOCK_URL` is used, else `local:`. `async with client` closes it at the end.
     """
 
-    __slots__ = ("_leases", "_native")
-
-    def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
-        self._bind(open_client(url, options))
-
-    def _bind(self, native: _native.Client) -> None:
-        self._native = native
-        # Our latest lease of each key, until it is released: to see a task wait for itself.
-        self._leases: dict[str, weakref.ref[Lease]] = {}
-
-    def __repr__(self) -> str:
-        return f"<dlock.Client {self._native.server}>"
+    __slots__ = ()
 
     def lock(self, key: str, **options: Unpack[LockOptions]) -> "Lock":
         """A reusable lock for `key`. Raises `InvalidOptions` for what cannot be used; does no I/O."""
@@ -97,33 +70,16 @@ class Client:
         await self.close()
 
 
-class Lock:
+class Lock(LockHandle[Lease]):
     """A key with its options, made by `Client.lock`.
 
     Reusable, and several tasks may share one: each acquire gets a lease of its own.
     """
 
-    __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_taken")
+    __slots__ = ()
 
-    def __init__(self, client: Client, key: str, options: LockOptions) -> None:
-        self._on_lost, engine_options = split_on_lost(options, ("cancel", "raise", "ignore"))
-        self._native = client._native.lock(key, **engine_options)
-        self._client = client
-        # Leases of `async with` bodies under way, and of other acquires.
-        self._entered: list[Lease] = []
-        self._taken: list[weakref.ref[Lease]] = []
-
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # its options were refused
-            self._entered.clear()
-            warn_dropped(self._native.forgotten(), self)
-
-    def __repr__(self) -> str:
-        return f"<dlock.Lock {self.key!r}>"
-
-    @property
-    def key(self) -> str:
-        return self._native.key
+    _reactions = ("cancel", "raise", "ignore")
+    _taker_name = "task"
 
     async def acquire(self, *, wait: Seconds | Unset | None = UNSET) -> Lease:
         """Waits for the key and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
@@ -131,10 +87,8 @@ class Lock:
         Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
         backend failed for `connect_timeout`. When it is cancelled, a grant that is under way is given back.
         """
-        lease = await self._get(wait, watch=False)
-        if len(self._taken) >= REMEMBERED:
-            self._taken = [known for known in self._taken if (old := known()) is not None and not old._released]
-        self._taken.append(weakref.ref(lease))
+        lease = await self._get(wait, enter=False)
+        self._remember(lease)
         return lease
 
     async def try_acquire(self) -> Lease | None:
@@ -146,54 +100,56 @@ class Lock:
 
     async def release(self) -> bool:
         """Gives back the lease that this task took last with this lock, else the only one outstanding. See `Lease.release`."""
-        task = asyncio.current_task()
-        outstanding = self._outstanding()
-        for lease in outstanding:
-            if lease._taker is task:
-                return await lease.release()
-        if len(outstanding) == 1:
-            return await outstanding[0].release()
+        lease = self._to_release(asyncio.current_task())
+        if lease is not None:
+            return await lease.release()
         # None, or several, or one whose handle was discarded: the engine knows.
         return cast(bool, await current().run(self._native.release))
 
     async def is_locked(self) -> bool:
         """Whether anybody holds the key."""
-        return await self._client.is_locked(self.key)
+        return cast(bool, await current().run(self._client._native.is_locked, self.key))
 
     async def with_lock(self, fn: Callable[[Lease], Awaitable[T] | T]) -> T:
         """Calls `fn(lease)`, sync or async, while holding the key, and returns what it returns."""
+        check_callable(fn)
         async with self as lease:
             result = fn(lease)
             if inspect.isawaitable(result):
                 return await cast(Awaitable[T], result)
             return result
 
-    async def __aenter__(self) -> Lease:
-        lease = await self._get(UNSET, watch=self._on_lost == "cancel")
-        try:
-            lease._enter(watched=True)
-        except BaseException:
-            await lease.release()
-            raise
-        self._entered.append(lease)
-        return lease
+    def __aenter__(self) -> Coroutine[Any, Any, Lease]:
+        return self._get(UNSET, enter=True)
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
-        await self._entered_by(asyncio.current_task())._leave(kind, error)
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        entered = self._entered
+        lease = entered.pop() if len(entered) == 1 else self._to_leave(asyncio.current_task(), "__aexit__")
+        return lease._leave(kind, error)
 
-    async def _get(self, wait: Seconds | Unset | None, *, watch: bool) -> Lease:
+    async def _get(self, wait: Seconds | Unset | None, *, enter: bool) -> Lease:
+        """Gets a lease, for `async with` if `enter`. One coroutine: each one more is paid for at every await."""
         state = current()
-        task = asyncio.current_task()
+        task = asyncio.current_task(state.loop())
         leases = self._client._leases
-        key = self._native.key
-        if (known := leases.get(key)) is not None and (own := known()) is not None and own._taker is task and own.valid:
-            self._warn_of_own_lease(wait)
+        key = self.key
+        if key in leases:
+            self._warn_of_own_lease(task, wait)
         number = state.next_number()
+        watch = enter and self._on_lost == "cancel"
         if isinstance(wait, Unset):
             call = self._native.acquire(state.completions, number, watch)
         else:
             call = self._native.acquire_within(state.completions, number, watch, wait)
-        lease = Lease(await state.answer(number, call), number, self._on_lost, task, leases)
+        future = state.expect(number)
+        try:
+            grant = await future
+        except BaseException:
+            state.give_up(number, call, future)
+            raise
+        lease = Lease(grant, key, number, self._on_lost, task, leases)
         if not lease.valid:
             # It ran out before it got here: the process was paused, or the loop blocked with renewal off.
             loss = lease._loss()
@@ -201,41 +157,14 @@ class Lock:
             if loss is not None:
                 raise loss
         leases[key] = weakref.ref(lease)
+        if enter:
+            try:
+                lease._enter(state, task, watched=True)
+            except BaseException:
+                await lease.release()
+                raise
+            self._entered.append(lease)
         return lease
-
-    def _warn_of_own_lease(self, wait: Seconds | Unset | None) -> None:
-        if self._native.waits if isinstance(wait, Unset) else wait != 0:
-            message = f"lock {self.key!r}: this task holds it already and now waits for itself"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
-
-    def _outstanding(self) -> list[Lease]:
-        """The leases that were taken and not released, lost ones included, last first."""
-        taken = [lease for known in self._taken if (lease := known()) is not None]
-        return [lease for lease in reversed(taken + self._entered) if not lease._released]
-
-    def _entered_by(self, task: Task[Any] | None) -> Lease:
-        """Takes out the lease that this task entered last; entered elsewhere, the only one."""
-        entered = self._entered
-        for place in range(len(entered) - 1, -1, -1):
-            if entered[place]._taker is task:
-                return entered.pop(place)
-        if len(entered) == 1:
-            return entered.pop()
-        message = f"lock {self.key!r}: __aexit__: {len(entered)} bodies of other tasks are under way"
-        raise LockError(message, code="AMBIGUOUS", key=self.key, operation="__aexit__")
-
-
-_default: Client | None = None
-
-
-def default_client() -> Client:
-    """The client behind the module's own functions."""
-    global _default  # noqa: PLW0603
-    native = DEFAULT.get()
-    if _default is None or _default._native is not native:
-        _default = Client.__new__(Client)
-        _default._bind(native)
-    return _default
 
 
 async def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:
@@ -252,9 +181,9 @@ def configure(url: str | None = None, **options: Unpack[ClientOptions]) -> None:
 
 def lock(key: str, **options: Unpack[LockOptions]) -> Lock:
     """A reusable lock of the default client: `async with dlock.lock("k", ttl=30) as lease: ...`."""
-    return default_client().lock(key, **options)
+    return Client._default().lock(key, **options)
 
 
 async def with_lock(key: str, fn: Callable[[Lease], Awaitable[T] | T], **options: Unpack[LockOptions]) -> T:
     """Calls `fn(lease)`, sync or async, while holding `key`, and returns what it returns."""
-    return await default_client().with_lock(key, fn, **options)
+    return await Client._default().with_lock(key, fn, **options)

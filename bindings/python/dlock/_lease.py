@@ -2,59 +2,46 @@
 
 import asyncio
 import weakref
-from asyncio import CancelledError, Task
+from asyncio import CancelledError, Future, Task
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
 from dlock import _native
+from dlock._handles import LeaseHandle
 from dlock._loop import LoopState, current
-from dlock._options import Seconds, warn_dropped
-from dlock.errors import ForkedError, LockError, LockLost, NotHeld
+from dlock._options import Seconds
+from dlock.errors import ForkedError, LockError
 
 
-class Lease(_native.Lease):
+class Lease(LeaseHandle):
     """One grant of a lock.
 
     `async with lease` gives it back at the end of the body and cancels the body when the lease is lost, the way `asyncio.timeout()`
     does: the body ends in `LockLost`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_body",
-        "_cancelled",
-        "_cancelling",
-        "_leases",
-        "_number",
-        "_on_lost",
-        "_released",
-        "_state",
-        "_taker",
-    )
+    __slots__ = ("_body", "_cancelled", "_cancelling", "_number", "_state")
 
     def __init__(
         self,
         _grant: _native.Grant,
+        key: str,
         number: int,
         on_lost: str,
         taker: Task[Any] | None,
-        leases: "dict[str, weakref.ref[Lease]]",
+        leases: dict[str, weakref.ref[LeaseHandle]],
     ) -> None:
+        self._key = key
+        self._leases = leases
+        self._on_lost = on_lost
+        self._released = False
+        self._taker = taker
         self._state: LoopState | None = None  # where a loss is watched for
         self._number = number
-        self._on_lost = on_lost
-        self._taker = taker
-        self._leases = leases
         self._body: Task[Any] | None = None  # the task to cancel
         self._cancelled = False
         self._cancelling = 0
-        self._released = False
-
-    def __del__(self) -> None:
-        if not self._released:
-            self._let_go()
-        if self._is_last_handle():
-            warn_dropped([(self.key, self.token)], self)
 
     async def release(self) -> bool:
         """Gives the key back; local validity and renewal end at once.
@@ -62,14 +49,7 @@ class Lease(_native.Lease):
         True if the backend confirmed it; else `status` says how it stands, and the engine goes on trying until the lease would
         have run out. Waits at most `op_timeout`. A cancelled release goes on in the background.
         """
-        state = current()
-        self._let_go()
-        number = state.next_number()
-        call = self._release(state.completions, number)
-        if call is None:
-            return self.status == "released"
-        confirmed: bool = await state.answer(number, call)
-        return confirmed
+        return await self._begin_release(current())
 
     async def extend(self, ttl: Seconds) -> None:
         """Sets the life of the lease: `ttl` from now, and for later renewals. It goes on when this is cancelled.
@@ -85,24 +65,26 @@ class Lease(_native.Lease):
 
     async def __aenter__(self) -> Self:
         self.check()
-        self._enter(watched=False)
+        state = current()
+        self._enter(state, asyncio.current_task(), watched=False)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
-        await self._leave(kind, error)
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        return self._leave(kind, error)
 
-    def _enter(self, *, watched: bool) -> None:
+    def _enter(self, state: LoopState, task: Task[Any] | None, *, watched: bool) -> None:
         """From here on a loss cancels the running task. `watched`: the engine was told already whom to tell."""
         if self._body is not None:
             raise LockError(f"lock {self.key!r}: the lease was entered before", code="ALREADY_ENTERED", key=self.key)
-        task = asyncio.current_task()
         if task is None:
             raise LockError("async with: there is no current task", code="NO_TASK", key=self.key)
         self._body = task
         if self._on_lost != "cancel":
             return
         self._cancelling = task.cancelling()
-        state = self._state = current()
+        self._state = state
         if not watched:
             self._number = state.next_number()
             self._watch(state.completions, self._number)
@@ -123,7 +105,7 @@ class Lease(_native.Lease):
         by_others = cancelled and body is not None and body.uncancel() > self._cancelling
         by_us = cancelled and not by_others
         try:
-            await self.release()
+            await self._begin_release(self._state or current())
         except ForkedError:
             if kind is None:
                 raise
@@ -132,21 +114,11 @@ class Lease(_native.Lease):
         if kind is None or (by_us and issubclass(kind, CancelledError)):
             raise loss from error
 
-    def _loss(self) -> LockLost | None:
-        try:
-            self.check()
-        except LockLost as loss:
-            return loss
-        except (NotHeld, ForkedError):
-            pass
-        return None
-
-    def _let_go(self) -> None:
-        """Ends what we do for the lease on this side."""
-        self._released = True
+    def _begin_release(self, state: LoopState) -> Future[bool]:
+        number = state.next_number()
+        self._release(state.completions, number)
         if self._state is not None:
             self._state.unwatch(self._number)
             self._state = None
-        known = self._leases.get(self.key)
-        if known is not None and known() in (self, None):
-            self._leases.pop(self.key, None)
+        self._let_go()
+        return state.expect(number)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from math import inf
+from time import monotonic
 from typing import Any, Protocol
 
 from dlock import _process
@@ -72,22 +73,30 @@ class LoopState:
             else:
                 future.set_exception(error)
 
-    async def answer(self, number: int, call: Call) -> Any:
-        """Waits for the outcome of a call. A caller who is cancelled ends the call as well."""
-        future = self.pending[number] = asyncio.get_running_loop().create_future()
+    def expect(self, number: int) -> Future[Any]:
+        """The future that gets the outcome of a call. Where the call must not outlive it: see `give_up`."""
+        loop = self.loop()
+        assert loop is not None  # it is running
+        future = self.pending[number] = loop.create_future()
+        return future
+
+    def give_up(self, number: int, call: Call | None, future: Future[Any]) -> None:
+        """Ends a call whose caller was cancelled: a grant that is under way, or has come, is given back. A release goes on."""
+        if self.pending.pop(number, None) is None:
+            _give_back(future)
+        elif call is not None:
+            call.abort()
+
+    async def run(self, start: Callable[..., Call | None], *arguments: Any) -> Any:
+        """Starts a call and waits for its outcome. A caller who is cancelled ends the call as well."""
+        number = self.next_number()
+        call = start(self.completions, number, *arguments)
+        future = self.expect(number)
         try:
             return await future
         except BaseException:
-            if self.pending.pop(number, None) is not None:
-                call.abort()
-            else:
-                _give_back(future)
+            self.give_up(number, call, future)
             raise
-
-    async def run(self, start: Callable[..., Call], *arguments: Any) -> Any:
-        """Starts a call and waits for its outcome."""
-        number = self.next_number()
-        return await self.answer(number, start(self.completions, number, *arguments))
 
     def watch(self, number: int, lease: Watched) -> None:
         """Cancels the lease's body when it is lost: when the engine says so, or at the latest when the lease has run out.
@@ -96,20 +105,20 @@ class LoopState:
         loop. It is not moved when leases are renewed; it looks at all of them when it goes off.
         """
         self._watched[number] = lease
-        loop = asyncio.get_running_loop()
-        at = loop.time() + lease.remaining
+        at = monotonic() + lease.remaining
         if at < self._alarm_at:
-            self._set_alarm(loop, at)
+            self._set_alarm(at)
 
     def unwatch(self, number: int) -> None:
         self._watched.pop(number, None)
 
-    def _set_alarm(self, loop: AbstractEventLoop, at: float) -> None:
+    def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        # Weakly: a cycle would keep the descriptor of a closed loop until the next garbage collection.
-        self._alarm = loop.call_at(at, _look, weakref.ref(self))
-        self._alarm_at = at
+        if (loop := self.loop()) is not None:
+            # Weakly: a cycle would keep the descriptor of a closed loop until the next garbage collection.
+            self._alarm = loop.call_later(at - monotonic(), _look, weakref.ref(self))
+            self._alarm_at = at
 
     def look(self) -> None:
         self._alarm, self._alarm_at = None, inf
@@ -120,9 +129,8 @@ class LoopState:
                 soonest = min(soonest, remaining)
             elif lease.lost:
                 lease._on_loss()
-        loop = self.loop()
-        if soonest < inf and loop is not None:
-            self._set_alarm(loop, loop.time() + soonest)
+        if soonest < inf:
+            self._set_alarm(monotonic() + soonest)
 
 
 class Reader:

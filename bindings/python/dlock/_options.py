@@ -1,19 +1,19 @@
 """What both faces take: options, URLs, and the client behind the module's own functions."""
 
+import logging
 import os
 import threading
-import warnings
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict
 
 from dlock import _native, _process
-from dlock.errors import InvalidOptions, LockError
+from dlock.errors import LockError, invalid
 
 Seconds = float | timedelta
 OnLost = Literal["cancel", "raise", "ignore"]
 
-DEFAULT_URL = "local:"
+logger = logging.getLogger("dlock")
 
 
 class Unset:
@@ -65,15 +65,16 @@ def split_on_lost(options: LockOptions, allowed: Iterable[str]) -> tuple[str, di
     if on_lost is UNSET:
         return words[0], engine_options
     if on_lost not in words:
-        value, choice = repr(on_lost), " or ".join(map(repr, words))
-        message = f"on_lost: {value} is not valid: {choice}"
-        raise InvalidOptions(message, code="INVALID_OPTIONS", field="on_lost", value=value, allowed=choice)
+        raise invalid("on_lost", repr(on_lost), " or ".join(map(repr, words)))
     return on_lost, engine_options
 
 
 def open_client(url: str | None, options: ClientOptions) -> _native.Client:
-    """A client for a URL; without one for `DLOCK_URL`, else `local:`."""
-    return _native.Client((os.environ.get("DLOCK_URL") or DEFAULT_URL) if url is None else url, **options)
+    """A client for a URL; without one for `DLOCK_URL`, else `local:`. An empty variable is as good as none."""
+    if url is None and not (url := os.environ.get("DLOCK_URL")):
+        logger.info("no URL was given and DLOCK_URL is not set: local: excludes this user's processes on this machine")
+        url = "local:"
+    return _native.Client(url, **options)
 
 
 class Default:
@@ -106,10 +107,3 @@ class Default:
 
 
 DEFAULT: Final = Default()
-
-
-def warn_dropped(leases: Iterable[tuple[str, int]], source: object) -> None:
-    """Says that leases were dropped while held; the engine gives them back."""
-    for key, token in leases:
-        message = f"lock {key!r}: a held lease (token {token}) was dropped without release; it is given back"
-        warnings.warn(message, ResourceWarning, stacklevel=3, source=source)

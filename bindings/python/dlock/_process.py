@@ -40,5 +40,6 @@ os.register_at_fork(
     after_in_parent=_native.after_fork_in_parent,
     after_in_child=_after_fork_in_child,
 )
+_native.trust_hooks()
 # After the interpreter has joined its threads: until then they may hold locks. What is held then is given back.
 atexit.register(_exit)

@@ -109,6 +109,12 @@ def from_engine(code: str, message: str, fields: dict[str, Any], causes: Sequenc
     return error
 
 
+def invalid(field: str, value: str, allowed: str) -> InvalidOptions:
+    """For what only Python can see; ranges are the engine's."""
+    message = f"{field}: {value} is not valid: {allowed}"
+    return InvalidOptions(message, code="INVALID_OPTIONS", field=field, value=value, allowed=allowed)
+
+
 def _rebuild(kind: type[LockError], arguments: tuple[Any, ...], fields: dict[str, Any]) -> LockError:
     error = kind(*arguments)
     error.__dict__.update(fields)

@@ -8,34 +8,22 @@ import asyncio
 import inspect as _inspect
 import select
 import threading
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
 from dlock import _native, _process
+from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable
 from dlock._holder import Inspection
-from dlock._options import (
-    DEFAULT,
-    UNSET,
-    ClientOptions,
-    LockOptions,
-    Seconds,
-    Unset,
-    open_client,
-    split_on_lost,
-    warn_dropped,
-)
-from dlock.errors import ForkedError, LockBusy, LockError, LockLost, NotHeld
+from dlock._options import UNSET, ClientOptions, LockOptions, Seconds, Unset
+from dlock._warn import warn_caller
+from dlock.errors import ForkedError, LockBusy, LockError, invalid
 
 __all__ = ["Client", "Lease", "Lock", "connect", "lock", "with_lock"]
 
 T = TypeVar("T")
-
-REMEMBERED = 8
 
 # Queues that no call uses now. Each call under way has one of its own, so threads and greenlets never wait for each other's.
 _idle: deque[_native.Completions] = deque(maxlen=64)
@@ -43,17 +31,14 @@ _process.in_child(_idle.clear)
 
 
 def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
-    """Starts a call and blocks until its outcome has come."""
+    """Starts a call, one that can be aborted or None, and blocks until its outcome has come."""
     if asyncio._get_running_loop() is not None:
-        warnings.warn("dlock.sync blocks the running event loop: use `async with` there", RuntimeWarning, stacklevel=3)
+        warn_caller("dlock.sync blocks the running event loop: use `async with` there", RuntimeWarning)
     try:
         completions = _idle.pop()
     except IndexError:
         completions = _native.Completions()
     call = start(completions, 0, *arguments)
-    if call is None:
-        _idle.append(completions)
-        return None
     try:
         outcomes = completions.drain()
         while not outcomes:
@@ -61,7 +46,8 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
             outcomes = completions.drain()
     except BaseException:
         # Ctrl-C for one. Whatever still comes to this queue is given back.
-        call.abort()
+        if call is not None:
+            call.abort()
         completions.close()
         raise
     _idle.append(completions)
@@ -82,24 +68,13 @@ def _wait_readable(descriptor: int) -> None:
         select.select([descriptor], [], [])
 
 
-class Client:
+class Client(ClientHandle):
     """Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
 
     `Client("redis://localhost:6379")`; without a URL `DLOCK_URL` is used, else `local:`. `with client` closes it at the end.
     """
 
-    __slots__ = ("_leases", "_native")
-
-    def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
-        self._bind(open_client(url, options))
-
-    def _bind(self, native: _native.Client) -> None:
-        self._native = native
-        # Our latest lease of each key, until it is released: to see a thread wait for itself.
-        self._leases: dict[str, weakref.ref[Lease]] = {}
-
-    def __repr__(self) -> str:
-        return f"<dlock.sync.Client {self._native.server}>"
+    __slots__ = ()
 
     def lock(self, key: str, **options: Unpack[LockOptions]) -> "Lock":
         """A reusable lock for `key`. Raises `InvalidOptions` for what cannot be used; does no I/O."""
@@ -140,29 +115,25 @@ class Client:
         self.close()
 
 
-class Lease(_native.Lease):
+class Lease(LeaseHandle):
     """One grant of a lock. `with lease` gives it back at the end of the body."""
 
-    __slots__ = ("__weakref__", "_entered", "_leases", "_on_lost", "_released", "_taker")
+    __slots__ = ("_entered",)
 
-    def __init__(self, _grant: _native.Grant, on_lost: str, taker: int, leases: "dict[str, weakref.ref[Lease]]") -> None:
-        self._on_lost = on_lost
-        self._taker = taker
+    def __init__(
+        self, _grant: _native.Grant, key: str, on_lost: str, taker: int, leases: dict[str, weakref.ref[LeaseHandle]]
+    ) -> None:
+        self._key = key
         self._leases = leases
+        self._on_lost = on_lost
         self._released = False
+        self._taker = taker
         self._entered = False
-
-    def __del__(self) -> None:
-        if not self._released:
-            self._let_go()
-        if self._is_last_handle():
-            warn_dropped([(self.key, self.token)], self)
 
     def release(self) -> bool:
         """Gives the key back. True if the backend confirmed it; else `status` says how it stands. Waits at most `op_timeout`."""
         self._let_go()
-        confirmed = _run(self._release)
-        return self.status == "released" if confirmed is None else cast(bool, confirmed)
+        return cast(bool, _run(self._release))
 
     def extend(self, ttl: Seconds) -> None:
         """Sets the life of the lease: `ttl` from now, and for later renewals. `LockLost` or `NotHeld` if the lease has ended."""
@@ -189,49 +160,17 @@ class Lease(_native.Lease):
         if loss is not None and kind is None and self._on_lost != "ignore":
             raise loss
 
-    def _let_go(self) -> None:
-        """Ends what we do for the lease on this side."""
-        self._released = True
-        known = self._leases.get(self.key)
-        if known is not None and known() in (self, None):
-            self._leases.pop(self.key, None)
 
-    def _loss(self) -> LockLost | None:
-        try:
-            self.check()
-        except LockLost as loss:
-            return loss
-        except (NotHeld, ForkedError):
-            pass
-        return None
-
-
-class Lock:
+class Lock(LockHandle[Lease]):
     """A key with its options, made by `Client.lock`.
 
     Reusable, and several threads may share one: each acquire gets a lease of its own.
     """
 
-    __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_taken")
+    __slots__ = ()
 
-    def __init__(self, client: Client, key: str, options: LockOptions) -> None:
-        self._on_lost, engine_options = split_on_lost(options, ("raise", "ignore"))
-        self._native = client._native.lock(key, **engine_options)
-        self._client = client
-        self._entered: list[Lease] = []
-        self._taken: list[weakref.ref[Lease]] = []
-
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # its options were refused
-            self._entered.clear()
-            warn_dropped(self._native.forgotten(), self)
-
-    def __repr__(self) -> str:
-        return f"<dlock.sync.Lock {self.key!r}>"
-
-    @property
-    def key(self) -> str:
-        return self._native.key
+    _reactions = ("raise", "ignore")
+    _taker_name = "thread"
 
     def acquire(self, *, wait: Seconds | Unset | None = UNSET) -> Lease:
         """Blocks until the key is got and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
@@ -240,9 +179,7 @@ class Lock:
         backend failed for `connect_timeout`.
         """
         lease = self._get(wait)
-        if len(self._taken) >= REMEMBERED:
-            self._taken = [known for known in self._taken if (old := known()) is not None and not old._released]
-        self._taken.append(weakref.ref(lease))
+        self._remember(lease)
         return lease
 
     def try_acquire(self) -> Lease | None:
@@ -254,25 +191,21 @@ class Lock:
 
     def release(self) -> bool:
         """Gives back the lease that this thread took last with this lock, else the only one outstanding. See `Lease.release`."""
-        thread = threading.get_ident()
-        taken = [lease for known in self._taken if (lease := known()) is not None]
-        outstanding = [lease for lease in reversed(taken + self._entered) if not lease._released]
-        for lease in outstanding:
-            if lease._taker == thread:
-                return lease.release()
-        if len(outstanding) == 1:
-            return outstanding[0].release()
+        lease = self._to_release(threading.get_ident())
+        if lease is not None:
+            return lease.release()
         # None, or several, or one whose handle was discarded: the engine knows.
         return cast(bool, _run(self._native.release))
 
     def is_locked(self) -> bool:
         """Whether anybody holds the key."""
-        return self._client.is_locked(self.key)
+        return cast(bool, _run(self._client._native.is_locked, self.key))
 
     def with_lock(self, fn: Callable[[Lease], T]) -> T:
         """Calls `fn(lease)` while holding the key, and returns what it returns."""
+        check_callable(fn)
         if _inspect.iscoroutinefunction(fn):
-            raise TypeError("dlock.sync: with_lock takes no coroutine function; use dlock.with_lock")
+            raise invalid("fn", "a coroutine function", "a plain function; dlock.with_lock takes coroutine functions")
         with self as lease:
             return fn(lease)
 
@@ -283,19 +216,15 @@ class Lock:
         return lease
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._entered_by(threading.get_ident()).__exit__(kind, error, trace)
+        self._to_leave(threading.get_ident(), "__exit__").__exit__(kind, error, trace)
 
     def _get(self, wait: Seconds | Unset | None) -> Lease:
         thread = threading.get_ident()
         leases = self._client._leases
-        waits = self._native.waits if isinstance(wait, Unset) else wait != 0
-        known = leases.get(self.key)
-        if waits and known is not None and (own := known()) is not None and own._taker == thread and own.valid:
-            message = f"lock {self.key!r}: this thread holds it already and now waits for itself"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+        self._warn_of_own_lease(thread, wait)
         start, own_wait = (self._native.acquire, ()) if isinstance(wait, Unset) else (self._native.acquire_within, (wait,))
         grant = _run(start, False, *own_wait)
-        lease = Lease(grant, self._on_lost, thread, leases)
+        lease = Lease(grant, self.key, self._on_lost, thread, leases)
         if not lease.valid:
             # It ran out before it got here: the process was paused.
             loss = lease._loss()
@@ -305,17 +234,6 @@ class Lock:
         leases[self.key] = weakref.ref(lease)
         return lease
 
-    def _entered_by(self, thread: int) -> Lease:
-        """Takes out the lease that this thread entered last; entered elsewhere, the only one."""
-        for lease in reversed(self._entered):
-            if lease._taker == thread:
-                self._entered.remove(lease)
-                return lease
-        if len(self._entered) == 1:
-            return self._entered.pop()
-        message = f"lock {self.key!r}: __exit__: {len(self._entered)} bodies of other threads are under way"
-        raise LockError(message, code="AMBIGUOUS", key=self.key, operation="__exit__")
-
 
 def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:
     """A client that has reached its backend; `BackendUnavailable` within `connect_timeout`."""
@@ -324,24 +242,11 @@ def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:
     return client
 
 
-_default: Client | None = None
-
-
-def _default_client() -> Client:
-    """The client behind the module's own functions: it shares its connection with that of `dlock.lock`."""
-    global _default  # noqa: PLW0603
-    native = DEFAULT.get()
-    if _default is None or _default._native is not native:
-        _default = Client.__new__(Client)
-        _default._bind(native)
-    return _default
-
-
 def lock(key: str, **options: Unpack[LockOptions]) -> Lock:
     """A reusable lock of the default client: `with dlock.sync.lock("k", ttl=30) as lease: ...`."""
-    return _default_client().lock(key, **options)
+    return Client._default().lock(key, **options)
 
 
 def with_lock(key: str, fn: Callable[[Lease], T], **options: Unpack[LockOptions]) -> T:
     """Calls `fn(lease)` while holding `key`, and returns what it returns."""
-    return _default_client().with_lock(key, fn, **options)
+    return Client._default().with_lock(key, fn, **options)

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use dlock::backend::Whom;
 use dlock::{ClientOptions, LockOptions, Unit};
 use pyo3::prelude::*;
 
 use crate::completion::{Call, Completions, Outcome, start};
 use crate::error::raise;
 use crate::lock::Lock;
-use crate::values::{duration, duration_or_none};
+use crate::values::{duration, duration_or_none, flag, share, text, whom};
 
 /// One backend connection and one session. Lazy: connects, and starts the engine, at its first use.
 #[pyclass(frozen, module = "dlock._native")]
@@ -20,19 +19,19 @@ impl Client {
     #[new]
     #[pyo3(signature = (url, *, namespace = None, op_timeout = None, connect_timeout = None))]
     fn new(
-        url: &str,
-        namespace: Option<String>,
+        url: &Bound<'_, PyAny>,
+        namespace: Option<&Bound<'_, PyAny>>,
         op_timeout: Option<&Bound<'_, PyAny>>,
         connect_timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let default = ClientOptions::default();
         let options = ClientOptions {
-            namespace: namespace.unwrap_or(default.namespace),
+            namespace: namespace.map(|value| text("namespace", value)).transpose()?.unwrap_or(default.namespace),
             op_timeout: duration_or_none("op_timeout", op_timeout)?.unwrap_or(default.op_timeout),
             connect_timeout: duration_or_none("connect_timeout", connect_timeout)?.unwrap_or(default.connect_timeout),
             unit: Unit::Seconds,
         };
-        dlock::Client::with_options(url, options).map(Self).map_err(raise)
+        dlock::Client::with_options(&text("url", url)?, options).map(Self).map_err(raise)
     }
 
     /// The server's address without its password.
@@ -47,28 +46,31 @@ impl Client {
     #[allow(clippy::too_many_arguments)] // one for each option
     fn lock(
         &self,
-        key: &str,
+        key: &Bound<'_, PyAny>,
         ttl: Option<&Bound<'_, PyAny>>,
         wait: Option<&Bound<'_, PyAny>>,
-        renew: Option<bool>,
-        renewal_threshold: Option<f64>,
-        fair: Option<bool>,
+        renew: Option<&Bound<'_, PyAny>>,
+        renewal_threshold: Option<&Bound<'_, PyAny>>,
+        fair: Option<&Bound<'_, PyAny>>,
         max_hold: Option<&Bound<'_, PyAny>>,
-        metadata: Option<String>,
+        metadata: Option<&Bound<'_, PyAny>>,
         op_timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Lock> {
         let default = LockOptions::default();
         let options = LockOptions {
             ttl: duration_or_none("ttl", ttl)?.unwrap_or(default.ttl),
             wait: duration_or_none("wait", wait)?,
-            renew: renew.unwrap_or(default.renew),
-            renewal_threshold: renewal_threshold.unwrap_or(default.renewal_threshold),
-            fair: fair.unwrap_or(default.fair),
+            renew: renew.map(|value| flag("renew", value)).transpose()?.unwrap_or(default.renew),
+            renewal_threshold: renewal_threshold
+                .map(|value| share("renewal_threshold", value))
+                .transpose()?
+                .unwrap_or(default.renewal_threshold),
+            fair: fair.map(|value| flag("fair", value)).transpose()?.unwrap_or(default.fair),
             max_hold: duration_or_none("max_hold", max_hold)?,
-            metadata,
+            metadata: metadata.map(|value| text("metadata", value)).transpose()?,
             op_timeout: duration_or_none("op_timeout", op_timeout)?,
         };
-        let lock = self.0.lock_with(key, options);
+        let lock = self.0.lock_with(&text("key", key)?, options);
         lock.validate().map_err(raise)?;
         Ok(Lock::new(lock))
     }
@@ -80,48 +82,38 @@ impl Client {
     }
 
     /// Who holds a key and who waits for it.
-    fn inspect(&self, completions: &Completions, number: u64, key: String) -> PyResult<Call> {
-        let client = self.0.clone();
+    fn inspect(&self, completions: &Completions, number: u64, key: &Bound<'_, PyAny>) -> PyResult<Call> {
+        let (client, key) = (self.0.clone(), text("key", key)?);
         start(completions, number, async move { Ok(Outcome::Inspected(Box::new(client.inspect(&key).await?))) })
     }
 
     /// The held keys that begin with `prefix`.
-    fn list_locks(&self, completions: &Completions, number: u64, prefix: String) -> PyResult<Call> {
-        let client = self.0.clone();
+    fn list_locks(&self, completions: &Completions, number: u64, prefix: &Bound<'_, PyAny>) -> PyResult<Call> {
+        let (client, prefix) = (self.0.clone(), text("prefix", prefix)?);
         start(completions, number, async move { client.list_locks(&prefix).await.map(Outcome::Listed) })
     }
 
     /// Whether anybody holds the key.
-    fn is_locked(&self, completions: &Completions, number: u64, key: String) -> PyResult<Call> {
-        let client = self.0.clone();
+    fn is_locked(&self, completions: &Completions, number: u64, key: &Bound<'_, PyAny>) -> PyResult<Call> {
+        let (client, key) = (self.0.clone(), text("key", key)?);
         start(completions, number, async move { client.is_locked(&key).await.map(Outcome::Answer) })
     }
 
     /// Takes the key away from the holder with this token or owner id.
-    fn force_release(&self, completions: &Completions, number: u64, key: String, holder: Whose) -> PyResult<Call> {
-        let client = self.0.clone();
-        start(completions, number, async move { client.force_release(&key, holder.into()).await.map(Outcome::Answer) })
+    fn force_release(
+        &self,
+        completions: &Completions,
+        number: u64,
+        key: &Bound<'_, PyAny>,
+        holder: &Bound<'_, PyAny>,
+    ) -> PyResult<Call> {
+        let (client, key, whom) = (self.0.clone(), text("key", key)?, whom("holder", holder)?);
+        start(completions, number, async move { client.force_release(&key, whom).await.map(Outcome::Answer) })
     }
 
     /// Refuses new acquires, waits up to `timeout` for holders, then takes away what is left.
     fn close(&self, completions: &Completions, number: u64, timeout: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (client, timeout): (_, Duration) = (self.0.clone(), duration("timeout", timeout)?);
         start(completions, number, async move { client.close(timeout).await.map(|()| Outcome::Done) })
-    }
-}
-
-/// A token or an owner id.
-#[derive(FromPyObject)]
-enum Whose {
-    Token(u64),
-    Owner(String),
-}
-
-impl From<Whose> for Whom {
-    fn from(whose: Whose) -> Self {
-        match whose {
-            Whose::Token(token) => Self::Token(token),
-            Whose::Owner(owner) => Self::Owner(owner),
-        }
     }
 }

@@ -197,6 +197,12 @@ impl Drop for Completions {
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Call(tokio::task::AbortHandle);
 
+impl Call {
+    pub(crate) fn new(call: tokio::task::AbortHandle) -> Self {
+        Self(call)
+    }
+}
+
 #[pymethods]
 impl Call {
     /// Ends the call where it stands. What it may still get is given back.

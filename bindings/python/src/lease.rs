@@ -12,7 +12,7 @@ use pyo3::types::PyTuple;
 use crate::completion::{Call, Completions, Outcome, Queue, start};
 use crate::error::raise;
 use crate::process::Owned;
-use crate::values::duration;
+use crate::values::{duration, flag};
 
 /// A lease that has not reached its caller: given back when it is dropped on the way.
 pub(crate) struct Undelivered(Option<dlock::Lease>);
@@ -62,6 +62,13 @@ impl Grant {
         drop(lease);
         Ok(())
     }
+}
+
+/// Ends a lease and has the answer pushed: whether the backend confirmed it.
+pub(crate) fn give_back(lease: &dlock::Lease, completions: &Completions, number: u64) -> PyResult<()> {
+    let queue = completions.queue()?;
+    let told = move |status| queue.push(number, Outcome::Answer(status == Status::Released));
+    lease.release_then(told).map_err(raise)
 }
 
 /// What both faces have of a lease.
@@ -151,8 +158,8 @@ impl Lease {
     }
 
     /// Switches automatic renewal on or off while the lease is held.
-    fn auto_renew(&self, renew: bool) -> PyResult<()> {
-        self.0.get()?.auto_renew(renew);
+    fn auto_renew(&self, renew: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.0.get()?.auto_renew(flag("renew", renew)?);
         Ok(())
     }
 
@@ -168,16 +175,9 @@ impl Lease {
         Ok(())
     }
 
-    /// Ends the lease here and now, and the rest in the background. A call whose answer says whether the backend confirmed it, or None
-    /// for a lease that had ended before.
-    fn _release(&self, completions: &Completions, number: u64) -> PyResult<Option<Call>> {
-        let lease = self.0.get()?;
-        lease.begin_release().map_err(raise)?;
-        if lease.status() != Status::Releasing {
-            return Ok(None);
-        }
-        let lease = lease.clone();
-        start(completions, number, async move { lease.release().await.map(Outcome::Answer) }).map(Some)
+    /// Ends the lease here and now, and the rest in the background. The answer says whether the backend confirmed it.
+    fn _release(&self, completions: &Completions, number: u64) -> PyResult<()> {
+        give_back(self.0.get()?, completions, number)
     }
 
     fn _extend(&self, completions: &Completions, number: u64, ttl: &Bound<'_, PyAny>) -> PyResult<Call> {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use crate::completion::{Call, Completions, Outcome, start};
+use crate::completion::{Call, Completions, Outcome};
 use crate::error::raise;
-use crate::lease::Undelivered;
+use crate::lease::{Undelivered, give_back};
 use crate::process::Owned;
 use crate::values::duration_or_none;
 
@@ -20,17 +20,16 @@ impl Lock {
     }
 
     fn start(&self, completions: &Completions, number: u64, watch: bool, wait: Option<Duration>) -> PyResult<Call> {
-        let lock = self.0.get()?.clone();
-        let watcher = if watch { Some(completions.queue()?) } else { None };
-        // Joins the line here, in the order of the calls, and not when an engine thread gets to it.
-        let joined = lock.join(wait);
-        start(completions, number, async move {
-            let lease = Undelivered::new(joined.await?);
-            Ok(Outcome::Granted(match watcher {
-                Some(queue) => lease.watched_by(queue, number),
-                None => lease,
-            }))
-        })
+        let queue = completions.queue()?;
+        let granted = move |granted: dlock::Result<dlock::Lease>| {
+            let outcome = match granted.map(Undelivered::new) {
+                Ok(lease) if watch => Outcome::Granted(lease.watched_by(queue.clone(), number)),
+                Ok(lease) => Outcome::Granted(lease),
+                Err(error) => Outcome::Failed(error),
+            };
+            queue.push(number, outcome);
+        };
+        self.0.get()?.acquire_then(wait, granted).map(Call::new).map_err(raise)
     }
 }
 
@@ -66,11 +65,9 @@ impl Lock {
         self.start(completions, number, watch, duration_or_none("wait", wait)?)
     }
 
-    /// Releases the only outstanding lease: a call whose answer says whether the backend confirmed it.
-    fn release(&self, completions: &Completions, number: u64) -> PyResult<Call> {
-        let lease = self.0.get()?.only_lease("release").map_err(raise)?;
-        lease.begin_release().map_err(raise)?;
-        start(completions, number, async move { lease.release().await.map(Outcome::Answer) })
+    /// Releases the only outstanding lease; the answer says whether the backend confirmed it.
+    fn release(&self, completions: &Completions, number: u64) -> PyResult<()> {
+        give_back(&self.0.get()?.only_lease("release").map_err(raise)?, completions, number)
     }
 
     /// `(key, token)` of the held leases that only this lock remembers: they are given back with it.

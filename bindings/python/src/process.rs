@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use dlock::fork::process_id;
 use pyo3::PyResult;
 
 use crate::error::raise;
@@ -19,7 +20,7 @@ pub(crate) struct Owned<T> {
 impl<T> Owned<T> {
     /// A value that belongs to this process.
     pub(crate) fn new(value: T) -> Self {
-        Self { pid: AtomicU32::new(std::process::id()), value: Some(value) }
+        Self { pid: AtomicU32::new(process_id()), value: Some(value) }
     }
 
     /// A value that belongs to whichever process uses it first.
@@ -34,7 +35,7 @@ impl<T> Owned<T> {
 
     /// The value, in its process.
     pub(crate) fn mine(&self) -> Option<&T> {
-        let here = std::process::id();
+        let here = process_id();
         let owner = self.pid.compare_exchange(0, here, Ordering::Relaxed, Ordering::Relaxed).unwrap_or_else(|owner| owner);
         self.value.as_ref().filter(|_| owner == 0 || owner == here)
     }
@@ -47,7 +48,7 @@ impl<T> Owned<T> {
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
-        if !matches!(*self.pid.get_mut(), 0) && *self.pid.get_mut() != std::process::id() {
+        if !matches!(*self.pid.get_mut(), 0) && *self.pid.get_mut() != process_id() {
             std::mem::forget(self.value.take());
         }
     }

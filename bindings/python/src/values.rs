@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use dlock::backend::Inspection;
+use dlock::backend::{Inspection, Whom};
 use dlock::holder::Holder;
 use dlock::{Error, Unit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyBool;
+use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 use crate::error::raise;
+
+/// How many characters of a bad value an error shows.
+const LONGEST_SHOWN: usize = 80;
 
 /// Seconds as `int`, `float` or `timedelta`.
 pub(crate) fn duration(field: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration> {
@@ -17,15 +20,46 @@ pub(crate) fn duration(field: &str, value: &Bound<'_, PyAny>) -> PyResult<Durati
         Ok(seconds) if !value.is_instance_of::<PyBool>() => Some(seconds),
         _ => value.call_method0("total_seconds").and_then(|seconds| seconds.extract::<f64>()).ok(),
     };
-    let Some(seconds) = seconds else {
-        let value = value.repr()?.to_string();
-        return Err(raise(Error::InvalidOptions {
-            field: field.into(),
-            value,
-            allowed: "seconds as a number, or a timedelta".into(),
-        }));
-    };
+    let seconds = seconds.ok_or_else(|| refuse(field, value, "seconds as a number, or a timedelta"))?;
     Unit::Seconds.duration(field, seconds).map_err(raise)
+}
+
+/// Text that UTF-8 can hold.
+pub(crate) fn text(field: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
+    value.extract().map_err(|_| refuse(field, value, "a str without lone surrogates"))
+}
+
+pub(crate) fn flag(field: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    value.extract().map_err(|_| refuse(field, value, "True or False"))
+}
+
+pub(crate) fn share(field: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    value.extract().map_err(|_| refuse(field, value, "a number between 0 and 1"))
+}
+
+/// A token or an owner id.
+pub(crate) fn whom(field: &str, value: &Bound<'_, PyAny>) -> PyResult<Whom> {
+    match value.extract() {
+        Ok(token) if !value.is_instance_of::<PyBool>() => Ok(Whom::Token(token)),
+        _ => value.extract().map(Whom::Owner).map_err(|_| refuse(field, value, "a token (an int from 0) or an owner id (a str)")),
+    }
+}
+
+/// `InvalidOptions` for a value of the wrong type.
+fn refuse(field: &str, value: &Bound<'_, PyAny>, allowed: &str) -> PyErr {
+    raise(Error::InvalidOptions { field: field.into(), value: shown(value), allowed: allowed.into() })
+}
+
+/// What an error may show of a value: more than a plain one may hold a password.
+fn shown(value: &Bound<'_, PyAny>) -> String {
+    let plain = value.is_none()
+        || value.is_instance_of::<PyString>()
+        || value.is_instance_of::<PyInt>()
+        || value.is_instance_of::<PyFloat>();
+    match value.repr() {
+        Ok(text) if plain => text.to_string().chars().take(LONGEST_SHOWN).collect(),
+        _ => value.get_type().name().map_or_else(|_| "an object".to_owned(), |name| format!("an object of type {name}")),
+    }
 }
 
 /// [`duration`] where `None` means that there is none.

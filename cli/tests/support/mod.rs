@@ -151,6 +151,11 @@ impl Drop for Process {
 
 /// Exit code, stdout, stderr.
 pub fn outcome(mut command: Command) -> (i32, String, String) {
+    outcome_of(&mut command)
+}
+
+/// [`outcome`] of a command that was changed in passing.
+pub fn outcome_of(command: &mut Command) -> (i32, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     (status.code().unwrap_or(-1), text(&stdout), text(&stderr))
 }

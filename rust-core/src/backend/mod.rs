@@ -308,27 +308,42 @@ impl fmt::Debug for Context {
 /// # Errors
 /// [`Error::InvalidOptions`] for an unknown scheme or parameters that the backend does not have.
 pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
-    let allowed = "local:, local:///path, memory:, memory:name, redis://host:port/db or etcd://host:port,host:port";
-    let invalid = || Error::invalid("url", without_password(url), allowed);
-    // Before it is parsed: it names several hosts.
+    // Before it is parsed as others are: it names several hosts.
     #[cfg(feature = "etcd")]
     if url.starts_with("etcd://") || url.starts_with("etcds://") {
         return etcd::open(url, context);
     }
-    let parsed = url::Url::parse(url).map_err(|_| invalid())?;
+    let refuse = |allowed: &str| Error::invalid("url", shown(url), allowed);
+    let parsed = url::Url::parse(url).map_err(|error| match error {
+        url::ParseError::InvalidPort => refuse(PORTS),
+        _ => refuse(URLS),
+    })?;
+    if parsed.port() == Some(0) {
+        return Err(refuse(PORTS));
+    }
     match parsed.scheme() {
         "memory" => memory::open(&parsed, context),
         "local" => local::open(&parsed, context),
         "redis" | "redis+unix" | "unix" => redis::open(&parsed, context),
-        _ => Err(invalid()),
+        "rediss" => Err(refuse("TLS is not supported yet; use redis://, through a tunnel where the network is not trusted")),
+        _ => Err(refuse(URLS)),
     }
 }
 
-/// A URL as it may be shown, parsable or not: whatever stands between the scheme and the last `@` is left out.
-fn without_password(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
-        (None, Some((_, host))) => format!("***@{host}"),
-        _ => url.to_owned(),
-    }
+#[cfg(feature = "etcd")]
+const URLS: &str = "local:, local:///path, memory:, memory:name, redis://host:port/db or etcd://host:port,host:port";
+#[cfg(not(feature = "etcd"))]
+const URLS: &str = "local:, local:///path, memory:, memory:name or redis://host:port/db";
+const PORTS: &str = "a port from 1 to 65535, or none";
+
+/// A URL as it may be shown, parsable or not: without parameters, and without whatever stands between the scheme and the last `@`.
+fn shown(url: &str) -> String {
+    let (before, host) = match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => (format!("{scheme}://***@"), host),
+        (None, Some((_, host))) => ("***@".to_owned(), host),
+        _ if url.is_empty() => return "\"\"".to_owned(),
+        _ => (String::new(), url),
+    };
+    let place = host.split('?').next().unwrap_or_default();
+    format!("{before}{place}")
 }

@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
 
 use crate::certificates::{Authority, url};
-use crate::support::etcd::{EtcdServer, Options};
+use crate::support::etcd::{EtcdServer, Options, Version};
 use crate::{CONNECT_TIMEOUT, OP_TIMEOUT, connect, open, put};
 
 const PASSWORD: &str = "pass:w@rd/+% 1";
@@ -20,7 +20,12 @@ fn with_login(server: &EtcdServer, login: &str) -> String {
 
 #[tokio::test]
 async fn r16_a_wrong_password_is_told_as_such() {
-    let mut server = EtcdServer::start().await;
+    told_as_such(Version::Current).await;
+    told_as_such(Version::Old).await;
+}
+
+async fn told_as_such(version: Version) {
+    let mut server = EtcdServer::start_with(version).await;
     server.require_password(PASSWORD).await;
     connect(&with_login(&server, &format!("root:{ENCODED}"))).await.unwrap();
 
@@ -47,8 +52,13 @@ async fn a_login_that_nobody_asks_for_does_no_harm() {
 
 #[tokio::test]
 async fn a_token_that_ran_out_is_replaced() {
+    is_replaced(Version::Current).await;
+    is_replaced(Version::Old).await;
+}
+
+async fn is_replaced(version: Version) {
     let arguments = ["--auth-token", "simple", "--auth-token-ttl", "1"].map(str::to_owned).to_vec();
-    let mut server = EtcdServer::start_with(Options { arguments, ..Options::default() }).await;
+    let mut server = EtcdServer::start_with(Options { version, arguments, ..Options::default() }).await;
     server.require_password(PASSWORD).await;
     let endpoints = open(&with_login(&server, &format!("root:{ENCODED}")));
     put(&endpoints, CONNECT_TIMEOUT).await.unwrap();
@@ -65,12 +75,14 @@ async fn a_token_that_ran_out_is_replaced() {
 
 #[tokio::test]
 async fn tokens_that_a_restart_forgot_are_replaced() {
-    let mut server = EtcdServer::start().await;
-    server.require_password(PASSWORD).await;
-    let endpoints = open(&with_login(&server, &format!("root:{ENCODED}")));
-    put(&endpoints, CONNECT_TIMEOUT).await.unwrap();
-    server.restart().await;
-    put(&endpoints, OP_TIMEOUT).await.unwrap();
+    for version in [Version::Current, Version::Old] {
+        let mut server = EtcdServer::start_with(version).await;
+        server.require_password(PASSWORD).await;
+        let endpoints = open(&with_login(&server, &format!("root:{ENCODED}")));
+        put(&endpoints, CONNECT_TIMEOUT).await.unwrap();
+        server.restart().await;
+        put(&endpoints, OP_TIMEOUT).await.unwrap();
+    }
 }
 
 #[tokio::test]

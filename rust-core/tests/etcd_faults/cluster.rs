@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use dlock::error::LossReason;
+use dlock::lease_state::Status;
 use dlock::{Client, ClientOptions, Lease};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 
 use crate::session::{all_places, onlooker};
-use crate::support::etcd::EtcdCluster;
+use crate::support::etcd::{EtcdCluster, Version};
 use crate::support::eventually;
 
 const TASKS: usize = 64;
@@ -32,6 +34,10 @@ impl Latest {
         }
         *latest = (lease.token(), Some(lease.clone()));
     }
+}
+
+fn client(url: &str) -> Client {
+    Client::with_options(url, ClientOptions { namespace: "ns".into(), ..ClientOptions::default() }).unwrap()
 }
 
 /// What all tasks share.
@@ -78,7 +84,7 @@ async fn r01_r04_r07_locks_survive_the_loss_of_servers() {
     let mut cluster = EtcdCluster::start().await;
     let url = cluster.url();
     let work = Arc::new(Work::default());
-    let clients: Vec<_> = (0..CLIENTS).map(|_| Client::with_options(&url, ClientOptions::default()).unwrap()).collect();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| client(&url)).collect();
     let tasks = (0..TASKS).map(|index| {
         let (work, client) = (work.clone(), clients[index % CLIENTS].clone());
         tokio::spawn(async move { work.cycle(&client, index).await })
@@ -107,6 +113,7 @@ async fn r01_r04_r07_locks_survive_the_loss_of_servers() {
     work.goes_on("a follower was killed for good").await;
     work.goes_on("without it").await;
 
+    assert!(!all_places(&onlooker(&cluster.members[cluster.leader().await].client_url()).await).await.is_empty());
     work.over.store(true, Ordering::Relaxed);
     for task in join_all(tasks).await {
         task.unwrap();
@@ -118,4 +125,30 @@ async fn r01_r04_r07_locks_survive_the_loss_of_servers() {
     for client in clients {
         client.close(Duration::ZERO).await.unwrap();
     }
+}
+
+/// Old leaders that come back from a pause may revoke leases that the new one has kept alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r02_a_lease_that_an_old_leader_revoked_is_noticed_within_a_third_of_its_ttl() {
+    const TTL: Duration = Duration::from_secs(6);
+    let cluster = EtcdCluster::start_with(Version::Old).await;
+    let client = client(&cluster.url());
+    let mut leases = Vec::new();
+    for number in 0..20 {
+        leases.push(client.lock(&format!("k{number}")).ttl(TTL).acquire().await.unwrap());
+    }
+    let leader = cluster.leader().await;
+    cluster.pause(leader).await;
+    let paused = Instant::now();
+    eventually("nine seconds are over", || async { paused.elapsed() > Duration::from_secs(9) }).await;
+    assert!(leases.iter().all(Lease::is_valid), "a leader that stands still costs nobody the lease");
+    cluster.resume(leader);
+    let resumed = Instant::now();
+    eventually("a third of the TTL is over", || async { resumed.elapsed() > TTL / 3 + Duration::from_secs(1) }).await;
+    let onlooker = onlooker(&cluster.members[cluster.leader().await].client_url()).await;
+    let tokens: Vec<_> = all_places(&onlooker).await.iter().map(|place| place.create_revision().cast_unsigned()).collect();
+    let (valid, lost): (Vec<_>, Vec<_>) = leases.iter().partition(|lease| lease.is_valid());
+    println!("{} of {} leases revoked by an old leader", lost.len(), leases.len());
+    assert!(valid.iter().all(|lease| tokens.contains(&lease.token())), "revoked and not noticed");
+    assert!(lost.iter().all(|lease| lease.status() == Status::Lost(LossReason::Gone)), "{lost:?}");
 }

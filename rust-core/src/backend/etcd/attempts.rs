@@ -31,6 +31,8 @@ pub(super) struct Attempt {
     /// The value of the key.
     pub(super) note: Arc<str>,
     pub(super) watching: Option<Watching>,
+    /// Somebody sees to it that nothing of it is left.
+    pub(super) swept: bool,
 }
 
 impl Attempt {

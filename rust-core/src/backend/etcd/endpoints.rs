@@ -112,27 +112,18 @@ impl Endpoints {
         }
     }
 
-    /// Sends a request once, to the best server that there is a connection to. [`Failure::NotSent`] and [`Failure::Refused`] only where it
-    /// was certainly not executed.
-    ///
-    /// # Cancel safety
-    /// A request that is dropped may still be executed.
-    pub async fn once<T, F, Fut>(&self, timeout: Duration, request: F) -> Result<T, BackendError>
-    where
-        F: Fn(Client) -> Fut,
-        Fut: Future<Output = Result<T, etcd_client::Error>>,
-    {
-        let deadline = deadline(timeout);
-        let via = self.connected(deadline).await?;
-        send(&via.member, deadline, &request, &AtomicUsize::new(0)).await.map_err(|failed| failed.error)
-    }
-
-    /// The best server, to open a stream at.
+    /// The best server, to open a stream at: one stream, for the next one may be better off elsewhere.
     ///
     /// # Cancel safety
     /// Attempts to connect go on for the next caller.
     pub async fn best(&self, timeout: Duration) -> Result<Via, BackendError> {
-        self.connected(deadline(timeout)).await
+        let deadline = deadline(timeout);
+        let mut past = Past::default();
+        let ask = |member: Arc<Member>| async move {
+            let link = member.link(deadline).await?;
+            Ok(Via { client: link.client.clone(), link, member })
+        };
+        self.ask_around(deadline, &mut past, ask).await.ok_or_else(|| past.into_error(false))
     }
 
     /// Says that a stream fell silent, or could not be opened in time. Other servers are asked first until this one proves well.
@@ -147,9 +138,11 @@ impl Endpoints {
         failed.error
     }
 
-    /// What is known to be wrong with the servers' versions.
+    /// What is wrong with the servers' versions and with their health, as far as this client has met them.
     pub fn warnings(&self) -> Vec<String> {
-        self.cluster.warnings()
+        let mut warnings = self.cluster.warnings();
+        warnings.extend(self.members.iter().filter_map(|member| member.trouble()));
+        warnings
     }
 
     /// The cluster's id; `None` before the first connection.
@@ -169,15 +162,6 @@ impl Endpoints {
         }
     }
 
-    async fn connected(&self, deadline: Instant) -> Result<Via, BackendError> {
-        let mut past = Past::default();
-        let ask = |member: Arc<Member>| async move {
-            let link = member.link(deadline).await?;
-            Ok(Via { client: link.client.clone(), link, member })
-        };
-        self.ask_around(deadline, &mut past, ask).await.ok_or_else(|| past.into_error(false))
-    }
-
     /// Asks the servers in turn until one answers: the next one as soon as one fails, or takes more than its share of the time. Those asked
     /// before may still answer. Asks all again when that may help.
     async fn ask_around<T, F, Fut>(&self, deadline: Instant, past: &mut Past, ask: F) -> Option<T>
@@ -193,7 +177,8 @@ impl Endpoints {
             for (place, member) in ranked.iter().enumerate() {
                 let others = ranked.len() - place - 1;
                 let (now, ask) = (Instant::now(), &ask);
-                let patience = if others > 0 { patience(deadline - now, others) } else { patience_with_all };
+                let patience =
+                    if others > 0 { patience(deadline.saturating_duration_since(now), others) } else { patience_with_all };
                 let target = member.clone();
                 asked.push(async move { (ask(target.clone()).await, target) });
                 loop {
@@ -358,10 +343,8 @@ mod tests {
         let endpoints = Endpoints::new(Address::parse("etcd://127.0.0.1:1").unwrap(), Duration::from_secs(1));
         let timeout = Duration::from_secs(1);
         let run = endpoints.run(timeout, |mut client| async move { client.get("k", None).await }).boxed();
-        let once = endpoints.once(timeout, |mut client| async move { client.get("k", None).await }).boxed();
         let best = endpoints.best(timeout).boxed();
         assert_eq!(run.await.unwrap_err().failure, Failure::NotSent);
-        assert_eq!(once.await.unwrap_err().failure, Failure::NotSent);
         assert_eq!(best.await.unwrap_err().failure, Failure::NotSent);
     }
 }

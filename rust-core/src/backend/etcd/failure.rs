@@ -131,7 +131,7 @@ fn answered(status: &Status) -> Reading {
 
 /// True for an answer of etcd; anything else was made up on the way: by this side's library, a proxy, another kind of server.
 fn is_from_etcd(status: &Status) -> bool {
-    ["etcdserver: ", "mvcc: ", "auth: ", "lease ", "raft: ", "etcdserver/"].iter().any(|own| status.message().starts_with(own))
+    ["etcdserver: ", "mvcc: ", "auth: ", "raft: "].iter().any(|own| status.message().starts_with(own))
 }
 
 /// True if there was no connection to send it on.
@@ -161,5 +161,54 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
     match bottom.downcast_ref::<Status>() {
         Some(status) => status.message().to_owned(),
         None => bottom.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(code: Code, text: &str) -> (Scope, Failure) {
+        let (scope, failure, _) = of_request(&Error::GRpcStatus(Status::new(code, text)));
+        (scope, failure)
+    }
+
+    #[test]
+    fn a_request_that_may_have_been_executed_is_never_called_unsent() {
+        for text in [
+            "etcdserver: request timed out",
+            "etcdserver: request timed out, possibly due to previous leader failure",
+            "etcdserver: request timed out, possibly due to connection lost",
+            "etcdserver: leader changed",
+            "etcdserver: server stopped",
+            "etcdserver: request timed out, waiting for the applied index took too long",
+            "raft: stopped",
+        ] {
+            assert_eq!(reading(Code::Unavailable, text), (Scope::Moment, Failure::Unknown), "{text}");
+        }
+        assert_eq!(reading(Code::Unavailable, "the connection is draining"), (Scope::Server, Failure::Unknown));
+        assert_eq!(reading(Code::Unknown, "h2 protocol error"), (Scope::Server, Failure::Unknown));
+    }
+
+    #[test]
+    fn what_etcd_did_not_do_is_told_from_what_it_will_not_do() {
+        assert_eq!(reading(Code::Unavailable, "etcdserver: no leader"), (Scope::Leaderless, Failure::NotSent));
+        assert_eq!(reading(Code::ResourceExhausted, "etcdserver: too many requests"), (Scope::Moment, Failure::NotSent));
+        for (code, text) in [
+            (Code::Unauthenticated, "etcdserver: invalid auth token"),
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
+            (Code::InvalidArgument, "etcdserver: user name is empty"),
+        ] {
+            assert_eq!(reading(code, text), (Scope::Login, Failure::NotSent), "{text}");
+        }
+        for (code, text) in [
+            (Code::PermissionDenied, "etcdserver: permission denied"),
+            (Code::NotFound, "etcdserver: requested lease not found"),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+            (Code::InvalidArgument, "etcdserver: too many operations in txn request"),
+            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"),
+        ] {
+            assert_eq!(reading(code, text), (Scope::Request, Failure::Refused), "{text}");
+        }
     }
 }

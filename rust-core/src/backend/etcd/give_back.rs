@@ -1,6 +1,7 @@
 //! How an owner gives up what it has, and what the session's next waiter gets in the same step.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant as Timer;
 
@@ -12,6 +13,9 @@ use super::request::{self, Answer};
 use crate::backend::{Acquired, Handover, Outcome};
 use crate::error::{BackendError, Failure};
 use crate::owner::OwnerId;
+
+/// The pause before a key is deleted that nobody wants, by when everybody else has given up.
+const SWEEP: Duration = Duration::from_secs(70);
 
 impl Store {
     /// Gives up an attempt's key, be it a grant or a place. Meant for a task of its own.
@@ -27,6 +31,43 @@ impl Store {
         let outcome = self.take_back(&queue, owner, &mut turn, deadline).await;
         self.attempts.end(owner, turn);
         outcome
+    }
+
+    /// Gives up what an attempt has, whatever that is. Meant for a task of its own.
+    ///
+    /// One that fails is tried again when everybody else has given it up: the lease may be kept alive for others, and then nothing ends
+    /// by itself.
+    pub(super) async fn leave(
+        self: Arc<Self>,
+        queue: Queue,
+        owner: OwnerId,
+        turned: Turned,
+        deadline: Timer,
+    ) -> Result<(), BackendError> {
+        let mut turn = turned.wait(deadline).await?;
+        let outcome = self.take_back(&queue, owner, &mut turn, deadline).await;
+        if outcome.is_err() && !std::mem::replace(&mut turn.swept, true) {
+            tokio::spawn(self.clone().sweep(queue, owner));
+        }
+        self.attempts.end(owner, turn);
+        outcome.map(drop)
+    }
+
+    async fn sweep(self: Arc<Self>, queue: Queue, owner: OwnerId) {
+        loop {
+            tokio::select! {
+                () = self.closed.cancelled() => return,
+                () = tokio::time::sleep(SWEEP) => {}
+            }
+            let Some(turned) = self.attempts.find(owner) else { return };
+            let deadline = Timer::now() + self.context.op_timeout;
+            let Ok(mut turn) = turned.wait(deadline).await else { continue };
+            let swept = self.take_back(&queue, owner, &mut turn, deadline).await.is_ok();
+            self.attempts.end(owner, turn);
+            if swept {
+                return;
+            }
+        }
     }
 
     /// Gives a key back and asks for it again on behalf of the next waiter, as a rule in one transaction. Meant for a task of its own.

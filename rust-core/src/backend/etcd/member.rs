@@ -26,6 +26,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PROBE_PAUSE: Duration = Duration::from_secs(5);
 /// Without trouble for this long, the next one counts as the first.
 const TROUBLE_MEMORY: Duration = Duration::from_secs(10);
+/// The shortest silence that says something about a server: impatient callers do not.
+const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
 /// How long a new connection is waited for before the one that is in doubt is used.
 const DOUBT: Duration = Duration::from_millis(200);
 
@@ -99,6 +101,11 @@ impl Member {
         Some(since)
     }
 
+    /// What is wrong, in words; `None` while it is well.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.state.lock().trouble.as_ref().map(|trouble| trouble.failed.error.message.to_string())
+    }
+
     /// Takes note of an answer: whatever the trouble was, it is over.
     pub(super) fn answered(&self, link: &Arc<Link>) {
         link.note_answer();
@@ -131,7 +138,7 @@ impl Member {
     /// meanwhile is merely busy.
     pub(super) fn suspect(self: &Arc<Self>, asked: Instant) {
         let mut state = self.state.lock();
-        if state.link.as_ref().is_none_or(|link| link.is_silent_since(asked)) {
+        if asked.elapsed() >= SHORTEST_SILENCE && state.link.as_ref().is_none_or(|link| link.is_silent_since(asked)) {
             self.doubt(&mut state);
         }
     }
@@ -210,6 +217,9 @@ impl State {
     }
 
     fn note_trouble(&mut self, failed: Failed) {
+        if self.trouble.is_none() {
+            tracing::debug!(error = %failed.error, "a server is in trouble: others are asked first");
+        }
         let now = Instant::now();
         let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);
         self.trouble = Some(Trouble { since, failed });

@@ -112,7 +112,7 @@ pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
         seen: Seen::default(),
         closed: CancellationToken::new(),
     };
-    Ok(Arc::new(Etcd { store: Arc::new(store), capabilities, server, running: OnceLock::new() }))
+    Ok(Arc::new(Etcd { store: Arc::new(store), capabilities, server, engine: OnceLock::new() }))
 }
 
 /// The backend of one client.
@@ -120,22 +120,13 @@ struct Etcd {
     store: Arc<Store>,
     capabilities: Capabilities,
     server: Arc<str>,
-    /// Starts with the first request: a client is made where there is no runtime yet.
-    running: OnceLock<Running>,
+    engine: OnceLock<Engine>,
 }
 
-/// What goes on beside requests.
-struct Running {
+/// Where requests are followed to their end, and what goes on all the time. Begins with the first request.
+struct Engine {
     runtime: Handle,
     tasks: [AbortHandle; 2],
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
 }
 
 /// What the steps of the protocol work with.
@@ -169,7 +160,7 @@ impl Etcd {
     /// Has a request followed to its end in a task: a caller that leaves does not stop it half-way.
     fn go_on<T: Send + 'static>(&self, work: impl Future<Output = Result<T, BackendError>> + Send + 'static) -> Reply<'static, T> {
         let closed = self.store.closed.clone();
-        let work = self.running().runtime.spawn(async move {
+        let work = self.engine().runtime.spawn(async move {
             tokio::select! {
                 biased;
                 () = closed.cancelled() => Err(gone()),
@@ -179,13 +170,20 @@ impl Etcd {
         async move { work.await.unwrap_or_else(|_| Err(gone())) }.boxed()
     }
 
-    fn running(&self) -> &Running {
-        self.running.get_or_init(|| {
+    fn engine(&self) -> &Engine {
+        self.engine.get_or_init(|| {
             let runtime = Handle::current();
-            let renewing = runtime.spawn(self.store.pool.clone().run());
-            let watching = runtime.spawn(self.store.watches.clone().run());
-            Running { runtime, tasks: [renewing.abort_handle(), watching.abort_handle()] }
+            let keeper = runtime.spawn(self.store.pool.clone().run()).abort_handle();
+            let watcher = runtime.spawn(self.store.watches.clone().run()).abort_handle();
+            Engine { runtime, tasks: [keeper, watcher] }
         })
+    }
+
+    fn stop(&self) {
+        self.store.closed.cancel();
+        for task in self.engine.get().iter().flat_map(|engine| &engine.tasks) {
+            task.abort();
+        }
     }
 
     fn give_back(&self, key: &str, owner: OwnerId, timeout: Duration) -> Reply<'static, Outcome> {
@@ -245,7 +243,9 @@ impl Backend for Etcd {
     }
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, timeout: Duration) -> Reply<'_, ()> {
-        self.give_back(&key, owner, timeout).map(|outcome| outcome.map(drop)).boxed()
+        let Some(turned) = self.store.attempts.find(owner) else { return ready(self.open()).boxed() };
+        let queue = Queue::of(&self.store.root, &key);
+        self.go_on(self.store.clone().leave(queue, owner, turned, deadline(timeout)))
     }
 
     fn keep_places(&self, places: Vec<Place>, _timeout: Duration) -> Reply<'_, Vec<Duration>> {
@@ -266,10 +266,7 @@ impl Backend for Etcd {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        self.store.closed.cancel();
-        for task in self.running.get().iter().flat_map(|running| &running.tasks) {
-            task.abort();
-        }
+        self.stop();
         async {
             self.store.pool.close(deadline(FAREWELL)).await;
             self.store.endpoints.close();
@@ -280,7 +277,7 @@ impl Backend for Etcd {
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        self.store.closed.cancel();
+        self.stop();
     }
 }
 

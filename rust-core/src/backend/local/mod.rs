@@ -44,6 +44,7 @@ use super::{
 };
 use crate::error::{BackendError, Error, Failure};
 use crate::owner::OwnerId;
+use crate::process;
 
 /// How often a record that seems half written is read again, and the pause between.
 const READS: u32 = 4;
@@ -110,7 +111,7 @@ impl Local {
     }
 
     fn check_process(&self) -> Result<(), BackendError> {
-        if self.process.pid == std::process::id() {
+        if self.process.pid == process::id() {
             return Ok(());
         }
         Err(BackendError::new(Failure::Refused, format!("local: opened by process {}, before a fork", self.process.pid)))

@@ -39,6 +39,7 @@ pub(super) fn parse(url: &Url) -> Result<Address, Error> {
             _ => return Err(Error::invalid("url", shown.as_str(), format!("there is no parameter {name:?}"))),
         }
     }
+    let in_query = login.db;
     let address = if unix {
         if url.path().len() < 2 || url.host().is_some() {
             return Err(refuse("redis+unix:///path/of/socket"));
@@ -49,6 +50,11 @@ pub(super) fn parse(url: &Url) -> Result<Address, Error> {
     };
     let info = address.into_connection_info().map_err(|_| refuse("a redis:// URL"))?;
     let tcp = TcpSettings::default().set_nodelay(true);
+    let shown = match in_query {
+        Some(db) if unix => format!("{shown}?db={db}"),
+        Some(db) => format!("{}/{db}", shown.trim_end_matches('/')),
+        None => shown,
+    };
     Ok(Address { info: info.set_redis_settings(login.settings()).set_tcp_settings(tcp), shown: shown.into() })
 }
 
@@ -163,6 +169,15 @@ mod tests {
             assert!(!shown.contains("secret"), "{shown}");
         }
         assert_eq!(&*address("redis://me:secret@h").unwrap().shown, "redis://h:6379");
+    }
+
+    #[test]
+    fn what_is_shown_names_the_database_wherever_it_was_chosen() {
+        let shown = |url| address(url).unwrap().shown.to_string();
+        assert_eq!(shown("redis://h/1"), "redis://h:6379/1");
+        assert_eq!(shown("redis://:secret@h/?db=1"), "redis://h:6379/1");
+        assert_eq!(shown("redis://h?db=0"), "redis://h:6379/0");
+        assert_eq!(shown("redis+unix:///s?pass=secret&db=2"), "redis+unix:///s?db=2");
     }
 
     #[test]

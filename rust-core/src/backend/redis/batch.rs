@@ -20,8 +20,8 @@ use super::request::{self, Answer, Request};
 use super::{failure, reply};
 use crate::error::{BackendError, Failure};
 
-/// How many requests go together: some 200 µs of the server's time.
-const LARGEST: usize = 64;
+/// How many requests go together: some 450 µs of the server's time.
+const LARGEST: usize = 128;
 
 /// How many calls are under way at most: one is on its way while the server works on another.
 const CALLS: usize = 2;

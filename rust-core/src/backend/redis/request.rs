@@ -1,5 +1,6 @@
 //! What goes into a batch, and how the answers come out of it.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ impl Ask {
     }
 
     fn write(&self, call: Call) -> Call {
-        call.arg(self.owner.to_string()).arg(&*self.note).arg(self.ttl_ms).arg(self.not_after).arg(self.floor)
+        call.arg(text(self.owner)).arg(&*self.note).arg(self.ttl_ms).arg(self.not_after).arg(self.floor)
     }
 
     const fn kind(&self) -> &'static str {
@@ -95,11 +96,18 @@ pub(super) fn call<'a>(batch: impl ExactSizeIterator<Item = &'a Request> + Clone
     for request in batch {
         call = match &request.kind {
             Kind::Acquire(ask) => ask.write(call.arg(ask.kind())),
-            Kind::Release(owner, None) => call.arg("r").arg(owner.to_string()),
-            Kind::Release(owner, Some(next)) => next.write(call.arg("n").arg(owner.to_string())),
+            Kind::Release(owner, None) => call.arg("r").arg(text(*owner)),
+            Kind::Release(owner, Some(next)) => next.write(call.arg("n").arg(text(*owner))),
         };
     }
     call
+}
+
+/// An owner id in memory of the right size: text that grows as it is formatted is moved again and again.
+fn text(owner: OwnerId) -> String {
+    let mut text = String::with_capacity(56);
+    let _ = write!(text, "{owner}");
+    text
 }
 
 /// The answer to one request of a batch.

@@ -1,0 +1,163 @@
+"""What the handles of both faces have in common: their names, and which lease is whose until it is given back.
+
+A *taker* is what a face counts as one caller: a task, or a thread.
+"""
+
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar, Unpack
+
+from dlock import _native
+from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset, open_client, split_on_lost
+from dlock._warn import warn_caller, warn_dropped
+from dlock.errors import ForkedError, LockError, LockLost, NotHeld, invalid
+
+# So many leases of a lock are remembered before those that have ended are looked for.
+REMEMBERED = 8
+
+
+class ClientHandle:
+    """A client of the engine, and its latest lease of each key."""
+
+    __slots__ = ("_leases", "_native")
+
+    _of_module: ClassVar[Any] = None
+
+    def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
+        self._bind(open_client(url, options))
+
+    def _bind(self, native: _native.Client) -> None:
+        self._native = native
+        # Until it is released: to see a taker wait for itself.
+        self._leases: dict[str, weakref.ref[LeaseHandle]] = {}
+
+    @classmethod
+    def _default(cls) -> Self:
+        """The client behind the module's own functions. Those of both faces share a connection."""
+        native = DEFAULT.get()
+        known: Self | None = cls._of_module
+        if known is None or known._native is not native:
+            known = cls._of_module = cls.__new__(cls)
+            known._bind(native)
+        return known
+
+    def __repr__(self) -> str:
+        return f"<{_public_name(self)} {self._native.server}>"
+
+
+class LeaseHandle(_native.Lease):
+    """A lease, and who took it."""
+
+    __slots__ = ("__weakref__", "_key", "_leases", "_on_lost", "_released", "_taker")
+
+    # Set by the `__init__` of each face: one call more would be paid for at each grant.
+    _key: str  # to look it up: `key` makes a new text each time
+    _leases: "dict[str, weakref.ref[LeaseHandle]]"
+    _on_lost: str
+    _released: bool
+    _taker: object
+
+    def __del__(self) -> None:
+        if self._released:
+            return
+        self._let_go()
+        if self._is_last_handle():
+            warn_dropped([(self.key, self.token)], self)
+
+    def __repr__(self) -> str:
+        try:
+            status = self.status
+        except ForkedError:
+            status = "of the parent process"
+        return f"<{_public_name(self)} {self.key!r} token={self.token} {status}>"
+
+    def _loss(self) -> LockLost | None:
+        try:
+            self.check()
+        except LockLost as loss:
+            return loss
+        except (NotHeld, ForkedError):
+            pass
+        return None
+
+    def _let_go(self) -> None:
+        """Ends what we do for the lease on this side."""
+        self._released = True
+        known = self._leases.get(self._key)
+        if known is not None and known() in (self, None):
+            self._leases.pop(self._key, None)
+
+
+L = TypeVar("L", bound=LeaseHandle)
+
+
+class LockHandle(Generic[L]):
+    """A lock, and the leases that were taken with it."""
+
+    __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_taken", "key")
+
+    # What a loss may do to the body; the first is the default.
+    _reactions: ClassVar[Sequence[str]]
+    _taker_name: ClassVar[str]
+
+    def __init__(self, client: ClientHandle, key: str, options: LockOptions) -> None:
+        self._on_lost, engine_options = split_on_lost(options, self._reactions)
+        self._native = client._native.lock(key, **engine_options)
+        self.key: Final = key
+        self._client = client
+        # Leases of `with` bodies under way, and of other acquires.
+        self._entered: list[L] = []
+        self._taken: list[weakref.ref[L]] = []
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # its options were refused
+            self._entered.clear()
+            warn_dropped(self._native.forgotten(), self)
+
+    def __repr__(self) -> str:
+        return f"<{_public_name(self)} {self.key!r}>"
+
+    def _remember(self, lease: L) -> None:
+        """Keeps sight of a lease that was acquired outside a `with`."""
+        if len(self._taken) >= REMEMBERED:
+            self._taken = [known for known in self._taken if (old := known()) is not None and not old._released]
+        self._taken.append(weakref.ref(lease))
+
+    def _to_release(self, taker: object) -> L | None:
+        """The lease that this taker took last, else the only one outstanding, lost ones included."""
+        taken = [lease for known in self._taken if (lease := known()) is not None]
+        outstanding = [lease for lease in reversed(taken + self._entered) if not lease._released]
+        own = (lease for lease in outstanding if lease._taker == taker)
+        return next(own, outstanding[0] if len(outstanding) == 1 else None)
+
+    def _to_leave(self, taker: object, operation: str) -> L:
+        """Takes out the lease that this taker entered last; entered elsewhere, the only one."""
+        entered = self._entered
+        for place in range(len(entered) - 1, -1, -1):
+            if entered[place]._taker == taker:
+                return entered.pop(place)
+        if len(entered) == 1:
+            return entered.pop()
+        message = f"lock {self.key!r}: {operation}: {len(entered)} bodies of other {self._taker_name}s are under way"
+        raise LockError(message, code="AMBIGUOUS", key=self.key, operation=operation)
+
+    def _warn_of_own_lease(self, taker: object, wait: Seconds | Unset | None) -> None:
+        """Who waits for a key that it holds itself may wait for ever."""
+        known = self._client._leases.get(self.key)
+        if known is None or (own := known()) is None or own._taker != taker or not own.valid:
+            return
+        if self._native.waits if wait is UNSET else wait != 0:
+            warn_caller(f"lock {self.key!r}: this {self._taker_name} holds it already and now waits for itself", RuntimeWarning)
+
+
+def check_callable(fn: object) -> None:
+    """Before the key is asked for."""
+    if not callable(fn):
+        raise invalid("fn", f"an object of type {type(fn).__name__}", "a function that takes the lease")
+
+
+def _public_name(handle: object) -> str:
+    """Modules whose names begin with an underscore are for us alone."""
+    kind = type(handle)
+    return f"{kind.__module__.partition('._')[0]}.{kind.__qualname__}"
