@@ -274,6 +274,7 @@ impl Session {
             fair: attempt.options.fair,
             enqueue,
             note: attempt.note.clone(),
+            renew: attempt.options.renew,
             floor: self.floor(),
             timeout,
         }

@@ -224,6 +224,7 @@ mod tests {
             late_window: Duration::ZERO,
             batch: 1,
             reserved: None,
+            counts_tokens: false,
         }
     }
 

@@ -50,6 +50,7 @@ pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
         late_window: Duration::ZERO,
         batch: 1000,
         reserved: None,
+        counts_tokens: false,
     };
     Ok(Arc::new(Memory { store, context, capabilities, server: url.as_str().into() }))
 }
@@ -357,7 +358,7 @@ impl Store {
         let entry = self.keys.get(full);
         let held = entry.and_then(|entry| entry.held.as_ref()).filter(|held| held.until > moment.now);
         let queue = entry.map(|entry| entry.queue.iter().map(|(owner, _)| owner.to_string()).collect()).unwrap_or_default();
-        Inspection { key: key.to_owned(), holder: held.map(|held| held.describe(moment.now)), queue }
+        Inspection { key: key.to_owned(), holder: held.map(|held| held.describe(moment.now)), queue, cluster: None }
     }
 
     fn next_token(&mut self, floor: Token, moment: Moment) -> Token {

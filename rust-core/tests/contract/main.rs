@@ -89,6 +89,14 @@ async fn redis() -> Fixture {
 
 contract!(redis, super::redis);
 
+async fn etcd() -> Fixture {
+    let server = support::etcd::EtcdServer::start().await;
+    let open: fixture::Open = |url, context| dlock::backend::etcd::open(url.as_str(), context);
+    Fixture { url: Url::parse(&server.url()).unwrap(), open, _keep: Box::new(server) }
+}
+
+contract!(etcd, super::etcd);
+
 #[allow(clippy::unused_async, reason = "a fixture with a server awaits it")]
 async fn memory() -> Fixture {
     static NEXT: AtomicU64 = AtomicU64::new(0);
