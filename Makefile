@@ -31,14 +31,14 @@ lint: setup ## Run every static check
 test: setup services ## Run every test; the last line counts them all
 	@.venv/bin/python tools/run-tests
 
-dist: setup ## Build wheel, sdist and npm tarball, and try each in an empty environment
+dist: setup services ## Build wheel, sdist and npm tarball, and try each in an empty environment
 	@.venv/bin/python tools/make-dist
 
 demo: setup ## Show the lock at work between Python, Node and shell
 	@.venv/bin/python examples/demo/run.py
 
-bench: setup services ## Compare with other lock libraries on the same server
-	@.venv/bin/python benches/run.py
+bench: setup services ## Compare with other lock libraries, on redis and on etcd
+	@.venv/bin/python benches/run.py $(SERVERS)
 
 bench-bridge: ## Compare ways to hand a result to an event loop (ADR 1)
 	@tools/check-toolchain

@@ -43,9 +43,9 @@ pub(crate) struct Attempt {
 
 impl Session {
     /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
-    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Attempt {
+    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Box<Attempt> {
         let once = options.wait == Some(Duration::ZERO);
-        Attempt {
+        Box::new(Attempt {
             entered: (!once).then(|| self.lines.enter(&key)),
             note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
@@ -54,14 +54,14 @@ impl Session {
             trouble: Mutex::new(None),
             key,
             options,
-        }
+        })
     }
 
     /// Goes on with an attempt until the key is got.
     ///
     /// # Cancel safety
     /// May be dropped at any time: nothing stays behind in the backend.
-    pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Attempt) -> Result<Arc<Held>> {
+    pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Box<Attempt>) -> Result<Arc<Held>> {
         let entered = attempt.entered.take();
         if self.closing.is_cancelled() {
             return Err(Error::ClientClosed { operation: "acquire" });
@@ -87,14 +87,15 @@ impl Session {
     async fn get(self: &Arc<Self>, attempt: &Attempt, entered: Option<Entered>) -> Result<Arc<Held>> {
         let turn = match entered {
             None => {
-                let held = self.try_once(attempt).await?;
+                // Boxed: those who wait would carry the room for it.
+                let held = Box::pin(self.try_once(attempt)).await?;
                 return held
                     .ok_or_else(|| Error::LockBusy { key: attempt.key.clone(), holder: attempt.seen.lock().take().map(Box::new) });
             }
             Some(Entered::First(turn)) => turn,
             Some(Entered::Behind(ticket)) => {
                 if !attempt.options.fair
-                    && let Some(held) = self.try_once(attempt).await?
+                    && let Some(held) = Box::pin(self.try_once(attempt)).await?
                 {
                     return Ok(held);
                 }
@@ -151,7 +152,7 @@ impl Session {
                 Ok(Acquired::Waiting(waiting)) => {
                     *attempt.trouble.lock() = None;
                     pause = FIRST_PAUSE;
-                    self.wait(&turn, attempt, waiting).await;
+                    Box::pin(self.wait(&turn, attempt, waiting)).await;
                 }
                 Err(error) => {
                     self.suffer(attempt, error)?;

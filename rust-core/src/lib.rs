@@ -30,6 +30,7 @@ pub mod clock;
 mod deadlines;
 pub mod error;
 pub mod fencing;
+pub mod fork;
 mod give_back;
 mod held;
 pub mod holder;
@@ -45,14 +46,13 @@ mod runtime;
 mod session;
 mod waiters;
 
-pub use backend::local::fork;
 pub use client::Client;
 pub use error::{Error, LossReason, Result};
 pub use lease::Lease;
 pub use lease_state::Status;
 pub use lock::Lock;
 pub use options::{ClientOptions, LockOptions, Unit};
-pub use runtime::{shutdown, spawn};
+pub use runtime::{call, shutdown};
 
 /// The samples of the README, as tests.
 #[cfg(doctest)]

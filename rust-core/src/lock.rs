@@ -14,7 +14,7 @@ use crate::lease::{Lease, Outstanding};
 use crate::lease_state::Status;
 use crate::options::{LockOptions, check_key};
 use crate::process::Bound;
-use crate::runtime::run;
+use crate::runtime::{call_on, run};
 use crate::session::Session;
 
 /// A reusable lock: a key and options, made by [`Client::lock`].
@@ -170,17 +170,19 @@ impl Lock {
     pub fn acquire_then(&self, wait: Option<Duration>, then: impl FnOnce(Result<Lease>) + Send + 'static) -> Result<AbortHandle> {
         let (session, attempt) = self.begin(wait)?;
         let (engine, outstanding) = (session.get()?.engine.clone(), self.outstanding.clone());
-        let granted = async move {
-            let lease = lease(session, attempt, outstanding.clone()).await;
+        let granted = lease(session, attempt, outstanding.clone());
+        let remembered = move |lease: Result<Lease>| {
             if let Ok(lease) = &lease {
                 remember(&outstanding, lease.clone());
             }
+            // Before anybody is told: from then on only the lock's own handles count.
+            drop(outstanding);
             then(lease);
         };
-        Ok(engine.spawn(granted).abort_handle())
+        Ok(call_on(&engine, granted, remembered))
     }
 
-    fn begin(&self, wait: Option<Duration>) -> Result<(Bound<Session>, Attempt)> {
+    fn begin(&self, wait: Option<Duration>) -> Result<(Bound<Session>, Box<Attempt>)> {
         let options = LockOptions { wait, ..self.options.clone() };
         self.validate_with(&options)?;
         let session = self.client.bound()?.clone();
@@ -274,7 +276,7 @@ impl Lock {
 }
 
 /// Goes on with an attempt until the key is got.
-async fn lease(session: Bound<Session>, attempt: Attempt, outstanding: Arc<Outstanding>) -> Result<Lease> {
+async fn lease(session: Bound<Session>, attempt: Box<Attempt>, outstanding: Arc<Outstanding>) -> Result<Lease> {
     let held = session.get()?.clone().acquire(attempt).await?;
     Ok(Lease::new(held, session, &outstanding))
 }

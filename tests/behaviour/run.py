@@ -9,7 +9,6 @@ listed, not counted; one that no backend ran is a failure.
 
 import argparse
 import asyncio
-import contextlib
 import itertools
 import os
 import sys
@@ -17,6 +16,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,11 +25,14 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from driver_process import ROOT, build  # noqa: E402
 from expectation import Mismatch  # noqa: E402
-from places import Place, Shared  # noqa: E402
+from places import SERVERS, Place  # noqa: E402
 from play import Play  # noqa: E402
-from scenario import ABILITIES, LANGUAGES, Scenario, load  # noqa: E402
+from scenario import BACKENDS, LANGUAGES, ON_TRIAL, Scenario, load  # noqa: E402
 
-from services import EtcdServer, RedisServer  # noqa: E402
+from services import ServerProcess  # noqa: E402
+
+# The servers that scenarios share, by backend.
+Shared = dict[str, ServerProcess]
 
 AT_ONCE = max(2, os.cpu_count() or 2)
 
@@ -64,9 +67,8 @@ async def judge(case: Case, folder: Path, shared: Shared) -> None:
 
 
 async def play(case: Case, folder: Path, shared: Shared) -> None:
-    scenario = case.scenario.stretched(case.backend)
-    place = Place(case.backend, next(case.numbers), folder, shared, scenario.uses_server())
-    this = Play(scenario, scenario.cast(case.mode, case.turn), place)
+    place = Place(case.backend, next(case.numbers), folder, shared.get(case.backend), case.scenario.uses_server())
+    this = Play(case.scenario, case.scenario.cast(case.mode, case.turn), place)
     try:
         await place.open()
         await this.run()
@@ -86,13 +88,9 @@ async def play(case: Case, folder: Path, shared: Shared) -> None:
 
 async def play_all(cases: list[Case]) -> None:
     """Those that measure run alone, after the others."""
-    needed = {case.backend for case in cases}
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dlock-behaviour-"))
-        shared = Shared(
-            redis=stack.enter_context(RedisServer()) if "redis" in needed else None,
-            etcd=stack.enter_context(EtcdServer()) if "etcd" in needed else None,
-        )
+    with tempfile.TemporaryDirectory(prefix="dlock-behaviour-") as folder, ExitStack() as servers:
+        wanted = {case.backend for case in cases} & SERVERS.keys()
+        shared = {backend: servers.enter_context(SERVERS[backend]()) for backend in wanted}
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def in_turn(case: Case) -> None:
@@ -121,12 +119,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=["scenarios", "faults"], default="scenarios")
     parser.add_argument("--language", action="append", choices=[*LANGUAGES, "mixed"])
-    parser.add_argument("--backend", action="append", choices=list(ABILITIES))
+    parser.add_argument("--backend", action="append", choices=list(BACKENDS))
     parser.add_argument("--only", default="", help="scenarios with this text in their name, rule or file")
     options = parser.parse_args()
     options.whole = not options.only and not options.backend
     options.language = options.language or [*LANGUAGES]
-    options.backend = options.backend or [*ABILITIES]
+    options.backend = options.backend or [name for name in BACKENDS if name not in ON_TRIAL]
     return options
 
 
@@ -135,7 +133,12 @@ def never_ran(options: argparse.Namespace, scenarios: list[Scenario], cases: lis
     if not options.whole:
         return []
     ran = {case.scenario.name for case in cases}
-    meant = {scenario.name for scenario in scenarios if any(not scenario.out_of_place(mode) for mode in options.language)}
+    meant = {
+        scenario.name
+        for scenario in scenarios
+        if any(not scenario.out_of_place(mode) for mode in options.language)
+        and any(scenario.fits(backend) for backend in BACKENDS.keys() - ON_TRIAL)
+    }
     return sorted(meant - ran)
 
 

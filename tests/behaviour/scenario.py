@@ -12,19 +12,25 @@ import yaml
 
 LANGUAGES = ("rust", "python", "node")
 
-# What a scenario may need. A memory: store ends at its process.
-ABILITIES = {
-    "memory": {"fair", "queue", "skips-dead"},
-    "local": {"crash-release", "processes", "skips-dead"},
-    "redis": {"fair", "queue", "processes", "server", "skips-dead"},
-    "etcd": {"fair", "queue", "processes"},
+
+@dataclass(frozen=True)
+class Backend:
+    """What sets the backends apart, as far as scenarios go."""
+
+    abilities: frozenset[str]
+    ttl_floor: float = 0.0
+    """The shortest TTL, in ms. Scenarios with a shorter one are played slower."""
+
+
+# A memory: store ends at its process. Our redis-server forgets at its restart; our etcd keeps what it had.
+BACKENDS = {
+    "memory": Backend(frozenset({"fair", "queue"})),
+    "local": Backend(frozenset({"crash-release", "prompt-skip", "processes"})),
+    "redis": Backend(frozenset({"fair", "queue", "expiry", "heartbeat", "prompt-skip", "processes", "server", "forgets"})),
+    "etcd": Backend(frozenset({"fair", "queue", "expiry", "processes", "server", "keeps", "ttl-floor"}), ttl_floor=2000.0),
 }
-
-# The shortest TTL of a backend, in ms, where that is longer than scenarios' TTLs.
-SHORTEST_TTL = {"etcd": 2000.0}
-
-# What a TTL takes along when it is stretched: times in steps, and in what they expect.
-TIMES = {"ttl", "wait", "pass", "within", "not-before", "max-hold", "timeout", "for", "eventually", "stays", "remaining"}
+# Played only when asked for by name, until it is whole.
+ON_TRIAL = frozenset({"etcd"})
 
 CLIENTS = frozenset(string.ascii_lowercase)
 SERVER_STEPS = frozenset({"server", "proxy", "monitor"})
@@ -59,23 +65,16 @@ class Scenario:
             yield step
             yield from step.get("do", ())
 
-    def stretched(self, backend: str) -> "Scenario":
-        """The same promise in slow motion, if its TTLs are too short for the backend."""
-        shortest = min((ttl for step in self.flat() if (ttl := _granted_ttl(step)) is not None), default=math.inf)
-        if shortest >= SHORTEST_TTL.get(backend, 0):
-            return self
-        return replace(self, steps=[_stretch(step, SHORTEST_TTL[backend] / shortest) for step in self.steps])
-
     def uses_server(self) -> bool:
         return any(SERVER_STEPS & set(step) for step in self.flat())
 
     def all_clients(self) -> list[str]:
-        named = {name for step in self.flat() for name in (*step, *step.get("contend", ()), *step.get("storm", ()))}
+        named = {name for step in self.flat() for name in (*step, *step.get("contend", ()), *step.get("storm", ""))}
         return sorted(CLIENTS & named)
 
     def process_of(self, client: str, backend: str) -> str:
         """Clients with the same answer share a process."""
-        if self.processes == "same" or (self.processes == "any" and "processes" not in ABILITIES[backend]):
+        if self.processes == "same" or (self.processes == "any" and "processes" not in BACKENDS[backend].abilities):
             return "one"
         return str(self.clients.get(client, {}).get("process", client))
 
@@ -88,16 +87,23 @@ class Scenario:
         return wanted
 
     def fits(self, backend: str) -> bool:
-        return self.wanted() <= ABILITIES[backend] | {backend}
+        return self.wanted() <= BACKENDS[backend].abilities | {backend}
 
     def misfit(self, mode: str, backend: str) -> str:
         """Why this scenario is not for this mode and backend; empty if it is."""
         if reason := self.out_of_place(mode):
             return reason
-        missing = self.wanted() - ABILITIES[backend] - {backend}
+        abilities = BACKENDS[backend].abilities
+        missing = self.wanted() - abilities - {backend}
         if mode == "mixed":
-            missing |= {"processes"} - ABILITIES[backend]
+            missing |= {"processes"} - abilities
         return f"needs {', '.join(sorted(missing))}" if missing else ""
+
+    def pace(self, backend: str) -> float:
+        """How many times slower it is played, so that its shortest TTL is one that the backend has."""
+        meant = (step["ttl"] for step in self.flat() if "ttl" in step and "INVALID_OPTIONS" not in str(step.get("expect")))
+        shortest = min((milliseconds(ttl) for ttl in meant if DURATION.fullmatch(str(ttl))), default=math.inf)
+        return max(1.0, BACKENDS[backend].ttl_floor / shortest)
 
     def out_of_place(self, mode: str) -> str:
         """Why this scenario is not for this mode, whatever the backend."""
@@ -124,7 +130,7 @@ def load(folder: Path) -> list[Scenario]:
     for scenario in scenarios:
         if names.count(scenario.name) > 1:
             raise ValueError(f"{scenario.file}: two scenarios are called {scenario.name!r}")
-        if not any(scenario.fits(backend) for backend in ABILITIES):
+        if not any(scenario.fits(backend) for backend in BACKENDS):
             raise ValueError(f"{scenario.file}: no backend can run {scenario.name!r}")
     return scenarios
 
@@ -140,26 +146,6 @@ def _of_file(file: Path) -> Iterator[Scenario]:
         scenario = Scenario(**(entry | read), file=file.name)
         # A server of its own is worth the machine's attention.
         yield replace(scenario, alone=scenario.alone or scenario.uses_server())
-
-
-def _granted_ttl(step: Step) -> float | None:
-    """The TTL that a step asks for and expects to get, in ms."""
-    ttl, expect = step.get("ttl"), step.get("expect")
-    refused = isinstance(expect, dict) and "error" in expect
-    return None if refused or not isinstance(ttl, str) or not DURATION.fullmatch(ttl) else milliseconds(ttl)
-
-
-def _stretch(entry: Any, factor: float, name: str = "") -> Any:
-    if isinstance(entry, dict):
-        # A condition such as `{below: 600}` is about what it stands for.
-        return {key: _stretch(value, factor, key if key in TIMES or name not in TIMES else name) for key, value in entry.items()}
-    if isinstance(entry, list):
-        return [_stretch(value, factor) for value in entry]
-    if name not in TIMES or isinstance(entry, bool) or entry is None:
-        return entry
-    if isinstance(entry, int | float):
-        return round(entry * factor)
-    return f"{milliseconds(entry) * factor}ms" if DURATION.fullmatch(entry) else entry
 
 
 def milliseconds(text: Any) -> float:

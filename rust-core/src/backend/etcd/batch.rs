@@ -147,7 +147,7 @@ impl Line {
         };
         let answer = self.endpoints.run(remaining(deadline), request).await?;
         let revision = answer.value.header().map_or(0, ResponseHeader::revision);
-        Ok(Answer { txn: answer.value, revision, ghosts: answer.ghosts })
+        Ok(Answer { txn: answer.value, revision, unseen: revision + 1, ghosts: answer.ghosts })
     }
 }
 
@@ -160,7 +160,7 @@ fn nest(batch: &[Waiting]) -> Txn {
 fn unnest(answer: &Answer, count: usize) -> Result<Vec<Answer>, BackendError> {
     let (revision, ghosts) = (answer.revision, answer.ghosts);
     let answers = answer.txn.op_responses().into_iter().map(|response| match response {
-        TxnOpResponse::Txn(txn) => Ok(Answer { txn, revision, ghosts }),
+        TxnOpResponse::Txn(txn) => Ok(Answer { txn, revision, unseen: revision, ghosts }),
         _ => Err(unexpected()),
     });
     let answers: Vec<_> = answers.collect::<Result<_, _>>()?;

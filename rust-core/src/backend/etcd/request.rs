@@ -36,6 +36,8 @@ pub(super) struct Answer {
     pub(super) txn: TxnResponse,
     /// The store's revision behind it.
     pub(super) revision: i64,
+    /// The first revision of which it does not know all: its own one if others were executed with it.
+    pub(super) unseen: i64,
     /// The same request may be executed once more: another server got it first and did not answer.
     pub(super) ghosts: bool,
 }
@@ -107,7 +109,7 @@ pub(super) fn asked(queue: &Queue, guard: &Guarded, answer: &Answer) -> Result<A
                 let holder = first.kvs().first().map(|first| holder(queue, first));
                 // The holder and we are counted as well.
                 let position = u64::try_from(first.count() - 2).ok();
-                Asked::Behind(revision, Ahead { next: last.key().to_vec(), since: revision, holder, position })
+                Asked::Behind(revision, Ahead { next: last.key().to_vec(), since: answer.unseen, holder, position })
             }
         }),
         (false, [TxnOpResponse::Get(guarded), TxnOpResponse::Get(own), TxnOpResponse::Get(first)]) => {
@@ -172,7 +174,7 @@ pub(super) fn looked(queue: &Queue, created: i64, answer: &Answer) -> Result<Loo
         None => Looked::First { lease },
         Some(next) => {
             let holder = first.kvs().first().map(|first| holder(queue, first));
-            Looked::Behind { lease, ahead: Ahead { next: next.key().to_vec(), since: answer.revision, holder, position: None } }
+            Looked::Behind { lease, ahead: Ahead { next: next.key().to_vec(), since: answer.unseen, holder, position: None } }
         }
     })
 }

@@ -1,14 +1,16 @@
 //! Watches: each waiter watches the key of the one before it, and nothing else. So a release wakes one waiter, not all.
 //!
 //! One stream carries all watches of a session. Servers and connections that fall silent do not say so, so the stream is asked for a sign
-//! of life, and given up for another server when none comes. A new stream watches from where the waiters looked last: nothing is missed,
-//! unless the cluster has forgotten that much of its past, and then the waiter looks again.
+//! of life, and given up for another server when none comes.
+//!
+//! A watch begins with what comes next, and a waiter that looked last before it began looks again. To watch from the past instead would
+//! be slow: a server catches up with watches of the past ten times a second, and gives no sign of life before it has.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse};
+use etcd_client::{EventType, ResponseHeader, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant as Timer, sleep, sleep_until, timeout};
@@ -21,6 +23,10 @@ use crate::owner::OwnerId;
 
 /// The longest that a stream with watches may be silent.
 const LONGEST_SILENCE: Duration = Duration::from_secs(2);
+
+/// How many watches are begun or ended before the server has confirmed the first of them. It stops reading when its own words are not
+/// read.
+const MOST_UNCONFIRMED: usize = 64;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);
@@ -35,8 +41,18 @@ pub(super) struct Watches {
 
 #[derive(Default)]
 struct Table {
-    watched: HashMap<i64, Watched>,
+    watched: BTreeMap<i64, Watched>,
     last_id: i64,
+    /// What the stream has not been told yet.
+    to_begin: VecDeque<i64>,
+    to_end: VecDeque<i64>,
+}
+
+/// What the server knows of a stream.
+#[derive(Default)]
+struct Sent {
+    watches: HashSet<i64>,
+    unconfirmed: HashSet<i64>,
 }
 
 /// One waiter's watch.
@@ -67,7 +83,7 @@ impl Watching {
 impl Drop for Watching {
     fn drop(&mut self) {
         let Some(watches) = self.watches.upgrade() else { return };
-        if watches.table.lock().watched.remove(&self.id).is_some() {
+        if watches.table.lock().remove(self.id).is_some() {
             watches.changed.notify_one();
         }
     }
@@ -86,6 +102,7 @@ impl Watches {
             table.last_id += 1;
             let id = table.last_id;
             table.watched.insert(id, watched);
+            table.to_begin.push_back(id);
             id
         };
         self.changed.notify_one();
@@ -114,14 +131,13 @@ impl Watches {
     /// One stream, until it ends or falls silent.
     async fn stream(&self) -> Result<(), BackendError> {
         let via = self.endpoints.best(self.context.op_timeout).await?;
-        let Some((first, watched)) = self.table.lock().watched.iter().next().map(|(id, watched)| (*id, watched.clone())) else {
-            return Ok(());
-        };
+        let Some((first, watched)) = self.table.lock().begin_anew() else { return Ok(()) };
         let mut client = via.client.clone();
-        let opened = timeout(self.silence(), client.watch(watched.next.clone(), Some(watched.options(first)))).await;
+        let opened = timeout(self.silence(), client.watch(watched.next.clone(), Some(options(first)))).await;
         let stream = opened.map_err(|_| self.silent(&via))?.map_err(|error| self.endpoints.failed(&via, error))?;
         let (mut sender, mut receiver) = stream.split();
-        let mut sent = HashSet::from([first]);
+        let mut sent = Sent::default();
+        sent.add(first);
         let mut heard = Timer::now();
         loop {
             timeout(self.silence(), self.send(&mut sender, &mut sent))
@@ -138,7 +154,7 @@ impl Watches {
                     }
                 }
                 () = self.changed.notified() => {}
-                () = sleep_until(asked + self.silence() / 2), if !sent.is_empty() => {
+                () = sleep_until(asked + self.silence() / 2), if !sent.watches.is_empty() => {
                     if heard + self.silence() < Timer::now() {
                         return Err(self.silent(&via));
                     }
@@ -160,53 +176,109 @@ impl Watches {
         (shortest.unwrap_or(LONGEST_SILENCE) / 3).min(LONGEST_SILENCE)
     }
 
-    /// Asks for the watches that are new, and ends those that nobody needs any more.
-    async fn send(&self, sender: &mut WatchRequestSender, sent: &mut HashSet<i64>) -> Result<(), etcd_client::Error> {
-        let (new, old) = {
-            let table = self.table.lock();
-            let new = table.watched.iter().filter(|(id, _)| !sent.contains(id));
-            let new: Vec<_> = new.map(|(id, watched)| (*id, watched.clone())).collect();
-            let old: Vec<_> = sent.iter().filter(|id| !table.watched.contains_key(id)).copied().collect();
-            (new, old)
-        };
+    /// Ends the watches that nobody needs any more and begins those that are new, as many as may be unconfirmed.
+    async fn send(&self, sender: &mut WatchRequestSender, sent: &mut Sent) -> Result<(), etcd_client::Error> {
+        let (old, new) = self.table.lock().next(sent);
         for id in old {
-            sent.remove(&id);
             sender.cancel(id).await?;
         }
         for (id, watched) in new {
-            sent.insert(id);
-            sender.watch(watched.next.clone(), Some(watched.options(id))).await?;
+            sender.watch(watched.next, Some(options(id))).await?;
         }
         Ok(())
     }
 
-    fn take(&self, response: &WatchResponse, sent: &mut HashSet<i64>) -> Result<(), BackendError> {
+    fn take(&self, response: &WatchResponse, sent: &mut Sent) -> Result<(), BackendError> {
         let id = response.watch_id();
+        if response.created() {
+            sent.unconfirmed.remove(&id);
+            self.begun(id, response.header().map_or(i64::MAX, ResponseHeader::revision));
+        }
         let deleted = response.events().iter().any(|event| event.event_type() == EventType::Delete);
         // Compacted: the past that was to be watched is forgotten, so nobody knows what happened in it.
         if deleted || response.compact_revision() > 0 {
             self.fire(id);
-        } else if response.canceled() && sent.contains(&id) && self.table.lock().watched.contains_key(&id) {
+        } else if response.canceled() && sent.watches.contains(&id) && self.table.lock().watched.contains_key(&id) {
             return Err(BackendError::new(Failure::Unknown, format!("the server ended a watch: {}", response.cancel_reason())));
         }
         if response.canceled() {
-            sent.remove(&id);
+            sent.watches.remove(&id);
+            sent.unconfirmed.remove(&id);
         }
         Ok(())
     }
 
+    /// The watch tells what happens after this revision. What its waiter knows may be older.
+    fn begun(&self, id: i64, revision: i64) {
+        let missed = self.table.lock().watched.get(&id).filter(|watched| watched.since <= revision).map(Watched::hint);
+        if let Some(hint) = missed {
+            (self.context.on_hint)(hint);
+        }
+    }
+
     fn fire(&self, id: i64) {
-        let watched = self.table.lock().watched.remove(&id);
+        let watched = self.table.lock().remove(id);
         if let Some(watched) = watched {
-            (self.context.on_hint)(Hint::Key(watched.lock, Some(watched.owner)));
+            (self.context.on_hint)(watched.hint());
         }
     }
 }
 
 impl Watched {
-    fn options(&self, id: i64) -> WatchOptions {
-        let options = WatchOptions::new().with_watch_id(id).with_filters([WatchFilterType::NoPut]);
-        // Inclusive: in a batch, the one ahead may have gone in the very transaction that made our place.
-        options.with_start_revision(self.since)
+    fn hint(&self) -> Hint {
+        Hint::Key(self.lock.clone(), Some(self.owner))
     }
+}
+
+impl Table {
+    fn remove(&mut self, id: i64) -> Option<Watched> {
+        let watched = self.watched.remove(&id)?;
+        self.to_end.push_back(id);
+        Some(watched)
+    }
+
+    /// For a stream that knows of no watch: the first one; the others are to begin.
+    fn begin_anew(&mut self) -> Option<(i64, Watched)> {
+        self.to_begin = self.watched.keys().copied().collect();
+        self.to_end.clear();
+        let first = self.to_begin.pop_front()?;
+        Some((first, self.watched.get(&first)?.clone()))
+    }
+
+    /// What the server is told next: which watches to end, and which to begin.
+    fn next(&mut self, sent: &mut Sent) -> (Vec<i64>, Vec<(i64, Watched)>) {
+        let (mut old, mut new) = (Vec::new(), Vec::new());
+        while sent.has_room()
+            && let Some(id) = self.to_end.pop_front()
+        {
+            if sent.watches.remove(&id) {
+                sent.unconfirmed.insert(id);
+                old.push(id);
+            }
+        }
+        while sent.has_room()
+            && let Some(id) = self.to_begin.pop_front()
+        {
+            if let Some(watched) = self.watched.get(&id) {
+                sent.add(id);
+                new.push((id, watched.clone()));
+            }
+        }
+        (old, new)
+    }
+}
+
+impl Sent {
+    fn has_room(&self) -> bool {
+        self.unconfirmed.len() < MOST_UNCONFIRMED
+    }
+
+    fn add(&mut self, id: i64) {
+        self.watches.insert(id);
+        self.unconfirmed.insert(id);
+    }
+}
+
+fn options(id: i64) -> WatchOptions {
+    WatchOptions::new().with_watch_id(id).with_filters([WatchFilterType::NoPut])
 }
