@@ -10,6 +10,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use etcd_client::{Client, ResponseHeader, Txn, TxnOp, TxnOpResponse};
 use futures_util::future::join_all;
@@ -46,6 +47,8 @@ pub(super) struct Step {
 struct Waiting {
     step: Step,
     deadline: Timer,
+    /// It has left the line in time, and may have been executed.
+    taken: Arc<AtomicBool>,
     answer: oneshot::Sender<Answered>,
 }
 
@@ -65,7 +68,9 @@ struct State {
 
 /// The answer that comes.
 pub(super) struct Coming {
+    line: Arc<Line>,
     deadline: Timer,
+    taken: Arc<AtomicBool>,
     answer: oneshot::Receiver<Answered>,
 }
 
@@ -75,7 +80,12 @@ impl Coming {
             Ok(Ok(answered)) => answered,
             // The sender was dropped unsent: the engine is shutting down.
             Ok(Err(_)) => Err(BackendError::new(Failure::Unknown, "given up")),
-            Err(_) => Err(BackendError::new(Failure::Unknown, "no answer in time")),
+            Err(_) => {
+                // Under the line's lock: a batch is taken as a whole, and nothing is taken after its deadline.
+                let _nothing_leaves = self.line.state.lock();
+                let failure = if self.taken.load(Ordering::Relaxed) { Failure::Unknown } else { Failure::NotSent };
+                Err(BackendError::new(failure, "no answer in time"))
+            }
         }
     }
 }
@@ -99,8 +109,9 @@ impl Line {
         }
         let coming = steps.map(|step| {
             let (answer, coming) = oneshot::channel();
-            state.waiting.push_back(Waiting { step, deadline, answer });
-            Coming { deadline, answer: coming }
+            let taken = Arc::new(AtomicBool::new(false));
+            state.waiting.push_back(Waiting { step, deadline, taken: taken.clone(), answer });
+            Coming { line: self.clone(), deadline, taken, answer: coming }
         });
         if state.calls < CALLS {
             state.calls += 1;
@@ -194,6 +205,7 @@ impl State {
             } else {
                 places.extend(waiting.step.place_in.clone());
                 bytes += waiting.step.bytes;
+                waiting.taken.store(true, Ordering::Relaxed);
                 batch.push(waiting);
             }
         }
@@ -216,7 +228,12 @@ mod tests {
         let waiting = queues.iter().map(|queue| {
             let place_in = queue.map(|queue| queue.as_bytes().to_vec());
             let deadline = Timer::now() + Duration::from_secs(1);
-            Waiting { step: Step { txn: Txn::new(), place_in, bytes: 100 }, deadline, answer: oneshot::channel().0 }
+            Waiting {
+                step: Step { txn: Txn::new(), place_in, bytes: 100 },
+                deadline,
+                taken: Arc::default(),
+                answer: oneshot::channel().0,
+            }
         });
         State { waiting: waiting.collect(), calls: 1 }
     }
