@@ -215,7 +215,8 @@ def reason(lease: Any) -> str | None:
 
 
 def found(inspection: Any) -> dict[str, Any]:
-    return {"key": inspection.key, "holder": holder(inspection.holder), "queue": len(inspection.queue), "cluster": inspection.cluster}
+    fields = {name: getattr(inspection, name) for name in ("key", "cluster")}
+    return fields | {"holder": holder(inspection.holder), "queue": len(inspection.queue)}
 
 
 def holder(seen: Any) -> dict[str, Any] | None:
