@@ -11,7 +11,7 @@ from driver_process import Answer, Call, DriverProcess, now
 from expectation import Mismatch, check_answer
 from interventions import INTERVENTIONS, Intervention
 from places import Place
-from scenario import CLIENTS, DURATION, Scenario, Step, milliseconds
+from scenario import BACKENDS, CLIENTS, DURATION, Scenario, Step, milliseconds
 
 PATIENCE = 30_000.0
 """How long a step may take that sets no bound of its own, in ms."""
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.01
 TAIL = 4000
 
 # What a step says beside the operation's own arguments.
-ABOUT = {"expect", "within", "not-before", "since", "eventually", "mark", "measure", "count", "or-granted"}
+ABOUT = {"by", "expect", "within", "not-before", "since", "eventually", "mark", "measure", "count", "or-granted"}
 DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "timeout", "for"}
 OF_LEASE = {"valid", "status", "remaining", "ttl", "token", "owner", "reason"}
 OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout"}
@@ -257,10 +257,12 @@ class Play:
         took = at - (self.marks[step["since"]] if "since" in step else sent)
         if "measure" in step:
             self.figures.append(f"{step['measure']}: {took:.1f} ms")
-        if "within" in step and took > self.milliseconds(step["within"]):
-            raise Mismatch(f"took {took:.1f} ms, more than {step['within']}{self._slower()}")
-        if "not-before" in step and took < self.milliseconds(step["not-before"]):
-            raise Mismatch(f"took {took:.1f} ms, less than {step['not-before']}{self._slower()}")
+        backend = BACKENDS[self.place.backend]
+        lag = backend.expiry_lag if step.get("by") == "expiry" else 0.0
+        if "within" in step and took > self.milliseconds(step["within"]) + lag:
+            raise Mismatch(f"took {took:.1f} ms, more than {step['within']}{self._slower()} + {lag} ms")
+        if "not-before" in step and took < self.milliseconds(step["not-before"]) - backend.margin:
+            raise Mismatch(f"took {took:.1f} ms, less than {step['not-before']}{self._slower()} - {backend.margin} ms")
 
     def _slower(self) -> str:
         return f" x {self._pace:.2f}" if self._pace > 1 else ""

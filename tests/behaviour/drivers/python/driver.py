@@ -215,7 +215,12 @@ def reason(lease: Any) -> str | None:
 
 
 def found(inspection: Any) -> dict[str, Any]:
-    return {"key": inspection.key, "holder": holder(inspection.holder), "queue": len(inspection.queue), "cluster": inspection.cluster}
+    return {
+        "key": inspection.key,
+        "holder": holder(inspection.holder),
+        "queue": len(inspection.queue),
+        "cluster": inspection.cluster,
+    }
 
 
 def holder(seen: Any) -> dict[str, Any] | None:
