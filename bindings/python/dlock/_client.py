@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, Unpack, cast
 from dlock._handles import ClientHandle, LockHandle, check_callable
 from dlock._holder import Inspection
 from dlock._lease import Lease
-from dlock._loop import current
+from dlock._loop import LoopState, current
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset
 from dlock.errors import LockBusy
 
@@ -85,7 +85,7 @@ class Lock(LockHandle[Lease]):
         """Waits for the key and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
 
         Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
-        backend failed for `connect_timeout`. When it is cancelled, a grant that is under way is given back.
+        backend failed for `connect_timeout`, `RetriesExhausted` when the attempts of `retry` are used up. When it is cancelled, a grant that is under way is given back.
         """
         lease = await self._get(wait, enter=False)
         self._remember(lease)
@@ -127,6 +127,8 @@ class Lock(LockHandle[Lease]):
     ) -> Coroutine[Any, Any, None]:
         entered = self._entered
         lease = entered.pop() if len(entered) == 1 else self._to_leave(asyncio.current_task(), "__aexit__")
+        if self._reentrant and lease in entered:
+            return lease._leave_inner(kind, error)
         return lease._leave(kind, error)
 
     async def _get(self, wait: Seconds | Unset | None, *, enter: bool) -> Lease:
@@ -136,6 +138,10 @@ class Lock(LockHandle[Lease]):
         leases = self._client._leases
         key = self.key
         if key in leases:
+            if self._reentrant and task is not None and (own := self._again(task)) is not None:
+                if enter:
+                    self._enter_again(own, state, task)
+                return own
             self._warn_of_own_lease(task, wait)
         number = state.next_number()
         watch = enter and self._on_lost == "cancel"
@@ -157,6 +163,8 @@ class Lock(LockHandle[Lease]):
             if loss is not None:
                 raise loss
         leases[key] = weakref.ref(lease)
+        if self._max_stall is not None:
+            state.give_signs(lease, self._max_stall)
         if enter:
             try:
                 lease._enter(state, task, watched=True)
@@ -165,6 +173,13 @@ class Lock(LockHandle[Lease]):
                 raise
             self._entered.append(lease)
         return lease
+
+    def _enter_again(self, lease: Lease, state: LoopState, task: asyncio.Task[Any]) -> None:
+        """Begins a body inside of what the same task does with the same lease."""
+        if lease not in self._entered:
+            # It was acquired without a body.
+            lease._enter(state, task, watched=False)
+        self._entered.append(lease)
 
 
 async def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:
