@@ -20,9 +20,11 @@ TAIL = 4000
 
 # What a step says beside the operation's own arguments.
 ABOUT = {"expect", "within", "not-before", "since", "eventually", "mark", "measure", "count", "or-granted"}
-DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "timeout", "for"}
+DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "max_stall", "timeout", "for"}
+# Options that have parts, and those of the parts that are durations.
+PARTS = {"retry": {"delay"}, "renewal": {"max_delay", "base_delay", "call_timeout"}}
 OF_LEASE = {"valid", "status", "remaining", "ttl", "token", "owner", "reason"}
-OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout"}
+OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout", "renewal"}
 
 
 class Play:
@@ -115,7 +117,7 @@ class Play:
 
     def _args(self, client: str, step: Step) -> dict[str, Any]:
         args = {name.replace("-", "_"): self.resolve(value) for name, value in step.items() if name not in ABOUT and name != client}
-        return {name: _number(value) if name in DURATIONS else value for name, value in args.items()}
+        return {name: _option(name, value) for name, value in args.items()}
 
     def resolve(self, value: Any) -> Any:
         """`$l1.token` is what `l1` had there; `x*20` is twenty times x."""
@@ -147,7 +149,7 @@ class Play:
         self._ready.add(client)
         options = {name.replace("-", "_"): value for name, value in self.scenario.clients.get(client, {}).items()}
         via_proxy = options.get("via") == "proxy"
-        args = {name: _number(options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
+        args = {name: _option(name, options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
         args["url"] = args.get("url") or options.get("url") or self.place.url(via_proxy)
         if "{port}" in args["url"]:
             args["url"] = args["url"].replace("{port}", str(self.place.server.port))
@@ -244,6 +246,13 @@ class Play:
 
 def _field(op: str) -> str | None:
     return op if op in OF_LEASE else None
+
+
+def _option(name: str, value: Any) -> Any:
+    if parts := PARTS.get(name):
+        given = {part.replace("-", "_"): inner for part, inner in value.items()}
+        return {part: _number(inner) if part in parts else inner for part, inner in given.items()}
+    return _number(value) if name in DURATIONS or name in OPTIONS_OF_CLIENT else value
 
 
 def _number(value: Any) -> Any:
