@@ -21,6 +21,7 @@ class Lock {
   #wait;
   #maxStall;
   #reentrant;
+  #retries;
 
   constructor(session, key, options) {
     checkKey(key);
@@ -31,6 +32,7 @@ class Lock {
     this.#wait = settings?.wait ?? null;
     this.#maxStall = settings?.maxStall;
     this.#reentrant = settings?.reentrant ?? false;
+    this.#retries = settings?.retry !== undefined;
     const problem = bridge.createLock(this.#id, session.client, key, settings);
     if (problem) throw errorOf(problem);
   }
@@ -58,7 +60,7 @@ class Lock {
   async withLock(fn) {
     checkType('fn', fn, 'function');
     const again = this.#reentrant ? enterAgain(this) : undefined;
-    if (again === undefined && this.#wait !== 0) warnOfOwnBody(this.#session, this.#key);
+    if (again === undefined) this.#warnIfWaiting(this.#wait);
     const lease = again ?? (await call((id) => bridge.acquire(this.#id, id, this.#wait), this.#made));
     return Lease.runHolding(lease, asBody(this.#session, this.#reentrant ? asHolder(this, fn) : fn));
   }
@@ -70,7 +72,7 @@ class Lock {
     const again = this.#reentrant ? enterAgain(this) : undefined;
     if (again !== undefined) return Lease.entrust(again);
     const wait = options?.wait === undefined ? this.#wait : options.wait;
-    if (wait !== 0) warnOfOwnBody(this.#session, this.#key);
+    this.#warnIfWaiting(wait);
     const id = nextId();
     bridge.acquire(this.#id, id, wait);
     try {
@@ -97,6 +99,10 @@ class Lock {
 
   [custom](depth, options) {
     return showHandle('Lock', { key: this.#key }, depth, options);
+  }
+
+  #warnIfWaiting(wait) {
+    if (wait !== 0 && !this.#retries) warnOfOwnBody(this.#session, this.#key);
   }
 
   /** A lease for a body of ours. */

@@ -19,7 +19,7 @@ except ImportError as error:
     ) from error
 
 from dlock import sync
-from dlock._client import Client, Lock, configure, connect, lock, with_lock
+from dlock._client import Client, Lock, configure, connect, current_lease, lock, locked, with_lock
 from dlock._holder import Holder, Inspection
 from dlock._lease import Lease
 from dlock._options import ClientOptions, LockOptions, Renewal, Retry
@@ -61,7 +61,9 @@ __all__ = [
     "__version__",
     "configure",
     "connect",
+    "current_lease",
     "lock",
+    "locked",
     "sync",
     "with_lock",
 ]

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
+from dlock import _locked, sync
 from dlock._handles import ClientHandle, LockHandle, check_callable
 from dlock._holder import Inspection
 from dlock._lease import Lease
+from dlock._locked import Locked
 from dlock._loop import LoopState, current
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset
 from dlock.errors import LockBusy
@@ -32,6 +34,13 @@ class Client(ClientHandle):
     async def with_lock(self, key: str, fn: "Callable[[Lease], Awaitable[T] | T]", **options: Unpack[LockOptions]) -> T:
         """Calls `fn(lease)`, sync or async, while holding `key`, and returns what it returns."""
         return await self.lock(key, **options).with_lock(fn)
+
+    def locked(self, key: str, **options: Unpack[LockOptions]) -> Locked:
+        """Decorates a function, async or plain, that holds `key` while it runs. See `dlock.locked`."""
+        plain = sync.Client._sharing(self)
+        return Locked(
+            key, options, lambda key, options: sync.Lock(plain, key, options), lambda key, options: Lock(self, key, options)
+        )
 
     async def ping(self) -> None:
         """One round trip to the backend; `BackendUnavailable` within `connect_timeout`."""
@@ -84,8 +93,9 @@ class Lock(LockHandle[Lease]):
     async def acquire(self, *, wait: Seconds | Unset | None = UNSET) -> Lease:
         """Waits for the key and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
 
-        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
-        backend failed for `connect_timeout`, `RetriesExhausted` when the attempts of `retry` are used up. When it is cancelled, a grant that is under way is given back.
+        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `RetriesExhausted` when the
+        attempts of `retry` are used up, `BackendUnavailable` when the backend failed for `connect_timeout`. When it is cancelled, a
+        grant that is under way is given back.
         """
         lease = await self._get(wait, enter=False)
         self._remember(lease)
@@ -197,6 +207,25 @@ def configure(url: str | None = None, **options: Unpack[ClientOptions]) -> None:
 def lock(key: str, **options: Unpack[LockOptions]) -> Lock:
     """A reusable lock of the default client: `async with dlock.lock("k", ttl=30) as lease: ...`."""
     return Client._default().lock(key, **options)
+
+
+def current_lease() -> Lease | sync.Lease:
+    """The lease of the innermost function decorated with `locked` that is running; `LockError` where there is none.
+
+    That of a plain function is a `dlock.sync.Lease`; `dlock.sync.current_lease()` says so to type checkers.
+    """
+    return cast(Lease | sync.Lease, _locked.current_lease())
+
+
+def locked(key: str, **options: Unpack[LockOptions]) -> Locked:
+    """Decorates a function, async or plain, that holds a key of the default client while it runs.
+
+    `@dlock.locked("order:{order_id}", ttl=30)`: the key is filled from the arguments; `{self.id}` and `{order.id}` work as well.
+    Inside, `dlock.current_lease()` is the lease. A plain function blocks as `dlock.sync` does, and its loss is raised at its end.
+    With `reentrant` the function may call itself for the same key. Raises `InvalidOptions` for names that the function does not
+    take.
+    """
+    return Locked(key, options, lambda key, options: sync.lock(key, **options), lambda key, options: lock(key, **options))
 
 
 async def with_lock(key: str, fn: Callable[[Lease], Awaitable[T] | T], **options: Unpack[LockOptions]) -> T:

@@ -42,6 +42,13 @@ class ClientHandle:
             known._bind(native)
         return known
 
+    @classmethod
+    def _sharing(cls, other: "ClientHandle") -> Self:
+        """A client of this face on the other one's connection."""
+        client = cls.__new__(cls)
+        client._bind(other._native)
+        return client
+
     def __repr__(self) -> str:
         return f"<{_public_name(self)} {self._native.server}>"
 
@@ -158,7 +165,7 @@ class LockHandle(Generic[L]):
         known = self._client._leases.get(self.key)
         if known is None or (own := known()) is None or own._taker != taker or not own.valid:
             return
-        if self._native.waits if wait is UNSET else wait != 0:
+        if not self._native.retries and (self._native.waits if wait is UNSET else wait != 0):
             warn_caller(f"lock {self.key!r}: this {self._taker_name} holds it already and now waits for itself", RuntimeWarning)
 
 

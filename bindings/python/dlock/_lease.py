@@ -47,8 +47,9 @@ class Lease(LeaseHandle):
         """Gives the key back; local validity and renewal end at once.
 
         True if the backend confirmed it; else `status` says how it stands, and the engine goes on trying until the lease would
-        have run out. Waits at most `op_timeout`. A cancelled release goes on in the background. With `reentrant`, each release takes
-        one acquire back, and the last one gives back the key.
+        have run out. Waits at most `op_timeout`. A cancelled release goes on in the background.
+
+        With `reentrant`, each release takes one acquire back, and the last one gives back the key.
         """
         return await self._begin_release(current())
 

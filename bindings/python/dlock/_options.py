@@ -47,7 +47,7 @@ class Renewal:
     base_delay: Seconds | None = None
     """The first such pause; it doubles with each one more. Default 0.05 s; never longer than a twentieth of the TTL."""
     call_timeout: Seconds | None = None
-    """The longest time that one renewal request may take. Default, and at most: `op_timeout`, and half of what is left of the lease."""
+    """The longest time that one renewal request may take. Default, and at most: `op_timeout`, or half of what is left."""
     batch: int | None = None
     """The most leases in one request. Default, and at most: what the backend takes."""
 
@@ -77,7 +77,7 @@ class LockOptions(TypedDict, total=False):
     renewal_threshold: float
     """Renew when the remaining share of the TTL falls to this. Default 2/3."""
     retry: Retry | None
-    """Bounded attempts instead of waiting: `RetriesExhausted` ends them. `wait` bounds the whole, and a `wait` of 0 still tries once."""
+    """Bounded attempts instead of waiting; `RetriesExhausted` ends them. `wait` bounds the whole, and a `wait` of 0 tries once."""
     fair: bool
     """Arrival order where the backend can. Default True."""
     max_hold: Seconds | None
@@ -86,8 +86,8 @@ class LockOptions(TypedDict, total=False):
     """The lease ends when the event loop that took it has not run for this long. Default None. `dlock.sync` has no loop: there the
     holder calls `lease.heartbeat()` at least that often."""
     reentrant: bool
-    """Whether a task, or in `dlock.sync` a thread, that holds the lock through this very object may acquire it again: it gets the same
-    lease, and the last release gives the key back. Default False."""
+    """Whether a task, or in `dlock.sync` a thread, that holds the lock through this very object may acquire it again: it gets the
+    same lease, and the last release gives the key back. Default False."""
     metadata: str | None
     """Text that `inspect` shows beside host, pid and since."""
     op_timeout: Seconds | None

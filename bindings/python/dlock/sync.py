@@ -17,11 +17,13 @@ from typing import Any, Self, TypeVar, Unpack, cast
 from dlock import _native, _process
 from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable
 from dlock._holder import Inspection
+from dlock._locked import Locked
+from dlock._locked import current_lease as _current_lease
 from dlock._options import UNSET, ClientOptions, LockOptions, Seconds, Unset
 from dlock._warn import warn_caller
 from dlock.errors import ForkedError, LockBusy, LockError, invalid
 
-__all__ = ["Client", "Lease", "Lock", "connect", "lock", "with_lock"]
+__all__ = ["Client", "Lease", "Lock", "connect", "current_lease", "lock", "locked", "with_lock"]
 
 T = TypeVar("T")
 
@@ -98,6 +100,10 @@ class Client(ClientHandle):
     def with_lock(self, key: str, fn: "Callable[[Lease], T]", **options: Unpack[LockOptions]) -> T:
         """Calls `fn(lease)` while holding `key`, and returns what it returns."""
         return self.lock(key, **options).with_lock(fn)
+
+    def locked(self, key: str, **options: Unpack[LockOptions]) -> Locked:
+        """Decorates a plain function that holds `key` while it runs. See `dlock.locked`."""
+        return Locked(key, options, lambda key, options: Lock(self, key, options))
 
     def ping(self) -> None:
         """One round trip to the backend; `BackendUnavailable` within `connect_timeout`."""
@@ -269,6 +275,19 @@ def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:
 def lock(key: str, **options: Unpack[LockOptions]) -> Lock:
     """A reusable lock of the default client: `with dlock.sync.lock("k", ttl=30) as lease: ...`."""
     return Client._default().lock(key, **options)
+
+
+def locked(key: str, **options: Unpack[LockOptions]) -> Locked:
+    """Decorates a plain function that holds a key of the default client while it runs. See `dlock.locked`."""
+    return Locked(key, options, lambda key, options: lock(key, **options))
+
+
+def current_lease() -> Lease:
+    """The lease of the innermost plain function decorated with `locked` that is running."""
+    lease = _current_lease()
+    if isinstance(lease, Lease):
+        return lease
+    raise LockError("current_lease: the innermost lease is asyncio's", code="NO_LEASE", operation="current_lease")
 
 
 def with_lock(key: str, fn: Callable[[Lease], T], **options: Unpack[LockOptions]) -> T:

@@ -47,6 +47,12 @@ impl Lock {
         self.0.read_only().is_some_and(|lock| lock.options().wait != Some(Duration::ZERO))
     }
 
+    /// Whether an acquire makes bounded attempts instead of waiting.
+    #[getter]
+    fn retries(&self) -> bool {
+        self.0.read_only().is_some_and(|lock| lock.options().retry.is_some())
+    }
+
     /// For how many seconds its holders may give no sign of life.
     #[getter]
     fn max_stall(&self) -> Option<f64> {
