@@ -16,8 +16,10 @@ from typing import Any
 
 import dlock
 
-DURATIONS = ("ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "max_stall", "delay", "max_delay", "base_delay", "call_timeout")
-LOCK_OPTIONS = ("ttl", "wait", "renew", "renewal_threshold", "fair", "max_hold", "max_stall", "reentrant", "metadata", "op_timeout", "retry")
+OF_PARTS = ("delay", "max_delay", "base_delay", "call_timeout")
+DURATIONS = ("ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "max_stall", *OF_PARTS)
+HOLDING = ("ttl", "renew", "renewal_threshold", "max_hold", "max_stall", "reentrant", "metadata")
+LOCK_OPTIONS = (*HOLDING, "wait", "retry", "fair", "op_timeout")
 CLIENT_OPTIONS = ("namespace", "op_timeout", "connect_timeout", "renewal")
 PARTS = {"retry": dlock.Retry, "renewal": dlock.Renewal}
 ERROR_FIELDS = ("key", "field", "value", "allowed", "server", "operation", "token", "reason", "attempts")
@@ -93,7 +95,7 @@ class Driver:
         return True
 
     async def nest(self, levels: int, **args: Any) -> dict[str, Any]:
-        """Acquires as often as `levels` says in one task, then gives back as often; tells whether the key was held after each release."""
+        """Acquires as often as `levels` says, then gives back as often; tells whether the key was held after each release."""
         lock = self.lock_of(**args)
         leases = [await lock.acquire() for _ in range(levels)]
         held = []
