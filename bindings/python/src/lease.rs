@@ -167,8 +167,8 @@ impl Lease {
     /// A sign of life: with `max_stall`, the lease ends when none came for that long. False once the lease has ended.
     ///
     /// The event loop that took the lease gives signs by itself. Without one, with `dlock.sync`, they are the holder's to give.
-    fn heartbeat(&self) -> PyResult<bool> {
-        Ok(self.0.get()?.heartbeat())
+    fn heartbeat(&self) -> bool {
+        self.0.mine().is_some_and(dlock::Lease::heartbeat)
     }
 
     /// Enters a held lease once more; it then takes one release more to give it back.
