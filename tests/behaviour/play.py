@@ -20,9 +20,11 @@ TAIL = 4000
 
 # What a step says beside the operation's own arguments.
 ABOUT = {"by", "expect", "within", "not-before", "since", "eventually", "mark", "measure", "count", "or-granted"}
-DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "timeout", "for"}
+DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "max_stall", "timeout", "for"}
+# Options that have parts, and those of the parts that are durations.
+PARTS = {"retry": {"delay"}, "renewal": {"max_delay", "base_delay", "call_timeout"}}
 OF_LEASE = {"valid", "status", "remaining", "ttl", "token", "owner", "reason"}
-OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout"}
+OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout", "renewal"}
 
 
 class Play:
@@ -116,11 +118,17 @@ class Play:
 
     def _args(self, client: str, step: Step) -> dict[str, Any]:
         args = {name.replace("-", "_"): self.resolve(value) for name, value in step.items() if name not in ABOUT and name != client}
-        return {name: self._number(value) if name in DURATIONS else value for name, value in args.items()}
+        return {name: self._option(name, value) for name, value in args.items()}
 
     def milliseconds(self, duration: Any) -> float:
         """At the pace of this run."""
         return milliseconds(duration) * self._pace
+
+    def _option(self, name: str, value: Any) -> Any:
+        if parts := PARTS.get(name):
+            given = {part.replace("-", "_"): inner for part, inner in value.items()}
+            return {part: self._number(inner) if part in parts else inner for part, inner in given.items()}
+        return self._number(value) if name in DURATIONS or name in OPTIONS_OF_CLIENT else value
 
     def _number(self, value: Any) -> Any:
         """A duration in milliseconds; words that are no duration go to the driver as they are."""
@@ -167,7 +175,7 @@ class Play:
         self._ready.add(client)
         options = {name.replace("-", "_"): value for name, value in self.scenario.clients.get(client, {}).items()}
         via_proxy = options.get("via") == "proxy"
-        args = {name: self._number(options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
+        args = {name: self._option(name, options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
         args["url"] = args.get("url") or options.get("url") or self.place.url(via_proxy)
         if "{port}" in args["url"]:
             args["url"] = args["url"].replace("{port}", str(self.place.server.port))
