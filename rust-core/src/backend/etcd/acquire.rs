@@ -162,8 +162,9 @@ impl Store {
             attempt.seat = Some(self.seat(acquire, *deadline).await?);
             return Ok(None);
         };
-        let txn = request::look(queue, acquire.owner, created);
-        let (answer, kept) = tokio::join!(self.read(txn, *deadline), self.pool.freshen(&lease, *since, *deadline));
+        let step = request::look(queue, acquire.owner, created);
+        let [coming] = self.looks.submit([step], *deadline)?;
+        let (answer, kept) = tokio::join!(coming.wait(), self.pool.freshen(&lease, *since, *deadline));
         let looked = request::looked(queue, created, &answer?)?;
         if let Looked::First { lease } | Looked::Behind { lease, .. } = looked {
             attempt.is_under(lease);

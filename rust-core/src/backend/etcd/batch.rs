@@ -53,6 +53,8 @@ struct Waiting {
 pub(super) struct Line {
     endpoints: Arc<Endpoints>,
     state: Mutex<State>,
+    /// Nothing in it writes: a batch then costs no entry in the log either, and each answer knows all of its revision.
+    reads: bool,
 }
 
 #[derive(Default)]
@@ -80,7 +82,12 @@ impl Coming {
 
 impl Line {
     pub(super) fn new(endpoints: Arc<Endpoints>) -> Self {
-        Self { endpoints, state: Mutex::default() }
+        Self { endpoints, state: Mutex::default(), reads: false }
+    }
+
+    /// A line for what only reads.
+    pub(super) fn of_reads(endpoints: Arc<Endpoints>) -> Self {
+        Self { reads: true, ..Self::new(endpoints) }
     }
 
     /// Lines up transactions, which go in this order and if possible in one request. They are sent whether or not anybody waits for their
@@ -114,7 +121,7 @@ impl Line {
         let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).max() else { return };
         match &*batch {
             [_] => self.send_alone(batch).await,
-            _ => match self.execute(nest(&batch), deadline).await.and_then(|answer| unnest(&answer, batch.len())) {
+            _ => match self.execute(nest(&batch), deadline).await.and_then(|answer| unnest(&answer, batch.len(), self.reads)) {
                 Ok(answers) => {
                     for (waiting, answer) in batch.into_iter().zip(answers) {
                         let _ = waiting.answer.send(Ok(answer));
@@ -157,10 +164,11 @@ fn nest(batch: &[Waiting]) -> Txn {
     Txn::new().and_then(all)
 }
 
-fn unnest(answer: &Answer, count: usize) -> Result<Vec<Answer>, BackendError> {
+fn unnest(answer: &Answer, count: usize, reads: bool) -> Result<Vec<Answer>, BackendError> {
     let (revision, ghosts) = (answer.revision, answer.ghosts);
+    let unseen = if reads { revision + 1 } else { revision };
     let answers = answer.txn.op_responses().into_iter().map(|response| match response {
-        TxnOpResponse::Txn(txn) => Ok(Answer { txn, revision, unseen: revision, ghosts }),
+        TxnOpResponse::Txn(txn) => Ok(Answer { txn, revision, unseen, ghosts }),
         _ => Err(unexpected()),
     });
     let answers: Vec<_> = answers.collect::<Result<_, _>>()?;

@@ -361,6 +361,7 @@ impl Lease {
             return (Care::None, now + SPARE);
         }
         if unused && (self.sole || now.since(state.spare_since) >= SPARE) {
+            state.tended = true;
             return (Care::End, now + SPARE);
         }
         if state.waiters == 0 && !unused {
@@ -379,3 +380,7 @@ impl Lease {
 pub(super) fn remaining(deadline: Timer) -> Duration {
     deadline.saturating_duration_since(Timer::now())
 }
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

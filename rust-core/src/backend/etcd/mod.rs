@@ -86,6 +86,7 @@ pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
     let pool = Pool::new(endpoints.clone(), context.clock.clone(), context.op_timeout, on_end);
     let guard = Guard::new(names::guard(&root, context.session), endpoints.clone(), pool.clone());
     let line = Arc::new(Line::new(endpoints.clone()));
+    let looks = Arc::new(Line::of_reads(endpoints.clone()));
     let watches = Watches::new(endpoints.clone(), context.clone());
     let capabilities = Capabilities {
         scheme: "etcd",
@@ -108,6 +109,7 @@ pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
         guard,
         watches,
         line,
+        looks,
         attempts: Attempts::default(),
         seen: Seen::default(),
         closed: CancellationToken::new(),
@@ -138,6 +140,7 @@ struct Store {
     guard: Guard,
     watches: Arc<Watches>,
     line: Arc<Line>,
+    looks: Arc<Line>,
     attempts: Attempts,
     seen: Seen,
     closed: CancellationToken,

@@ -139,13 +139,14 @@ pub(super) fn peeked(queue: &Queue, answer: &Answer) -> Result<Option<Holder>, B
 }
 
 /// Reads how a place that was made at `created` stands. Changes nothing, so it costs the cluster no entry in its log.
-pub(super) fn look(queue: &Queue, owner: OwnerId, created: i64) -> Txn {
+pub(super) fn look(queue: &Queue, owner: OwnerId, created: i64) -> Step {
     let older = keys_only().with_max_create_revision(created - 1);
-    Txn::new().and_then(vec![
+    let txn = Txn::new().and_then(vec![
         TxnOp::get(queue.place(owner), Some(keys_only())),
         by_age(queue, SortOrder::Ascend, GetOptions::new()),
         by_age(queue, SortOrder::Descend, older),
-    ])
+    ]);
+    Step { txn, place_in: None, bytes: bytes(queue) }
 }
 
 /// What a look at a place says, and the lease that its key is under.
