@@ -13,7 +13,7 @@ use crate::clock::Instant;
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::held::Held;
 use crate::holder::{Holder, Note};
-use crate::lease_state::{LeaseState, Terms};
+use crate::lease_state::{Event, LeaseState, Terms};
 use crate::options::LockOptions;
 use crate::owner::OwnerId;
 use crate::session::Session;
@@ -28,24 +28,24 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 /// One attempt to get a key.
 pub(crate) struct Attempt {
-    key: Arc<str>,
+    pub(crate) key: Arc<str>,
     options: LockOptions,
     op_timeout: Duration,
     note: Arc<str>,
     started: Instant,
     /// Who held the key when last seen.
-    seen: Mutex<Option<Holder>>,
+    pub(crate) seen: Mutex<Option<Holder>>,
     /// Since when, and with what, the backend has been failing.
-    trouble: Mutex<Option<(Instant, BackendError)>>,
+    pub(crate) trouble: Mutex<Option<(Instant, BackendError)>>,
     /// Where it stands in the local line; `None` for a single try, which stands in none.
     entered: Option<Entered>,
 }
 
 impl Session {
     /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
-    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Box<Attempt> {
-        let once = options.wait == Some(Duration::ZERO);
-        Box::new(Attempt {
+    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Attempt {
+        let once = options.wait == Some(Duration::ZERO) || options.retry.is_some();
+        Attempt {
             entered: (!once).then(|| self.lines.enter(&key)),
             note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
@@ -54,14 +54,14 @@ impl Session {
             trouble: Mutex::new(None),
             key,
             options,
-        })
+        }
     }
 
     /// Goes on with an attempt until the key is got.
     ///
     /// # Cancel safety
     /// May be dropped at any time: nothing stays behind in the backend.
-    pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Box<Attempt>) -> Result<Arc<Held>> {
+    pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Attempt) -> Result<Arc<Held>> {
         let entered = attempt.entered.take();
         if self.closing.is_cancelled() {
             return Err(Error::ClientClosed { operation: "acquire" });
@@ -86,16 +86,20 @@ impl Session {
 
     async fn get(self: &Arc<Self>, attempt: &Attempt, entered: Option<Entered>) -> Result<Arc<Held>> {
         let turn = match entered {
-            None => {
-                // Boxed: those who wait would carry the room for it.
-                let held = Box::pin(self.try_once(attempt)).await?;
-                return held
-                    .ok_or_else(|| Error::LockBusy { key: attempt.key.clone(), holder: attempt.seen.lock().take().map(Box::new) });
-            }
+            None => match attempt.options.retry {
+                Some(retry) if attempt.options.wait != Some(Duration::ZERO) => return self.retry(attempt, retry).await,
+                _ => {
+                    let held = self.try_once(attempt).await?;
+                    return held.ok_or_else(|| Error::LockBusy {
+                        key: attempt.key.clone(),
+                        holder: attempt.seen.lock().take().map(Box::new),
+                    });
+                }
+            },
             Some(Entered::First(turn)) => turn,
             Some(Entered::Behind(ticket)) => {
                 if !attempt.options.fair
-                    && let Some(held) = Box::pin(self.try_once(attempt)).await?
+                    && let Some(held) = self.try_once(attempt).await?
                 {
                     return Ok(held);
                 }
@@ -152,7 +156,7 @@ impl Session {
                 Ok(Acquired::Waiting(waiting)) => {
                     *attempt.trouble.lock() = None;
                     pause = FIRST_PAUSE;
-                    Box::pin(self.wait(&turn, attempt, waiting)).await;
+                    self.wait(&turn, attempt, waiting).await;
                 }
                 Err(error) => {
                     self.suffer(attempt, error)?;
@@ -214,15 +218,23 @@ impl Session {
         Ok(())
     }
 
-    /// Asks once, past the local line, and leaves nothing behind. A broken connection is given `op_timeout` to come back, at most
-    /// `connect_timeout`.
+    /// Asks once, past the local line, and leaves nothing behind.
     async fn try_once(self: &Arc<Self>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
-        let mut trace = Trace { session: self, key: &attempt.key, place: Some(Place::new(self.next_owner())) };
+        self.try_under(&mut self.trace(attempt), attempt).await
+    }
+
+    pub(crate) fn trace<'a>(self: &'a Arc<Self>, attempt: &'a Attempt) -> Trace<'a> {
+        Trace { session: self, key: &attempt.key, place: None }
+    }
+
+    /// Asks once, past the local line; what it leaves behind is in the trace. A broken connection is given `op_timeout` to come back, at most
+    /// `connect_timeout`.
+    pub(crate) async fn try_under(self: &Arc<Self>, trace: &mut Trace<'_>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
         let give_up = self.clock.now() + attempt.op_timeout;
         let unreachable = give_up.min(self.clock.now() + self.options.connect_timeout);
         let mut pause = FIRST_PAUSE;
         loop {
-            let Some(place) = &mut trace.place else { return Ok(None) };
+            let place = trace.place.get_or_insert_with(|| Place::new(self.next_owner()));
             let timeout = give_up.since(self.clock.now()).max(SHORTEST_LOOK);
             let (sent, answer) = self.send(place, self.request(attempt, place.owner, false, timeout)).await;
             match answer {
@@ -237,6 +249,7 @@ impl Session {
                 }
                 Ok(Acquired::Waiting(waiting)) => {
                     *attempt.seen.lock() = waiting.holder;
+                    *attempt.trouble.lock() = None;
                     if place.unanswered.is_none() {
                         trace.place = None;
                     }
@@ -284,8 +297,16 @@ impl Session {
     fn hold(&self, attempt: &Attempt, place: &Place, sent: Instant, grant: Grant) -> Option<Arc<Held>> {
         let options = &attempt.options;
         let margin = self.backend.capabilities().margin;
-        let terms = Terms { renew: options.renew, threshold: options.renewal_threshold, margin, max_hold: options.max_hold };
-        let state = LeaseState::granted(sent - grant.age, grant.ttl, terms);
+        let terms = Terms {
+            renew: options.renew,
+            threshold: options.renewal_threshold,
+            margin,
+            max_hold: options.max_hold,
+            max_stall: options.max_stall,
+        };
+        let mut state = LeaseState::granted(sent - grant.age, grant.ttl, terms);
+        // Where nobody has heard of the grant yet, nobody has stalled.
+        state.on(self.clock.now(), Event::Heartbeat);
         if !state.is_valid(self.clock.now()) {
             return None;
         }
@@ -327,8 +348,8 @@ impl Turn {
     }
 }
 
-/// A try's owner id, given up unless the try came to a definite end.
-struct Trace<'a> {
+/// The owner id of a try and of those that follow it, given up unless the last one came to a definite end.
+pub(crate) struct Trace<'a> {
     session: &'a Arc<Session>,
     key: &'a Arc<str>,
     place: Option<Place>,

@@ -30,7 +30,6 @@ pub mod clock;
 mod deadlines;
 pub mod error;
 pub mod fencing;
-pub mod fork;
 mod give_back;
 mod held;
 pub mod holder;
@@ -41,18 +40,21 @@ pub mod options;
 pub mod owner;
 mod places;
 mod process;
+mod reentry;
 mod renewal;
+mod retry;
 mod runtime;
 mod session;
 mod waiters;
 
+pub use backend::local::fork;
 pub use client::Client;
 pub use error::{Error, LossReason, Result};
 pub use lease::Lease;
 pub use lease_state::Status;
 pub use lock::Lock;
-pub use options::{ClientOptions, LockOptions, Unit};
-pub use runtime::{call, shutdown};
+pub use options::{ClientOptions, LockOptions, Renewal, Retry, Unit};
+pub use runtime::{shutdown, spawn};
 
 /// The samples of the README, as tests.
 #[cfg(doctest)]

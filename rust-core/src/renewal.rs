@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Backend, Renew, Renewed};
-use crate::clock::Clock;
+use crate::clock::{Clock, Instant};
 use crate::deadlines::Deadlines;
 use crate::error::{BackendError, LossReason};
 use crate::held::Held;
-use crate::lease_state::{Action, Event, LeaseState, Status};
+use crate::lease_state::{Action, Backoff, Event, LeaseState, Status};
+use crate::options::Renewal;
 
 /// Deadlines this close are looked at together.
 const TOGETHER: Duration = Duration::from_millis(50);
@@ -26,15 +27,15 @@ pub(crate) type OnLoss = dyn Fn(&Arc<Held>, LossReason) + Send + Sync;
 pub(crate) struct Renewals {
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
-    op_timeout: Duration,
+    tuning: Renewal,
     deadlines: Deadlines<Arc<Held>>,
     on_loss: Box<OnLoss>,
 }
 
 impl Renewals {
-    pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, op_timeout: Duration, on_loss: Box<OnLoss>) -> Arc<Self> {
+    pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, tuning: Renewal, on_loss: Box<OnLoss>) -> Arc<Self> {
         let deadlines = Deadlines::new(clock.clone());
-        Arc::new(Self { backend, clock, op_timeout, deadlines, on_loss })
+        Arc::new(Self { backend, clock, tuning, deadlines, on_loss })
     }
 
     /// Looks after a lease from now on, or again after its deadline has changed.
@@ -68,9 +69,35 @@ impl Renewals {
             }
             self.schedule(&held);
         }
-        for leases in batch.chunks(self.backend.capabilities().batch.max(1)) {
-            tokio::spawn(self.clone().renew(leases.to_vec()));
+        // Each lock has its own `op_timeout`: who is in a hurry must not hurry the others.
+        batch.sort_by_key(|held| held.op_timeout);
+        for alike in batch.chunk_by(|one, next| one.op_timeout == next.op_timeout) {
+            for leases in alike.chunks(self.batch_size()) {
+                tokio::spawn(self.clone().renew(leases.to_vec()));
+            }
         }
+    }
+
+    fn batch_size(&self) -> usize {
+        let wanted = self.tuning.batch.map_or(usize::MAX, |batch| batch as usize);
+        wanted.min(self.backend.capabilities().batch).max(1)
+    }
+
+    /// How long one request for these leases may take.
+    fn timeout(&self, leases: &[Arc<Held>], sent: Instant) -> Duration {
+        let ends = leases.iter().map(|held| held.read(LeaseState::valid_until)).min().unwrap_or(sent);
+        let op_timeout = leases.first().map_or(Duration::ZERO, |held| held.op_timeout);
+        let longest = self.tuning.call_timeout.map_or(op_timeout, |call_timeout| call_timeout.min(op_timeout));
+        longest.min((ends.since(sent) / 2).max(SHORTEST_TIMEOUT))
+    }
+
+    /// Passes on a sign of life. False once the lease has ended.
+    pub(crate) fn heartbeat(&self, held: &Arc<Held>) -> bool {
+        // Its deadline has only moved away: the heap finds out when it gets there.
+        if let Action::Lose(reason) = held.on(Event::Heartbeat) {
+            (self.on_loss)(held, reason);
+        }
+        held.status() == Status::Held
     }
 
     /// Sends one batch and tells each lease its answer.
@@ -84,17 +111,16 @@ impl Renewals {
             .unzip();
         // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
         let sent = self.clock.now();
-        let ends = leases.iter().map(|held| held.read(LeaseState::valid_until)).min().unwrap_or(sent);
-        let timeout = self.op_timeout.min((ends.since(sent) / 2).max(SHORTEST_TIMEOUT));
-        let answers = self.backend.renew(request, timeout).await;
+        let answers = self.backend.renew(request, self.timeout(&leases, sent)).await;
         if let Err(error) = &answers {
             tracing::warn!(server = %self.backend.server(), leases = leases.len(), %error, "renewal failed, will be tried again");
         }
+        let backoff = Backoff { first: self.tuning.base_delay, longest: self.tuning.max_delay };
         for (index, held) in leases.iter().enumerate() {
             let event = match answers.as_ref().map(|answers| answers.get(index)) {
                 Ok(Some(Renewed::Extended(ttl))) => Event::Renewed { sent, ttl: *ttl, epoch: epochs[index] },
                 Ok(Some(Renewed::Gone)) => Event::Gone,
-                Ok(None) | Err(_) => Event::Unknown,
+                Ok(None) | Err(_) => Event::Unknown { backoff },
             };
             self.tell(held, event);
         }

@@ -102,7 +102,7 @@ impl Session {
                 session.abandon(key, place);
             }
         });
-        let renewals = Renewals::new(backend.clone(), clock.clone(), options.op_timeout, on_loss);
+        let renewals = Renewals::new(backend.clone(), clock.clone(), options.renewal, on_loss);
         let places = Places::new(backend.clone(), clock.clone(), options.op_timeout);
         let mut loops = vec![engine.spawn(renewals.clone().run()).abort_handle()];
         loops.extend(places.clone().map(|places| engine.spawn(places.run()).abort_handle()));

@@ -11,7 +11,7 @@ from driver_process import Answer, Call, DriverProcess, now
 from expectation import Mismatch, check_answer
 from interventions import INTERVENTIONS, Intervention
 from places import Place
-from scenario import CLIENTS, DURATION, Scenario, Step, milliseconds
+from scenario import BACKENDS, CLIENTS, DURATION, Scenario, Step, milliseconds
 
 PATIENCE = 30_000.0
 """How long a step may take that sets no bound of its own, in ms."""
@@ -19,10 +19,12 @@ POLL_SECONDS = 0.01
 TAIL = 4000
 
 # What a step says beside the operation's own arguments.
-ABOUT = {"expect", "within", "not-before", "since", "eventually", "mark", "measure", "count", "or-granted"}
-DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "timeout", "for"}
+ABOUT = {"by", "expect", "within", "not-before", "since", "eventually", "mark", "measure", "count", "or-granted"}
+DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "max_stall", "timeout", "for"}
+# Options that have parts, and those of the parts that are durations.
+PARTS = {"retry": {"delay"}, "renewal": {"max_delay", "base_delay", "call_timeout"}}
 OF_LEASE = {"valid", "status", "remaining", "ttl", "token", "owner", "reason"}
-OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout"}
+OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout", "renewal"}
 
 
 class Play:
@@ -116,11 +118,17 @@ class Play:
 
     def _args(self, client: str, step: Step) -> dict[str, Any]:
         args = {name.replace("-", "_"): self.resolve(value) for name, value in step.items() if name not in ABOUT and name != client}
-        return {name: self._number(value) if name in DURATIONS else value for name, value in args.items()}
+        return {name: self._option(name, value) for name, value in args.items()}
 
     def milliseconds(self, duration: Any) -> float:
         """At the pace of this run."""
         return milliseconds(duration) * self._pace
+
+    def _option(self, name: str, value: Any) -> Any:
+        if parts := PARTS.get(name):
+            given = {part.replace("-", "_"): inner for part, inner in value.items()}
+            return {part: self._number(inner) if part in parts else inner for part, inner in given.items()}
+        return self._number(value) if name in DURATIONS or name in OPTIONS_OF_CLIENT else value
 
     def _number(self, value: Any) -> Any:
         """A duration in milliseconds; words that are no duration go to the driver as they are."""
@@ -167,7 +175,7 @@ class Play:
         self._ready.add(client)
         options = {name.replace("-", "_"): value for name, value in self.scenario.clients.get(client, {}).items()}
         via_proxy = options.get("via") == "proxy"
-        args = {name: self._number(options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
+        args = {name: self._option(name, options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
         args["url"] = args.get("url") or options.get("url") or self.place.url(via_proxy)
         if "{port}" in args["url"]:
             args["url"] = args["url"].replace("{port}", str(self.place.server.port))
@@ -257,10 +265,12 @@ class Play:
         took = at - (self.marks[step["since"]] if "since" in step else sent)
         if "measure" in step:
             self.figures.append(f"{step['measure']}: {took:.1f} ms")
-        if "within" in step and took > self.milliseconds(step["within"]):
-            raise Mismatch(f"took {took:.1f} ms, more than {step['within']}{self._slower()}")
-        if "not-before" in step and took < self.milliseconds(step["not-before"]):
-            raise Mismatch(f"took {took:.1f} ms, less than {step['not-before']}{self._slower()}")
+        backend = BACKENDS[self.place.backend]
+        lag = backend.expiry_lag if step.get("by") == "expiry" else 0.0
+        if "within" in step and took > self.milliseconds(step["within"]) + lag:
+            raise Mismatch(f"took {took:.1f} ms, more than {step['within']}{self._slower()} + {lag} ms")
+        if "not-before" in step and took < self.milliseconds(step["not-before"]) - backend.margin:
+            raise Mismatch(f"took {took:.1f} ms, less than {step['not-before']}{self._slower()} - {backend.margin} ms")
 
     def _slower(self) -> str:
         return f" x {self._pace:.2f}" if self._pace > 1 else ""

@@ -20,6 +20,10 @@ class Backend:
     abilities: frozenset[str]
     ttl_floor: float = 0.0
     """The shortest TTL, in ms. Scenarios with a shorter one are played slower."""
+    expiry_lag: float = 0.0
+    """How long the server may take, in ms, to notice that a TTL is over."""
+    margin: float = 0.0
+    """How much earlier than on other backends, in ms, a lease is no longer vouched for."""
 
 
 # A memory: store ends at its process. Our redis-server forgets at its restart; our etcd keeps what it had.
@@ -27,7 +31,13 @@ BACKENDS = {
     "memory": Backend(frozenset({"fair", "queue"})),
     "local": Backend(frozenset({"crash-release", "prompt-skip", "processes"})),
     "redis": Backend(frozenset({"fair", "queue", "expiry", "heartbeat", "prompt-skip", "processes", "server", "forgets"})),
-    "etcd": Backend(frozenset({"fair", "queue", "expiry", "processes", "server", "keeps", "ttl-floor"}), ttl_floor=2000.0),
+    "etcd": Backend(
+        frozenset({"fair", "queue", "expiry", "processes", "server", "keeps", "ttl-floor"}),
+        ttl_floor=2000.0,
+        # It looks twice a second.
+        expiry_lag=500.0,
+        margin=50.0,
+    ),
 }
 # Played only when asked for by name, until it is whole.
 ON_TRIAL = frozenset({"etcd"})

@@ -75,13 +75,25 @@ impl Bridge {
         }
     }
 
+    /// A sign of life. False once the lease has ended.
+    #[napi]
+    pub fn heartbeat(&self, lease: i64) -> bool {
+        self.lease(lease).is_some_and(|lease| lease.heartbeat())
+    }
+
+    /// Enters a held lease once more; it then takes one release more to give it back.
+    #[napi]
+    pub fn enter(&self, lease: i64) -> bool {
+        self.lease(lease).is_some_and(|lease| lease.enter())
+    }
+
     /// Sets the life of the lease, in milliseconds from now.
     #[napi]
     pub fn extend(&self, lease: i64, call: i64, key: String, ttl: f64) {
         let Some(lease) = self.lease(lease) else { return self.fail(call, given_back(&key, "extend")) };
         self.start(call, async move {
-            lease.extend(Unit::Millis.duration("ttl", ttl)?).await?;
-            Ok(Outcome::Done)
+            let extended = async { lease.extend(Unit::Millis.duration("ttl", ttl)?).await };
+            extended.await.map_or_else(Outcome::Failed, |()| Outcome::Done)
         });
     }
 

@@ -13,7 +13,7 @@
 mod attempts;
 mod directory;
 mod files;
-pub(crate) mod forking;
+pub mod fork;
 mod locks;
 mod names;
 mod place;

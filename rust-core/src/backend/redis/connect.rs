@@ -175,8 +175,7 @@ impl Connector {
                 _ => self.begin(&mut state),
             }
         };
-        // Boxed: as a rule there is a link already.
-        match Box::pin(timeout_at(deadline, attempt)).await {
+        match timeout_at(deadline, attempt).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => {
                 self.note_failure(number);

@@ -6,8 +6,15 @@
 //! dlock::fork::after_fork_in_parent();
 //! ```
 
-use crate::backend::local::forking;
-use crate::{process, runtime};
+use std::cell::RefCell;
+use std::sync::MutexGuard;
+
+use super::files::{Table, table};
+use crate::process;
+
+thread_local! {
+    static PARKED: RefCell<Option<MutexGuard<'static, Table>>> = const { RefCell::new(None) };
+}
 
 /// Promises that every fork from now on is told of with the functions below, the child's before it does anything else with us: then the
 /// engine need not ask the kernel, several times for each lock, which process it is in.
@@ -20,22 +27,25 @@ pub fn process_id() -> u32 {
     process::id()
 }
 
-/// Waits until no lock file is being opened or closed and no engine is being started, and keeps it so. To be called on the thread that
-/// forks, right before.
+/// Waits until no lock file is being opened or closed, and keeps it so. To be called on the thread that forks, right before.
 pub fn before_fork() {
-    runtime::before_fork();
-    forking::before_fork();
+    PARKED.with_borrow_mut(|parked| {
+        if parked.is_none() {
+            *parked = Some(table());
+        }
+    });
 }
 
 /// Lets the parent go on. To be called on the thread that forked.
 pub fn after_fork_in_parent() {
-    forking::after_fork_in_parent();
-    runtime::after_fork();
+    PARKED.with_borrow_mut(|parked| drop(parked.take()));
 }
 
 /// Lets go of every inherited lock file, without unlocking any, and of the inherited watches. To be called in the child.
 pub fn after_fork_in_child() {
     process::forked();
-    forking::after_fork_in_child();
-    runtime::after_fork();
+    PARKED.with_borrow_mut(|parked| {
+        let mut table = parked.take().unwrap_or_else(table);
+        table.abandon();
+    });
 }
