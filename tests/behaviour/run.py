@@ -27,7 +27,7 @@ from driver_process import ROOT, build  # noqa: E402
 from expectation import Mismatch  # noqa: E402
 from places import SERVERS, Place  # noqa: E402
 from play import Play  # noqa: E402
-from scenario import BACKENDS, LANGUAGES, ON_TRIAL, Scenario, load  # noqa: E402
+from scenario import BACKENDS, LANGUAGES, Scenario, load  # noqa: E402
 
 from services import ServerProcess  # noqa: E402
 
@@ -124,7 +124,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     options.whole = not options.only and not options.backend
     options.language = options.language or [*LANGUAGES]
-    options.backend = options.backend or [name for name in BACKENDS if name not in ON_TRIAL]
+    options.backend = options.backend or list(BACKENDS)
     return options
 
 
@@ -133,12 +133,7 @@ def never_ran(options: argparse.Namespace, scenarios: list[Scenario], cases: lis
     if not options.whole:
         return []
     ran = {case.scenario.name for case in cases}
-    meant = {
-        scenario.name
-        for scenario in scenarios
-        if any(not scenario.out_of_place(mode) for mode in options.language)
-        and any(scenario.fits(backend) for backend in BACKENDS.keys() - ON_TRIAL)
-    }
+    meant = {scenario.name for scenario in scenarios if any(not scenario.out_of_place(mode) for mode in options.language)}
     return sorted(meant - ran)
 
 

@@ -39,8 +39,6 @@ BACKENDS = {
         margin=50.0,
     ),
 }
-# Played only when asked for by name, until it is whole.
-ON_TRIAL = frozenset({"etcd"})
 
 CLIENTS = frozenset(string.ascii_lowercase)
 SERVER_STEPS = frozenset({"server", "proxy", "monitor"})
