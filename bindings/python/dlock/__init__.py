@@ -22,6 +22,7 @@ from dlock import sync
 from dlock._client import Client, Lock, configure, connect, lock, with_lock
 from dlock._holder import Holder, Inspection
 from dlock._lease import Lease
+from dlock._observe import Event, Health, Stats
 from dlock._options import ClientOptions, LockOptions
 from dlock.errors import (
     AcquireTimeout,
@@ -42,7 +43,9 @@ __all__ = [
     "Client",
     "ClientClosed",
     "ClientOptions",
+    "Event",
     "ForkedError",
+    "Health",
     "Holder",
     "Inspection",
     "InvalidOptions",
@@ -54,6 +57,7 @@ __all__ = [
     "LockOptions",
     "NotAcquired",
     "NotHeld",
+    "Stats",
     "__version__",
     "configure",
     "connect",

@@ -5,6 +5,7 @@ Times are in milliseconds, stamps are readings of CLOCK_MONOTONIC, which all pro
 """
 
 import asyncio
+import dataclasses
 import gc
 import json
 import multiprocessing
@@ -30,6 +31,7 @@ class Driver:
         self.locks: dict[str, Any] = {}
         self.leases: dict[str, Any] = {}
         self.bodies: dict[str, asyncio.Event] = {}
+        self.events: dict[str, list[Any]] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
 
     async def serve(self) -> None:
@@ -154,6 +156,22 @@ class Driver:
         await self.clients[client].close(seconds(timeout))
         return True
 
+    async def stats(self, client: str, **_: Any) -> dict[str, Any]:
+        return plain(self.clients[client].stats())
+
+    async def health(self, client: str, **_: Any) -> dict[str, Any]:
+        return plain(await self.clients[client].health())
+
+    async def metrics(self, client: str, **_: Any) -> str:
+        return str(self.clients[client].metrics())
+
+    async def on(self, client: str, event: str, **_: Any) -> bool:
+        self.clients[client].on(event, self.events.setdefault(client, []).append)
+        return True
+
+    async def heard(self, client: str, **_: Any) -> list[dict[str, Any]]:
+        return [event._asdict() for event in self.events[client]]
+
     async def block(self, **args: Any) -> bool:
         time.sleep(args["for"] / 1000)
         return True
@@ -216,6 +234,12 @@ def reason(lease: Any) -> str | None:
 
 def found(inspection: Any) -> dict[str, Any]:
     return {"key": inspection.key, "holder": holder(inspection.holder), "queue": len(inspection.queue)}
+
+
+def plain(figures: Any) -> dict[str, Any]:
+    """Figures as the other languages have them too."""
+    fields = dataclasses.asdict(figures)
+    return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in fields.items()}
 
 
 def holder(seen: Any) -> dict[str, Any] | None:
