@@ -181,7 +181,12 @@ impl Session {
     }
 
     fn on_loss(self: &Arc<Self>, held: &Arc<Held>, reason: LossReason) {
-        tracing::warn!(key = %held.key, token = held.token, %reason, "lease lost");
+        if reason == LossReason::Closed {
+            // The user's own doing.
+            tracing::info!(key = %held.key, token = held.token, %reason, "lease lost");
+        } else {
+            tracing::warn!(key = %held.key, token = held.token, %reason, "lease lost");
+        }
         self.observer.lost(held.subject(), reason);
         // Taken before the lease is out of sight, so that a session that is closing waits for the leave below.
         let _closing_waits = self.tasks.token();

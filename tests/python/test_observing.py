@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import io
 import logging
 import os
 import subprocess
@@ -244,20 +245,20 @@ def test_r13_a_forked_child_hears_its_own_engine(key: str) -> None:
         if child == 0:
             status = 1
             try:
-                handler = logging.StreamHandler(os.fdopen(write, "w"))
-                logging.getLogger("dlock").addHandler(handler)
+                said = io.StringIO()
+                logging.getLogger("dlock").addHandler(logging.StreamHandler(said))
                 heard: list[Any] = []
                 with sync.Client("memory:") as own:
                     own.on("lost", heard.append)
                     with own.lock(key, max_hold=0.05, on_lost="ignore") as lease:
                         lease.wait_lost()
                     until(lambda: heard, "the child's observer")
-                    until(lambda: any(thread.name == "dlock-log" for thread in threading.enumerate()), "the child's thread")
+                    until(lambda: "lease lost key=" in said.getvalue(), "the child's log")
                 os.write(write, b"done")
                 status = 0
             finally:
                 os._exit(status)
         os.close(write)
-        with os.fdopen(read) as said:
-            assert "done" in said.read()
+        with os.fdopen(read) as answer:
+            assert answer.read() == "done"
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

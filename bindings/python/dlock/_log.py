@@ -4,8 +4,8 @@ Engine threads never touch Python. Records wait in a queue, and a thread of ours
 nobody listens to is not even made: the engine is told the level of the loggers, which it learns when clients and locks are made.
 """
 
+import _thread
 import logging
-import threading
 from typing import Final
 
 from dlock import _native, _process
@@ -46,7 +46,8 @@ def start() -> None:
     look_at_all()
     completions = _native.Completions()
     _native.listen_to_logs(completions)
-    threading.Thread(target=_pass_on, args=(completions,), name="dlock-log", daemon=True).start()
+    # Not by `threading`: that waits until the thread runs, and under gevent another greenlet would be served meanwhile.
+    _thread.start_new_thread(_pass_on, (completions,))
 
 
 def _pass_on(completions: _native.Completions) -> None:

@@ -136,6 +136,22 @@ class Driver:
     async def drop_lock(self, lock: str, **_: Any) -> bool:
         return forget(self.locks, lock)
 
+    async def stats(self, client: str, **_: Any) -> dict[str, Any]:
+        return plain(self.clients[client].stats())
+
+    async def health(self, client: str, **_: Any) -> dict[str, Any]:
+        return plain(await self.clients[client].health())
+
+    async def metrics(self, client: str, **_: Any) -> str:
+        return str(self.clients[client].metrics())
+
+    async def on(self, client: str, event: str, **_: Any) -> bool:
+        self.clients[client].on(event, self.events.setdefault(client, []).append)
+        return True
+
+    async def heard(self, client: str, **_: Any) -> list[dict[str, Any]]:
+        return [event._asdict() for event in self.events[client]]
+
     async def ping(self, client: str, **_: Any) -> bool:
         await self.clients[client].ping()
         return True
@@ -155,22 +171,6 @@ class Driver:
     async def close(self, client: str, timeout: float = 0, **_: Any) -> bool:
         await self.clients[client].close(seconds(timeout))
         return True
-
-    async def stats(self, client: str, **_: Any) -> dict[str, Any]:
-        return plain(self.clients[client].stats())
-
-    async def health(self, client: str, **_: Any) -> dict[str, Any]:
-        return plain(await self.clients[client].health())
-
-    async def metrics(self, client: str, **_: Any) -> str:
-        return str(self.clients[client].metrics())
-
-    async def on(self, client: str, event: str, **_: Any) -> bool:
-        self.clients[client].on(event, self.events.setdefault(client, []).append)
-        return True
-
-    async def heard(self, client: str, **_: Any) -> list[dict[str, Any]]:
-        return [event._asdict() for event in self.events[client]]
 
     async def block(self, **args: Any) -> bool:
         time.sleep(args["for"] / 1000)
