@@ -1,7 +1,7 @@
 //! What a client shows of itself, as the other languages show it.
 
-use dlock::observe::{Event, Stats};
 use dlock::Health;
+use dlock::observe::{Event, Stats};
 use serde_json::{Map, Value, json};
 
 use crate::wire::millis;
