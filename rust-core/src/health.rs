@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::BackendError;
 use crate::held::Held;
 use crate::observe::Gauges;
 use crate::session::Session;
@@ -84,15 +85,9 @@ impl Session {
         let sent = self.clock.now();
         let answer = self.backend.ping(self.options.op_timeout).await;
         let round_trip = self.clock.now().since(sent);
-        let Standing { held, lagging, at_risk, lag } = self.standing();
-        let late = [(lagging, "renewals of leases are late"), (at_risk, "leases are about to be lost")];
-        let late = late.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} of {held}: {what}"));
-        let reasons: Vec<_> = answer.as_ref().err().map(ToString::to_string).into_iter().chain(late).collect();
-        let status = match (&answer, reasons.is_empty()) {
-            (Err(_), _) => HealthStatus::Down,
-            (Ok(()), false) => HealthStatus::Degraded,
-            (Ok(()), true) => HealthStatus::Ok,
-        };
+        let standing = self.standing();
+        let (status, reasons) = judge(answer.as_ref().err(), &standing);
+        let Standing { held, lagging, at_risk, lag } = standing;
         let (round_trip, warnings) = (answer.is_ok().then_some(round_trip), self.backend.warnings());
         Health { status, reasons, server, round_trip, held, lagging, at_risk, renewal_lag: lag, warnings }
     }
@@ -113,5 +108,37 @@ impl Session {
             standing.at_risk += usize::from(is_at_risk);
             standing
         })
+    }
+}
+
+/// The word, and why it is not `ok`.
+fn judge(failure: Option<&BackendError>, standing: &Standing) -> (HealthStatus, Vec<String>) {
+    let late = [(standing.lagging, "renewed late"), (standing.at_risk, "about to be lost")];
+    let late =
+        late.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} of {} leases {what}", standing.held));
+    let reasons: Vec<_> = failure.map(ToString::to_string).into_iter().chain(late).collect();
+    let status = match (failure, reasons.is_empty()) {
+        (Some(_), _) => HealthStatus::Down,
+        (None, false) => HealthStatus::Degraded,
+        (None, true) => HealthStatus::Ok,
+    };
+    (status, reasons)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Failure;
+
+    #[test]
+    fn late_renewals_degrade_and_silence_is_down() {
+        let well = Standing { held: 3, ..Standing::default() };
+        let late = Standing { held: 3, lagging: 2, at_risk: 1, lag: Duration::from_secs(1) };
+        assert_eq!(judge(None, &well), (HealthStatus::Ok, vec![]));
+        let reasons = ["2 of 3 leases renewed late", "1 of 3 leases about to be lost"];
+        assert_eq!(judge(None, &late), (HealthStatus::Degraded, reasons.map(str::to_owned).to_vec()));
+        let silent = BackendError::new(Failure::Unknown, "no answer");
+        assert_eq!(judge(Some(&silent), &well), (HealthStatus::Down, vec!["no answer".to_owned()]));
+        assert_eq!(judge(Some(&silent), &late).1.len(), 3);
     }
 }

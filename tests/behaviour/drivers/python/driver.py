@@ -150,7 +150,7 @@ class Driver:
         return True
 
     async def heard(self, client: str, **_: Any) -> list[dict[str, Any]]:
-        return [event._asdict() for event in self.events[client]]
+        return [event._asdict() | {"waited": millis(event.waited), "held": millis(event.held)} for event in self.events[client]]
 
     async def ping(self, client: str, **_: Any) -> bool:
         await self.clients[client].ping()
@@ -238,8 +238,13 @@ def found(inspection: Any) -> dict[str, Any]:
 
 def plain(figures: Any) -> dict[str, Any]:
     """Figures as the other languages have them too."""
-    fields = dataclasses.asdict(figures)
-    return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in fields.items()}
+
+    def named(value: Any) -> Any:
+        if hasattr(value, "_asdict"):
+            return value._asdict()
+        return {name: named(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+    return {field.name: named(getattr(figures, field.name)) for field in dataclasses.fields(figures)}
 
 
 def holder(seen: Any) -> dict[str, Any] | None:
