@@ -67,12 +67,12 @@ pub(crate) struct Place {
 impl Place {
     /// A client for it; nothing is connected yet.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        self.client_with(ClientOptions::default())
+        self.client_with(&ClientOptions::default())
     }
 
     /// [`Place::client`] with options; the namespace is this place's.
-    pub(crate) fn client_with(&self, options: ClientOptions) -> Result<Client, Failure> {
-        let options = ClientOptions { namespace: self.namespace.clone(), ..options };
+    pub(crate) fn client_with(&self, options: &ClientOptions) -> Result<Client, Failure> {
+        let options = ClientOptions { namespace: self.namespace.clone(), ..options.clone() };
         let client = Client::with_options(&self.url()?, options)?;
         if client.capabilities().scheme == "memory" {
             return Err(Failure::usage("url: memory: is seen by one process only and excludes nobody here; use local:"));

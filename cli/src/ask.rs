@@ -48,7 +48,7 @@ pub(crate) fn release(options: &Release) -> Result<ExitCode, Failure> {
 /// Exits with 69 if the backend does not answer.
 pub(crate) fn health(options: &Health) -> Result<ExitCode, Failure> {
     let timeout = ClientOptions { op_timeout: options.timeout, connect_timeout: options.timeout, ..ClientOptions::default() };
-    let found = wait_for(options.place.client_with(timeout)?.health())?;
+    let found = wait_for(options.place.client_with(&timeout)?.health())?;
     if json::wanted() {
         print(&json::line(&json::health(&found)));
     } else {

@@ -53,8 +53,10 @@ def test_observers_hear_the_life_of_a_lease_in_order_on_their_loop(url: str, key
         kinds = [event.kind for event in heard]
         assert (kinds[0], kinds[-1], set(kinds[1:-1])) == ("acquired", "released", {"renewed"})
         assert {(event.key, event.token, event.owner) for event in heard} == {(key, lease.token, lease.owner)}
-        assert heard[0].waited is not None and heard[0].held is None
-        assert heard[-1].held is not None and 0 < heard[-1].held < 10
+        assert heard[0].waited is not None
+        assert heard[0].held is None
+        assert heard[-1].held is not None
+        assert 0 < heard[-1].held < 10
         assert heard[-1].reason == "released"
         assert threads == {threading.current_thread()}
 
@@ -105,13 +107,15 @@ def test_an_observer_that_raises_is_logged_and_harms_nothing(key: str, caplog: p
 
     asyncio.run(main())
     failed = [record for record in caplog.records if "observer" in record.message]
-    assert len(failed) == 2 and failed[0].name == "dlock" and failed[0].exc_info
+    assert len(failed) == 2
+    assert failed[0].name == "dlock"
+    assert failed[0].exc_info
 
 
 def test_r15_observers_are_checked() -> None:
     async def main() -> None:
         client: Any = dlock.Client("memory:")
-        with pytest.raises(dlock.InvalidOptions, match="aquired.*renewal_failed"):
+        with pytest.raises(dlock.InvalidOptions, match=r"aquired.*renewal_failed"):
             client.on("aquired", print)
 
         async def coroutine(_event: dlock.Event) -> None: ...
@@ -184,7 +188,8 @@ def test_r19_metrics_are_text_without_keys(url: str, key: str) -> None:
     with sync.Client(url) as client, sync.Client(url) as other:
         with client.lock(key):
             text = client.metrics()
-        assert "dlock_leases_held 1\n" in text and text.endswith("# EOF\n")
+        assert "dlock_leases_held 1\n" in text
+        assert text.endswith("# EOF\n")
         assert 'dlock_backend_call_seconds_count{operation="acquire",outcome="ok"} 1\n' in text
         assert key not in text
         assert "dlock_leases_acquired_total 0\n" in other.metrics()
@@ -196,14 +201,16 @@ def test_health_is_a_round_trip(url: str, key: str) -> None:
         async with client.lock(key):
             health = await client.health()
         assert (health.status, health.reasons, health.held, health.at_risk, health.warnings) == ("ok", [], 1, 0, [])
-        assert health.round_trip is not None and health.round_trip < 5
+        assert health.round_trip is not None
+        assert health.round_trip < 5
         await client.close()
         assert (await client.health()).status == "down"
 
     asyncio.run(main())
     health = sync.Client("redis://:geheim@127.0.0.1:1", op_timeout=0.2).health()
     assert (health.status, health.round_trip, health.server) == ("down", None, "redis://127.0.0.1:1")
-    assert len(health.reasons) == 1 and "geheim" not in str(health)
+    assert len(health.reasons) == 1
+    assert "geheim" not in str(health)
 
 
 def test_what_the_engine_logs_reaches_logging(key: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -221,7 +228,8 @@ def test_what_the_engine_logs_reaches_logging(key: str, caplog: pytest.LogCaptur
             pass
         told = lambda: [record.message for record in caplog.records if record.name == "dlock.lease"]  # noqa: E731
         until(lambda: len(told()) >= 2, "acquired and released")
-        assert f"key={key}" in told()[0] and f"token={lease.token}" in told()[0]
+        assert f"key={key}" in told()[0]
+        assert f"token={lease.token}" in told()[0]
 
 
 def test_nothing_is_logged_below_the_level(key: str) -> None:

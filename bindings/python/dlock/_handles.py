@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar, Unpack
 
-from dlock import _log, _native
+from dlock import _native
+from dlock._log import LOG
 from dlock._observe import Observers, Stats
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset, open_client, split_on_lost
 from dlock._warn import warn_caller, warn_dropped
@@ -116,7 +117,7 @@ class LockHandle(Generic[L]):
     _taker_name: ClassVar[str]
 
     def __init__(self, client: ClientHandle, key: str, options: LockOptions) -> None:
-        _log.look()
+        LOG.look()
         self._on_lost, engine_options = split_on_lost(options, self._reactions)
         self._native = client._native.lock(key, **engine_options)
         self.key: Final = key

@@ -16,7 +16,8 @@ from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
-from dlock import _log, _process
+from dlock import _process
+from dlock._log import LOG
 from dlock._native import Call, Completions, Grant
 from dlock.errors import ForkedError, LockError
 
@@ -183,7 +184,7 @@ def current() -> LoopState:
 
 
 def _register(loop: AbstractEventLoop) -> LoopState:
-    _log.start()
+    LOG.start()
     state = LoopState(loop)
     number = id(loop)
 

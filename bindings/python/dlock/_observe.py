@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from dlock import _native
-from dlock._options import logger
+from dlock._log import logger
 from dlock.errors import ForkedError, invalid
 
 EventName = Literal["acquired", "released", "renewed", "renewal_failed", "acquire_failed", "lost"]
@@ -31,7 +31,8 @@ class Event(NamedTuple):
     the lease's status."""
 
 
-class Lag(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lag:
     """How late something was, in seconds."""
 
     count: int
@@ -39,7 +40,8 @@ class Lag(NamedTuple):
     longest: float
 
 
-class Calls(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Calls:
     """Calls to the backend: how many came to an end, how many of them failed, and the seconds they took all together."""
 
     calls: int
@@ -110,8 +112,10 @@ class Health:
 
 
 class Observers:
-    """The observers of one client that are called in one place: on an event loop, or on a thread. One queue for all of them, so that
-    they hear of the events of a lease in order."""
+    """The observers of one client that are called in one place: on an event loop, or on a thread.
+
+    One queue for all of them, so that they hear of the events of a lease in order.
+    """
 
     def __init__(self, native: _native.Client, completions: _native.Completions, number: int) -> None:
         self.subscription = native.subscribe(completions, number)

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
-from dlock import _log, _native, _process
+from dlock import _native, _process
 from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable
 from dlock._holder import Inspection
-from dlock._options import UNSET, ClientOptions, LockOptions, Seconds, Unset
+from dlock._log import LOG
 from dlock._observe import EventName, Health, Observe, Observers
+from dlock._options import UNSET, ClientOptions, LockOptions, Seconds, Unset
 from dlock._wait import wait_readable
 from dlock._warn import warn_caller
 from dlock.errors import ForkedError, LockBusy, LockError, invalid
@@ -38,7 +39,7 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
     try:
         completions = _idle.pop()
     except IndexError:
-        _log.start()
+        LOG.start()
         completions = _native.Completions()
     call = start(completions, 0, *arguments)
     try:

@@ -23,6 +23,9 @@ use crate::process;
 /// How many events wait for one subscriber; more are dropped. The renewals of 10,000 leases may come at once.
 pub const QUEUE: usize = 16_384;
 
+/// The most room that is kept for a batch before it comes.
+const ROOM: usize = 1024;
+
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -141,6 +144,14 @@ struct Queue {
     bell: Bell,
 }
 
+impl Queue {
+    /// The next batch will be about as long: its room is made in one go.
+    fn take(&mut self) -> VecDeque<Event> {
+        let room = VecDeque::with_capacity(self.events.len().min(ROOM));
+        std::mem::replace(&mut self.events, room)
+    }
+}
+
 pub(super) struct Inner {
     pid: u32,
     kinds: AtomicU8,
@@ -219,7 +230,7 @@ impl Inner {
         if queue.events.is_empty() {
             queue.bell = Bell::Silent;
         }
-        std::mem::take(&mut queue.events)
+        queue.take()
     }
 }
 
@@ -266,7 +277,7 @@ impl Subscription {
     pub fn take(&self) -> Vec<Event> {
         let mut queue = self.inner.queue.lock();
         queue.bell = Bell::Silent;
-        std::mem::take(&mut queue.events).into()
+        queue.take().into()
     }
 
     /// Wants these kinds from now on.

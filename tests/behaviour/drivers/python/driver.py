@@ -238,13 +238,7 @@ def found(inspection: Any) -> dict[str, Any]:
 
 def plain(figures: Any) -> dict[str, Any]:
     """Figures as the other languages have them too."""
-
-    def named(value: Any) -> Any:
-        if hasattr(value, "_asdict"):
-            return value._asdict()
-        return {name: named(inner) for name, inner in value.items()} if isinstance(value, dict) else value
-
-    return {field.name: named(getattr(figures, field.name)) for field in dataclasses.fields(figures)}
+    return dataclasses.asdict(figures)
 
 
 def holder(seen: Any) -> dict[str, Any] | None:
