@@ -1,7 +1,7 @@
 """What the engine logs, as records of Python's `logging`: the logger `dlock`, with a child for each part of the engine.
 
 Engine threads never touch Python. Records wait in a queue, and a thread of ours, started with the first operation, passes them on.
-What nobody listens to is not even made: the engine is told the level of the loggers, which it learns when clients and locks are made.
+What nobody listens to is not even made: the engine is told the level of the loggers, whenever a client or a lock is made.
 """
 
 import _thread
