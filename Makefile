@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help setup services fmt lint test dist demo bench bench-bridge clean
 
-# Holds servers only where the machine has none that will do: see tools/fetch-redis.
+# Holds servers only where the machine has none that will do: see tools/fetch-redis and tools/fetch-etcd.
 export PATH := $(CURDIR)/.cache/services/bin:$(PATH)
 export PROTOC ?= $(CURDIR)/.venv/bin/protoc
 
@@ -16,8 +16,9 @@ setup: ## Build everything into .venv, node_modules and target
 	@tools/setup-node
 	@tools/build-native
 
-services: ## Find or unpack the servers that the tests start
+services: ## Find, build or unpack the servers that the tests start
 	@tools/fetch-redis
+	@tools/fetch-etcd
 
 fmt: setup ## Format all sources
 	@cargo fmt --all
@@ -30,14 +31,14 @@ lint: setup ## Run every static check
 test: setup services ## Run every test; the last line counts them all
 	@.venv/bin/python tools/run-tests
 
-dist: setup ## Build wheel, sdist and npm tarball, and try each in an empty environment
+dist: setup services ## Build wheel, sdist and npm tarball, and try each in an empty environment
 	@.venv/bin/python tools/make-dist
 
 demo: setup ## Show the lock at work between Python, Node and shell
 	@.venv/bin/python examples/demo/run.py
 
-bench: setup services ## Compare with other lock libraries on the same server
-	@.venv/bin/python benches/run.py
+bench: setup services ## Compare with other lock libraries, on redis and on etcd
+	@.venv/bin/python benches/run.py $(SERVERS)
 
 bench-bridge: ## Compare ways to hand a result to an event loop (ADR 1)
 	@tools/check-toolchain

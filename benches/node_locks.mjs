@@ -1,15 +1,13 @@
-// One contender of the comparison, in Node: prints its figures as JSON. Usage: node_locks.mjs dlock|redlock|redis-semaphore URL
-import { Client } from 'dlock-engine'
-import { Redis } from 'ioredis'
-import * as redlock from 'redlock'
-import { Mutex } from 'redis-semaphore'
+// One contender of the comparison, in Node: prints its figures as JSON.
+// Usage: node_locks.mjs dlock|redlock|redis-semaphore|etcd3 URL SCENARIO...
 
 const MS = 2000
 const TTL = 30_000
 
-// Each makes a function that acquires and returns what releases.
+// Each loads what it needs, and makes a function that acquires and returns what releases.
 const contenders = {
-  dlock(url) {
+  async dlock(url) {
+    const { Client } = await import('dlock-engine')
     const client = new Client(url)
     return {
       make: (key) => {
@@ -22,7 +20,9 @@ const contenders = {
       end: () => client.close(),
     }
   },
-  redlock(url) {
+  async redlock(url) {
+    const { Redis } = await import('ioredis')
+    const redlock = await import('redlock')
     const server = new Redis(url)
     const Redlock = redlock.default?.default ?? redlock.default
     const client = new Redlock([server], { retryCount: -1 })
@@ -34,7 +34,9 @@ const contenders = {
       end: () => server.quit(),
     }
   },
-  'redis-semaphore'(url) {
+  async 'redis-semaphore'(url) {
+    const { Redis } = await import('ioredis')
+    const { Mutex } = await import('redis-semaphore')
     const server = new Redis(url)
     return {
       make: (key) => async () => {
@@ -43,6 +45,17 @@ const contenders = {
         return () => mutex.release()
       },
       end: () => server.quit(),
+    }
+  },
+  async etcd3(url) {
+    const { Etcd3 } = await import('etcd3')
+    const server = new Etcd3({ hosts: url.replace('etcd:', 'http:') })
+    return {
+      make: (key) => async () => {
+        const lock = await server.lock(key).ttl(TTL / 1000).acquire()
+        return () => lock.release()
+      },
+      end: () => server.close(),
     }
   },
 }
@@ -69,13 +82,20 @@ async function pairs(make, keys) {
   return { pairs: done / seconds, handovers: handedOver / seconds }
 }
 
-const [contender, url] = process.argv.slice(2)
-const { make, end } = contenders[contender](url)
-await pairs(make, ['warm'])
-const figures = {
-  sequential: 1e6 / (await pairs(make, ['one'])).pairs,
-  distinct: (await pairs(make, Array.from({ length: 500 }, (_, n) => `key-${n}`))).pairs,
-  hot: (await pairs(make, Array(20).fill('hot'))).handovers,
+/** The figure that a scenario is about: `one`, `keys:N` or `hot:N` with N tasks. */
+async function figure(make, scenario) {
+  const [kind, tasks] = scenario.split(':')
+  if (kind === 'one') return 1e6 / (await pairs(make, ['one'])).pairs
+  if (kind === 'keys') return (await pairs(make, Array.from({ length: tasks }, (_, n) => `key-${n}`))).pairs
+  if (kind === 'hot') return (await pairs(make, Array(Number(tasks)).fill('hot'))).handovers
+  throw new Error(`no scenario ${scenario}`)
 }
+
+const [contender, url, ...scenarios] = process.argv.slice(2)
+const { make, end } = await contenders[contender](url)
+await pairs(make, ['warm'])
+const figures = {}
+for (const scenario of scenarios) figures[scenario] = await figure(make, scenario)
 console.log(JSON.stringify(figures))
 await end()
+process.exit() // leases that etcd3 has given back keep the process for half a minute

@@ -1,4 +1,4 @@
-"""One contender of the comparison, in Python: prints its figures as JSON. Usage: python_locks.py dlock|redis-py URL"""
+"""One contender of the comparison, in Python: prints its figures as JSON. Usage: python_locks.py dlock|redis-py URL SCENARIO..."""
 
 import asyncio
 import json
@@ -36,22 +36,29 @@ async def pairs(make: MakeLock, keys: list[str]) -> tuple[float, float]:
     return done / elapsed, handed_over / elapsed
 
 
-async def measure(make: MakeLock) -> dict[str, float]:
+async def measure(make: MakeLock, scenarios: list[str]) -> dict[str, float]:
     await pairs(make, ["warm"])
-    return {
-        "sequential": 1e6 / (await pairs(make, ["one"]))[0],
-        "distinct": (await pairs(make, [f"key-{n}" for n in range(500)]))[0],
-        "hot": (await pairs(make, ["hot"] * 20))[1],
-    }
+    return {scenario: await figure(make, scenario) for scenario in scenarios}
 
 
-async def main(contender: str, url: str) -> dict[str, float]:
+async def figure(make: MakeLock, scenario: str) -> float:
+    kind, _, tasks = scenario.partition(":")
+    if kind == "one":
+        return 1e6 / (await pairs(make, ["one"]))[0]
+    if kind == "keys":
+        return (await pairs(make, [f"key-{n}" for n in range(int(tasks))]))[0]
+    if kind == "hot":
+        return (await pairs(make, ["hot"] * int(tasks)))[1]
+    raise ValueError(f"no scenario {scenario}")
+
+
+async def main(contender: str, url: str, *scenarios: str) -> dict[str, float]:
     if contender == "dlock":
         async with dlock.Client(url) as client:
-            return await measure(lambda key: client.lock(key, ttl=30))
+            return await measure(lambda key: client.lock(key, ttl=30), [*scenarios])
     async with redis.asyncio.Redis.from_url(url, max_connections=1000) as server:
-        return await measure(lambda key: server.lock(key, timeout=30))
+        return await measure(lambda key: server.lock(key, timeout=30), [*scenarios])
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(main(sys.argv[1], sys.argv[2]))))
+    print(json.dumps(asyncio.run(main(*sys.argv[1:]))))

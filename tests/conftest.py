@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from services import RedisServer
+from services import EtcdServer, RedisServer
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One server for all tests that neither kill nor flush it; use keys of your own."""
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def etcd_server() -> Iterator[EtcdServer]:
+    """One server for all tests that do not kill it; use keys of your own."""
+    with EtcdServer() as server:
         yield server
 
 

@@ -16,6 +16,7 @@ class LockError extends Error {
 class NotAcquired extends LockError {}
 class AcquireTimeout extends NotAcquired {}
 class LockBusy extends NotAcquired {}
+class RetriesExhausted extends NotAcquired {}
 class LockLost extends LockError {}
 class NotHeld extends LockError {}
 class BackendUnavailable extends LockError {}
@@ -35,6 +36,7 @@ const classes = {
   NotAcquired,
   AcquireTimeout,
   LockBusy,
+  RetriesExhausted,
   LockLost,
   NotHeld,
   BackendUnavailable,
@@ -51,6 +53,7 @@ for (const [name, errorClass] of Object.entries(classes)) {
 const byCode = {
   ACQUIRE_TIMEOUT: AcquireTimeout,
   LOCK_BUSY: LockBusy,
+  RETRIES_EXHAUSTED: RetriesExhausted,
   LOCK_LOST: LockLost,
   NOT_HELD: NotHeld,
   BACKEND_UNAVAILABLE: BackendUnavailable,

@@ -5,8 +5,8 @@ function holderOf({ since, ...holder }) {
   return { ...holder, since: since === null ? null : new Date(since) };
 }
 
-function inspectionOf({ key, holder, queue }) {
-  return { key, holder: holder && holderOf(holder), queue };
+function inspectionOf({ holder, ...inspection }) {
+  return { ...inspection, holder: holder && holderOf(holder) };
 }
 
 module.exports = { holderOf, inspectionOf };

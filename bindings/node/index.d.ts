@@ -10,6 +10,32 @@ export interface ClientOptions {
   opTimeout?: number | null;
   /** How long connecting may take, and for how long a failing backend is tried before an acquire gives up. Default: 5000. */
   connectTimeout?: number | null;
+  /** How leases are renewed. */
+  renewal?: Renewal | null;
+}
+
+/** Tuning of renewal, for all leases of a client. The defaults are good to 100,000 leases. */
+export interface Renewal {
+  /** The longest pause after renewals that got no answer. Default: 800. */
+  maxDelay?: number | null;
+  /** The first such pause; it doubles with each one more. Default: 50; never longer than a twentieth of the TTL. */
+  baseDelay?: number | null;
+  /** The longest time that one renewal request may take. Default, and at most: `opTimeout`, and half of what is left of the lease. */
+  callTimeout?: number | null;
+  /** The most leases in one request. Default, and at most: what the backend takes. */
+  batch?: number | null;
+}
+
+/** Bounded attempts instead of waiting to be woken. */
+export interface Retry {
+  /** How many attempts may follow the first one. Default: 3; 0 tries once. */
+  maxRetries?: number | null;
+  /** The pause before the first retry. Default: 100. */
+  delay?: number | null;
+  /** What each pause is multiplied with to get the next. Default: 1; at most 100. */
+  backoff?: number | null;
+  /** How far a pause is drawn around its length: the default, 0.5, draws it from half of it to one and a half. From 0 to 1. */
+  jitter?: number | null;
 }
 
 export interface LockOptions {
@@ -21,10 +47,19 @@ export interface LockOptions {
   renew?: boolean | null;
   /** Renew when the remaining share of the TTL falls to this, between 0 and 1. Default: 2/3. */
   renewalThreshold?: number | null;
+  /** Bounded attempts instead of waiting: {@link RetriesExhausted} ends them. `wait` bounds the whole, and a `wait` of 0 still tries once. */
+  retry?: Retry | null;
   /** Arrival order where the backend can; `false` takes a free key past those who wait. Default: true. */
   fair?: boolean | null;
   /** The lease ends after this long, renewed or not. Default: never. */
   maxHold?: number | null;
+  /** The lease ends when the event loop has not run for this long. Default: never. */
+  maxStall?: number | null;
+  /**
+   * Whether code that runs in a body of this very lock's `withLock` may acquire it again: it gets the same lease, and the last release gives
+   * the key back. What a body starts at the same time, with `Promise.all` for one, enters together. Default: false.
+   */
+  reentrant?: boolean | null;
   /** Shown by `inspect` beside host, pid and since. */
   metadata?: string | null;
   /** How long one backend request may take. Default: the client's. */
@@ -45,7 +80,7 @@ export interface AcquireOptions {
 export type Status = 'held' | 'releasing' | 'released' | 'not_held' | 'unknown' | 'lost';
 
 /** Why a lease ended without its holder giving it back. */
-export type LossReason = 'expired' | 'gone' | 'max_hold' | 'closed';
+export type LossReason = 'expired' | 'gone' | 'max_hold' | 'max_stall' | 'closed';
 
 /** Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use. An idle client does not keep the process alive. */
 export declare class Client implements AsyncDisposable {
@@ -249,6 +284,8 @@ export interface Inspection {
   holder: Holder | null;
   /** The owner ids that wait, first in line first, where the backend keeps a queue. */
   queue: string[];
+  /** Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared. */
+  cluster: string | null;
 }
 
 /** A client that has reached its backend. */
@@ -291,6 +328,11 @@ export declare class AcquireTimeout extends NotAcquired {
 
 /** A single try found the key held. */
 export declare class LockBusy extends NotAcquired {}
+
+/** Every attempt of a `retry` found the key held. */
+export declare class RetriesExhausted extends NotAcquired {
+  readonly attempts: number;
+}
 
 /** The lease ended before its holder gave it back. */
 export declare class LockLost extends LockError {

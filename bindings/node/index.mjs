@@ -12,6 +12,7 @@ export const {
   LockLost,
   NotAcquired,
   NotHeld,
+  RetriesExhausted,
   configure,
   connect,
   lock,

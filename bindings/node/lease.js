@@ -61,8 +61,13 @@ class Lease {
 
   /** Has the engine take the lease back when nobody can reach it any more. */
   static entrust(lease) {
-    watchOver(lease);
+    if (!lease.#registered) watchOver(lease);
     return lease;
+  }
+
+  /** Enters a lease once more. False if it is not held any more. */
+  static enter(lease) {
+    return bridge.enter(lease.#id);
   }
 
   static register(lease) {
@@ -212,6 +217,8 @@ class Lease {
 
   /** Called with the answer to a release. True if that was confirmed. */
   #end(status) {
+    // One of several entries was taken back.
+    if (status === 'held') return true;
     if (status === 'lost') this.#onLost();
     else this.#takeLossListeners();
     if (status === 'releasing') {

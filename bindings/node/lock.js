@@ -5,6 +5,8 @@ const { errorOf } = require('./errors.js');
 const { warnForgotten } = require('./forgotten.js');
 const { Lease } = require('./lease.js');
 const { asBody, warnOfOwnBody } = require('./nesting.js');
+const { giveSigns } = require('./pulse.js');
+const { asHolder, enterAgain } = require('./reentry.js');
 const { ACQUIRE, LOCK, checkKey, checkOptions, checkSignal, checkType } = require('./options.js');
 const { custom, showHandle } = require('./shown.js');
 
@@ -17,6 +19,9 @@ class Lock {
   #id;
   #key;
   #wait;
+  #maxStall;
+  #reentrant;
+  #retries;
 
   constructor(session, key, options) {
     checkKey(key);
@@ -25,6 +30,9 @@ class Lock {
     this.#id = nextId();
     this.#key = key;
     this.#wait = settings?.wait ?? null;
+    this.#maxStall = settings?.maxStall;
+    this.#reentrant = settings?.reentrant ?? false;
+    this.#retries = settings?.retry !== undefined;
     const problem = bridge.createLock(this.#id, session.client, key, settings);
     if (problem) throw errorOf(problem);
   }
@@ -51,17 +59,20 @@ class Lock {
 
   async withLock(fn) {
     checkType('fn', fn, 'function');
-    if (this.#wait !== 0) warnOfOwnBody(this.#session, this.#key);
-    const lease = await call((id) => bridge.acquire(this.#id, id, this.#wait), this.#made);
-    return Lease.runHolding(lease, asBody(this.#session, fn));
+    const again = this.#reentrant ? enterAgain(this) : undefined;
+    if (again === undefined) this.#warnIfWaiting(this.#wait);
+    const lease = again ?? (await call((id) => bridge.acquire(this.#id, id, this.#wait), this.#made));
+    return Lease.runHolding(lease, asBody(this.#session, this.#reentrant ? asHolder(this, fn) : fn));
   }
 
   async acquire(options) {
     checkOptions(options, ACQUIRE);
     checkSignal(options?.signal);
     options?.signal?.throwIfAborted();
+    const again = this.#reentrant ? enterAgain(this) : undefined;
+    if (again !== undefined) return Lease.entrust(again);
     const wait = options?.wait === undefined ? this.#wait : options.wait;
-    if (wait !== 0) warnOfOwnBody(this.#session, this.#key);
+    this.#warnIfWaiting(wait);
     const id = nextId();
     bridge.acquire(this.#id, id, wait);
     try {
@@ -72,6 +83,8 @@ class Lock {
   }
 
   async tryAcquire() {
+    const again = this.#reentrant ? enterAgain(this) : undefined;
+    if (again !== undefined) return Lease.entrust(again);
     return call((id) => bridge.tryAcquire(this.#id, id), this.#handed);
   }
 
@@ -88,8 +101,15 @@ class Lock {
     return showHandle('Lock', { key: this.#key }, depth, options);
   }
 
+  #warnIfWaiting(wait) {
+    if (wait !== 0 && !this.#retries) warnOfOwnBody(this.#session, this.#key);
+  }
+
   /** A lease for a body of ours. */
-  #made = (id, token, sequence, acquiredAt, ttl) => new Lease(this.#session, this.#key, id, token, sequence, acquiredAt, ttl);
+  #made = (id, token, sequence, acquiredAt, ttl) => {
+    if (this.#maxStall !== undefined) giveSigns(id, this.#maxStall);
+    return new Lease(this.#session, this.#key, id, token, sequence, acquiredAt, ttl);
+  };
 
   /** A lease for the caller, who may forget it. */
   #handed = (id, token, sequence, acquiredAt, ttl) => Lease.entrust(this.#made(id, token, sequence, acquiredAt, ttl));

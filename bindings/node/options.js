@@ -5,10 +5,25 @@
 const { inspect } = require('node:util');
 const { InvalidOptions } = require('./errors.js').classes;
 
+const RETRY = new Map([
+  ['maxRetries', 'number'],
+  ['delay', 'number'],
+  ['backoff', 'number'],
+  ['jitter', 'number'],
+]);
+
+const RENEWAL = new Map([
+  ['maxDelay', 'number'],
+  ['baseDelay', 'number'],
+  ['callTimeout', 'number'],
+  ['batch', 'number'],
+]);
+
 const CLIENT = new Map([
   ['namespace', 'string'],
   ['opTimeout', 'number'],
   ['connectTimeout', 'number'],
+  ['renewal', RENEWAL],
 ]);
 
 const LOCK = new Map([
@@ -16,8 +31,11 @@ const LOCK = new Map([
   ['wait', 'number'],
   ['renew', 'boolean'],
   ['renewalThreshold', 'number'],
+  ['retry', RETRY],
   ['fair', 'boolean'],
   ['maxHold', 'number'],
+  ['maxStall', 'number'],
+  ['reentrant', 'boolean'],
   ['metadata', 'string'],
   ['opTimeout', 'number'],
 ]);
@@ -29,19 +47,20 @@ const ACQUIRE = new Map([
 
 /**
  * The options that were set: `null` and `undefined` stand for the default.
- * Throws InvalidOptions unless they have known names and values of the right type.
+ * Throws InvalidOptions unless they have known names and values of the right type. Options that are part of another one have its name in front.
  */
-function checkOptions(options, known) {
+function checkOptions(options, known, part) {
   if (options === undefined) return undefined;
-  checkType('options', options, 'object');
+  checkType(part ?? 'options', options, 'object');
   const set = {};
   for (const name of Object.keys(options)) {
     const value = options[name];
     const type = known.get(name);
-    if (type === undefined) throw InvalidOptions.because(name, shown(value), `known options are ${[...known.keys()].join(', ')}`);
+    const field = part === undefined ? name : `${part}.${name}`;
+    if (type === undefined) throw InvalidOptions.because(field, shown(value), `known options are ${[...known.keys()].join(', ')}`);
     if (value === undefined || value === null) continue;
-    checkType(name, value, type);
-    set[name] = value;
+    if (typeof type === 'string') checkType(field, value, type);
+    set[name] = typeof type === 'string' ? value : checkOptions(value, type, field);
   }
   return set;
 }

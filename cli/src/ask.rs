@@ -87,7 +87,8 @@ fn describe(found: &Inspection) -> String {
         None => Colour::Green.paint("free"),
     };
     let queue: Vec<_> = found.queue.iter().map(|waiter| format!("  waiting: {}\n", waiter.escape_debug())).collect();
-    format!("{}: {state}\n{}", found.key.escape_debug(), queue.concat())
+    let cluster = found.cluster.as_ref().map(|cluster| format!("  cluster: {}\n", cluster.escape_debug())).unwrap_or_default();
+    format!("{}: {state}\n{cluster}{}", found.key.escape_debug(), queue.concat())
 }
 
 fn line(found: &Inspection) -> String {

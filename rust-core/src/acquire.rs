@@ -15,7 +15,7 @@ use crate::clock::Instant;
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::held::Held;
 use crate::holder::{Holder, Note};
-use crate::lease_state::{LeaseState, Terms};
+use crate::lease_state::{Event, LeaseState, Terms};
 use crate::observe::Trying;
 use crate::options::LockOptions;
 use crate::owner::OwnerId;
@@ -31,15 +31,15 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 /// One attempt to get a key.
 pub(crate) struct Attempt {
-    key: Arc<str>,
+    pub(crate) key: Arc<str>,
     options: LockOptions,
     op_timeout: Duration,
     note: Arc<str>,
     started: Instant,
     /// Who held the key when last seen.
-    seen: Mutex<Option<Holder>>,
+    pub(crate) seen: Mutex<Option<Holder>>,
     /// Since when, and with what, the backend has been failing.
-    trouble: Mutex<Option<(Instant, BackendError)>>,
+    pub(crate) trouble: Mutex<Option<(Instant, BackendError)>>,
     /// Where it stands in the local line; `None` for a single try, which stands in none.
     entered: Option<Entered>,
     trying: Trying,
@@ -48,7 +48,7 @@ pub(crate) struct Attempt {
 impl Session {
     /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
     pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Attempt {
-        let once = options.wait == Some(Duration::ZERO);
+        let once = options.wait == Some(Duration::ZERO) || options.retry.is_some();
         let started = self.clock.now();
         Attempt {
             trying: Trying::new(&self.observer, &self.clock, &key, started),
@@ -102,11 +102,16 @@ impl Session {
 
     async fn get(self: &Arc<Self>, attempt: &Attempt, entered: Option<Entered>) -> Result<Arc<Held>> {
         let turn = match entered {
-            None => {
-                let held = self.try_once(attempt).await?;
-                return held
-                    .ok_or_else(|| Error::LockBusy { key: attempt.key.clone(), holder: attempt.seen.lock().take().map(Box::new) });
-            }
+            None => match attempt.options.retry {
+                Some(retry) if attempt.options.wait != Some(Duration::ZERO) => return self.retry(attempt, retry).await,
+                _ => {
+                    let held = self.try_once(attempt).await?;
+                    return held.ok_or_else(|| Error::LockBusy {
+                        key: attempt.key.clone(),
+                        holder: attempt.seen.lock().take().map(Box::new),
+                    });
+                }
+            },
             Some(Entered::First(turn)) => turn,
             Some(Entered::Behind(ticket)) => {
                 if !attempt.options.fair
@@ -231,15 +236,23 @@ impl Session {
         Ok(())
     }
 
-    /// Asks once, past the local line, and leaves nothing behind. A broken connection is given `op_timeout` to come back, at most
-    /// `connect_timeout`.
+    /// Asks once, past the local line, and leaves nothing behind.
     async fn try_once(self: &Arc<Self>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
-        let mut trace = Trace { session: self, key: &attempt.key, place: Some(Place::new(self.next_owner())) };
+        self.try_under(&mut self.trace(attempt), attempt).await
+    }
+
+    pub(crate) fn trace<'a>(self: &'a Arc<Self>, attempt: &'a Attempt) -> Trace<'a> {
+        Trace { session: self, key: &attempt.key, place: None }
+    }
+
+    /// Asks once, past the local line; what it leaves behind is in the trace. A broken connection is given `op_timeout` to come back, at most
+    /// `connect_timeout`.
+    pub(crate) async fn try_under(self: &Arc<Self>, trace: &mut Trace<'_>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
         let give_up = self.clock.now() + attempt.op_timeout;
         let unreachable = give_up.min(self.clock.now() + self.options.connect_timeout);
         let mut pause = FIRST_PAUSE;
         loop {
-            let Some(place) = &mut trace.place else { return Ok(None) };
+            let place = trace.place.get_or_insert_with(|| Place::new(self.next_owner()));
             let timeout = give_up.since(self.clock.now()).max(SHORTEST_LOOK);
             let (sent, answer) = self.send(place, self.request(attempt, place.owner, false, timeout)).await;
             match answer {
@@ -254,6 +267,7 @@ impl Session {
                 }
                 Ok(Acquired::Waiting(waiting)) => {
                     *attempt.seen.lock() = waiting.holder;
+                    *attempt.trouble.lock() = None;
                     if place.unanswered.is_none() {
                         trace.place = None;
                     }
@@ -291,6 +305,7 @@ impl Session {
             fair: attempt.options.fair,
             enqueue,
             note: attempt.note.clone(),
+            renew: attempt.options.renew,
             floor: self.floor(),
             timeout,
         }
@@ -300,8 +315,16 @@ impl Session {
     fn hold(&self, attempt: &Attempt, place: &Place, sent: Instant, grant: Grant) -> Option<Arc<Held>> {
         let options = &attempt.options;
         let margin = self.backend.capabilities().margin;
-        let terms = Terms { renew: options.renew, threshold: options.renewal_threshold, margin, max_hold: options.max_hold };
-        let state = LeaseState::granted(sent, grant.ttl, terms);
+        let terms = Terms {
+            renew: options.renew,
+            threshold: options.renewal_threshold,
+            margin,
+            max_hold: options.max_hold,
+            max_stall: options.max_stall,
+        };
+        let mut state = LeaseState::granted(sent - grant.age, grant.ttl, terms);
+        // Where nobody has heard of the grant yet, nobody has stalled.
+        state.on(self.clock.now(), Event::Heartbeat);
         if !state.is_valid(self.clock.now()) {
             return None;
         }
@@ -344,8 +367,8 @@ impl Turn {
     }
 }
 
-/// A try's owner id, given up unless the try came to a definite end.
-struct Trace<'a> {
+/// The owner id of a try and of those that follow it, given up unless the last one came to a definite end.
+pub(crate) struct Trace<'a> {
     session: &'a Arc<Session>,
     key: &'a Arc<str>,
     place: Option<Place>,

@@ -33,6 +33,17 @@ pub enum Error {
         holder: Option<Box<Holder>>,
     },
 
+    /// Every attempt of a `retry` found the key held. Python: `RetriesExhausted`.
+    #[error("{}: not acquired in {attempts} attempt{}{}", quoted(key), if *attempts == 1 { "" } else { "s" }, held_by(holder.as_deref()))]
+    RetriesExhausted {
+        /// The key asked for.
+        key: Arc<str>,
+        /// How many attempts were made.
+        attempts: u32,
+        /// Who held the key when last seen.
+        holder: Option<Box<Holder>>,
+    },
+
     /// The lease ended before its holder released it. Python: `LockLost`.
     #[error("{}: the lease with token {token} was lost: {reason}", quoted(key))]
     LockLost {
@@ -109,6 +120,7 @@ impl Error {
         match self {
             Self::AcquireTimeout { .. } => "ACQUIRE_TIMEOUT",
             Self::LockBusy { .. } => "LOCK_BUSY",
+            Self::RetriesExhausted { .. } => "RETRIES_EXHAUSTED",
             Self::LockLost { .. } => "LOCK_LOST",
             Self::NotHeld { .. } => "NOT_HELD",
             Self::Ambiguous { .. } => "AMBIGUOUS",
@@ -124,6 +136,7 @@ impl Error {
         match self {
             Self::AcquireTimeout { key, .. }
             | Self::LockBusy { key, .. }
+            | Self::RetriesExhausted { key, .. }
             | Self::LockLost { key, .. }
             | Self::NotHeld { key, .. }
             | Self::Ambiguous { key, .. } => Some(key),
@@ -135,7 +148,9 @@ impl Error {
     /// Who held the key, where that is known.
     pub fn holder(&self) -> Option<&Holder> {
         match self {
-            Self::AcquireTimeout { holder, .. } | Self::LockBusy { holder, .. } => holder.as_deref(),
+            Self::AcquireTimeout { holder, .. } | Self::LockBusy { holder, .. } | Self::RetriesExhausted { holder, .. } => {
+                holder.as_deref()
+            }
             _ => None,
         }
     }
@@ -155,6 +170,8 @@ pub enum LossReason {
     Gone,
     /// It was held for `max_hold`.
     MaxHold,
+    /// Its holder gave no sign of life for `max_stall`.
+    MaxStall,
     /// The client was closed while the lease was held.
     Closed,
 }
@@ -166,6 +183,7 @@ impl LossReason {
             Self::Expired => "expired",
             Self::Gone => "gone",
             Self::MaxHold => "max_hold",
+            Self::MaxStall => "max_stall",
             Self::Closed => "closed",
         }
     }
@@ -177,6 +195,7 @@ impl std::fmt::Display for LossReason {
             Self::Expired => "it ran out before a renewal was acknowledged",
             Self::Gone => "the backend no longer knows it",
             Self::MaxHold => "it was held for max_hold",
+            Self::MaxStall => "its holder gave no sign of life for max_stall",
             Self::Closed => "the client was closed",
         })
     }

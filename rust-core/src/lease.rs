@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -27,9 +28,11 @@ pub struct Lease {
 
 pub(crate) type Outstanding = Mutex<Vec<Lease>>;
 
-struct Handle {
+pub(crate) struct Handle {
     held: Arc<Held>,
     session: Bound<Session>,
+    /// How many releases there may be before the last one: only that gives the key back.
+    entered: AtomicU32,
     /// The lock that remembers this lease until it is given back.
     lock: Weak<Outstanding>,
 }
@@ -40,9 +43,21 @@ impl fmt::Debug for Lease {
     }
 }
 
+impl From<Arc<Handle>> for Lease {
+    fn from(handle: Arc<Handle>) -> Self {
+        Self { handle }
+    }
+}
+
+impl Handle {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.held.status() != Status::Held
+    }
+}
+
 impl Lease {
     pub(crate) fn new(held: Arc<Held>, session: Bound<Session>, lock: &Arc<Outstanding>) -> Self {
-        Self { handle: Arc::new(Handle { held, session, lock: Arc::downgrade(lock) }) }
+        Self { handle: Arc::new(Handle { held, session, entered: AtomicU32::new(0), lock: Arc::downgrade(lock) }) }
     }
 
     fn held(&self) -> &Arc<Held> {
@@ -142,6 +157,26 @@ impl Lease {
         }));
     }
 
+    /// Takes the lease once more, for whoever has it: from here on it takes one release more to give the key back. False if it is not valid
+    /// any more.
+    ///
+    /// What reentrant locks are made of. A loss ends the lease however often it was entered.
+    pub fn enter(&self) -> bool {
+        let entered = self.is_valid();
+        if entered {
+            self.handle.entered.fetch_add(1, Ordering::Relaxed);
+        }
+        entered
+    }
+
+    /// Takes one entry back. False if there was none: then it is the key that is to be given back.
+    fn leave(&self) -> bool {
+        let entered = &self.handle.entered;
+        // Not entered, as nearly always: a reading is enough.
+        entered.load(Ordering::Relaxed) > 0
+            && entered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |entered| entered.checked_sub(1)).is_ok()
+    }
+
     /// Sets the life of the lease: `ttl` from now, and for later renewals.
     ///
     /// # Errors
@@ -178,6 +213,14 @@ impl Lease {
         }
     }
 
+    /// A sign of life: with the option `max_stall`, the lease ends when none came for that long. False once the lease has ended.
+    ///
+    /// [`Lock::with`](crate::Lock::with) gives signs for as long as the task that waits for it is polled, asyncio and Node by a timer of their
+    /// event loops. Whoever holds a lease without them gives them by calling this.
+    pub fn heartbeat(&self) -> bool {
+        self.handle.session.get().is_ok_and(|session| session.renewals.heartbeat(self.held()))
+    }
+
     /// Copies of the open files that hold the key, for a child process that must not outlive its lock: while it has them open, the death
     /// of this process does not free the key. They are close-on-exec; drop them once the child has its own. Releasing the lease frees the
     /// key all the same.
@@ -195,28 +238,40 @@ impl Lease {
     /// Gives the key back. True if the backend confirmed it; else [`Lease::status`] says how it stands, and the engine goes on trying until
     /// the lease would have run out. Waits at most `op_timeout`.
     ///
+    /// Of a lease that was entered again, it takes back one entry, and is true if the lease is still held.
+    ///
     /// # Errors
     /// [`Error::Forked`] in a child process. A failing backend is no error here.
     ///
     /// # Cancel safety
     /// The release goes on when the future is dropped.
     pub async fn release(&self) -> Result<bool> {
-        let session = self.begin_release_with(Session::release)?.clone();
+        let session = self.handle.session.get()?.clone();
+        if self.leave() {
+            return Ok(self.is_valid());
+        }
+        self.begin_release_with(Session::release)?;
         let (engine, held) = (session.engine.clone(), self.held().clone());
         let patience = session.clock.now() + held.op_timeout;
         Ok(run(&engine, async move { session.released(&held, patience).await }).await == Status::Released)
     }
 
     /// [`Lease::release`] for callers who wait elsewhere: calls `then` on the engine, once, with where the lease stands when the backend
-    /// has answered or `op_timeout` is over.
+    /// has answered or `op_timeout` is over. False if that took back one of several entries: then the key is not given back yet, and `then`
+    /// has been called.
     ///
     /// # Errors
     /// [`Error::Forked`] in a child process; then `then` is not called.
-    pub fn release_then(&self, then: impl FnOnce(Status) + Send + 'static) -> Result<()> {
-        self.begin_release_with(|session, held| session.release_then(held, then)).map(drop)
+    pub fn release_then(&self, then: impl FnOnce(Status) + Send + 'static) -> Result<bool> {
+        self.handle.session.get()?;
+        if self.leave() {
+            then(self.status());
+            return Ok(false);
+        }
+        self.begin_release_with(|session, held| session.release_then(held, then)).map(|_| true)
     }
 
-    /// Ends validity and renewal at once and leaves the rest to the engine.
+    /// Ends validity and renewal at once and leaves the rest to the engine, however often the lease was entered.
     ///
     /// # Errors
     /// [`Error::Forked`] in a child process.
@@ -242,6 +297,10 @@ impl Lease {
     /// Whether this is the last handle of a lease that is still held: dropping it gives the lease back with a warning.
     pub fn is_last_handle(&self) -> bool {
         Arc::strong_count(&self.handle) == 1 && self.handle.session.get().is_ok() && self.held().status() == Status::Held
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Handle> {
+        Arc::downgrade(&self.handle)
     }
 
     /// Whether only its lock remembers the lease.

@@ -5,6 +5,7 @@
 //!   Held ------------------> Held* -----------> Held       (* a renewal is in flight)
 //!    |  Tick: valid_until      |  Unknown: Held, try again after a back-off
 //!    |  Tick: hold_until       |  Gone
+//!    |  Tick: stall_until      |
 //!    v                         v
 //!   Lost <---------------------+
 //!
@@ -67,7 +68,12 @@ pub enum Event {
         epoch: u32,
     },
     /// A renewal got no answer.
-    Unknown,
+    Unknown {
+        /// When to try again.
+        backoff: Backoff,
+    },
+    /// A sign of life from the holder.
+    Heartbeat,
     /// The backend says that the lease is gone.
     Gone,
     /// The holder wants the life to be `ttl` from now; the request is about to leave.
@@ -114,11 +120,19 @@ pub struct Terms {
     pub margin: Duration,
     /// The lease ends this long after it was granted.
     pub max_hold: Option<Duration>,
+    /// The lease ends this long after the last [`Event::Heartbeat`]; the first one begins it.
+    pub max_stall: Option<Duration>,
 }
 
-/// The first pause after a renewal without an answer; it doubles up to [`LONGEST_RETRY`].
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LONGEST_RETRY: Duration = Duration::from_millis(800);
+/// The pauses between renewals that get no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The first; each one more is twice as long.
+    pub first: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
 /// Renewals that are due this soon go out together.
 const EARLY: Duration = Duration::from_millis(50);
 
@@ -130,6 +144,7 @@ pub struct LeaseState {
     ttl: Duration,
     valid_until: Instant,
     hold_until: Option<Instant>,
+    stall_until: Option<Instant>,
     renew_at: Option<Instant>,
     /// Since when a renewal is due, whatever tries have failed meanwhile.
     due: Option<Instant>,
@@ -149,6 +164,7 @@ impl LeaseState {
             ttl,
             valid_until: sent,
             hold_until: terms.max_hold.map(|max_hold| sent + max_hold),
+            stall_until: None,
             renew_at: None,
             due: None,
             in_flight: false,
@@ -170,7 +186,7 @@ impl LeaseState {
         self.ttl
     }
 
-    /// The instant up to which the engine vouches for the lease, `max_hold` included.
+    /// The instant up to which the engine vouches for the lease, `max_hold` included. It supposes a holder who gives signs of life.
     pub fn valid_until(&self) -> Instant {
         self.hold_until.map_or(self.valid_until, |end| end.min(self.valid_until))
     }
@@ -182,7 +198,7 @@ impl LeaseState {
 
     /// Whether the holder may rely on the lease at `now`. A comparison with the clock, not a flag: true only while no one was told else.
     pub fn is_valid(&self, now: Instant) -> bool {
-        self.status == Status::Held && now < self.valid_until()
+        self.status == Status::Held && self.run_out(now).is_none()
     }
 
     /// When to send the next [`Event::Tick`]; `None` once the lease has ended.
@@ -191,7 +207,7 @@ impl LeaseState {
             return None;
         }
         let renewal = self.renew_at.filter(|_| !self.in_flight);
-        Some(renewal.map_or(self.valid_until(), |at| at.min(self.valid_until())))
+        [renewal, self.stall_until, Some(self.valid_until())].into_iter().flatten().min()
     }
 
     /// How late the renewal is; zero while none is due.
@@ -243,13 +259,15 @@ impl LeaseState {
                 // An answer that was so long under way that it is already over saves nothing.
                 self.tick_after_answer(now)
             }
-            Event::Unknown => {
+            Event::Unknown { backoff } => {
                 self.in_flight = false;
-                let pause = FIRST_RETRY.saturating_mul(1 << self.failures.min(5)).min(LONGEST_RETRY).min(self.ttl / 20);
+                let doubled = backoff.first.saturating_mul(1 << self.failures.min(30));
+                let pause = doubled.min(backoff.longest).min(self.ttl / 20);
                 self.failures += 1;
                 self.renew_at = self.terms.renew.then_some(now + pause);
                 self.tick_after_answer(now)
             }
+            Event::Heartbeat => self.heartbeat(now),
             Event::Gone => self.lose(LossReason::Gone),
             Event::Extend { ttl } => {
                 self.epoch += 1;
@@ -289,10 +307,22 @@ impl LeaseState {
         self.run_out(now).map_or(Action::Wait, |reason| self.lose(reason))
     }
 
+    /// A sign that comes too late saves nothing: what was protected may have gone on without its holder.
+    fn heartbeat(&mut self, now: Instant) -> Action {
+        let Some(max_stall) = self.terms.max_stall else { return Action::Wait };
+        if let Some(reason) = self.run_out(now) {
+            return self.lose(reason);
+        }
+        self.stall_until = Some(now + max_stall);
+        Action::Wait
+    }
+
     /// Why the lease is over at `now` by the clock alone, told or not.
     pub fn run_out(&self, now: Instant) -> Option<LossReason> {
         if self.hold_until.is_some_and(|end| now >= end) {
             Some(LossReason::MaxHold)
+        } else if self.stall_until.is_some_and(|end| now >= end) {
+            Some(LossReason::MaxStall)
         } else if now >= self.valid_until {
             Some(LossReason::Expired)
         } else {

@@ -3,8 +3,11 @@ use super::*;
 const TTL: Duration = Duration::from_secs(30);
 const SENT: Instant = Instant::from_nanos(1_000_000_000_000);
 
+const UNKNOWN: Event =
+    Event::Unknown { backoff: Backoff { first: Duration::from_millis(50), longest: Duration::from_millis(800) } };
+
 fn terms() -> Terms {
-    Terms { renew: true, threshold: 2.0 / 3.0, margin: Duration::from_millis(2), max_hold: None }
+    Terms { renew: true, threshold: 2.0 / 3.0, margin: Duration::from_millis(2), max_hold: None, max_stall: None }
 }
 
 fn held() -> LeaseState {
@@ -64,18 +67,18 @@ fn it_renews_when_a_third_of_the_ttl_has_passed() {
 fn r03_an_unknown_answer_neither_extends_nor_loses() {
     let mut state = renewing();
     let before = state.valid_until();
-    assert_eq!(state.on(after(11.0), Event::Unknown), Action::Wait);
+    assert_eq!(state.on(after(11.0), UNKNOWN), Action::Wait);
     assert_eq!(state.valid_until(), before);
     assert_eq!(state.next_deadline(), Some(after(11.05)));
     assert_eq!(state.on(after(11.05), Event::Tick), Action::Renew);
-    state.on(after(12.0), Event::Unknown);
+    state.on(after(12.0), UNKNOWN);
     assert_eq!(state.next_deadline(), Some(after(12.1)), "the pause doubles");
 }
 
 #[test]
 fn r03_unknown_until_the_end_is_a_loss() {
     let mut state = renewing();
-    state.on(after(11.0), Event::Unknown);
+    state.on(after(11.0), UNKNOWN);
     assert_eq!(state.on(after(29.7), Event::Tick), Action::Lose(LossReason::Expired));
     assert_eq!(state.next_deadline(), None);
 }
@@ -92,7 +95,7 @@ fn r06_nothing_renews_a_released_lease() {
     let mut state = renewing();
     assert_eq!(state.on(after(10.1), Event::Release), Action::GiveBack);
     assert!(!state.is_valid(after(10.1)), "r05: validity ends before the request is sent");
-    for event in [Event::Tick, Event::Renewed { sent: after(10.0), ttl: TTL, epoch: 0 }, Event::Unknown, Event::Release] {
+    for event in [Event::Tick, Event::Renewed { sent: after(10.0), ttl: TTL, epoch: 0 }, UNKNOWN, Event::Release] {
         assert_eq!(state.on(after(10.2), event), Action::Wait);
         assert_eq!(state.status(), Status::Releasing);
     }
@@ -176,7 +179,7 @@ fn without_renewal_only_the_end_is_left() {
 fn lag_counts_from_when_a_renewal_was_due_through_failed_tries() {
     let mut state = renewing();
     assert_eq!(state.lag(after(9.0)), Duration::ZERO);
-    state.on(after(12.0), Event::Unknown);
+    state.on(after(12.0), UNKNOWN);
     assert_eq!(state.lag(after(13.0)), Duration::from_secs(3));
     assert!(
         !state.is_lagging(after(12.4)) && state.is_lagging(after(12.6)),
@@ -195,4 +198,58 @@ fn at_risk_is_what_has_lost_half_of_the_life_left_when_renewal_was_due() {
     let mut given_back = held();
     given_back.on(after(20.0), Event::Release);
     assert!(!given_back.is_at_risk(after(25.0)) && given_back.lag(after(25.0)).is_zero());
+}
+
+fn stalling() -> LeaseState {
+    let mut state = LeaseState::granted(SENT, TTL, Terms { max_stall: Some(Duration::from_secs(2)), ..terms() });
+    assert_eq!(state.on(after(0.5), Event::Heartbeat), Action::Wait);
+    state
+}
+
+#[test]
+fn r12_max_stall_ends_a_lease_whose_holder_gives_no_sign() {
+    let mut state = stalling();
+    assert_eq!(state.next_deadline(), Some(after(2.5)));
+    assert_eq!(state.on(after(2.4), Event::Heartbeat), Action::Wait);
+    assert_eq!(state.next_deadline(), Some(after(4.4)));
+    assert_eq!(state.on(after(2.5), Event::Tick), Action::Wait, "the deadline was moved");
+    assert!(state.is_valid(after(4.39)));
+    assert!(!state.is_valid(after(4.4)), "by the clock, told or not");
+    assert_eq!(state.on(after(4.4), Event::Tick), Action::Lose(LossReason::MaxStall));
+}
+
+#[test]
+fn r12_a_sign_of_life_that_comes_too_late_is_a_loss() {
+    let mut state = stalling();
+    assert_eq!(state.on(after(2.6), Event::Heartbeat), Action::Lose(LossReason::MaxStall));
+    assert_eq!(state.on(after(2.7), Event::Heartbeat), Action::Wait);
+    assert_eq!(state.status(), Status::Lost(LossReason::MaxStall));
+}
+
+#[test]
+fn r12_without_max_stall_signs_of_life_change_nothing() {
+    let mut state = held();
+    state.on(after(1.0), Event::Heartbeat);
+    assert_eq!(state.next_deadline(), Some(after(10.0)));
+}
+
+#[test]
+fn r12_renewal_does_not_save_a_stalled_lease() {
+    let terms = Terms { max_stall: Some(Duration::from_secs(15)), ..terms() };
+    let mut state = LeaseState::granted(SENT, TTL, terms);
+    state.on(SENT, Event::Heartbeat);
+    assert_eq!(state.on(after(10.0), Event::Tick), Action::Renew);
+    state.on(after(10.1), Event::Renewed { sent: after(10.0), ttl: TTL, epoch: 0 });
+    assert_eq!(state.on(after(15.0), Event::Tick), Action::Lose(LossReason::MaxStall));
+}
+
+#[test]
+fn r03_the_pauses_after_unanswered_renewals_are_those_that_were_asked_for() {
+    let backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_millis(300) };
+    let mut state = renewing();
+    for pause in [0.2, 0.3, 0.3] {
+        state.on(after(11.0), Event::Unknown { backoff });
+        assert_eq!(state.next_deadline(), Some(after(11.0 + pause)));
+        assert_eq!(state.on(after(11.0 + pause), Event::Tick), Action::Renew);
+    }
 }

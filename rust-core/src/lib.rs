@@ -44,7 +44,9 @@ pub mod options;
 pub mod owner;
 mod places;
 mod process;
+mod reentry;
 mod renewal;
+mod retry;
 mod runtime;
 mod session;
 mod waiters;
@@ -57,7 +59,7 @@ pub use lease::Lease;
 pub use lease_state::Status;
 pub use lock::Lock;
 pub use observe::Stats;
-pub use options::{ClientOptions, LockOptions, Unit};
+pub use options::{ClientOptions, LockOptions, Renewal, Retry, Unit};
 pub use runtime::{shutdown, spawn};
 
 /// The samples of the README, as tests.

@@ -12,10 +12,14 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::lease::{Lease, Outstanding};
 use crate::lease_state::Status;
-use crate::options::{LockOptions, check_key};
+use crate::options::{LockOptions, Retry, check_key};
 use crate::process::Bound;
+use crate::reentry::{Caller, Entered};
 use crate::runtime::run;
 use crate::session::Session;
+
+/// How many signs of life a holder gives in the time that `max_stall` allows without one.
+const SIGNS: u32 = 4;
 
 /// A reusable lock: a key and options, made by [`Client::lock`].
 ///
@@ -31,6 +35,8 @@ pub struct Lock {
     key: Arc<str>,
     options: LockOptions,
     outstanding: Arc<Outstanding>,
+    /// Of a reentrant lock.
+    entered: Option<Arc<Entered>>,
 }
 
 impl fmt::Debug for Lock {
@@ -41,7 +47,8 @@ impl fmt::Debug for Lock {
 
 impl Lock {
     pub(crate) fn new(client: Client, key: &str, options: LockOptions) -> Self {
-        Self { client, key: key.into(), options, outstanding: Arc::default() }
+        let entered = options.reentrant.then(Arc::default);
+        Self { client, key: key.into(), options, outstanding: Arc::default(), entered }
     }
 
     /// Lease time: without renewal a lease ends then. Default 30 s.
@@ -76,6 +83,40 @@ impl Lock {
     #[must_use]
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.options.max_hold = Some(max_hold);
+        self
+    }
+
+    /// Ends a lease whose holder gave no sign of life for this long. Default: never. In [`Lock::with`] the sign is that the task which awaits
+    /// it is polled; elsewhere it is [`Lease::heartbeat`].
+    #[must_use]
+    pub fn max_stall(mut self, max_stall: Duration) -> Self {
+        self.options.max_stall = Some(max_stall);
+        self
+    }
+
+    /// Bounded attempts instead of waiting: [`Error::RetriesExhausted`] ends them. `wait` bounds the whole. Default: wait.
+    #[must_use]
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.options.retry = Some(retry);
+        self
+    }
+
+    /// Whether a task that holds the lock through this very instance, or a clone of it, may acquire it again: it then gets the same lease, and
+    /// the last release gives the key back. Default false. Futures that one task polls at the same time are one caller.
+    ///
+    /// Needs a tokio runtime of the caller's; a thread in `block_on` counts as a task. [`Lock::join`] and [`Lock::acquire_then`] do not know
+    /// who waits for them and never re-enter.
+    #[must_use]
+    pub fn reentrant(mut self, reentrant: bool) -> Self {
+        self.options.reentrant = reentrant;
+        self.entered = reentrant.then(Arc::default);
+        self
+    }
+
+    /// How long one backend request about this lock may take. Default: the client's.
+    #[must_use]
+    pub fn op_timeout(mut self, op_timeout: Duration) -> Self {
+        self.options.op_timeout = Some(op_timeout);
         self
     }
 
@@ -119,7 +160,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::AcquireTimeout`] when `wait` is over, [`Error::LockBusy`] when it is zero and the key is held,
-    /// [`Error::BackendUnavailable`] when the backend failed for `connect_timeout`, [`Error::InvalidOptions`], [`Error::ClientClosed`],
+    /// [`Error::RetriesExhausted`] when the attempts of `retry` are used up, [`Error::BackendUnavailable`] when the backend failed for `connect_timeout`, [`Error::InvalidOptions`], [`Error::ClientClosed`],
     /// [`Error::Forked`].
     ///
     /// # Cancel safety
@@ -136,7 +177,14 @@ impl Lock {
     /// # Cancel safety
     /// As [`Lock::acquire`].
     pub async fn acquire_within(&self, wait: Option<Duration>) -> Result<Lease> {
-        self.join(wait).await
+        let Some(entered) = &self.entered else { return self.join(wait).await };
+        let caller = Caller::current()?;
+        if let Some(lease) = entered.again(caller) {
+            return Ok(lease);
+        }
+        let lease = self.join(wait).await?;
+        entered.remember(caller, &lease);
+        Ok(lease)
     }
 
     /// [`Lock::acquire_within`] that joins the local line now, not when it is first polled: for callers who hand the waiting to another
@@ -240,19 +288,34 @@ impl Lock {
         F: FnOnce(Lease) -> W,
         W: Future<Output = T>,
     {
-        let lease = Scope(self.acquire().await?);
+        let scope = Scope { lease: self.acquire().await?, left: false };
         let result = tokio::select! {
             biased;
-            reason = lease.0.lost() => Err(Error::LockLost { key: self.key.clone(), token: lease.0.token(), reason }),
-            value = work(lease.0.clone()) => Ok(value),
+            reason = scope.lease.lost() => Err(Error::LockLost { key: self.key.clone(), token: scope.lease.token(), reason }),
+            value = work(scope.lease.clone()) => Ok(value),
+            error = self.signs_of_life(&scope.lease), if self.options.max_stall.is_some() => Err(error),
         };
         if result.is_ok()
-            && let Status::Lost(_) = lease.0.status()
+            && let Status::Lost(_) = scope.lease.status()
         {
-            lease.0.check()?;
+            scope.lease.check()?;
         }
-        lease.0.release().await?;
+        scope.leave().await?;
         result
+    }
+
+    /// Gives signs of life while it is polled: by the caller's task, and not by the engine, which is alive anyway. Ends only in an error.
+    async fn signs_of_life(&self, lease: &Lease) -> Error {
+        let every = self.options.max_stall.unwrap_or_default() / SIGNS;
+        loop {
+            let session = match self.client.session() {
+                Ok(session) => session.clone(),
+                Err(error) => return error,
+            };
+            let engine = session.engine.clone();
+            run(&engine, async move { session.clock.sleep_until(session.clock.now() + every).await }).await;
+            lease.heartbeat();
+        }
     }
 
     /// Whether anybody holds the key.
@@ -287,11 +350,24 @@ fn remember(outstanding: &Outstanding, lease: Lease) {
 }
 
 /// Gives a lease back when its scope is left, by whatever way.
-struct Scope(Lease);
+struct Scope {
+    lease: Lease,
+    left: bool,
+}
+
+impl Scope {
+    async fn leave(mut self) -> Result<bool> {
+        let lease = self.lease.clone();
+        self.left = true;
+        lease.release().await
+    }
+}
 
 impl Drop for Scope {
     fn drop(&mut self) {
-        // Does nothing after a regular release. In a forked child there is nothing to give back.
-        let _ = self.0.begin_release();
+        if !self.left {
+            // In a forked child there is nothing to give back.
+            let _ = self.lease.release_then(drop);
+        }
     }
 }

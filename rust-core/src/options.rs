@@ -2,13 +2,21 @@
 //!
 //! Every language hands its values to these functions, so the limits and the words of the errors are the same everywhere.
 
+mod renewal;
+mod retry;
+
 use std::time::Duration;
 
 use crate::backend::Capabilities;
 use crate::error::{Error, Result};
 
+pub use renewal::Renewal;
+pub use retry::Retry;
+
 /// The longest TTL, and the longest of any other duration that an option takes.
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The shortest `max_stall`: every event loop has hiccups.
+const SHORTEST_STALL: Duration = Duration::from_millis(100);
 /// The longest key, in bytes.
 pub const LONGEST_KEY: usize = 512;
 /// The longest `metadata`, in bytes.
@@ -40,6 +48,18 @@ impl Unit {
         }
     }
 
+    /// Turns a user's number into a count, for languages whose numbers may be anything.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] for what is no whole number from 0 to 2^32 - 1.
+    pub fn count(field: &str, value: f64) -> Result<u32> {
+        if value >= 0.0 && value <= f64::from(u32::MAX) && value.fract() == 0.0 {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // was just checked
+            return Ok(value as u32);
+        }
+        Err(Error::invalid(field, value.to_string(), format!("a whole number from 0 to {}", u32::MAX)))
+    }
+
     /// A duration in this unit, for errors.
     pub fn text(self, duration: Duration) -> String {
         match self {
@@ -67,10 +87,16 @@ pub struct LockOptions {
     pub renew: bool,
     /// Renew when the remaining share of the TTL falls to this: between 0 and 1, both excluded.
     pub renewal_threshold: f64,
+    /// Bounded attempts instead of waiting. `wait` bounds the whole; a `wait` of zero tries once, whatever this says.
+    pub retry: Option<Retry>,
     /// Arrival order where the backend can; `false` takes a free key past those who wait.
     pub fair: bool,
     /// The lease ends after this long, renewed or not.
     pub max_hold: Option<Duration>,
+    /// The lease ends when its holder gave no sign of life for this long; see [`Lease::heartbeat`](crate::Lease::heartbeat).
+    pub max_stall: Option<Duration>,
+    /// Who holds the lock through the same instance may acquire it again; see [`Lock::reentrant`](crate::Lock::reentrant).
+    pub reentrant: bool,
     /// Shown by `inspect` beside host, pid and since.
     pub metadata: Option<String>,
     /// How long one backend request may take; the client's where `None`.
@@ -84,8 +110,11 @@ impl Default for LockOptions {
             wait: None,
             renew: true,
             renewal_threshold: 2.0 / 3.0,
+            retry: None,
             fair: true,
             max_hold: None,
+            max_stall: None,
+            reentrant: false,
             metadata: None,
             op_timeout: None,
         }
@@ -102,8 +131,14 @@ impl LockOptions {
         if let Some(wait) = self.wait {
             check_range("wait", wait, Duration::ZERO, unit)?;
         }
+        if let Some(retry) = &self.retry {
+            retry.validate(unit)?;
+        }
         if let Some(max_hold) = self.max_hold {
             check_range("max_hold", max_hold, Duration::from_millis(1), unit)?;
+        }
+        if let Some(max_stall) = self.max_stall {
+            check_range("max_stall", max_stall, SHORTEST_STALL, unit)?;
         }
         if let Some(op_timeout) = self.op_timeout {
             check_range("op_timeout", op_timeout, Duration::from_millis(1), unit)?;
@@ -171,6 +206,8 @@ pub struct ClientOptions {
     pub op_timeout: Duration,
     /// How long connecting may take, and for how long a failing backend is tried before an acquire gives up.
     pub connect_timeout: Duration,
+    /// How leases are renewed.
+    pub renewal: Renewal,
     /// The unit in which errors speak.
     pub unit: Unit,
 }
@@ -181,6 +218,7 @@ impl Default for ClientOptions {
             namespace: "dlock".to_owned(),
             op_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(5),
+            renewal: Renewal::default(),
             unit: Unit::Seconds,
         }
     }
@@ -194,6 +232,7 @@ impl ClientOptions {
     pub fn validate(&self) -> Result<()> {
         check_range("op_timeout", self.op_timeout, Duration::from_millis(1), self.unit)?;
         check_range("connect_timeout", self.connect_timeout, Duration::from_millis(1), self.unit)?;
+        self.renewal.validate(self.unit)?;
         if self.namespace.len() > LONGEST_KEY || self.namespace.chars().any(char::is_control) {
             let allowed = format!("at most {LONGEST_KEY} bytes without control characters");
             return Err(Error::invalid("namespace", format!("{:?}", self.namespace), allowed));
@@ -224,6 +263,7 @@ mod tests {
             late_window: Duration::ZERO,
             batch: 1,
             reserved: None,
+            counts_tokens: false,
         }
     }
 
@@ -244,6 +284,14 @@ mod tests {
             assert_eq!(error.to_string(), format!("wait: {value} s is not valid: a number from 0 to 86400 s"));
         }
         assert_eq!(Unit::Millis.duration("ttl", 30_000.0).unwrap(), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn r15_numbers_that_count_nothing_are_named() {
+        for value in [f64::NAN, -1.0, 0.5, 4_294_967_296.0] {
+            assert!(Unit::count("retry.max_retries", value).unwrap_err().to_string().starts_with("retry.max_retries: "));
+        }
+        assert_eq!(Unit::count("retry.max_retries", 3.0).unwrap(), 3);
     }
 
     #[test]

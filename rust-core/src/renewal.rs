@@ -12,12 +12,13 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::backend::{Backend, Renew, Renewed};
-use crate::clock::Clock;
+use crate::clock::{Clock, Instant};
 use crate::deadlines::Deadlines;
 use crate::error::{BackendError, LossReason};
 use crate::held::Held;
-use crate::lease_state::{Action, Event, LeaseState, Status};
+use crate::lease_state::{Action, Backoff, Event, LeaseState, Status};
 use crate::observe::Observer;
+use crate::options::Renewal;
 
 /// Deadlines this close are looked at together.
 const TOGETHER: Duration = Duration::from_millis(50);
@@ -32,7 +33,7 @@ pub(crate) struct Renewals {
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
     observer: Arc<Observer>,
-    op_timeout: Duration,
+    tuning: Renewal,
     in_flight: AtomicUsize,
     deadlines: Deadlines<Arc<Held>>,
     on_loss: Box<OnLoss>,
@@ -43,11 +44,11 @@ impl Renewals {
         backend: Arc<dyn Backend>,
         clock: Arc<dyn Clock>,
         observer: Arc<Observer>,
-        op_timeout: Duration,
+        tuning: Renewal,
         on_loss: Box<OnLoss>,
     ) -> Arc<Self> {
         let deadlines = Deadlines::new(clock.clone());
-        Arc::new(Self { backend, clock, observer, op_timeout, in_flight: AtomicUsize::new(0), deadlines, on_loss })
+        Arc::new(Self { backend, clock, observer, tuning, in_flight: AtomicUsize::new(0), deadlines, on_loss })
     }
 
     /// Looks after a lease from now on, or again after its deadline has changed.
@@ -91,9 +92,35 @@ impl Renewals {
             }
             self.schedule(&held);
         }
-        for leases in batch.chunks(self.backend.capabilities().batch.max(1)) {
-            tokio::spawn(self.clone().renew(leases.to_vec()));
+        // Each lock has its own `op_timeout`: who is in a hurry must not hurry the others.
+        batch.sort_by_key(|held| held.op_timeout);
+        for alike in batch.chunk_by(|one, next| one.op_timeout == next.op_timeout) {
+            for leases in alike.chunks(self.batch_size()) {
+                tokio::spawn(self.clone().renew(leases.to_vec()));
+            }
         }
+    }
+
+    fn batch_size(&self) -> usize {
+        let wanted = self.tuning.batch.map_or(usize::MAX, |batch| batch as usize);
+        wanted.min(self.backend.capabilities().batch).max(1)
+    }
+
+    /// How long one request for these leases may take.
+    fn timeout(&self, leases: &[Arc<Held>], sent: Instant) -> Duration {
+        let ends = leases.iter().map(|held| held.read(LeaseState::valid_until)).min().unwrap_or(sent);
+        let op_timeout = leases.first().map_or(Duration::ZERO, |held| held.op_timeout);
+        let longest = self.tuning.call_timeout.map_or(op_timeout, |call_timeout| call_timeout.min(op_timeout));
+        longest.min((ends.since(sent) / 2).max(SHORTEST_TIMEOUT))
+    }
+
+    /// Passes on a sign of life. False once the lease has ended.
+    pub(crate) fn heartbeat(&self, held: &Arc<Held>) -> bool {
+        // Its deadline has only moved away: the heap finds out when it gets there.
+        if let Action::Lose(reason) = held.on(Event::Heartbeat) {
+            (self.on_loss)(held, reason);
+        }
+        held.status() == Status::Held
     }
 
     /// Sends one batch and tells each lease its answer.
@@ -107,26 +134,26 @@ impl Renewals {
             .unzip();
         // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
         let sent = self.clock.now();
-        let ends = leases.iter().map(|held| held.read(LeaseState::valid_until)).min().unwrap_or(sent);
-        let timeout = self.op_timeout.min((ends.since(sent) / 2).max(SHORTEST_TIMEOUT));
+        let timeout = self.timeout(&leases, sent);
         self.in_flight.fetch_add(leases.len(), Ordering::Relaxed);
         let answers = self.backend.renew(request, timeout).instrument(span(&leases)).await;
         self.in_flight.fetch_sub(leases.len(), Ordering::Relaxed);
         if let Err(error) = &answers {
             tracing::warn!(server = %self.backend.server(), leases = leases.len(), %error, "renewal failed, will be tried again");
         }
+        let backoff = Backoff { first: self.tuning.base_delay, longest: self.tuning.max_delay };
         for (index, held) in leases.iter().enumerate() {
             let event = match answers.as_ref().map(|answers| answers.get(index)) {
                 Ok(Some(Renewed::Extended(ttl))) => Event::Renewed { sent, ttl: *ttl, epoch: epochs[index] },
                 Ok(Some(Renewed::Gone)) => Event::Gone,
-                Ok(None) | Err(_) => Event::Unknown,
+                Ok(None) | Err(_) => Event::Unknown { backoff },
             };
             match (event, &answers) {
                 (Event::Renewed { .. }, _) => {
                     let lag = held.read(|state| state.lag(held.now()));
                     self.tell_renewed(held, event, Some(lag));
                 }
-                (Event::Unknown, Err(error)) => self.tell_failed(held, &error.message),
+                (Event::Unknown { .. }, Err(error)) => self.tell_failed(held, event, &error.message),
                 _ => self.tell(held, event),
             }
         }
@@ -150,11 +177,11 @@ impl Renewals {
     }
 
     /// A renewal got no answer.
-    fn tell_failed(&self, held: &Arc<Held>, error: &str) {
+    fn tell_failed(&self, held: &Arc<Held>, event: Event, error: &str) {
         if held.status() == Status::Held {
             self.observer.renewal_failed(held.subject(), error);
         }
-        self.tell(held, Event::Unknown);
+        self.tell(held, event);
     }
 
     /// Sets a new life for one lease: `ttl` from now, and for later renewals.

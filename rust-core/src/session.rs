@@ -105,7 +105,7 @@ impl Session {
                 session.abandon(key, place);
             }
         });
-        let renewals = Renewals::new(backend.clone(), clock.clone(), observer.clone(), options.op_timeout, on_loss);
+        let renewals = Renewals::new(backend.clone(), clock.clone(), observer.clone(), options.renewal, on_loss);
         let places = Places::new(backend.clone(), clock.clone(), options.op_timeout);
         let mut loops = vec![engine.spawn(renewals.clone().run()).abort_handle()];
         loops.push(engine.spawn(observer.clone().run()).abort_handle());

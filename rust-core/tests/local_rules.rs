@@ -69,6 +69,7 @@ fn request(owner: OwnerId) -> Acquire {
         ttl: Duration::from_secs(30),
         fair: true,
         enqueue: true,
+        renew: true,
         note: "{}".into(),
         floor: 0,
         timeout: TIMEOUT,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from driver_process import DriverProcess, now
 from expectation import Mismatch, check_answer, check_value
-from scenario import Step, milliseconds
+from scenario import Step
 
 if TYPE_CHECKING:
     from play import Play
@@ -41,7 +41,7 @@ async def leave_process(play: "Play", client: str, step: Step) -> None:
     process, began = play.process_of[client], now()
     play.marks[step.get("mark", "exited")] = began
     if "stays" in step:
-        await stays(process, milliseconds(step["stays"]))
+        await stays(process, play.milliseconds(step["stays"]))
         return
     code = await process.exited(step.get("how", "exit"))
     play.bound(step, began, now())
@@ -59,9 +59,9 @@ async def stays(process: DriverProcess, how_long: float) -> None:
     ended.cancel()
 
 
-async def elapse(_play: "Play", how_long: str, _step: Step) -> None:
+async def elapse(play: "Play", how_long: str, _step: Step) -> None:
     """Time itself is what the scenario is about: a TTL runs out, or does not."""
-    await asyncio.sleep(milliseconds(how_long) / 1000)
+    await asyncio.sleep(play.milliseconds(how_long) / 1000)
 
 
 async def each(play: "Play", values: list[Any], step: Step) -> None:
@@ -88,7 +88,7 @@ async def rising(play: "Play", leases: list[str], _step: Step) -> None:
 
 async def that(play: "Play", what: str, step: Step) -> None:
     """`{that: $l1.token, is: ..}`: a value learned earlier."""
-    check_value(play.resolve(what), play.resolve(step["is"]))
+    check_value(play.resolve(what), play.expected(step["is"]))
 
 
 async def between(play: "Play", marks: list[str], step: Step) -> None:
@@ -102,12 +102,14 @@ async def contend(play: "Play", clients: list[str], step: Step) -> None:
     args = {name: step[name] for name in ("key", "cycles", "tasks")}
     for client in clients:
         await play.introduce(client)
+    began = now()
     calls = [play.send(client, "contend", args) for client in clients]
     holds = []
     for call in calls:
         answer = await play.patiently(call.answer)
         check_answer(answer)
         holds += answer.ok
+    play.bound(step, began, now())
     holds.sort(key=lambda hold: float(hold[1]))
     expected = len(clients) * args["cycles"] * args["tasks"]
     if len(holds) != expected:
@@ -138,7 +140,7 @@ async def files(play: "Play", what: str, step: Step) -> None:
 
 
 async def server(play: "Play", command: str, step: Step) -> None:
-    """A command of redis-cli, or `kill`, `start`, `freeze`, `thaw`."""
+    """A command of the server, or `kill`, `start`, `freeze`, `thaw`."""
     ours = play.place.server
     play.marks[step.get("mark", command.split(maxsplit=1)[0])] = now()
     match command:
@@ -151,7 +153,7 @@ async def server(play: "Play", command: str, step: Step) -> None:
         case _:
             said = await asyncio.to_thread(ours.command, *command.split())
             if "expect" in step:
-                check_value(said, play.resolve(step["expect"]))
+                check_value(said, play.expected(step["expect"]))
 
 
 async def proxy(play: "Play", what: str, step: Step) -> None:
@@ -175,7 +177,7 @@ async def proxy(play: "Play", what: str, step: Step) -> None:
 
 
 async def monitor(play: "Play", what: str, step: Step) -> None:
-    """`start`; `stop` with `expect` or `at-most` commands since."""
+    """`start`; `stop` with `expect` or `at-most` steps of the server since."""
     ours = play.place.monitor
     if ours is None:
         raise RuntimeError("there is no server to watch")
@@ -184,9 +186,9 @@ async def monitor(play: "Play", what: str, step: Step) -> None:
         return
     seen = await ours.stop()
     if "measure" in step:
-        play.figures.append(f"{step['measure']}: {len(seen)} commands")
+        play.figures.append(f"{step['measure']}: {len(seen)} {ours.unit}")
     if len(seen) > step.get("at-most", len(seen)) or len(seen) != step.get("expect", len(seen)):
-        raise Mismatch(f"{len(seen)} commands:\n" + "\n".join(line[:160] for line in seen[:40]))
+        raise Mismatch(f"{len(seen)} {ours.unit}:\n" + "\n".join(line[:160] for line in seen[:40]))
 
 
 Intervention = Callable[["Play", Any, Step], Awaitable[None]]

@@ -1,16 +1,48 @@
-"""Counts the commands that clients send to a redis-server, as `redis-cli monitor` shows them."""
+"""Counts what clients cost a server: commands of redis-server, as `redis-cli monitor` shows them, or entries of etcd's raft log."""
 
 import asyncio
 import contextlib
 import uuid
+
+from services import EtcdServer, RedisServer, ServerProcess
 
 FROM_SCRIPT = b" lua]"
 # A command may name hundreds of keys.
 LONGEST_LINE = 64 * 1024 * 1024
 
 
-class Monitor:
+def monitor_of(server: ServerProcess) -> "Commands | RaftEntries":
+    if isinstance(server, EtcdServer):
+        return RaftEntries(server)
+    if isinstance(server, RedisServer):
+        return Commands(server.port)
+    raise TypeError(f"nothing counts what {server.program} does")
+
+
+class RaftEntries:
+    """What etcd has to agree on and to keep; reading and keeping alive are none."""
+
+    unit = "raft entries"
+
+    def __init__(self, server: EtcdServer) -> None:
+        self._server = server
+        self._first = 0
+
+    async def start(self) -> None:
+        self._first = await asyncio.to_thread(self._server.raft_index)
+
+    async def stop(self) -> list[str]:
+        last = await asyncio.to_thread(self._server.raft_index)
+        return [f"entry {index}" for index in range(self._first + 1, last + 1)]
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+class Commands:
     """Sees what the server executes from `start` to `stop`."""
+
+    unit = "commands"
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -2,31 +2,34 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from monitor import Monitor
+from monitor import Commands, RaftEntries, monitor_of
 
-from services import RedisServer, TcpProxy
+from services import EtcdServer, RedisServer, ServerProcess, TcpProxy
+
+SERVERS: Mapping[str, type[ServerProcess]] = {"redis": RedisServer, "etcd": EtcdServer}
 
 
 class Place:
     """One scenario's backend. The server is shared unless the scenario disturbs it."""
 
-    def __init__(self, backend: str, number: int, folder: Path, shared: RedisServer | None, private: bool) -> None:
+    def __init__(self, backend: str, number: int, folder: Path, shared: ServerProcess | None, private: bool) -> None:
         self.backend = backend
         self._number = number
         self._folder = folder / str(number)
         self._shared = shared
-        self._private = RedisServer() if backend == "redis" and private else None
+        self._private = SERVERS[backend]() if backend in SERVERS and private else None
         self._proxy: TcpProxy | None = None
-        self.monitor: Monitor | None = None
+        self.monitor: Commands | RaftEntries | None = None
 
     async def open(self) -> None:
         self._folder.mkdir(mode=0o700)
         if self._private:
             await asyncio.to_thread(self._private.start)
             self._proxy = await TcpProxy(self._private.port).start()
-            self.monitor = Monitor(self._private.port)
+            self.monitor = monitor_of(self._private)
 
     async def close(self) -> None:
         if self.monitor:
@@ -37,7 +40,7 @@ class Place:
             await asyncio.to_thread(self._private.__exit__, None, None, None)
 
     @property
-    def server(self) -> RedisServer:
+    def server(self) -> ServerProcess:
         server = self._private or self._shared
         if server is None:
             raise RuntimeError(f"{self.backend}: has no server")
@@ -54,7 +57,7 @@ class Place:
             return f"memory:scenario-{self._number}"
         if self.backend == "local":
             return f"local://{self._folder}"
-        return f"redis://127.0.0.1:{self.proxy.port}" if via_proxy else self.server.url
+        return f"{self.backend}://127.0.0.1:{self.proxy.port}" if via_proxy else self.server.url
 
     def lock_files(self, name: str) -> list[Path]:
         return [file for file in self._folder.rglob(name) if file.is_file()]

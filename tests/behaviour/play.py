@@ -11,7 +11,7 @@ from driver_process import Answer, Call, DriverProcess, now
 from expectation import Mismatch, check_answer
 from interventions import INTERVENTIONS, Intervention
 from places import Place
-from scenario import CLIENTS, Scenario, Step, milliseconds
+from scenario import BACKENDS, CLIENTS, DURATION, Scenario, Step, milliseconds
 
 PATIENCE = 30_000.0
 """How long a step may take that sets no bound of its own, in ms."""
@@ -19,10 +19,12 @@ POLL_SECONDS = 0.01
 TAIL = 4000
 
 # What a step says beside the operation's own arguments.
-ABOUT = {"expect", "within", "not-before", "since", "eventually", "mark", "measure", "count", "or-granted"}
-DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "timeout", "for"}
+ABOUT = {"by", "expect", "within", "not-before", "since", "eventually", "mark", "measure", "count", "or-granted"}
+DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "max_stall", "timeout", "for"}
+# Options that have parts, and those of the parts that are durations.
+PARTS = {"retry": {"delay"}, "renewal": {"max_delay", "base_delay", "call_timeout"}}
 OF_LEASE = {"valid", "status", "remaining", "ttl", "token", "owner", "reason"}
-OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout"}
+OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout", "renewal"}
 
 
 class Play:
@@ -32,6 +34,7 @@ class Play:
         self.scenario = scenario
         self.cast = cast
         self.place = place
+        self._pace = scenario.pace(place.backend)
         self.figures: list[str] = []
         self._named: dict[str, DriverProcess] = {}
         self._strays: list[int] = []
@@ -77,7 +80,7 @@ class Play:
         raise ValueError(f"no such step: {step}")
 
     async def _intervene(self, act: Intervention, name: str, step: Step) -> None:
-        deadline = now() + milliseconds(step.get("eventually", 0))
+        deadline = now() + self.milliseconds(step.get("eventually", 0))
         while True:
             try:
                 await act(self, step[name], step)
@@ -115,7 +118,32 @@ class Play:
 
     def _args(self, client: str, step: Step) -> dict[str, Any]:
         args = {name.replace("-", "_"): self.resolve(value) for name, value in step.items() if name not in ABOUT and name != client}
-        return {name: _number(value) if name in DURATIONS else value for name, value in args.items()}
+        return {name: self._option(name, value) for name, value in args.items()}
+
+    def milliseconds(self, duration: Any) -> float:
+        """At the pace of this run."""
+        return milliseconds(duration) * self._pace
+
+    def _option(self, name: str, value: Any) -> Any:
+        if parts := PARTS.get(name):
+            given = {part.replace("-", "_"): inner for part, inner in value.items()}
+            return {part: self._number(inner) if part in parts else inner for part, inner in given.items()}
+        return self._number(value) if name in DURATIONS or name in OPTIONS_OF_CLIENT else value
+
+    def _number(self, value: Any) -> Any:
+        """A duration in milliseconds; words that are no duration go to the driver as they are."""
+        try:
+            return self.milliseconds(value)
+        except ValueError:
+            return value
+
+    def expected(self, value: Any) -> Any:
+        """What a step expects: `$l1.token` is what `l1` had there, `600ms` a number at the pace of this run."""
+        if isinstance(value, str) and DURATION.fullmatch(value):
+            return self.milliseconds(value)
+        if isinstance(value, dict):
+            return {name: self.expected(inner) for name, inner in value.items()}
+        return self.resolve(value)
 
     def resolve(self, value: Any) -> Any:
         """`$l1.token` is what `l1` had there; `x*20` is twenty times x."""
@@ -147,10 +175,11 @@ class Play:
         self._ready.add(client)
         options = {name.replace("-", "_"): value for name, value in self.scenario.clients.get(client, {}).items()}
         via_proxy = options.get("via") == "proxy"
-        args = {name: _number(options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
+        args = {name: self._option(name, options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
         args["url"] = args.get("url") or options.get("url") or self.place.url(via_proxy)
         if "{port}" in args["url"]:
             args["url"] = args["url"].replace("{port}", str(self.place.server.port))
+        args["url"] = args["url"].replace("{scheme}", self.place.backend)
         # `null` is the empty namespace: keys stand in the server as they are written.
         namespace = options.get("namespace", "dlock")
         args.setdefault("namespace", "" if namespace is None else self.place.namespace(namespace))
@@ -202,7 +231,7 @@ class Play:
         self._judge(answer, step, call.sent, name if op != "leave" else None)
 
     async def _eventually(self, client: str, op: str, args: dict[str, Any], step: Step) -> None:
-        deadline = now() + milliseconds(step["eventually"])
+        deadline = now() + self.milliseconds(step["eventually"])
         while True:
             call = self.send(client, op, args)
             answer = await self.patiently(call.answer)
@@ -223,7 +252,7 @@ class Play:
         if of_lease and answer.error is None:
             answer = Answer(answer.at, ok=answer.ok[of_lease])
         # Without an expectation a call must succeed, whatever it returns.
-        check_answer(answer, *([self.resolve(step["expect"])] if "expect" in step else []))
+        check_answer(answer, *([self.expected(step["expect"])] if "expect" in step else []))
         if name and isinstance(answer.ok, dict):
             self.known[name] = answer.ok
             self.marks[name] = answer.at
@@ -236,19 +265,16 @@ class Play:
         took = at - (self.marks[step["since"]] if "since" in step else sent)
         if "measure" in step:
             self.figures.append(f"{step['measure']}: {took:.1f} ms")
-        if "within" in step and took > milliseconds(step["within"]):
-            raise Mismatch(f"took {took:.1f} ms, more than {step['within']}")
-        if "not-before" in step and took < milliseconds(step["not-before"]):
-            raise Mismatch(f"took {took:.1f} ms, less than {step['not-before']}")
+        backend = BACKENDS[self.place.backend]
+        lag = backend.expiry_lag if step.get("by") == "expiry" else 0.0
+        if "within" in step and took > self.milliseconds(step["within"]) + lag:
+            raise Mismatch(f"took {took:.1f} ms, more than {step['within']}{self._slower()} + {lag} ms")
+        if "not-before" in step and took < self.milliseconds(step["not-before"]) - backend.margin:
+            raise Mismatch(f"took {took:.1f} ms, less than {step['not-before']}{self._slower()} - {backend.margin} ms")
+
+    def _slower(self) -> str:
+        return f" x {self._pace:.2f}" if self._pace > 1 else ""
 
 
 def _field(op: str) -> str | None:
     return op if op in OF_LEASE else None
-
-
-def _number(value: Any) -> Any:
-    """A duration in milliseconds; words that are no duration go to the driver as they are."""
-    try:
-        return milliseconds(value)
-    except ValueError:
-        return value

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The behaviour suite: one set of scenarios, every language on every backend. The last line is `N passed, N failed`.
 
-    run.py [--suite scenarios|faults] [--language rust|python|node|mixed ..] [--backend memory|local|redis ..] [--only TEXT]
+    run.py [--suite scenarios|faults] [--language rust|python|node|mixed ..] [--backend memory|local|redis|etcd ..] [--only TEXT]
 
 `mixed` plays each client in another language, each in a process of its own. A scenario that an ability keeps from running is
 listed, not counted; one that no backend ran is a failure.
@@ -16,6 +16,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,11 +25,14 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from driver_process import ROOT, build  # noqa: E402
 from expectation import Mismatch  # noqa: E402
-from places import Place  # noqa: E402
+from places import SERVERS, Place  # noqa: E402
 from play import Play  # noqa: E402
-from scenario import ABILITIES, LANGUAGES, Scenario, load  # noqa: E402
+from scenario import BACKENDS, LANGUAGES, ON_TRIAL, Scenario, load  # noqa: E402
 
-from services import RedisServer  # noqa: E402
+from services import ServerProcess  # noqa: E402
+
+# The servers that scenarios share, by backend.
+Shared = dict[str, ServerProcess]
 
 AT_ONCE = max(2, os.cpu_count() or 2)
 
@@ -52,7 +56,7 @@ class Case:
         return f"{self.backend}: {self.scenario.rule} {self.scenario.name} [{who}]"
 
 
-async def judge(case: Case, folder: Path, shared: RedisServer | None) -> None:
+async def judge(case: Case, folder: Path, shared: Shared) -> None:
     """Plays a case and says what came of it."""
     began = time.monotonic()
     await play(case, folder, shared)
@@ -62,8 +66,8 @@ async def judge(case: Case, folder: Path, shared: RedisServer | None) -> None:
         print(f"       {line}", flush=True)
 
 
-async def play(case: Case, folder: Path, shared: RedisServer | None) -> None:
-    place = Place(case.backend, next(case.numbers), folder, shared, case.scenario.uses_server())
+async def play(case: Case, folder: Path, shared: Shared) -> None:
+    place = Place(case.backend, next(case.numbers), folder, shared.get(case.backend), case.scenario.uses_server())
     this = Play(case.scenario, case.scenario.cast(case.mode, case.turn), place)
     try:
         await place.open()
@@ -84,7 +88,9 @@ async def play(case: Case, folder: Path, shared: RedisServer | None) -> None:
 
 async def play_all(cases: list[Case]) -> None:
     """Those that measure run alone, after the others."""
-    with tempfile.TemporaryDirectory(prefix="dlock-behaviour-") as folder, RedisServer() as shared:
+    with tempfile.TemporaryDirectory(prefix="dlock-behaviour-") as folder, ExitStack() as servers:
+        wanted = {case.backend for case in cases} & SERVERS.keys()
+        shared = {backend: servers.enter_context(SERVERS[backend]()) for backend in wanted}
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def in_turn(case: Case) -> None:
@@ -113,12 +119,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=["scenarios", "faults"], default="scenarios")
     parser.add_argument("--language", action="append", choices=[*LANGUAGES, "mixed"])
-    parser.add_argument("--backend", action="append", choices=list(ABILITIES))
+    parser.add_argument("--backend", action="append", choices=list(BACKENDS))
     parser.add_argument("--only", default="", help="scenarios with this text in their name, rule or file")
     options = parser.parse_args()
     options.whole = not options.only and not options.backend
     options.language = options.language or [*LANGUAGES]
-    options.backend = options.backend or [*ABILITIES]
+    options.backend = options.backend or [name for name in BACKENDS if name not in ON_TRIAL]
     return options
 
 
@@ -127,7 +133,12 @@ def never_ran(options: argparse.Namespace, scenarios: list[Scenario], cases: lis
     if not options.whole:
         return []
     ran = {case.scenario.name for case in cases}
-    meant = {scenario.name for scenario in scenarios if any(not scenario.out_of_place(mode) for mode in options.language)}
+    meant = {
+        scenario.name
+        for scenario in scenarios
+        if any(not scenario.out_of_place(mode) for mode in options.language)
+        and any(scenario.fits(backend) for backend in BACKENDS.keys() - ON_TRIAL)
+    }
     return sorted(meant - ran)
 
 

@@ -1,5 +1,6 @@
 """Scenarios as they stand in the YAML files, and which of them fit where."""
 
+import math
 import re
 import string
 from collections.abc import Iterator
@@ -11,12 +12,35 @@ import yaml
 
 LANGUAGES = ("rust", "python", "node")
 
-# What a scenario may need. A memory: store ends at its process.
-ABILITIES = {
-    "memory": {"fair", "queue"},
-    "local": {"crash-release", "processes"},
-    "redis": {"fair", "queue", "processes", "server"},
+
+@dataclass(frozen=True)
+class Backend:
+    """What sets the backends apart, as far as scenarios go."""
+
+    abilities: frozenset[str]
+    ttl_floor: float = 0.0
+    """The shortest TTL, in ms. Scenarios with a shorter one are played slower."""
+    expiry_lag: float = 0.0
+    """How long the server may take, in ms, to notice that a TTL is over."""
+    margin: float = 0.0
+    """How much earlier than on other backends, in ms, a lease is no longer vouched for."""
+
+
+# A memory: store ends at its process. Our redis-server forgets at its restart; our etcd keeps what it had.
+BACKENDS = {
+    "memory": Backend(frozenset({"fair", "queue"})),
+    "local": Backend(frozenset({"crash-release", "prompt-skip", "processes"})),
+    "redis": Backend(frozenset({"fair", "queue", "expiry", "heartbeat", "prompt-skip", "processes", "server", "forgets"})),
+    "etcd": Backend(
+        frozenset({"fair", "queue", "expiry", "processes", "server", "keeps", "ttl-floor"}),
+        ttl_floor=2000.0,
+        # It looks twice a second.
+        expiry_lag=500.0,
+        margin=50.0,
+    ),
 }
+# Played only when asked for by name, until it is whole.
+ON_TRIAL = frozenset({"etcd"})
 
 CLIENTS = frozenset(string.ascii_lowercase)
 SERVER_STEPS = frozenset({"server", "proxy", "monitor"})
@@ -55,12 +79,12 @@ class Scenario:
         return any(SERVER_STEPS & set(step) for step in self.flat())
 
     def all_clients(self) -> list[str]:
-        named = {name for step in self.flat() for name in (*step, *(step.get("contend") or ()))}
+        named = {name for step in self.flat() for name in (*step, *step.get("contend", ()), *step.get("storm", ""))}
         return sorted(CLIENTS & named)
 
     def process_of(self, client: str, backend: str) -> str:
         """Clients with the same answer share a process."""
-        if self.processes == "same" or (self.processes == "any" and "processes" not in ABILITIES[backend]):
+        if self.processes == "same" or (self.processes == "any" and "processes" not in BACKENDS[backend].abilities):
             return "one"
         return str(self.clients.get(client, {}).get("process", client))
 
@@ -73,16 +97,23 @@ class Scenario:
         return wanted
 
     def fits(self, backend: str) -> bool:
-        return self.wanted() <= ABILITIES[backend] | {backend}
+        return self.wanted() <= BACKENDS[backend].abilities | {backend}
 
     def misfit(self, mode: str, backend: str) -> str:
         """Why this scenario is not for this mode and backend; empty if it is."""
         if reason := self.out_of_place(mode):
             return reason
-        missing = self.wanted() - ABILITIES[backend] - {backend}
+        abilities = BACKENDS[backend].abilities
+        missing = self.wanted() - abilities - {backend}
         if mode == "mixed":
-            missing |= {"processes"} - ABILITIES[backend]
+            missing |= {"processes"} - abilities
         return f"needs {', '.join(sorted(missing))}" if missing else ""
+
+    def pace(self, backend: str) -> float:
+        """How many times slower it is played, so that its shortest TTL is one that the backend has."""
+        meant = (step["ttl"] for step in self.flat() if "ttl" in step and "INVALID_OPTIONS" not in str(step.get("expect")))
+        shortest = min((milliseconds(ttl) for ttl in meant if DURATION.fullmatch(str(ttl))), default=math.inf)
+        return max(1.0, BACKENDS[backend].ttl_floor / shortest)
 
     def out_of_place(self, mode: str) -> str:
         """Why this scenario is not for this mode, whatever the backend."""
@@ -109,7 +140,7 @@ def load(folder: Path) -> list[Scenario]:
     for scenario in scenarios:
         if names.count(scenario.name) > 1:
             raise ValueError(f"{scenario.file}: two scenarios are called {scenario.name!r}")
-        if not any(scenario.fits(backend) for backend in ABILITIES):
+        if not any(scenario.fits(backend) for backend in BACKENDS):
             raise ValueError(f"{scenario.file}: no backend can run {scenario.name!r}")
     return scenarios
 

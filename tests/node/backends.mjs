@@ -9,6 +9,7 @@ import { after, before, describe } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { Client } from '../../bindings/node/index.mjs';
+import { EtcdServer } from '../services/etcd-server.mjs';
 import { RedisServer } from '../services/redis-server.mjs';
 
 /** The module's address, for programs that tests run. */
@@ -25,7 +26,14 @@ const starters = {
     const server = await RedisServer.start();
     return { url: server.url, stop: () => server.stop() };
   },
+  etcd: async () => {
+    const server = await EtcdServer.start();
+    return { url: server.url, stop: () => server.stop() };
+  },
 };
+
+/** The shortest TTL where there is one. */
+const floors = { etcd: 2_000 };
 
 /** Backends that other processes see. */
 export const shared = Object.keys(starters).filter((name) => name !== 'memory');
@@ -34,7 +42,13 @@ export const shared = Object.keys(starters).filter((name) => name !== 'memory');
 export function onBackends(title, define, names = Object.keys(starters)) {
   for (const name of names) {
     describe(`${title} on ${name}`, { timeout: 40_000 }, () => {
-      const backend = { name, url: '', client: (options) => new Client(backend.url, options) };
+      const backend = {
+        name,
+        url: '',
+        client: (options) => new Client(backend.url, options),
+        /** For a test whose shortest TTL is this: makes its times as many times longer as the backend's shortest TTL takes. */
+        pace: (shortest) => (ms) => Math.ceil(ms * Math.max(1, (floors[name] ?? 0) / shortest)),
+      };
       let running;
       before(async () => {
         running = await starters[name]();

@@ -27,10 +27,11 @@ onBackends('a process', (backend) => {
   });
 
   test('r14_a_body_in_progress_keeps_the_process_alive', async () => {
+    const pace = backend.pace(300);
     const output = await exitsByItself(`
-      await new Client(url).withLock('body', { ttl: 300 }, async (lease) => {
+      await new Client(url).withLock('body', { ttl: ${pace(300)} }, async (lease) => {
         // Nothing but the lock is there to wait for.
-        await new Promise((resolve) => setTimeout(resolve, 400).unref());
+        await new Promise((resolve) => setTimeout(resolve, ${pace(400)}).unref());
         console.log('valid', lease.valid);
       });`);
     assert.equal(output, 'valid true');
@@ -38,7 +39,7 @@ onBackends('a process', (backend) => {
 
   test('r14_a_pending_acquire_keeps_the_process_alive', async () => {
     const output = await exitsByItself(`
-      const first = await new Client(url).lock('pending', { ttl: 400 }).acquire();
+      const first = await new Client(url).lock('pending', { ttl: ${backend.pace(400)(400)} }).acquire();
       first.autoRenew(false);
       const second = await new Client(url).lock('pending').acquire();
       console.log(second.token > first.token);`);
@@ -47,7 +48,7 @@ onBackends('a process', (backend) => {
 
   test('r14_waiting_for_a_loss_keeps_the_process_alive', async () => {
     const output = await exitsByItself(`
-      const lease = await new Client(url).lock('awaited', { ttl: 300, renew: false }).acquire();
+      const lease = await new Client(url).lock('awaited', { ttl: ${backend.pace(300)(300)}, renew: false }).acquire();
       console.log(await lease.waitLost());`);
     assert.equal(output, 'expired');
   });

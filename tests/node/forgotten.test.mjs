@@ -49,25 +49,27 @@ onBackends('a forgotten lease', (backend) => {
   });
 
   test('a lease outlives its lock and its client', async () => {
+    const pace = backend.pace(200);
     const held = await run(`
-      const lease = await new Client(url).lock('outlives', { ttl: 200 }).acquire();
+      const lease = await new Client(url).lock('outlives', { ttl: ${pace(200)} }).acquire();
       for (let round = 0; round < 60; round += 1) {
         globalThis.gc();
-        await new Promise((resolve) => setTimeout(resolve, 10));
+        await new Promise((resolve) => setTimeout(resolve, ${pace(10)}));
       }
       console.log(JSON.stringify([lease.valid, await lease.release(), warnings.length]));`);
     assert.deepEqual(held, [true, true, 0]);
   });
 
   test('a lease whose loss somebody waits for is not forgotten', async () => {
+    const pace = backend.pace(200);
     const held = await run(`
       let loss;
       await (async () => {
-        const lease = await new Client(url).lock('watched', { ttl: 200 }).acquire();
+        const lease = await new Client(url).lock('watched', { ttl: ${pace(200)} }).acquire();
         lease.signal.addEventListener('abort', () => { loss = 'told'; });
-        setTimeout(() => lease.autoRenew(false), 700);
+        setTimeout(() => lease.autoRenew(false), ${pace(700)});
       })();
-      await new Promise((resolve) => setTimeout(resolve, 750));
+      await new Promise((resolve) => setTimeout(resolve, ${pace(750)}));
       await collected(() => loss);
       console.log(JSON.stringify([loss, warnings.length]));`);
     assert.deepEqual(held, ['told', 0]);

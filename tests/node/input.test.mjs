@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { BackendUnavailable, Client, InvalidOptions, LockError, connect } from '../../bindings/node/index.mjs';
-import { freePort } from '../services/redis-server.mjs';
+import { freePort } from '../services/server-process.mjs';
 import { failure } from './backends.mjs';
 
 /** What a call that must throw, or promise to fail, fails with. */

@@ -161,7 +161,7 @@ onBackends('a lock', (backend) => {
   });
 
   test('lock.release works while exactly one lease is outstanding', async () => {
-    const lock = backend.client().lock('outstanding', { ttl: 300 });
+    const lock = backend.client().lock('outstanding', { ttl: backend.pace(300)(300) });
     assert.ok((await failure(lock.release())) instanceof NotHeld);
     const lease = await lock.acquire();
     assert.equal(await lock.release(), true);
@@ -181,12 +181,12 @@ onBackends('a lock', (backend) => {
   });
 
   test('extend sets the life of the lease', async () => {
-    const lease = await backend.client().lock('extend', { ttl: 500, renew: false }).acquire();
+    const lease = await backend.client().lock('extend', { ttl: 5_000, renew: false }).acquire();
     await lease.extend(20_000);
     assert.ok(lease.remaining > 15_000);
     assert.equal(lease.ttl, 20_000);
     await lease.release();
-    assert.ok((await failure(lease.extend(1_000))) instanceof NotHeld);
+    assert.ok((await failure(lease.extend(10_000))) instanceof NotHeld);
     assert.throws(() => lease.check(), NotHeld);
   });
 
@@ -198,10 +198,11 @@ onBackends('a lock', (backend) => {
   });
 
   test('r11_a_body_that_spins_for_5_ttl_keeps_its_lock', async () => {
+    const pace = backend.pace(200);
     const client = backend.client();
     const other = backend.client().lock('spin');
-    await client.withLock('spin', { ttl: 200 }, async (lease) => {
-      spin(1_000);
+    await client.withLock('spin', { ttl: pace(200) }, async (lease) => {
+      spin(pace(1_000));
       assert.equal(lease.valid, true);
       assert.equal(await other.tryAcquire(), null);
     });
@@ -221,13 +222,14 @@ onBackends('a lock', (backend) => {
 
   test('r14_close_waits_for_holders', async () => {
     const client = backend.client();
+    const pace = backend.pace(200);
     let finished = false;
-    const work = client.withLock('drain', { ttl: 200 }, async () => {
-      await new Promise((resolve) => setTimeout(resolve, 500));
+    const work = client.withLock('drain', { ttl: pace(200) }, async () => {
+      await new Promise((resolve) => setTimeout(resolve, pace(500)));
       finished = true;
     });
     await eventually(() => backend.client().isLocked('drain'), 'the lock is held');
-    await client.close(5_000);
+    await client.close(pace(5_000));
     assert.equal(finished, true);
     await work;
   });

@@ -7,7 +7,8 @@ import { LockLost } from '../../bindings/node/index.mjs';
 import { failure, onBackends, spin } from './backends.mjs';
 
 onBackends('a loss', (backend) => {
-  const shortLived = { ttl: 150, renew: false };
+  const pace = backend.pace(150);
+  const shortLived = { ttl: pace(150), renew: false };
 
   test('r02_a_loss_aborts_the_signal_and_ends_in_lock_lost', async () => {
     const client = backend.client();
@@ -34,7 +35,7 @@ onBackends('a loss', (backend) => {
   test('r02_a_body_that_never_looked_ends_in_lock_lost', async () => {
     const error = await failure(
       backend.client().withLock('never looked', shortLived, () => {
-        spin(200);
+        spin(pace(200));
       }),
     );
     assert.ok(error instanceof LockLost);
@@ -53,7 +54,7 @@ onBackends('a loss', (backend) => {
 
   test('r01_valid_is_a_reading_of_the_clock', async () => {
     const lease = await backend.client().lock('clock', shortLived).acquire();
-    spin(200);
+    spin(pace(200));
     // No turn of the event loop since: nobody can have told.
     assert.deepEqual([lease.valid, lease.remaining, lease.status, lease.signal.aborted], [false, 0, 'lost', true]);
     assert.throws(() => lease.check(), LockLost);
@@ -67,15 +68,15 @@ onBackends('a loss', (backend) => {
     await lock.withLock(() => {});
     const acquiring = lock.acquire();
     await null;
-    spin(400);
+    spin(pace(400));
     assert.ok((await failure(acquiring)) instanceof LockLost);
-    const again = await lock.acquire({ wait: 1_000 });
+    const again = await lock.acquire({ wait: pace(1_000) });
     assert.equal(await again.release(), true);
   });
 
   test('r02_a_forced_release_is_told_at_the_next_renewal', async () => {
     const client = backend.client();
-    const lease = await client.lock('forced', { ttl: 600 }).acquire();
+    const lease = await client.lock('forced', { ttl: backend.pace(600)(600) }).acquire();
     assert.equal(await backend.client().forceRelease('forced', lease.token), true);
     assert.equal(await lease.waitLost(), 'gone');
     assert.equal(await lease.waitLost(), 'gone', 'who asks later is told the same');
@@ -85,7 +86,8 @@ onBackends('a loss', (backend) => {
   });
 
   test('r12_max_hold_ends_a_lease', async () => {
-    const lease = await backend.client().lock('max hold', { ttl: 300, maxHold: 400 }).acquire();
+    const slower = backend.pace(300);
+    const lease = await backend.client().lock('max hold', { ttl: slower(300), maxHold: slower(400) }).acquire();
     assert.equal(await lease.waitLost(), 'max_hold');
   });
 });

@@ -1,10 +1,12 @@
 // Never run: `tsc` checks it against the declarations.
 
-import dlockDefault, { AcquireTimeout, Client, LockLost, NotAcquired, configure, connect, lock, version, withLock } from 'dlock-engine';
+import dlockDefault, { AcquireTimeout, Client, LockLost, NotAcquired, RetriesExhausted, configure, connect, lock, version, withLock } from 'dlock-engine';
 import type { EventName, Health, Holder, Inspection, Lease, Lock, LockEvent, LossReason, Stats, Status } from 'dlock-engine';
 
 configure('redis://localhost', { namespace: 'shop', opTimeout: 500, connectTimeout: null });
 const client: Client = await connect(new URL('redis://localhost'));
+const tuned: Client = new Client('memory:', { renewal: { maxDelay: 500, baseDelay: null, callTimeout: 100, batch: 64 } });
+const patient: Lock = tuned.lock('k', { retry: { maxRetries: 0, delay: 10, backoff: 2, jitter: null }, maxStall: 1_000, reentrant: true });
 const orders: Lock = client.lock('orders', { ttl: 5_000, wait: 0, renew: false, renewalThreshold: 0.5, fair: false, metadata: 'job' });
 
 const sync: number = await orders.withLock(() => 1);
@@ -53,6 +55,10 @@ try {
     const pid: number | null | undefined = general.holder?.pid;
     void pid;
   }
+  if (error instanceof RetriesExhausted) {
+    const attempts: number = error.attempts;
+    void attempts;
+  }
 }
 
 // @ts-expect-error seconds as text
@@ -66,4 +72,4 @@ new Lease();
 // @ts-expect-error tokens are given
 lease.token = 1;
 
-export { dlockDefault, ends, freed, inferred, locked, loss, maybe, reason, short, status, sync, taken, version };
+export { dlockDefault, ends, freed, inferred, locked, loss, maybe, reason, short, status, sync, patient, taken, version };

@@ -70,7 +70,7 @@ def test_r04_a_grant_for_a_caller_cancelled_in_the_same_step_is_given_back(key: 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("url", ["memory", "redis"], indirect=True)  # the backends that show their queue
+@pytest.mark.parametrize("url", ["memory", "redis", "etcd"], indirect=True)  # the backends that show their queue
 def test_r10_a_cancelled_waiter_leaves_the_queue_of_a_held_key(url: str, key: str) -> None:
     async def main() -> None:
         holder, other = dlock.Client(url), dlock.Client(url)

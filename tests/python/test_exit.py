@@ -30,9 +30,9 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("scheme", ["local", "redis"])
+@pytest.mark.parametrize("scheme", ["local", "redis", "etcd"])
 def test_r14_exit_with_leases_held_and_calls_in_flight(scheme: str, end: str, key: str, request: pytest.FixtureRequest) -> None:
-    url = "local:" if scheme == "local" else request.getfixturevalue("redis_server").url
+    url = "local:" if scheme == "local" else request.getfixturevalue(f"{scheme}_server").url
     leave, run = ENDS[end]
     started = time.monotonic()
     program = HELD.format(end=leave, run=run)

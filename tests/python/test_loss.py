@@ -42,7 +42,7 @@ def test_r02_a_lease_taken_away_cancels_the_body(url: str, key: str) -> None:
     async def main() -> None:
         client = dlock.Client(url)
         with pytest.raises(dlock.LockLost) as lost:
-            async with client.lock(key, ttl=1) as lease:
+            async with client.lock(key, ttl=2) as lease:
                 assert await client.force_release(key, lease.token)
                 await asyncio.sleep(FOREVER)
         assert lost.value.reason == "gone"
@@ -235,11 +235,11 @@ def test_r02_after_a_pause_the_body_takes_no_other_step(private_redis: object) -
     assert words[2:] == ["0", "False"]
 
 
-def test_r11_a_blocked_loop_keeps_its_lock_for_5_ttls(url: str, key: str) -> None:
+def test_r11_a_blocked_loop_keeps_its_lock_for_5_ttls(url: str, key: str, short_ttl: float) -> None:
     async def main() -> None:
         client = dlock.Client(url)
-        async with client.lock(key, ttl=0.3) as lease:
-            time.sleep(1.5)
+        async with client.lock(key, ttl=short_ttl) as lease:
+            time.sleep(5 * short_ttl)
             assert lease.valid
             await asyncio.sleep(0.01)
             assert await client.is_locked(key)

@@ -137,7 +137,7 @@ def test_the_body_keeps_its_exception(url: str, key: str) -> None:
 def test_r05_a_late_aexit_never_releases_a_successors_lease(url: str, key: str) -> None:
     async def main() -> None:
         client = dlock.Client(url)
-        shared = client.lock(key, ttl=1, on_lost="ignore")
+        shared = client.lock(key, ttl=2, on_lost="ignore")
         lost, may_leave = asyncio.Event(), asyncio.Event()
 
         async def loser() -> None:

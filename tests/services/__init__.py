@@ -1,6 +1,8 @@
 """Real servers for tests, started and stopped by the tests."""
 
-from .redis_server import RedisServer, free_port
+from .etcd_server import EtcdServer
+from .redis_server import RedisServer
+from .server_process import ServerProcess, free_port
 from .tcp_proxy import TcpProxy
 
-__all__ = ["RedisServer", "TcpProxy", "free_port"]
+__all__ = ["EtcdServer", "RedisServer", "ServerProcess", "TcpProxy", "free_port"]

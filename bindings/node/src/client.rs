@@ -1,7 +1,7 @@
 //! Clients: made from a URL and options, asked about keys, closed.
 
 use dlock::backend::{Inspection, Whom};
-use dlock::{Client, ClientOptions, Error, Result, Unit};
+use dlock::{Client, ClientOptions, Error, Renewal, Result, Unit};
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::Bridge;
 use crate::completion::Outcome;
 use crate::error::{describe, holder};
+use crate::lock::duration;
 
 /// What a user may set on a client; times in milliseconds.
 #[napi(object)]
@@ -19,6 +20,33 @@ pub struct ClientSettings {
     pub op_timeout: Option<f64>,
     /// How long connecting may take.
     pub connect_timeout: Option<f64>,
+    /// How leases are renewed.
+    pub renewal: Option<RenewalSettings>,
+}
+
+/// What a user may set on `renewal`.
+#[napi(object)]
+pub struct RenewalSettings {
+    /// The longest pause after renewals without an answer.
+    pub max_delay: Option<f64>,
+    /// The first such pause.
+    pub base_delay: Option<f64>,
+    /// The longest that one request may take.
+    pub call_timeout: Option<f64>,
+    /// The most leases in one request.
+    pub batch: Option<f64>,
+}
+
+impl RenewalSettings {
+    fn renewal(self) -> Result<Renewal> {
+        let defaults = Renewal::default();
+        Ok(Renewal {
+            max_delay: duration("renewal.max_delay", self.max_delay)?.unwrap_or(defaults.max_delay),
+            base_delay: duration("renewal.base_delay", self.base_delay)?.unwrap_or(defaults.base_delay),
+            call_timeout: duration("renewal.call_timeout", self.call_timeout)?,
+            batch: self.batch.map(|value| Unit::count("renewal.batch", value)).transpose()?,
+        })
+    }
 }
 
 impl ClientSettings {
@@ -27,11 +55,14 @@ impl ClientSettings {
         if let Some(namespace) = self.namespace {
             options.namespace = namespace;
         }
-        if let Some(op_timeout) = self.op_timeout {
-            options.op_timeout = Unit::Millis.duration("op_timeout", op_timeout)?;
+        if let Some(op_timeout) = duration("op_timeout", self.op_timeout)? {
+            options.op_timeout = op_timeout;
         }
-        if let Some(connect_timeout) = self.connect_timeout {
-            options.connect_timeout = Unit::Millis.duration("connect_timeout", connect_timeout)?;
+        if let Some(connect_timeout) = duration("connect_timeout", self.connect_timeout)? {
+            options.connect_timeout = connect_timeout;
+        }
+        if let Some(renewal) = self.renewal {
+            options.renewal = renewal.renewal()?;
         }
         Ok(options)
     }
@@ -128,5 +159,5 @@ impl Bridge {
 }
 
 fn inspection(found: &Inspection) -> Value {
-    json!({ "key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue })
+    json!({ "key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue, "cluster": found.cluster })
 }

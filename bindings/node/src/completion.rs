@@ -155,7 +155,7 @@ impl Bridge {
                 item[1] = kind::BUSY;
             }
             Outcome::Released(lease, status) => {
-                if let Some(lease) = lease.filter(|_| !matches!(status, Status::Releasing | Status::Lost(_))) {
+                if let Some(lease) = lease.filter(|_| !matches!(status, Status::Held | Status::Releasing | Status::Lost(_))) {
                     tables.leases.remove(&lease);
                 }
                 (item[1], item[2]) = (kind::RELEASED, code_of(status));
@@ -212,6 +212,8 @@ fn code_of(status: Status) -> f64 {
         Status::NotHeld => 2.0,
         Status::Unconfirmed => 3.0,
         Status::Lost(_) => 4.0,
+        // One of several entries was taken back.
+        Status::Held => 5.0,
         _ => 0.0,
     }
 }

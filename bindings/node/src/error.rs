@@ -26,6 +26,7 @@ pub(crate) fn describe(error: &Error) -> String {
     }
     match error {
         Error::AcquireTimeout { waited, .. } => set("waited", millis(*waited).into()),
+        Error::RetriesExhausted { attempts, .. } => set("attempts", (*attempts).into()),
         Error::LockLost { token, reason, .. } => {
             set("token", (*token).into());
             set("reason", reason.as_str().into());

@@ -75,6 +75,18 @@ impl Bridge {
         }
     }
 
+    /// A sign of life. False once the lease has ended.
+    #[napi]
+    pub fn heartbeat(&self, lease: i64) -> bool {
+        self.lease(lease).is_some_and(|lease| lease.heartbeat())
+    }
+
+    /// Enters a held lease once more; it then takes one release more to give it back.
+    #[napi]
+    pub fn enter(&self, lease: i64) -> bool {
+        self.lease(lease).is_some_and(|lease| lease.enter())
+    }
+
     /// Sets the life of the lease, in milliseconds from now.
     #[napi]
     pub fn extend(&self, lease: i64, call: i64, key: String, ttl: f64) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dlock::{Error, Lease, LockOptions, Result, Unit};
+use dlock::{Error, Lease, LockOptions, Result, Retry, Unit};
 use napi_derive::napi;
 
 use crate::Bridge;
@@ -21,14 +21,45 @@ pub struct LockSettings {
     pub renew: Option<bool>,
     /// Renew when the remaining share of the TTL falls to this.
     pub renewal_threshold: Option<f64>,
+    /// Bounded attempts instead of waiting.
+    pub retry: Option<RetrySettings>,
     /// Arrival order where the backend can.
     pub fair: Option<bool>,
     /// The lease ends after this long, renewed or not.
     pub max_hold: Option<f64>,
+    /// The lease ends when no sign of life came for this long.
+    pub max_stall: Option<f64>,
+    /// Who holds the lock may acquire it again: for JavaScript to know who that is.
+    pub reentrant: Option<bool>,
     /// Shown by `inspect`.
     pub metadata: Option<String>,
     /// How long one backend request may take.
     pub op_timeout: Option<f64>,
+}
+
+/// What a user may set on `retry`.
+#[napi(object)]
+pub struct RetrySettings {
+    /// Attempts after the first one.
+    pub max_retries: Option<f64>,
+    /// The first pause.
+    pub delay: Option<f64>,
+    /// How the pauses grow.
+    pub backoff: Option<f64>,
+    /// How they vary.
+    pub jitter: Option<f64>,
+}
+
+impl RetrySettings {
+    fn retry(self) -> Result<Retry> {
+        let defaults = Retry::default();
+        Ok(Retry {
+            max_retries: self.max_retries.map_or(Ok(defaults.max_retries), |value| Unit::count("retry.max_retries", value))?,
+            delay: duration("retry.delay", self.delay)?.unwrap_or(defaults.delay),
+            backoff: self.backoff.unwrap_or(defaults.backoff),
+            jitter: self.jitter.unwrap_or(defaults.jitter),
+        })
+    }
 }
 
 impl LockSettings {
@@ -39,15 +70,18 @@ impl LockSettings {
             wait: duration("wait", self.wait)?,
             renew: self.renew.unwrap_or(defaults.renew),
             renewal_threshold: self.renewal_threshold.unwrap_or(defaults.renewal_threshold),
+            retry: self.retry.map(RetrySettings::retry).transpose()?,
             fair: self.fair.unwrap_or(defaults.fair),
             max_hold: duration("max_hold", self.max_hold)?,
+            max_stall: duration("max_stall", self.max_stall)?,
+            reentrant: self.reentrant.unwrap_or(defaults.reentrant),
             metadata: self.metadata,
             op_timeout: duration("op_timeout", self.op_timeout)?,
         })
     }
 }
 
-fn duration(field: &str, value: Option<f64>) -> Result<Option<Duration>> {
+pub(crate) fn duration(field: &str, value: Option<f64>) -> Result<Option<Duration>> {
     value.map(|value| Unit::Millis.duration(field, value)).transpose()
 }
 

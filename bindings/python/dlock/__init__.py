@@ -19,11 +19,11 @@ except ImportError as error:
     ) from error
 
 from dlock import sync
-from dlock._client import Client, Lock, configure, connect, lock, with_lock
+from dlock._client import Client, Lock, configure, connect, current_lease, lock, locked, with_lock
 from dlock._holder import Holder, Inspection
 from dlock._lease import Lease
 from dlock._observe import Event, Health, Stats
-from dlock._options import ClientOptions, LockOptions
+from dlock._options import ClientOptions, LockOptions, Renewal, Retry
 from dlock.errors import (
     AcquireTimeout,
     BackendUnavailable,
@@ -35,6 +35,7 @@ from dlock.errors import (
     LockLost,
     NotAcquired,
     NotHeld,
+    RetriesExhausted,
 )
 
 __all__ = [
@@ -57,11 +58,16 @@ __all__ = [
     "LockOptions",
     "NotAcquired",
     "NotHeld",
+    "Renewal",
+    "RetriesExhausted",
+    "Retry",
     "Stats",
     "__version__",
     "configure",
     "connect",
+    "current_lease",
     "lock",
+    "locked",
     "sync",
     "with_lock",
 ]

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
-from dlock import _native
+from dlock import _locked, _native, sync
 from dlock._handles import ClientHandle, LockHandle, check_callable
 from dlock._holder import Inspection
 from dlock._lease import Lease
+from dlock._locked import Locked
 from dlock._loop import LoopState, current
 from dlock._observe import EventName, Health, Observe, Observers
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset
@@ -34,6 +35,13 @@ class Client(ClientHandle):
     async def with_lock(self, key: str, fn: "Callable[[Lease], Awaitable[T] | T]", **options: Unpack[LockOptions]) -> T:
         """Calls `fn(lease)`, sync or async, while holding `key`, and returns what it returns."""
         return await self.lock(key, **options).with_lock(fn)
+
+    def locked(self, key: str, **options: Unpack[LockOptions]) -> Locked:
+        """Decorates a function, async or plain, that holds `key` while it runs. See `dlock.locked`."""
+        plain = sync.Client._sharing(self)
+        return Locked(
+            key, options, lambda key, options: sync.Lock(plain, key, options), lambda key, options: Lock(self, key, options)
+        )
 
     async def ping(self) -> None:
         """One round trip to the backend; `BackendUnavailable` within `connect_timeout`."""
@@ -117,8 +125,9 @@ class Lock(LockHandle[Lease]):
     async def acquire(self, *, wait: Seconds | Unset | None = UNSET) -> Lease:
         """Waits for the key and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
 
-        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
-        backend failed for `connect_timeout`. When it is cancelled, a grant that is under way is given back.
+        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `RetriesExhausted` when the
+        attempts of `retry` are used up, `BackendUnavailable` when the backend failed for `connect_timeout`. When it is cancelled, a
+        grant that is under way is given back.
         """
         lease = await self._get(wait, enter=False)
         self._remember(lease)
@@ -160,6 +169,8 @@ class Lock(LockHandle[Lease]):
     ) -> Coroutine[Any, Any, None]:
         entered = self._entered
         lease = entered.pop() if len(entered) == 1 else self._to_leave(asyncio.current_task(), "__aexit__")
+        if self._reentrant and lease in entered:
+            return lease._leave_inner(kind, error)
         return lease._leave(kind, error)
 
     async def _get(self, wait: Seconds | Unset | None, *, enter: bool) -> Lease:
@@ -169,6 +180,10 @@ class Lock(LockHandle[Lease]):
         leases = self._client._leases
         key = self.key
         if key in leases:
+            if self._reentrant and task is not None and (own := self._again(task)) is not None:
+                if enter:
+                    self._enter_again(own, state, task)
+                return own
             self._warn_of_own_lease(task, wait)
         number = state.next_number()
         watch = enter and self._on_lost == "cancel"
@@ -190,6 +205,8 @@ class Lock(LockHandle[Lease]):
             if loss is not None:
                 raise loss
         leases[key] = weakref.ref(lease)
+        if self._max_stall is not None:
+            state.give_signs(lease, self._max_stall)
         if enter:
             try:
                 lease._enter(state, task, watched=True)
@@ -198,6 +215,13 @@ class Lock(LockHandle[Lease]):
                 raise
             self._entered.append(lease)
         return lease
+
+    def _enter_again(self, lease: Lease, state: LoopState, task: asyncio.Task[Any]) -> None:
+        """Begins a body inside of what the same task does with the same lease."""
+        if lease not in self._entered:
+            # It was acquired without a body.
+            lease._enter(state, task, watched=False)
+        self._entered.append(lease)
 
 
 async def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:
@@ -215,6 +239,25 @@ def configure(url: str | None = None, **options: Unpack[ClientOptions]) -> None:
 def lock(key: str, **options: Unpack[LockOptions]) -> Lock:
     """A reusable lock of the default client: `async with dlock.lock("k", ttl=30) as lease: ...`."""
     return Client._default().lock(key, **options)
+
+
+def current_lease() -> Lease | sync.Lease:
+    """The lease of the innermost function decorated with `locked` that is running; `LockError` where there is none.
+
+    That of a plain function is a `dlock.sync.Lease`; `dlock.sync.current_lease()` says so to type checkers.
+    """
+    return cast(Lease | sync.Lease, _locked.current_lease())
+
+
+def locked(key: str, **options: Unpack[LockOptions]) -> Locked:
+    """Decorates a function, async or plain, that holds a key of the default client while it runs.
+
+    `@dlock.locked("order:{order_id}", ttl=30)`: the key is filled from the arguments; `{self.id}` and `{order.id}` work as well.
+    Inside, `dlock.current_lease()` is the lease. A plain function blocks as `dlock.sync` does, and its loss is raised at its end.
+    With `reentrant` the function may call itself for the same key. Raises `InvalidOptions` for names that the function does not
+    take.
+    """
+    return Locked(key, options, lambda key, options: sync.lock(key, **options), lambda key, options: lock(key, **options))
 
 
 async def with_lock(key: str, fn: Callable[[Lease], Awaitable[T] | T], **options: Unpack[LockOptions]) -> T:

@@ -57,6 +57,13 @@ class ClientHandle:
             known._bind(native)
         return known
 
+    @classmethod
+    def _sharing(cls, other: "ClientHandle") -> Self:
+        """A client of this face on the other one's connection."""
+        client = cls.__new__(cls)
+        client._bind(other._native)
+        return client
+
     def __repr__(self) -> str:
         return f"<{_public_name(self)} {self._native.server}>"
 
@@ -110,7 +117,7 @@ L = TypeVar("L", bound=LeaseHandle)
 class LockHandle(Generic[L]):
     """A lock, and the leases that were taken with it."""
 
-    __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_taken", "key")
+    __slots__ = ("__weakref__", "_client", "_entered", "_max_stall", "_native", "_on_lost", "_reentrant", "_taken", "key")
 
     # What a loss may do to the body; the first is the default.
     _reactions: ClassVar[Sequence[str]]
@@ -120,6 +127,9 @@ class LockHandle(Generic[L]):
         LOG.look()
         self._on_lost, engine_options = split_on_lost(options, self._reactions)
         self._native = client._native.lock(key, **engine_options)
+        # Seconds: what the engine made of it.
+        self._max_stall = self._native.max_stall if "max_stall" in options else None
+        self._reentrant = options.get("reentrant", False)
         self.key: Final = key
         self._client = client
         # Leases of `with` bodies under way, and of other acquires.
@@ -136,6 +146,8 @@ class LockHandle(Generic[L]):
 
     def _remember(self, lease: L) -> None:
         """Keeps sight of a lease that was acquired outside a `with`."""
+        if self._reentrant and any(known() is lease for known in self._taken):
+            return
         if len(self._taken) >= REMEMBERED:
             self._taken = [known for known in self._taken if (old := known()) is not None and not old._released]
         self._taken.append(weakref.ref(lease))
@@ -145,7 +157,13 @@ class LockHandle(Generic[L]):
         taken = [lease for known in self._taken if (lease := known()) is not None]
         outstanding = [lease for lease in reversed(taken + self._entered) if not lease._released]
         own = (lease for lease in outstanding if lease._taker == taker)
-        return next(own, outstanding[0] if len(outstanding) == 1 else None)
+        alone = len(set(outstanding)) == 1
+        return next(own, outstanding[0] if alone else None)
+
+    def _again(self, taker: object) -> L | None:
+        """The lease that this taker holds through this lock, entered once more."""
+        taken = [lease for known in self._taken if (lease := known()) is not None]
+        return next((lease for lease in self._entered + taken if lease._taker == taker and lease._again()), None)
 
     def _to_leave(self, taker: object, operation: str) -> L:
         """Takes out the lease that this taker entered last; entered elsewhere, the only one."""
@@ -163,7 +181,7 @@ class LockHandle(Generic[L]):
         known = self._client._leases.get(self.key)
         if known is None or (own := known()) is None or own._taker != taker or not own.valid:
             return
-        if self._native.waits if wait is UNSET else wait != 0:
+        if not self._native.retries and (self._native.waits if wait is UNSET else wait != 0):
             warn_caller(f"lock {self.key!r}: this {self._taker_name} holds it already and now waits for itself", RuntimeWarning)
 
 

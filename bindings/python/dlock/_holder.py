@@ -33,3 +33,5 @@ class Inspection:
     """None if the key is free."""
     queue: list[str]
     """The owner ids that wait, first in line first, where the backend keeps a queue."""
+    cluster: str | None
+    """Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared."""

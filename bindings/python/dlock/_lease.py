@@ -48,6 +48,8 @@ class Lease(LeaseHandle):
 
         True if the backend confirmed it; else `status` says how it stands, and the engine goes on trying until the lease would
         have run out. Waits at most `op_timeout`. A cancelled release goes on in the background.
+
+        With `reentrant`, each release takes one acquire back, and the last one gives back the key.
         """
         return await self._begin_release(current())
 
@@ -104,8 +106,11 @@ class Lease(LeaseHandle):
         # Whoever else cancelled the task wants it to end: that wins.
         by_others = cancelled and body is not None and body.uncancel() > self._cancelling
         by_us = cancelled and not by_others
+        state, self._state = self._state, None
+        if state is not None:
+            state.unwatch(self._number)
         try:
-            await self._begin_release(self._state or current())
+            await self._begin_release(state or current())
         except ForkedError:
             if kind is None:
                 raise
@@ -114,11 +119,18 @@ class Lease(LeaseHandle):
         if kind is None or (by_us and issubclass(kind, CancelledError)):
             raise loss from error
 
+    async def _leave_inner(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
+        """Ends a body inside of another one of the same lease. A cancellation is for the outermost to explain."""
+        loss = None if self.valid else self._loss()
+        await self._begin_release(current())
+        if loss is not None and kind is None and self._on_lost != "ignore":
+            raise loss from error
+
     def _begin_release(self, state: LoopState) -> Future[bool]:
         number = state.next_number()
-        self._release(state.completions, number)
-        if self._state is not None:
-            self._state.unwatch(self._number)
-            self._state = None
-        self._let_go()
+        if self._release(state.completions, number):
+            if self._state is not None:
+                self._state.unwatch(self._number)
+                self._state = None
+            self._let_go()
         return state.expect(number)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from dlock import _process
 from dlock._log import LOG
 from dlock._native import Call, Completions, Grant
+from dlock._pulse import Mortal, Pulse
 from dlock.errors import ForkedError, LockError
 
 # How often the thread of a loop without `add_reader` looks whether its loop was closed.
@@ -43,7 +44,18 @@ class LoopState:
     Only the loop itself keeps it alive, through its reader: it goes, and its descriptor with it, when the loop is closed.
     """
 
-    __slots__ = ("__weakref__", "_alarm", "_alarm_at", "_watched", "completions", "listeners", "loop", "next_number", "pending")
+    __slots__ = (
+        "__weakref__",
+        "_alarm",
+        "_alarm_at",
+        "_pulse",
+        "_watched",
+        "completions",
+        "listeners",
+        "loop",
+        "next_number",
+        "pending",
+    )
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = weakref.ref(loop)
@@ -55,6 +67,7 @@ class LoopState:
         self.listeners: dict[int, Callable[[], None]] = {}
         self._alarm: TimerHandle | None = None
         self._alarm_at = inf
+        self._pulse: Pulse | None = None
         reader = Reader(self)
         try:
             loop.add_reader(self.completions.fileno(), reader)
@@ -116,6 +129,12 @@ class LoopState:
 
     def unwatch(self, number: int) -> None:
         self._watched.pop(number, None)
+
+    def give_signs(self, lease: Mortal, max_stall: float) -> None:
+        """Shows the engine that this loop runs, for as long as the lease is held."""
+        if self._pulse is None:
+            self._pulse = Pulse(self.loop)
+        self._pulse.add(lease, max_stall)
 
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:

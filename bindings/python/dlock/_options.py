@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict
 
@@ -21,6 +22,34 @@ class Unset:
 UNSET: Final = Unset()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Bounded attempts instead of waiting to be woken. What is None stands for the default."""
+
+    max_retries: int | None = None
+    """How many attempts may follow the first one. Default 3; 0 tries once."""
+    delay: Seconds | None = None
+    """The pause before the first retry. Default 0.1 s."""
+    backoff: float | None = None
+    """What each pause is multiplied with to get the next. Default 1; at most 100."""
+    jitter: float | None = None
+    """How far a pause is drawn around its length: the default, 0.5, draws it from half of it to one and a half. From 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """Tuning of renewal, for all leases of a client. The defaults are good to 100,000 leases."""
+
+    max_delay: Seconds | None = None
+    """The longest pause after renewals that got no answer. Default 0.8 s."""
+    base_delay: Seconds | None = None
+    """The first such pause; it doubles with each one more. Default 0.05 s; never longer than a twentieth of the TTL."""
+    call_timeout: Seconds | None = None
+    """The longest time that one renewal request may take. Default, and at most: `op_timeout`, or half of what is left."""
+    batch: int | None = None
+    """The most leases in one request. Default, and at most: what the backend takes."""
+
+
 class ClientOptions(TypedDict, total=False):
     """How a client talks to its backend."""
 
@@ -30,6 +59,8 @@ class ClientOptions(TypedDict, total=False):
     """How long one request may take. Default 1 s."""
     connect_timeout: Seconds
     """How long connecting may take, and for how long a failing backend is tried. Default 5 s."""
+    renewal: Renewal
+    """How leases are renewed."""
 
 
 class LockOptions(TypedDict, total=False):
@@ -43,10 +74,18 @@ class LockOptions(TypedDict, total=False):
     """Renew by itself while held. Default True."""
     renewal_threshold: float
     """Renew when the remaining share of the TTL falls to this. Default 2/3."""
+    retry: Retry | None
+    """Bounded attempts instead of waiting; `RetriesExhausted` ends them. `wait` bounds the whole, and a `wait` of 0 tries once."""
     fair: bool
     """Arrival order where the backend can. Default True."""
     max_hold: Seconds | None
     """The lease ends after this long, renewed or not. Default None."""
+    max_stall: Seconds | None
+    """The lease ends when the event loop that took it has not run for this long. Default None. `dlock.sync` has no loop: there the
+    holder calls `lease.heartbeat()` at least that often."""
+    reentrant: bool
+    """Whether a task, or in `dlock.sync` a thread, that holds the lock through this very object may acquire it again: it gets the
+    same lease, and the last release gives the key back. Default False."""
     metadata: str | None
     """Text that `inspect` shows beside host, pid and since."""
     op_timeout: Seconds | None

@@ -16,6 +16,7 @@ __all__ = [
     "LockLost",
     "NotAcquired",
     "NotHeld",
+    "RetriesExhausted",
 ]
 
 
@@ -54,13 +55,20 @@ class LockBusy(NotAcquired):
     """A single try found the key held."""
 
 
+class RetriesExhausted(NotAcquired):
+    """Every attempt of a `retry` found the key held."""
+
+    attempts: int | None = None
+    """How many attempts were made."""
+
+
 class LockLost(LockError):
     """The lease ended before its holder released it."""
 
     token: int | None = None
     """The lost lease's fencing token."""
     reason: str | None = None
-    """`expired`, `gone`, `max_hold` or `closed`."""
+    """`expired`, `gone`, `max_hold`, `max_stall` or `closed`."""
 
 
 class NotHeld(LockError):
@@ -90,6 +98,7 @@ class ForkedError(LockError):
 _CLASSES: dict[str, type[LockError]] = {
     "ACQUIRE_TIMEOUT": AcquireTimeout,
     "LOCK_BUSY": LockBusy,
+    "RETRIES_EXHAUSTED": RetriesExhausted,
     "LOCK_LOST": LockLost,
     "NOT_HELD": NotHeld,
     "BACKEND_UNAVAILABLE": BackendUnavailable,

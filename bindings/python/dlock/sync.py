@@ -16,6 +16,8 @@ from typing import Any, Self, TypeVar, Unpack, cast
 from dlock import _native, _process
 from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable
 from dlock._holder import Inspection
+from dlock._locked import Locked
+from dlock._locked import current_lease as _current_lease
 from dlock._log import LOG
 from dlock._observe import EventName, Health, Observe, Observers
 from dlock._options import UNSET, ClientOptions, LockOptions, Seconds, Unset
@@ -23,7 +25,7 @@ from dlock._wait import wait_readable
 from dlock._warn import warn_caller
 from dlock.errors import ForkedError, LockBusy, LockError, invalid
 
-__all__ = ["Client", "Lease", "Lock", "connect", "lock", "with_lock"]
+__all__ = ["Client", "Lease", "Lock", "connect", "current_lease", "lock", "locked", "with_lock"]
 
 T = TypeVar("T")
 
@@ -61,6 +63,21 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
     return value
 
 
+class _Thread(threading.local):
+    """What a thread is known by: its number may be that of another one that has ended."""
+
+    def __init__(self) -> None:
+        self.mark = object()
+
+
+_thread = _Thread()
+
+
+def _taker() -> object:
+    """The thread that is running. Under gevent and eventlet, which replace `get_ident`, the greenlet."""
+    return threading.get_ident(), _thread.mark
+
+
 class Client(ClientHandle):
     """Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
 
@@ -76,6 +93,10 @@ class Client(ClientHandle):
     def with_lock(self, key: str, fn: "Callable[[Lease], T]", **options: Unpack[LockOptions]) -> T:
         """Calls `fn(lease)` while holding `key`, and returns what it returns."""
         return self.lock(key, **options).with_lock(fn)
+
+    def locked(self, key: str, **options: Unpack[LockOptions]) -> Locked:
+        """Decorates a plain function that holds `key` while it runs. See `dlock.locked`."""
+        return Locked(key, options, lambda key, options: Lock(self, key, options))
 
     def ping(self) -> None:
         """One round trip to the backend; `BackendUnavailable` within `connect_timeout`."""
@@ -153,7 +174,7 @@ class Lease(LeaseHandle):
     __slots__ = ("_entered",)
 
     def __init__(
-        self, _grant: _native.Grant, key: str, on_lost: str, taker: int, leases: dict[str, weakref.ref[LeaseHandle]]
+        self, _grant: _native.Grant, key: str, on_lost: str, taker: object, leases: dict[str, weakref.ref[LeaseHandle]]
     ) -> None:
         self._key = key
         self._leases = leases
@@ -163,9 +184,15 @@ class Lease(LeaseHandle):
         self._entered = False
 
     def release(self) -> bool:
-        """Gives the key back. True if the backend confirmed it; else `status` says how it stands. Waits at most `op_timeout`."""
-        self._let_go()
-        return cast(bool, _run(self._release))
+        """Gives the key back. True if the backend confirmed it; else `status` says how it stands. Waits at most `op_timeout`.
+
+        With `reentrant`, each release takes one acquire back, and the last one gives back the key.
+        """
+        return cast(bool, _run(self._begin_release))
+
+    def _begin_release(self, completions: _native.Completions, number: int) -> None:
+        if self._release(completions, number):
+            self._let_go()
 
     def extend(self, ttl: Seconds) -> None:
         """Sets the life of the lease: `ttl` from now, and for later renewals. `LockLost` or `NotHeld` if the lease has ended."""
@@ -208,7 +235,7 @@ class Lock(LockHandle[Lease]):
         """Blocks until the key is got and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
 
         Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
-        backend failed for `connect_timeout`.
+        backend failed for `connect_timeout`, `RetriesExhausted` when the attempts of `retry` are used up.
         """
         lease = self._get(wait)
         self._remember(lease)
@@ -223,7 +250,7 @@ class Lock(LockHandle[Lease]):
 
     def release(self) -> bool:
         """Gives back the lease that this thread took last with this lock, else the only one outstanding. See `Lease.release`."""
-        lease = self._to_release(threading.get_ident())
+        lease = self._to_release(_taker())
         if lease is not None:
             return lease.release()
         # None, or several, or one whose handle was discarded: the engine knows.
@@ -248,12 +275,15 @@ class Lock(LockHandle[Lease]):
         return lease
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._to_leave(threading.get_ident(), "__exit__").__exit__(kind, error, trace)
+        self._to_leave(_taker(), "__exit__").__exit__(kind, error, trace)
 
     def _get(self, wait: Seconds | Unset | None) -> Lease:
-        thread = threading.get_ident()
+        thread = _taker()
         leases = self._client._leases
-        self._warn_of_own_lease(thread, wait)
+        if self.key in leases:
+            if self._reentrant and (own := self._again(thread)) is not None:
+                return own
+            self._warn_of_own_lease(thread, wait)
         start, own_wait = (self._native.acquire, ()) if isinstance(wait, Unset) else (self._native.acquire_within, (wait,))
         grant = _run(start, False, *own_wait)
         lease = Lease(grant, self.key, self._on_lost, thread, leases)
@@ -277,6 +307,19 @@ def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:
 def lock(key: str, **options: Unpack[LockOptions]) -> Lock:
     """A reusable lock of the default client: `with dlock.sync.lock("k", ttl=30) as lease: ...`."""
     return Client._default().lock(key, **options)
+
+
+def locked(key: str, **options: Unpack[LockOptions]) -> Locked:
+    """Decorates a plain function that holds a key of the default client while it runs. See `dlock.locked`."""
+    return Locked(key, options, lambda key, options: lock(key, **options))
+
+
+def current_lease() -> Lease:
+    """The lease of the innermost plain function decorated with `locked` that is running."""
+    lease = _current_lease()
+    if isinstance(lease, Lease):
+        return lease
+    raise LockError("current_lease: the innermost lease is asyncio's", code="NO_LEASE", operation="current_lease")
 
 
 def with_lock(key: str, fn: Callable[[Lease], T], **options: Unpack[LockOptions]) -> T:

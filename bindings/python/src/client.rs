@@ -9,7 +9,7 @@ use crate::completion::{Call, Completions, Outcome, start};
 use crate::error::raise;
 use crate::lock::Lock;
 use crate::observe::{Subscription, figures};
-use crate::values::{duration, duration_or_none, flag, share, text, whom};
+use crate::values::{self, duration, duration_or_none, flag, share, text, whom};
 
 /// One backend connection and one session. Lazy: connects, and starts the engine, at its first use.
 #[pyclass(frozen, module = "dlock._native")]
@@ -18,18 +18,20 @@ pub(crate) struct Client(dlock::Client);
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (url, *, namespace = None, op_timeout = None, connect_timeout = None))]
+    #[pyo3(signature = (url, *, namespace = None, op_timeout = None, connect_timeout = None, renewal = None))]
     fn new(
         url: &Bound<'_, PyAny>,
         namespace: Option<&Bound<'_, PyAny>>,
         op_timeout: Option<&Bound<'_, PyAny>>,
         connect_timeout: Option<&Bound<'_, PyAny>>,
+        renewal: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let default = ClientOptions::default();
         let options = ClientOptions {
             namespace: namespace.map(|value| text("namespace", value)).transpose()?.unwrap_or(default.namespace),
             op_timeout: duration_or_none("op_timeout", op_timeout)?.unwrap_or(default.op_timeout),
             connect_timeout: duration_or_none("connect_timeout", connect_timeout)?.unwrap_or(default.connect_timeout),
+            renewal: renewal.map(values::renewal).transpose()?.unwrap_or(default.renewal),
             unit: Unit::Seconds,
         };
         dlock::Client::with_options(&text("url", url)?, options).map(Self).map_err(raise)
@@ -42,8 +44,8 @@ impl Client {
     }
 
     /// A lock for `key`. Checks key and options, without any I/O.
-    #[pyo3(signature = (key, *, ttl = None, wait = None, renew = None, renewal_threshold = None, fair = None, max_hold = None,
-                        metadata = None, op_timeout = None))]
+    #[pyo3(signature = (key, *, ttl = None, wait = None, renew = None, renewal_threshold = None, retry = None, fair = None,
+                        max_hold = None, max_stall = None, reentrant = None, metadata = None, op_timeout = None))]
     #[allow(clippy::too_many_arguments)] // one for each option
     fn lock(
         &self,
@@ -52,8 +54,11 @@ impl Client {
         wait: Option<&Bound<'_, PyAny>>,
         renew: Option<&Bound<'_, PyAny>>,
         renewal_threshold: Option<&Bound<'_, PyAny>>,
+        retry: Option<&Bound<'_, PyAny>>,
         fair: Option<&Bound<'_, PyAny>>,
         max_hold: Option<&Bound<'_, PyAny>>,
+        max_stall: Option<&Bound<'_, PyAny>>,
+        reentrant: Option<&Bound<'_, PyAny>>,
         metadata: Option<&Bound<'_, PyAny>>,
         op_timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Lock> {
@@ -66,8 +71,11 @@ impl Client {
                 .map(|value| share("renewal_threshold", value))
                 .transpose()?
                 .unwrap_or(default.renewal_threshold),
+            retry: retry.map(values::retry).transpose()?,
             fair: fair.map(|value| flag("fair", value)).transpose()?.unwrap_or(default.fair),
             max_hold: duration_or_none("max_hold", max_hold)?,
+            max_stall: duration_or_none("max_stall", max_stall)?,
+            reentrant: reentrant.map(|value| flag("reentrant", value)).transpose()?.unwrap_or(default.reentrant),
             metadata: metadata.map(|value| text("metadata", value)).transpose()?,
             op_timeout: duration_or_none("op_timeout", op_timeout)?,
         };

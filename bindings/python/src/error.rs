@@ -30,6 +30,7 @@ pub(crate) fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'
     }
     match error {
         Error::AcquireTimeout { waited, .. } => fields.set_item("waited", waited.as_secs_f64())?,
+        Error::RetriesExhausted { attempts, .. } => fields.set_item("attempts", attempts)?,
         Error::LockLost { token, reason, .. } => {
             fields.set_item("token", token)?;
             fields.set_item("reason", reason.as_str())?;

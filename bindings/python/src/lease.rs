@@ -64,10 +64,11 @@ impl Grant {
     }
 }
 
-/// Ends a lease and has the answer pushed: whether the backend confirmed it.
-pub(crate) fn give_back(lease: &dlock::Lease, completions: &Completions, number: u64) -> PyResult<()> {
+/// Ends a lease and has the answer pushed: whether the backend confirmed it. False, and the answer true, if that took back one of several
+/// entries of a lease that is still held.
+pub(crate) fn give_back(lease: &dlock::Lease, completions: &Completions, number: u64) -> PyResult<bool> {
     let queue = completions.queue()?;
-    let told = move |status| queue.push(number, Outcome::Answer(status == Status::Released));
+    let told = move |status| queue.push(number, Outcome::Answer(matches!(status, Status::Released | Status::Held)));
     lease.release_then(told).map_err(raise)
 }
 
@@ -163,6 +164,18 @@ impl Lease {
         Ok(())
     }
 
+    /// A sign of life: with `max_stall`, the lease ends when none came for that long. False once the lease has ended.
+    ///
+    /// The event loop that took the lease gives signs by itself. Without one, with `dlock.sync`, they are the holder's to give.
+    fn heartbeat(&self) -> bool {
+        self.0.mine().is_some_and(dlock::Lease::heartbeat)
+    }
+
+    /// Enters a held lease once more; it then takes one release more to give it back.
+    fn _again(&self) -> bool {
+        self.0.mine().is_some_and(dlock::Lease::enter)
+    }
+
     /// Whether dropping this object gives a held lease back.
     fn _is_last_handle(&self) -> bool {
         self.0.mine().is_some_and(dlock::Lease::is_last_handle)
@@ -175,8 +188,9 @@ impl Lease {
         Ok(())
     }
 
-    /// Ends the lease here and now, and the rest in the background. The answer says whether the backend confirmed it.
-    fn _release(&self, completions: &Completions, number: u64) -> PyResult<()> {
+    /// Ends the lease here and now, and the rest in the background. The answer says whether the backend confirmed it. False if the lease
+    /// goes on, because it was entered more often than it was released.
+    fn _release(&self, completions: &Completions, number: u64) -> PyResult<bool> {
         give_back(self.0.get()?, completions, number)
     }
 

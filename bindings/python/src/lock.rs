@@ -47,6 +47,18 @@ impl Lock {
         self.0.read_only().is_some_and(|lock| lock.options().wait != Some(Duration::ZERO))
     }
 
+    /// Whether an acquire makes bounded attempts instead of waiting.
+    #[getter]
+    fn retries(&self) -> bool {
+        self.0.read_only().is_some_and(|lock| lock.options().retry.is_some())
+    }
+
+    /// For how many seconds its holders may give no sign of life.
+    #[getter]
+    fn max_stall(&self) -> Option<f64> {
+        self.0.read_only().and_then(|lock| lock.options().max_stall).map(|max_stall| max_stall.as_secs_f64())
+    }
+
     /// Starts an attempt; the answer is a `Grant`. With `watch`, a loss of the lease comes under the same number.
     fn acquire(&self, completions: &Completions, number: u64, watch: bool) -> PyResult<Call> {
         let wait = self.0.read_only().and_then(|lock| lock.options().wait);
@@ -67,7 +79,7 @@ impl Lock {
 
     /// Releases the only outstanding lease; the answer says whether the backend confirmed it.
     fn release(&self, completions: &Completions, number: u64) -> PyResult<()> {
-        give_back(&self.0.get()?.only_lease("release").map_err(raise)?, completions, number)
+        give_back(&self.0.get()?.only_lease("release").map_err(raise)?, completions, number).map(drop)
     }
 
     /// `(key, token)` of the held leases that only this lock remembers: they are given back with it.

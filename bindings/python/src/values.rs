@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dlock::backend::{Inspection, Whom};
 use dlock::holder::Holder;
-use dlock::{Error, Unit};
+use dlock::{Error, Renewal, Retry, Unit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
@@ -35,6 +35,47 @@ pub(crate) fn flag(field: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 pub(crate) fn share(field: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     value.extract().map_err(|_| refuse(field, value, "a number between 0 and 1"))
+}
+
+fn whole(field: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    match value.extract() {
+        Ok(number) if !value.is_instance_of::<PyBool>() => Ok(number),
+        _ => Err(refuse(field, value, &format!("a whole number from 0 to {}", u32::MAX))),
+    }
+}
+
+fn number(field: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    value.extract().map_err(|_| refuse(field, value, "a number"))
+}
+
+/// A `dlock.Retry`.
+pub(crate) fn retry(value: &Bound<'_, PyAny>) -> PyResult<Retry> {
+    let part = |name| part("retry", "dlock.Retry", value, name);
+    let default = Retry::default();
+    Ok(Retry {
+        max_retries: part("max_retries")?.map_or(Ok(default.max_retries), |value| whole("retry.max_retries", &value))?,
+        delay: part("delay")?.map_or(Ok(default.delay), |value| duration("retry.delay", &value))?,
+        backoff: part("backoff")?.map_or(Ok(default.backoff), |value| number("retry.backoff", &value))?,
+        jitter: part("jitter")?.map_or(Ok(default.jitter), |value| number("retry.jitter", &value))?,
+    })
+}
+
+/// A `dlock.Renewal`.
+pub(crate) fn renewal(value: &Bound<'_, PyAny>) -> PyResult<Renewal> {
+    let part = |name| part("renewal", "dlock.Renewal", value, name);
+    let default = Renewal::default();
+    Ok(Renewal {
+        base_delay: part("base_delay")?.map_or(Ok(default.base_delay), |value| duration("renewal.base_delay", &value))?,
+        max_delay: part("max_delay")?.map_or(Ok(default.max_delay), |value| duration("renewal.max_delay", &value))?,
+        call_timeout: part("call_timeout")?.map(|value| duration("renewal.call_timeout", &value)).transpose()?,
+        batch: part("batch")?.map(|value| whole("renewal.batch", &value)).transpose()?,
+    })
+}
+
+/// A field of a class of ours; `None` stands for the engine's default.
+fn part<'py>(field: &str, class: &str, value: &Bound<'py, PyAny>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let part = value.getattr(name).map_err(|_| refuse(field, value, &format!("a {class}")))?;
+    Ok(Some(part).filter(|part| !part.is_none()))
 }
 
 /// A token or an owner id.
@@ -87,5 +128,10 @@ pub(crate) fn holder<'py>(py: Python<'py>, holder: &Holder) -> PyResult<Bound<'p
 pub(crate) fn inspection<'py>(py: Python<'py>, inspection: &Inspection) -> PyResult<Bound<'py, PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let held_by = inspection.holder.as_ref().map(|held_by| holder(py, held_by)).transpose()?;
-    CLASS.import(py, "dlock._holder", "Inspection")?.call1((&inspection.key, held_by, inspection.queue.clone()))
+    CLASS.import(py, "dlock._holder", "Inspection")?.call1((
+        &inspection.key,
+        held_by,
+        inspection.queue.clone(),
+        &inspection.cluster,
+    ))
 }

@@ -50,6 +50,7 @@ pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
         late_window: Duration::ZERO,
         batch: 1000,
         reserved: None,
+        counts_tokens: false,
     };
     Ok(Arc::new(Memory { store, context, capabilities, server: url.as_str().into() }))
 }
@@ -248,13 +249,13 @@ impl Store {
         if free_for_all {
             let token = self.next_token(request.floor, moment);
             self.hold(full, request, token, moment);
-            return Acquired::Granted(Grant { token, ttl: request.ttl });
+            return Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO });
         }
         match self.keys.get(full).and_then(|entry| entry.held.as_ref()) {
             Some(held) if held.owner == request.owner => {
                 let token = held.token;
                 self.hold(full, request, token, moment);
-                return Acquired::Granted(Grant { token, ttl: request.ttl });
+                return Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO });
             }
             Some(_) => {}
             // Free, and somebody else is first: settle() hands over, so this is unreachable but harmless.
@@ -357,7 +358,7 @@ impl Store {
         let entry = self.keys.get(full);
         let held = entry.and_then(|entry| entry.held.as_ref()).filter(|held| held.until > moment.now);
         let queue = entry.map(|entry| entry.queue.iter().map(|(owner, _)| owner.to_string()).collect()).unwrap_or_default();
-        Inspection { key: key.to_owned(), holder: held.map(|held| held.describe(moment.now)), queue }
+        Inspection { key: key.to_owned(), holder: held.map(|held| held.describe(moment.now)), queue, cluster: None }
     }
 
     fn next_token(&mut self, floor: Token, moment: Moment) -> Token {

@@ -3,6 +3,8 @@
 //! A backend is where the truth about locks is stored. It knows keys, owners and places in a queue; it knows nothing of sessions' leases,
 //! local waiters or languages. The doc comments here *are* the contract, and the behaviour suite tests them sentence by sentence.
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod local;
 pub(crate) mod measured;
 pub mod memory;
@@ -54,8 +56,10 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Behavior
     /// - Free and nobody waits: granted, with a token greater than every token granted for the key before and greater than `floor`.
+    ///   Where that cannot be, [`Capabilities::counts_tokens`], it is [`Failure::Refused`] and nothing remains.
     /// - Free and somebody waits: granted only with `fair: false`, or to the first in the queue.
     /// - Held by the same owner: confirmed. The same token, the full TTL from now.
+    /// - A grant's TTL may have begun before the request, by a twentieth of it at most: [`Grant::age`].
     /// - Held by somebody else: with `enqueue`, the owner gets a place at the end of the queue (or keeps the one it has) and a
     ///   [`Hint`] when it is worth asking again; without, nothing remains.
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired>;
@@ -134,6 +138,8 @@ pub struct Capabilities {
     pub batch: usize,
     /// Keys that begin with this are the backend's own; `None` if there are none.
     pub reserved: Option<&'static str>,
+    /// Tokens are the store's own count, which cannot be raised: a grant below the asker's floor is refused instead.
+    pub counts_tokens: bool,
 }
 
 /// A request for a key.
@@ -151,6 +157,8 @@ pub struct Acquire {
     pub enqueue: bool,
     /// The encoded [`Note`](crate::holder::Note) that others see.
     pub note: Arc<str>,
+    /// False: the grant ends with its TTL, whatever becomes of this process.
+    pub renew: bool,
     /// The highest token this client has seen.
     pub floor: Token,
     /// How long the answer may take.
@@ -173,6 +181,8 @@ pub struct Grant {
     pub token: Token,
     /// The TTL that the backend confirmed.
     pub ttl: Duration,
+    /// How long before the request was made this TTL began.
+    pub age: Duration,
 }
 
 /// A key is held by somebody else.
@@ -266,6 +276,8 @@ pub struct Inspection {
     pub holder: Option<Holder>,
     /// The owners that wait, first in line first, where the backend keeps a queue.
     pub queue: Vec<String>,
+    /// Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared.
+    pub cluster: Option<String>,
 }
 
 /// A backend's word that a waiter should ask again. Never a grant.
@@ -305,6 +317,11 @@ impl fmt::Debug for Context {
 /// # Errors
 /// [`Error::InvalidOptions`] for an unknown scheme or parameters that the backend does not have.
 pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
+    // Before it is parsed as others are: it names several hosts.
+    #[cfg(feature = "etcd")]
+    if url.starts_with("etcd://") || url.starts_with("etcds://") {
+        return etcd::open(url, context);
+    }
     let refuse = |allowed: &str| Error::invalid("url", shown(url), allowed);
     let parsed = url::Url::parse(url).map_err(|error| match error {
         url::ParseError::InvalidPort => refuse(PORTS),
@@ -322,6 +339,9 @@ pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> 
     }
 }
 
+#[cfg(feature = "etcd")]
+const URLS: &str = "local:, local:///path, memory:, memory:name, redis://host:port/db or etcd://host:port,host:port";
+#[cfg(not(feature = "etcd"))]
 const URLS: &str = "local:, local:///path, memory:, memory:name or redis://host:port/db";
 const PORTS: &str = "a port from 1 to 65535, or none";
 

@@ -82,7 +82,7 @@ fn r15_unknown_events_are_refused_by_name() {
 
 #[test]
 fn every_reason_and_code_has_a_place_of_its_own() {
-    for reason in [LossReason::Expired, LossReason::Gone, LossReason::MaxHold, LossReason::Closed] {
+    for reason in [LossReason::Expired, LossReason::Gone, LossReason::MaxHold, LossReason::MaxStall, LossReason::Closed] {
         assert!(figures::LOSSES[..figures::LOSSES.len() - 1].contains(&reason.as_str()));
     }
     let observer = Observer::default();

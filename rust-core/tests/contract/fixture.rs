@@ -144,6 +144,7 @@ pub(crate) fn request(key: &str, owner: OwnerId) -> Acquire {
         ttl: TTL,
         fair: true,
         enqueue: false,
+        renew: true,
         note: Note { host: "here".into(), pid: std::process::id(), since: 1, metadata: Some("why | so".into()) }.encode().into(),
         floor: 0,
         timeout: TIMEOUT,

@@ -89,6 +89,24 @@ async fn redis() -> Fixture {
 
 contract!(redis, super::redis);
 
+async fn etcd() -> Fixture {
+    etcd_of(support::etcd::Version::Current).await
+}
+
+contract!(etcd, super::etcd);
+
+async fn etcd_3_4() -> Fixture {
+    etcd_of(support::etcd::Version::Old).await
+}
+
+contract!(etcd_3_4, super::etcd_3_4);
+
+async fn etcd_of(version: support::etcd::Version) -> Fixture {
+    let server = support::etcd::EtcdServer::start_with(version).await;
+    let open: fixture::Open = |url, context| dlock::backend::etcd::open(url.as_str(), context);
+    Fixture { url: Url::parse(&server.url()).unwrap(), open, _keep: Box::new(server) }
+}
+
 #[allow(clippy::unused_async, reason = "a fixture with a server awaits it")]
 async fn memory() -> Fixture {
     static NEXT: AtomicU64 = AtomicU64::new(0);

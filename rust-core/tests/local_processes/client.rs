@@ -47,6 +47,7 @@ impl Client {
             fair: true,
             enqueue,
             note: Note::of_this_process(std::time::SystemTime::now(), None).encode().into(),
+            renew: true,
             floor: 0,
             timeout: TIMEOUT,
         }

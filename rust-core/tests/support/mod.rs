@@ -1,10 +1,11 @@
 //! What the tests with real servers share.
 
 // Every test file is a crate of its own and uses a part of this.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, unused_imports, missing_docs, unreachable_pub)]
 // A failing step fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod etcd;
 pub mod proxy;
 pub mod redis;
 

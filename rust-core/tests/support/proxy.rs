@@ -37,29 +37,50 @@ pub struct Proxy {
     gates: Arc<Mutex<Vec<Gates>>>,
     /// How many times bytes were kept back so far.
     kept: Arc<AtomicUsize>,
+    /// How many times bytes went to the server so far.
+    sent: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
 impl Proxy {
     pub async fn to(port: u16) -> Self {
+        Self::through(Gate::Open, port).await
+    }
+
+    /// One that begins each connection with this.
+    pub async fn through(gate: Gate, port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own_port = listener.local_addr().unwrap().port();
         let gates = Arc::new(Mutex::new(Vec::new()));
         let known = gates.clone();
         let kept = Arc::new(AtomicUsize::new(0));
         let keeping = kept.clone();
+        let sent = Arc::new(AtomicUsize::new(0));
+        let sending = sent.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
-                let gates = Gates { to_server: Arc::default(), to_client: Arc::default() };
+                let gates = Gates { to_server: Arc::new(watch::Sender::new(gate)), to_client: Arc::new(watch::Sender::new(gate)) };
                 known.lock().unwrap().push(gates.clone());
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                tokio::spawn(pump(from_client, to_server, gates.to_server.subscribe(), gates.to_server, keeping.clone()));
-                tokio::spawn(pump(from_server, to_client, gates.to_client.subscribe(), gates.to_client, keeping.clone()));
+                tokio::spawn(pump(
+                    from_client,
+                    to_server,
+                    gates.to_server.subscribe(),
+                    gates.to_server,
+                    [keeping.clone(), sending.clone()],
+                ));
+                tokio::spawn(pump(
+                    from_server,
+                    to_client,
+                    gates.to_client.subscribe(),
+                    gates.to_client,
+                    [keeping.clone(), Arc::default()],
+                ));
             }
         });
-        Self { port: own_port, gates, kept, task }
+        Self { port: own_port, gates, kept, sent, task }
     }
 
     /// Sets what happens to requests on the connections there are now; new ones pass.
@@ -81,6 +102,11 @@ impl Proxy {
         self.kept.load(Ordering::SeqCst)
     }
 
+    /// How many times bytes went to the server so far.
+    pub fn sent(&self) -> usize {
+        self.sent.load(Ordering::SeqCst)
+    }
+
     /// How many connections were made so far.
     pub fn connections(&self) -> usize {
         self.gates.lock().unwrap().len()
@@ -99,7 +125,7 @@ async fn pump(
     mut to: OwnedWriteHalf,
     mut gate: watch::Receiver<Gate>,
     _open: Arc<watch::Sender<Gate>>,
-    kept: Arc<AtomicUsize>,
+    [kept, passed]: [Arc<AtomicUsize>; 2],
 ) {
     let mut buffer = vec![0; 65_536];
     let (mut closed, mut lost) = (gate.clone(), false);
@@ -125,5 +151,6 @@ async fn pump(
         if now != Gate::Closed && to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
+        passed.fetch_add(1, Ordering::SeqCst);
     }
 }

@@ -194,6 +194,7 @@ impl Session {
             ttl: TTL,
             fair: true,
             enqueue: true,
+            renew: true,
             note: Note::of_this_process(std::time::SystemTime::now(), None).encode().into(),
             floor: 0,
             timeout: self.timeout,

@@ -183,7 +183,7 @@ impl Local {
         match book.attempts.remove(&id) {
             Some(Attempt::Held(mut holding)) if holding.is_at(path)? => {
                 holding.show_deadline(self.context.clock.now() + request.ttl);
-                let grant = Grant { token: holding.token, ttl: request.ttl };
+                let grant = Grant { token: holding.token, ttl: request.ttl, age: Duration::ZERO };
                 book.attempts.insert(id, Attempt::Held(holding));
                 return Ok(Turn::Answer(Acquired::Granted(grant)));
             }
@@ -213,7 +213,7 @@ impl Local {
             };
             if let Some(holding) = Holding::begin(path, file, &self.record(request, token), &mut book.turns)? {
                 book.attempts.insert(id, Attempt::Held(holding));
-                return Ok(Turn::Answer(Acquired::Granted(Grant { token, ttl: request.ttl })));
+                return Ok(Turn::Answer(Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO })));
             }
         }
     }

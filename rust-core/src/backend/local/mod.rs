@@ -74,6 +74,7 @@ fn capabilities() -> Capabilities {
         late_window: Duration::ZERO,
         batch: 1_000,
         reserved: None,
+        counts_tokens: false,
     }
 }
 
@@ -227,7 +228,11 @@ impl Backend for Local {
             let path = self.path(&directory, &key);
             let read = self.aside(move || read_held(&path)).await?;
             let now = self.context.clock.now();
-            Ok(Inspection { key: key.as_ref().to_owned(), holder: read.map(|(record, _)| record.holder(now)), queue: Vec::new() })
+            Ok(Inspection {
+                key: key.as_ref().to_owned(),
+                holder: read.map(|(record, _)| record.holder(now)),
+                ..Inspection::default()
+            })
         }
         .boxed()
     }
@@ -239,8 +244,11 @@ impl Backend for Local {
             let records = self.aside(move || read_all(&directory)).await?;
             let now = self.context.clock.now();
             let wanted = records.iter().filter(|record| *record.namespace == *namespace && record.key.starts_with(&*prefix));
-            let inspect =
-                |record: &Record| Inspection { key: record.key.to_string(), holder: Some(record.holder(now)), queue: Vec::new() };
+            let inspect = |record: &Record| Inspection {
+                key: record.key.to_string(),
+                holder: Some(record.holder(now)),
+                ..Inspection::default()
+            };
             Ok(wanted.map(inspect).collect())
         }
         .boxed()

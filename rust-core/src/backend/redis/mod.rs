@@ -83,6 +83,7 @@ pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
         late_window: context.op_timeout * 2,
         batch: BATCH,
         reserved: context.namespace.is_empty().then_some(names::SIDE),
+        counts_tokens: false,
     };
     Ok(Arc::new(Redis { connector, context, capabilities, server }))
 }

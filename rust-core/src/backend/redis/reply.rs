@@ -12,7 +12,7 @@ use crate::owner::OwnerId;
 /// Reads a token, `{look again, ahead, left, value}`, or -1 (`None`): the request came after its not-after, and did nothing.
 pub(super) fn asked(value: &Value, ttl: Duration) -> Result<Option<Acquired>, BackendError> {
     if let Value::Int(token) = value {
-        return Ok(u64::try_from(*token).ok().map(|token| Acquired::Granted(Grant { token, ttl })));
+        return Ok(u64::try_from(*token).ok().map(|token| Acquired::Granted(Grant { token, ttl, age: Duration::ZERO })));
     }
     let fields = array(value)?;
     Ok(Some(Acquired::Waiting(Waiting {
@@ -78,7 +78,7 @@ pub(super) fn inspected(key: String, value: &Value) -> Result<Inspection, Backen
     let left = int(fields, 1)?;
     let holder = fields.first().and_then(text).map(|value| holder(&value, left));
     let queue = array(fields.get(2).ok_or_else(unexpected)?)?.iter().filter_map(text).collect();
-    Ok(Inspection { key, holder, queue })
+    Ok(Inspection { key, holder, queue, cluster: None })
 }
 
 /// True for a plain 1.

@@ -22,11 +22,20 @@ const LOCK_OPTIONS = {
   renewal_threshold: 'renewalThreshold',
   fair: 'fair',
   max_hold: 'maxHold',
+  max_stall: 'maxStall',
+  reentrant: 'reentrant',
+  retry: 'retry',
   metadata: 'metadata',
   op_timeout: 'opTimeout',
 };
-const CLIENT_OPTIONS = { namespace: 'namespace', op_timeout: 'opTimeout', connect_timeout: 'connectTimeout' };
-const FIELDS = Object.fromEntries(Object.entries({ ...LOCK_OPTIONS, ...CLIENT_OPTIONS }).map(([ours, theirs]) => [theirs, ours]));
+const CLIENT_OPTIONS = { namespace: 'namespace', op_timeout: 'opTimeout', connect_timeout: 'connectTimeout', renewal: 'renewal' };
+const PARTS = {
+  retry: { max_retries: 'maxRetries', delay: 'delay', backoff: 'backoff', jitter: 'jitter' },
+  renewal: { max_delay: 'maxDelay', base_delay: 'baseDelay', call_timeout: 'callTimeout', batch: 'batch' },
+};
+const turned = (names) => Object.entries(names).map(([ours, theirs]) => [theirs, ours]);
+const partFields = Object.entries(PARTS).flatMap(([part, names]) => turned(names).map(([theirs, ours]) => [`${part}.${theirs}`, `${part}.${ours}`]));
+const FIELDS = Object.fromEntries([...turned(LOCK_OPTIONS), ...turned(CLIENT_OPTIONS), ...partFields]);
 const NUMBERS = { nan: Number.NaN, inf: Number.POSITIVE_INFINITY, '-inf': Number.NEGATIVE_INFINITY };
 
 const operations = {
@@ -52,6 +61,21 @@ const operations = {
   leave(_client, { lease }) {
     bodies.get(lease)?.();
     return bodies.delete(lease);
+  },
+  /** Acquires as often as `levels` says in one async context, then gives back as often; tells whether the key was held after each release. */
+  async nest(client, args) {
+    const lock = lockOf(client, args);
+    const tokens = [];
+    const held = [];
+    async function enter(level) {
+      await lock.withLock(async (lease) => {
+        tokens.push(lease.token);
+        if (level < args.levels) await enter(level + 1);
+      });
+      held.push(await lock.isLocked());
+    }
+    await enter(1);
+    return { token: tokens[0], same: new Set(tokens).size === 1, held };
   },
   async contend(client, args) {
     const lock = lockOf(client, args);
@@ -137,7 +161,7 @@ function lockOf(client, args) {
 
 function chosen(args, known) {
   const given = Object.keys(known).filter((name) => args[name] !== undefined);
-  return Object.fromEntries(given.map((name) => [known[name], number(args[name])]));
+  return Object.fromEntries(given.map((name) => [known[name], name in PARTS ? chosen(args[name], PARTS[name]) : number(args[name])]));
 }
 
 function number(value) {
@@ -163,8 +187,8 @@ function reasonOf(lease) {
   return null;
 }
 
-function found({ key, holder, queue }) {
-  return { key, holder: holder && { ...holder }, queue: queue.length };
+function found({ key, holder, queue, cluster }) {
+  return { key, holder: holder && { ...holder }, queue: queue.length, cluster };
 }
 
 /** Figures with the names that the other languages have. */
@@ -181,10 +205,10 @@ function forget(map, name) {
 
 function described(error, id) {
   if (error === aborts.get(id)?.signal.reason) return { code: 'CANCELLED' };
-  const { code, message, key, holder, value, allowed, server, operation, token, reason, stack } = error;
+  const { code, message, key, holder, value, allowed, server, operation, token, reason, attempts, stack } = error;
   // Fields are named as a user of this language wrote them; the runner knows the common names.
   const field = error.field && (FIELDS[error.field] ?? (error.field.includes('_') ? `not an option: ${error.field}` : error.field));
-  return { code: code ?? stack, message, key, holder, field, value, allowed, server, operation, token, reason };
+  return { code: code ?? stack, message, key, holder, field, value, allowed, server, operation, token, reason, attempts };
 }
 
 function stamp() {

@@ -17,10 +17,13 @@ from typing import Any
 
 import dlock
 
-DURATIONS = ("ttl", "wait", "op_timeout", "connect_timeout", "max_hold")
-LOCK_OPTIONS = (*DURATIONS[:2], "renew", "renewal_threshold", "fair", "max_hold", "metadata")
-CLIENT_OPTIONS = ("namespace", "op_timeout", "connect_timeout")
-ERROR_FIELDS = ("key", "field", "value", "allowed", "server", "operation", "token", "reason")
+OF_PARTS = ("delay", "max_delay", "base_delay", "call_timeout")
+DURATIONS = ("ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "max_stall", *OF_PARTS)
+HOLDING = ("ttl", "renew", "renewal_threshold", "max_hold", "max_stall", "reentrant", "metadata")
+LOCK_OPTIONS = (*HOLDING, "wait", "retry", "fair", "op_timeout")
+CLIENT_OPTIONS = ("namespace", "op_timeout", "connect_timeout", "renewal")
+PARTS = {"retry": dlock.Retry, "renewal": dlock.Renewal}
+ERROR_FIELDS = ("key", "field", "value", "allowed", "server", "operation", "token", "reason", "attempts")
 
 
 class Driver:
@@ -92,6 +95,16 @@ class Driver:
     async def leave(self, lease: str, **_: Any) -> bool:
         self.bodies.pop(lease).set()
         return True
+
+    async def nest(self, levels: int, **args: Any) -> dict[str, Any]:
+        """Acquires as often as `levels` says, then gives back as often; tells whether the key was held after each release."""
+        lock = self.lock_of(**args)
+        leases = [await lock.acquire() for _ in range(levels)]
+        held = []
+        for lease in reversed(leases):
+            await lease.release()
+            held.append(await lock.is_locked())
+        return {"token": leases[0].token, "same": len({lease.token for lease in leases}) == 1, "held": held}
 
     async def contend(self, cycles: int, tasks: int, **args: Any) -> list[list[float]]:
         holds = []
@@ -202,8 +215,13 @@ def idle() -> None:
 
 
 def chosen(args: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-    given = {name: args[name] for name in known if name in args}
-    return {name: seconds(value) if name in DURATIONS else number(value) for name, value in given.items()}
+    return {name: option(name, args[name]) for name in known if name in args}
+
+
+def option(name: str, value: Any) -> Any:
+    if name in PARTS:
+        return PARTS[name](**{part: option(part, inner) for part, inner in value.items()})
+    return seconds(value) if name in DURATIONS else number(value)
 
 
 def number(value: Any) -> Any:
@@ -233,7 +251,12 @@ def reason(lease: Any) -> str | None:
 
 
 def found(inspection: Any) -> dict[str, Any]:
-    return {"key": inspection.key, "holder": holder(inspection.holder), "queue": len(inspection.queue)}
+    return {
+        "key": inspection.key,
+        "holder": holder(inspection.holder),
+        "queue": len(inspection.queue),
+        "cluster": inspection.cluster,
+    }
 
 
 def plain(figures: Any) -> dict[str, Any]:

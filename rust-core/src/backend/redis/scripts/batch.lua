@@ -12,13 +12,21 @@
 
 local asking = tonumber(ARGV[1])
 local count = (#KEYS - asking) / 3
-local K, Q, W, T, queue, now
+local K, Q, W, T, queue, now, now_text
 
-local function clock()
+local function read_clock()
   local time = redis.call('TIME')
-  return time[1] * 1000000 + time[2]
+  now = time[1] * 1000000 + time[2]
+  now_text = string.format('%.0f', now)
 end
-if asking > 0 then now = clock() end
+if asking > 0 then read_clock() end
+
+-- Whether a number is less than now. Text of as many digits is compared as it is: to read numbers and to write them is what a script
+-- spends most time on.
+local function is_past(number)
+  if #number == #now_text then return number < now_text end
+  return tonumber(number) < now
+end
 
 local stored = redis.call('MGET', unpack(KEYS, 1, count + asking))
 -- As a rule nobody waits for any of the keys. A single acquire that finds its key held need not know.
@@ -34,10 +42,14 @@ local function look(i)
 end
 
 local function draw_token(floor)
-  local token = math.max((tonumber(last_tokens[T]) or 0) + 1, floor + 1, now)
-  local text = string.format('%.0f', token)
-  redis.call('SET', T, text, 'PX', 86400000)
-  last_tokens[T] = token
+  local last = last_tokens[T]
+  local token, text = now, now_text
+  if last and not is_past(last) or not is_past(floor) then
+    token = math.max((tonumber(last) or 0) + 1, floor + 1, now)
+    text = string.format('%.0f', token)
+  end
+  redis.call('SET', T, text, 'PX', '86400000')
+  last_tokens[T] = text
   return token, text
 end
 
@@ -87,7 +99,7 @@ local function contended()
 end
 
 local function acquire(i, kind, owner, note, ttl, not_after, floor)
-  if now > tonumber(not_after) then return -1 end
+  if is_past(not_after) then return -1 end
   local value
   value, queue = look(i)
   if not value then
@@ -112,11 +124,11 @@ local function release(i, owner, successor, note, ttl, not_after, floor)
     if mine then redis.call('DEL', K) end
     return released
   end
-  now = now or clock()
+  if not now then read_clock() end
   local rest = contended()
   if queue then rest.drop({owner}) end
   if mine then value = false end
-  if successor and now <= tonumber(not_after) then
+  if successor and not is_past(not_after) then
     return {released, rest.ask(value, successor, note, ttl, true, true, floor)}
   end
   if not value and not (queue and rest.hand_over(nil)) and mine then redis.call('DEL', K) end

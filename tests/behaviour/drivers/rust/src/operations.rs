@@ -51,6 +51,7 @@ impl Driver {
                 let body = self.bodies.borrow_mut().remove(&args.lease);
                 Ok(body.inspect(|body| body.notify_one()).is_some().into())
             }
+            "nest" => self.nest(&request.client, args).await,
             "contend" => self.contend(&request.client, args).await,
             "release" => Ok(self.lease(args).release().await?.into()),
             "release_lock" => Ok(self.lock(&request.client, args)?.release().await?.into()),
@@ -106,6 +107,9 @@ impl Driver {
         if let Some(timeout) = duration("connect_timeout", args.connect_timeout.as_ref())? {
             options.connect_timeout = timeout;
         }
+        if let Some(renewal) = &args.renewal {
+            options.renewal = renewal.renewal()?;
+        }
         let client = Client::with_options(&args.url, options)?;
         self.clients.borrow_mut().insert(name.to_owned(), client);
         Ok(std::process::id().into())
@@ -139,9 +143,12 @@ impl Driver {
             renew: args.renew.unwrap_or(defaults.renew),
             renewal_threshold: args.renewal_threshold.as_ref().map_or(defaults.renewal_threshold, wire::Number::value),
             fair: args.fair.unwrap_or(defaults.fair),
+            retry: args.retry.as_ref().map(wire::RetryArgs::retry).transpose()?,
             max_hold: duration("max_hold", args.max_hold.as_ref())?,
+            max_stall: duration("max_stall", args.max_stall.as_ref())?,
+            reentrant: args.reentrant,
             metadata: args.metadata.clone(),
-            op_timeout: None,
+            op_timeout: duration("op_timeout", args.op_timeout.as_ref())?,
         };
         let lock = self.client(client).lock_with(&args.key, options);
         lock.validate()?;
@@ -171,6 +178,22 @@ impl Driver {
                 .map(|()| "left".into());
         }
         lock.with(body).await.map(|()| "left".into())
+    }
+
+    /// Acquires as often as `levels` says in one task, then gives back as often; answers whether the key was held after each release.
+    async fn nest(&self, client: &str, args: &Args) -> Result<Value, Error> {
+        let lock = self.lock(client, args)?;
+        let mut leases = Vec::new();
+        for _ in 0..args.levels {
+            leases.push(lock.acquire().await?);
+        }
+        let tokens: Vec<_> = leases.iter().map(Lease::token).collect();
+        let mut held = Vec::new();
+        for lease in leases.iter().rev() {
+            lease.release().await?;
+            held.push(lock.is_locked().await?);
+        }
+        Ok(json!({"token": tokens[0], "same": tokens.iter().all(|token| *token == tokens[0]), "held": held}))
     }
 
     /// Takes the key again and again; answers `[token, from, to]` of each hold.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dlock::backend::Inspection;
 use dlock::error::Error;
 use dlock::holder::Holder;
-use dlock::{Lease, Status, Unit};
+use dlock::{Lease, Renewal, Retry, Status, Unit};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -40,6 +40,11 @@ pub(crate) struct Args {
     pub(crate) renewal_threshold: Option<Number>,
     pub(crate) fair: Option<bool>,
     pub(crate) max_hold: Option<Number>,
+    pub(crate) max_stall: Option<Number>,
+    pub(crate) retry: Option<RetryArgs>,
+    pub(crate) renewal: Option<RenewalArgs>,
+    pub(crate) reentrant: bool,
+    pub(crate) levels: usize,
     pub(crate) metadata: Option<String>,
     pub(crate) token: Option<u64>,
     pub(crate) prefix: String,
@@ -51,6 +56,48 @@ pub(crate) struct Args {
     pub(crate) stubborn: bool,
     pub(crate) cycles: usize,
     pub(crate) tasks: usize,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RetryArgs {
+    max_retries: Option<Number>,
+    delay: Option<Number>,
+    backoff: Option<Number>,
+    jitter: Option<Number>,
+}
+
+impl RetryArgs {
+    pub(crate) fn retry(&self) -> Result<Retry, Error> {
+        let default = Retry::default();
+        Ok(Retry {
+            max_retries: count("retry.max_retries", self.max_retries.as_ref())?.unwrap_or(default.max_retries),
+            delay: duration("retry.delay", self.delay.as_ref())?.unwrap_or(default.delay),
+            backoff: self.backoff.as_ref().map_or(default.backoff, Number::value),
+            jitter: self.jitter.as_ref().map_or(default.jitter, Number::value),
+        })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RenewalArgs {
+    max_delay: Option<Number>,
+    base_delay: Option<Number>,
+    call_timeout: Option<Number>,
+    batch: Option<Number>,
+}
+
+impl RenewalArgs {
+    pub(crate) fn renewal(&self) -> Result<Renewal, Error> {
+        let default = Renewal::default();
+        Ok(Renewal {
+            max_delay: duration("renewal.max_delay", self.max_delay.as_ref())?.unwrap_or(default.max_delay),
+            base_delay: duration("renewal.base_delay", self.base_delay.as_ref())?.unwrap_or(default.base_delay),
+            call_timeout: duration("renewal.call_timeout", self.call_timeout.as_ref())?,
+            batch: count("renewal.batch", self.batch.as_ref())?,
+        })
+    }
 }
 
 /// A number; `"nan"`, `"inf"` and `"-inf"` have no other form in JSON.
@@ -73,6 +120,10 @@ impl Number {
 /// A duration as a user of this language would make it.
 pub(crate) fn duration(field: &str, millis: Option<&Number>) -> Result<Option<Duration>, Error> {
     millis.map(|number| Unit::Seconds.duration(field, number.value() / 1000.0)).transpose()
+}
+
+fn count(field: &str, number: Option<&Number>) -> Result<Option<u32>, Error> {
+    number.map(|number| Unit::count(field, number.value())).transpose()
 }
 
 /// The stamp of this moment.
@@ -115,6 +166,7 @@ pub(crate) fn describe(error: &Error) -> Value {
         Error::BackendUnavailable { server, operation, .. } => {
             (fields["server"], fields["operation"]) = (json!(&**server), json!(operation));
         }
+        Error::RetriesExhausted { attempts, .. } => fields["attempts"] = json!(attempts),
         Error::LockLost { token, reason, .. } => (fields["token"], fields["reason"]) = (json!(token), json!(reason.as_str())),
         _ => {}
     }
@@ -133,7 +185,7 @@ pub(crate) fn lease(lease: &Lease) -> Value {
 }
 
 pub(crate) fn inspection(found: &Inspection) -> Value {
-    json!({"key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue.len()})
+    json!({"key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue.len(), "cluster": found.cluster})
 }
 
 fn holder(holder: &Holder) -> Value {

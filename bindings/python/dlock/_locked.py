@@ -1,0 +1,112 @@
+"""Functions that hold a key while they run, and which lease they hold."""
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+from weakref import WeakValueDictionary
+
+from dlock._handles import LeaseHandle, LockHandle
+from dlock._options import LockOptions
+from dlock._template import KeyTemplate
+from dlock.errors import LockError, invalid
+
+P = ParamSpec("P")
+R = TypeVar("R")
+K = TypeVar("K", bound=LockHandle[Any])
+
+MakeLock = Callable[[str, LockOptions], K]
+
+_current: ContextVar[LeaseHandle] = ContextVar("dlock.current_lease")
+
+
+def current_lease() -> LeaseHandle:
+    """The lease of the innermost `locked` function that is running."""
+    try:
+        return _current.get()
+    except LookupError:
+        message = "current_lease: no function that is decorated with `locked` is running here"
+        raise LockError(message, code="NO_LEASE", operation="current_lease") from None
+
+
+class Locked:
+    """The decorator that `locked` makes."""
+
+    __slots__ = ("_make_async", "_make_plain", "_options", "_template")
+
+    def __init__(self, key: str, options: LockOptions, make_plain: MakeLock[Any], make_async: MakeLock[Any] | None = None) -> None:
+        """Without `make_async`, coroutine functions are refused."""
+        # Ranges are the engine's: it is asked at the first call, when the default client may be made.
+        if unknown := options.keys() - LockOptions.__annotations__.keys():
+            raise TypeError(f"locked() got an unexpected keyword argument {min(unknown)!r}")
+        self._template = key
+        self._options = options
+        self._make_plain = make_plain
+        self._make_async = make_async
+
+    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
+        _check_function(fn, self._make_async is not None)
+        template = KeyTemplate(self._template, fn)
+        if inspect.iscoroutinefunction(fn) and self._make_async is not None:
+            return cast(Callable[P, R], _around_coroutine(fn, template, Locks(self._make_async, self._options)))
+        return _around_function(fn, template, Locks(self._make_plain, self._options))
+
+
+class Locks(Generic[K]):
+    """The locks of one function: a new one for each call, but one for each key where a call inside another may enter it again."""
+
+    __slots__ = ("_guard", "_known", "_make", "_options")
+
+    def __init__(self, make: MakeLock[K], options: LockOptions) -> None:
+        self._make = make
+        self._options = options
+        self._known: WeakValueDictionary[str, K] | None = WeakValueDictionary() if options.get("reentrant") else None
+        self._guard = threading.Lock()
+
+    def get(self, key: str) -> K:
+        if self._known is None:
+            return self._make(key, self._options)
+        with self._guard:
+            lock = self._known.get(key)
+            if lock is None:
+                lock = self._known[key] = self._make(key, self._options)
+            return lock
+
+
+def _around_coroutine(fn: Callable[..., Any], template: KeyTemplate, locks: Locks[Any]) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    async def locked(*arguments: Any, **keywords: Any) -> Any:
+        async with locks.get(template.key(arguments, keywords)) as lease:
+            before = _current.set(lease)
+            try:
+                return await fn(*arguments, **keywords)
+            finally:
+                _current.reset(before)
+
+    return locked
+
+
+def _around_function(fn: Callable[P, R], template: KeyTemplate, locks: Locks[Any]) -> Callable[P, R]:
+    @functools.wraps(fn)
+    def locked(*arguments: P.args, **keywords: P.kwargs) -> R:
+        with locks.get(template.key(arguments, keywords)) as lease:
+            before = _current.set(lease)
+            try:
+                return fn(*arguments, **keywords)
+            finally:
+                _current.reset(before)
+
+    return locked
+
+
+def _check_function(fn: object, coroutines: bool) -> None:
+    if isinstance(fn, classmethod | staticmethod):
+        raise invalid("fn", f"a {type(fn).__name__}", f"a function: write @{type(fn).__name__} above @locked")
+    if not callable(fn) or inspect.isclass(fn):
+        raise invalid("fn", f"an object of type {type(fn).__name__}", "a function")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise invalid("fn", "a generator function", "a function that ends when it returns: hold the lock where the values are used")
+    if not coroutines and inspect.iscoroutinefunction(fn):
+        raise invalid("fn", "a coroutine function", "a plain function; dlock.locked takes coroutine functions")

@@ -1,0 +1,294 @@
+//! The URL: which servers, how to log in, what to trust.
+//!
+//! `etcd://[user:password@]host[:port][,host[:port]…][/prefix]`, or `etcds://` for TLS, with the parameters `ca`, `cert` and `key`: paths of
+//! PEM files. `Url` reads one host only, so the list is taken apart here and each host is left to it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::transport::{self, ClientTlsConfig};
+use url::{Url, form_urlencoded};
+
+use super::tls::{self, Files};
+use crate::error::Error;
+
+const DEFAULT_PORT: u16 = 2379;
+
+/// How often a connection with open streams is asked for a sign of life, and how long that may take: then it is closed. etcd hangs up on
+/// those who ask more often than every five seconds.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+const EXPECTED: &str = "etcd://host:port,host:port/prefix or etcds://…";
+
+/// A parsed URL.
+pub struct Address {
+    /// The servers, in the order of the URL.
+    pub(super) endpoints: Vec<Endpoint>,
+    /// User and password.
+    pub(super) credentials: Option<Credentials>,
+    prefix: String,
+    shown: Arc<str>,
+}
+
+/// One server's address.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    name: String,
+    transport: transport::Endpoint,
+}
+
+impl Endpoint {
+    /// What connections to it are made with.
+    pub(super) fn transport(&self) -> &transport::Endpoint {
+        &self.transport
+    }
+
+    /// True with TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.transport.uri().scheme_str() == Some("https")
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Whom to log in as.
+#[derive(Clone)]
+pub(super) struct Credentials {
+    pub(super) user: String,
+    pub(super) password: String,
+}
+
+impl Address {
+    /// Reads a URL and the files it names; connects to nothing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] for a URL or file that cannot be used.
+    pub fn parse(url: &str) -> Result<Self, Error> {
+        let parts = Parts::of(url);
+        let shown = parts.shown();
+        let refuse = |allowed: String| Error::invalid("url", shown.as_str(), allowed);
+        let secure = match parts.scheme {
+            "etcd" => false,
+            "etcds" => true,
+            _ => return Err(refuse(format!("a URL such as {EXPECTED}"))),
+        };
+        let names = names(parts.hosts).map_err(refuse)?;
+        let credentials = credentials(parts.user_info).map_err(refuse)?;
+        let files = files(parts.query).map_err(refuse)?;
+        if parts.fragment {
+            return Err(refuse("a URL without #fragment".to_owned()));
+        }
+        if !secure && files != Files::default() {
+            return Err(refuse("ca, cert and key are for etcds://".to_owned()));
+        }
+        let prefix = prefix(parts.path).map_err(refuse)?;
+        let tls = if secure { Some(tls::config(&files).map_err(refuse)?) } else { None };
+        let endpoints = names.into_iter().map(|name| endpoint(name, tls.as_ref())).collect::<Result<_, _>>().map_err(refuse)?;
+        Ok(Self { endpoints, credentials, prefix, shown: shown.into() })
+    }
+
+    /// What people may read: neither user information nor parameters.
+    pub fn shown(&self) -> Arc<str> {
+        self.shown.clone()
+    }
+
+    /// What every key in the store begins with: the URL's path without its first slash, and with one at its end unless it is empty.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Address").field(&self.shown).finish()
+    }
+}
+
+/// A URL taken apart, nothing decoded.
+struct Parts<'a> {
+    scheme: &'a str,
+    user_info: Option<&'a str>,
+    hosts: &'a str,
+    path: &'a str,
+    query: &'a str,
+    fragment: bool,
+}
+
+impl<'a> Parts<'a> {
+    fn of(url: &'a str) -> Self {
+        let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+        // A password may hold what ends an authority elsewhere: it reaches to the last `@` before a query.
+        let login_end = rest.split('?').next().and_then(|rest| rest.rfind('@'));
+        let (user_info, rest) = match login_end {
+            Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
+            None => (None, rest),
+        };
+        let (rest, fragment) = rest.split_once('#').map_or((rest, false), |(rest, _)| (rest, true));
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (hosts, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        Self { scheme, user_info, hosts, path, query, fragment }
+    }
+
+    fn shown(&self) -> String {
+        format!("{}://{}{}", self.scheme, self.hosts, self.path)
+    }
+}
+
+/// The servers, each as `host:port`.
+fn names(list: &str) -> Result<Vec<String>, String> {
+    let mut names = Vec::new();
+    for text in list.split(',') {
+        let name = name(text).ok_or_else(|| format!("{text:?} is not host:port; a URL such as {EXPECTED}"))?;
+        if names.contains(&name) {
+            return Err(format!("{name} is named twice"));
+        }
+        names.push(name);
+    }
+    Ok(names)
+}
+
+fn name(text: &str) -> Option<String> {
+    if text.contains(|c: char| c.is_whitespace() || c.is_control() || "/\\?#@%;".contains(c)) {
+        return None;
+    }
+    // With the web's own scheme, so that names are checked and addresses of four numbers are known as such.
+    let url = Url::parse(&format!("https://{text}")).ok()?;
+    let port = match text.rsplit_once(':') {
+        Some((_, port)) if !port.contains(']') => port.parse().ok().filter(|&port| port > 0)?,
+        _ => DEFAULT_PORT,
+    };
+    Some(format!("{}:{port}", url.host()?))
+}
+
+fn endpoint(name: String, tls: Option<&ClientTlsConfig>) -> Result<Endpoint, String> {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let transport =
+        transport::Endpoint::from_shared(format!("{scheme}://{name}")).map_err(|_| format!("{name} is not host:port"))?;
+    let transport = transport.tcp_nodelay(true).http2_keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+    let transport = match tls {
+        Some(tls) => transport.tls_config(tls.clone()).map_err(|error| tls::unusable(&error))?,
+        None => transport,
+    };
+    Ok(Endpoint { name, transport })
+}
+
+fn credentials(user_info: Option<&str>) -> Result<Option<Credentials>, String> {
+    let Some(user_info) = user_info else { return Ok(None) };
+    let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+    let decode = |text: &str| decoded(text).ok_or("a user and a password in UTF-8");
+    let (user, password) = (decode(user)?, decode(password)?);
+    if user.is_empty() || password.is_empty() {
+        return Err("a user and a password, as in etcd://user:password@host".to_owned());
+    }
+    Ok(Some(Credentials { user, password }))
+}
+
+fn files(query: &str) -> Result<Files, String> {
+    let mut files = Files::default();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let slot = match &*name {
+            "ca" => &mut files.ca,
+            "cert" => &mut files.cert,
+            "key" => &mut files.key,
+            _ => return Err(format!("there is no parameter {name:?}; there are ca, cert and key")),
+        };
+        if slot.replace(value.into_owned().into()).is_some() {
+            return Err(format!("{name} is given twice"));
+        }
+    }
+    Ok(files)
+}
+
+fn prefix(path: &str) -> Result<String, String> {
+    let path = decoded(path).ok_or("a path in UTF-8")?;
+    if path.chars().any(char::is_control) {
+        return Err("a path without control characters".to_owned());
+    }
+    let path = path.trim_matches('/');
+    Ok(if path.is_empty() { String::new() } else { format!("{path}/") })
+}
+
+/// Undoes percent-encoding.
+fn decoded(text: &str) -> Option<String> {
+    // In a form a plus is a space; here it is a plus.
+    let text = text.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
+    let (decoded, _) = form_urlencoded::parse(text.as_bytes()).next().unwrap_or_default();
+    (!decoded.contains(char::REPLACEMENT_CHARACTER)).then(|| decoded.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown_endpoints(url: &str) -> Vec<String> {
+        Address::parse(url).unwrap().endpoints.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_url_gives_endpoints_login_and_prefix() {
+        let address = Address::parse("etcd://me:s%40c+r/e%20t@h1,h2:7000,[::1]:1,10.0.0.1/app/locks/").unwrap();
+        let endpoints: Vec<_> = address.endpoints.iter().map(ToString::to_string).collect();
+        assert_eq!(endpoints, ["h1:2379", "h2:7000", "[::1]:1", "10.0.0.1:2379"]);
+        let credentials = address.credentials.as_ref().unwrap();
+        assert_eq!((&*credentials.user, &*credentials.password), ("me", "s@c+r/e t"));
+        assert_eq!(address.prefix(), "app/locks/");
+        assert_eq!(&*address.shown(), "etcd://h1,h2:7000,[::1]:1,10.0.0.1/app/locks/");
+    }
+
+    #[test]
+    fn defaults_are_understood() {
+        assert_eq!(shown_endpoints("etcd://localhost"), ["localhost:2379"]);
+        assert_eq!(shown_endpoints("etcds://h:443/"), ["h:443"]);
+        assert_eq!(shown_endpoints("etcd://[fe80::1]"), ["[fe80::1]:2379"]);
+        let address = Address::parse("etcd://localhost").unwrap();
+        assert!(address.credentials.is_none() && !address.endpoints[0].is_secure() && address.prefix().is_empty());
+    }
+
+    #[test]
+    fn r18_what_is_shown_holds_no_password() {
+        for url in [
+            "etcd://me:secret@h:1/p",
+            "etcd://me:secret@h?what=1",
+            "etcd://me:a@b/secret@h1,,h2",
+            "etcd://secret@h",
+            "x://a:secret@h",
+        ] {
+            let shown = Address::parse(url).map_or_else(|error| error.to_string(), |address| format!("{address:?}"));
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn r15_urls_that_cannot_be_used_are_refused() {
+        for (url, told) in [
+            ("etcd://", "\"\" is not host:port"),
+            ("etcd:h", "etcd://host:port"),
+            ("etcd://h1:2379,,h2", "\"\" is not host:port"),
+            ("etcd://h1:23x9,h2", "\"h1:23x9\" is not host:port"),
+            ("etcd://h1:0", "\"h1:0\" is not host:port"),
+            ("etcd://h1:99999", "\"h1:99999\" is not host:port"),
+            ("etcd://h1;h2", "\"h1;h2\" is not host:port"),
+            ("etcd://h1, h2", "\" h2\" is not host:port"),
+            ("etcd://::1", "\"::1\" is not host:port"),
+            ("etcd://http://h1", "\"http:\" is not host:port"),
+            ("etcd://h1:2379,h1", "h1:2379 is named twice"),
+            ("etcd://me@h", "a user and a password"),
+            ("etcd://:secret@h", "a user and a password"),
+            ("etcd://h?timeout=1", "there is no parameter \"timeout\""),
+            ("etcd://h?ca=/x", "ca, cert and key are for etcds://"),
+            ("etcds://h?ca=/x&ca=/y", "ca is given twice"),
+            ("etcds://h?cert=/x", "cert and key"),
+            ("etcd://h#f", "#fragment"),
+            ("etcd://h/%00", "control characters"),
+        ] {
+            let error = Address::parse(url).expect_err(url);
+            assert!(matches!(&error, Error::InvalidOptions { .. }) && error.to_string().contains(told), "{url}: {error}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Transactions go together where they would otherwise queue.
+//!
+//! Each request costs the cluster an entry in its log, written to disk by most of its servers; a transaction of many costs one as well. So
+//! one that comes while the line is free goes at once, and those that come while others are under way go together, nested in one.
+//!
+//! What etcd makes of such a nest decides what may be in it. Compares see the store as it was before all of it, and everything in it
+//! happens at one revision: two places made in one queue would have the same age, so a batch makes one place in a queue at most. No key may
+//! be written twice: the attempts' turns see to that. Operations count on each level, and are limited. A lease that is over rejects the
+//! whole batch: then each transaction is sent by itself.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use etcd_client::{Client, ResponseHeader, Txn, TxnOp, TxnOpResponse};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::{Instant as Timer, timeout_at};
+
+use super::endpoints::Endpoints;
+use super::leases::remaining;
+use super::request::{Answer, unexpected};
+use crate::error::{BackendError, Failure};
+
+/// How many go together. etcd allows 128 operations, of which each transaction inside has a few; and it limits the bytes of a request.
+const LARGEST: usize = 100;
+const MOST_BYTES: usize = 256 * 1024;
+
+/// How many requests are under way at most: one is on its way while the cluster works on another.
+const CALLS: usize = 2;
+
+/// How many transactions may line up.
+const LONGEST_LINE: usize = 4_096;
+
+type Answered = Result<Answer, BackendError>;
+
+/// A transaction for a batch.
+#[derive(Clone)]
+pub(super) struct Step {
+    pub(super) txn: Txn,
+    /// The queue it makes a place in, if it makes one.
+    pub(super) place_in: Option<Vec<u8>>,
+    pub(super) bytes: usize,
+}
+
+struct Waiting {
+    step: Step,
+    deadline: Timer,
+    answer: oneshot::Sender<Answered>,
+}
+
+/// The transactions of a session that wait for their batch.
+pub(super) struct Line {
+    endpoints: Arc<Endpoints>,
+    state: Mutex<State>,
+    /// Nothing in it writes: a batch then costs no entry in the log either, and each answer knows all of its revision.
+    reads: bool,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    calls: usize,
+}
+
+/// The answer that comes.
+pub(super) struct Coming {
+    deadline: Timer,
+    answer: oneshot::Receiver<Answered>,
+}
+
+impl Coming {
+    pub(super) async fn wait(self) -> Answered {
+        match timeout_at(self.deadline, self.answer).await {
+            Ok(Ok(answered)) => answered,
+            // The sender was dropped unsent: the engine is shutting down.
+            Ok(Err(_)) => Err(BackendError::new(Failure::Unknown, "given up")),
+            Err(_) => Err(BackendError::new(Failure::Unknown, "no answer in time")),
+        }
+    }
+}
+
+impl Line {
+    pub(super) fn new(endpoints: Arc<Endpoints>) -> Self {
+        Self { endpoints, state: Mutex::default(), reads: false }
+    }
+
+    /// A line for what only reads.
+    pub(super) fn of_reads(endpoints: Arc<Endpoints>) -> Self {
+        Self { reads: true, ..Self::new(endpoints) }
+    }
+
+    /// Lines up transactions, which go in this order and if possible in one request. They are sent whether or not anybody waits for their
+    /// answers.
+    pub(super) fn submit<const N: usize>(self: &Arc<Self>, steps: [Step; N], deadline: Timer) -> Result<[Coming; N], BackendError> {
+        let mut state = self.state.lock();
+        if state.waiting.len() + N > LONGEST_LINE {
+            return Err(BackendError::new(Failure::NotSent, "too many requests before this one"));
+        }
+        let coming = steps.map(|step| {
+            let (answer, coming) = oneshot::channel();
+            state.waiting.push_back(Waiting { step, deadline, answer });
+            Coming { deadline, answer: coming }
+        });
+        if state.calls < CALLS {
+            state.calls += 1;
+            tokio::spawn(self.clone().call());
+        }
+        Ok(coming)
+    }
+
+    /// Sends batches until nobody waits.
+    async fn call(self: Arc<Self>) {
+        loop {
+            let Some(batch) = self.state.lock().next() else { return };
+            self.send(batch).await;
+        }
+    }
+
+    async fn send(&self, batch: Vec<Waiting>) {
+        let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).max() else { return };
+        match &*batch {
+            [_] => self.send_alone(batch).await,
+            _ => match self.execute(nest(&batch), deadline).await.and_then(|answer| unnest(&answer, batch.len(), self.reads)) {
+                Ok(answers) => {
+                    for (waiting, answer) in batch.into_iter().zip(answers) {
+                        let _ = waiting.answer.send(Ok(answer));
+                    }
+                }
+                // One of them is to blame, and the others are not.
+                Err(error) if error.failure == Failure::Refused => self.send_alone(batch).await,
+                Err(error) => {
+                    for waiting in batch {
+                        let _ = waiting.answer.send(Err(error.clone()));
+                    }
+                }
+            },
+        }
+    }
+
+    async fn send_alone(&self, batch: Vec<Waiting>) {
+        let sent = batch.into_iter().map(|waiting| async move {
+            let answered = self.execute(waiting.step.txn, waiting.deadline).await;
+            let _ = waiting.answer.send(answered);
+        });
+        join_all(sent).await;
+    }
+
+    /// Has a transaction executed in a request of its own.
+    pub(super) async fn execute(&self, txn: Txn, deadline: Timer) -> Answered {
+        let request = |mut client: Client| {
+            let txn = txn.clone();
+            async move { client.txn(txn).await }
+        };
+        let answer = self.endpoints.run(remaining(deadline), request).await?;
+        let revision = answer.value.header().map_or(0, ResponseHeader::revision);
+        Ok(Answer { txn: answer.value, revision, unseen: revision + 1, ghosts: answer.ghosts })
+    }
+}
+
+/// One transaction that executes all, each by its own compares.
+fn nest(batch: &[Waiting]) -> Txn {
+    let all: Vec<_> = batch.iter().map(|waiting| TxnOp::txn(waiting.step.txn.clone())).collect();
+    Txn::new().and_then(all)
+}
+
+fn unnest(answer: &Answer, count: usize, reads: bool) -> Result<Vec<Answer>, BackendError> {
+    let (revision, ghosts) = (answer.revision, answer.ghosts);
+    let unseen = if reads { revision + 1 } else { revision };
+    let answers = answer.txn.op_responses().into_iter().map(|response| match response {
+        TxnOpResponse::Txn(txn) => Ok(Answer { txn, revision, unseen, ghosts }),
+        _ => Err(unexpected()),
+    });
+    let answers: Vec<_> = answers.collect::<Result<_, _>>()?;
+    if answers.len() == count { Ok(answers) } else { Err(unexpected()) }
+}
+
+impl State {
+    /// The next batch, as far as the rules allow in the order of arrival; `None` when nobody waits, and then it is one call less.
+    fn next(&mut self) -> Option<Vec<Waiting>> {
+        let now = Timer::now();
+        let (mut batch, mut later) = (Vec::new(), VecDeque::new());
+        let mut places = HashSet::new();
+        let mut bytes = 0;
+        while batch.len() < LARGEST
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            let second_place = waiting.step.place_in.as_ref().is_some_and(|queue| places.contains(queue));
+            let too_large = !batch.is_empty() && bytes + waiting.step.bytes > MOST_BYTES;
+            if waiting.deadline <= now {
+                let _ = waiting.answer.send(Err(BackendError::new(Failure::NotSent, "not sent in time")));
+            } else if second_place || too_large {
+                later.push_back(waiting);
+            } else {
+                places.extend(waiting.step.place_in.clone());
+                bytes += waiting.step.bytes;
+                batch.push(waiting);
+            }
+        }
+        later.append(&mut self.waiting);
+        self.waiting = later;
+        if batch.is_empty() {
+            self.calls -= 1;
+            return None;
+        }
+        Some(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn line_of(queues: &[Option<&str>]) -> State {
+        let waiting = queues.iter().map(|queue| {
+            let place_in = queue.map(|queue| queue.as_bytes().to_vec());
+            let deadline = Timer::now() + Duration::from_secs(1);
+            Waiting { step: Step { txn: Txn::new(), place_in, bytes: 100 }, deadline, answer: oneshot::channel().0 }
+        });
+        State { waiting: waiting.collect(), calls: 1 }
+    }
+
+    fn sizes(state: &mut State) -> Vec<usize> {
+        std::iter::from_fn(|| state.next()).map(|batch| batch.len()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_batch_makes_one_place_in_a_queue() {
+        let mut state = line_of(&[Some("a"), None, Some("a"), Some("b"), Some("a")]);
+        assert_eq!(sizes(&mut state), [3, 1, 1]);
+        assert_eq!(state.calls, 0);
+    }
+
+    #[tokio::test]
+    async fn a_batch_has_bounds() {
+        let mut state = line_of(&[None; 250]);
+        assert_eq!(sizes(&mut state), [100, 100, 50]);
+        let mut state = line_of(&[None; 3]);
+        state.waiting[1].step.bytes = MOST_BYTES;
+        assert_eq!(sizes(&mut state), [2, 1], "one that is large goes alone, and holds nobody up");
+    }
+
+    #[tokio::test]
+    async fn what_is_late_is_not_sent() {
+        let mut state = line_of(&[None, None]);
+        state.waiting[0].deadline = Timer::now();
+        assert_eq!(sizes(&mut state), [1]);
+    }
+}

@@ -1,0 +1,146 @@
+//! What an onlooker is shown, and how a lock is taken away from its holder.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{
+    Client, Compare, CompareOp, DeleteOptions, GetOptions, GetResponse, KeyValue, LeaseTimeToLiveResponse, SortOrder, SortTarget,
+    Txn, TxnOp, TxnOpResponse,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::Instant as Timer;
+
+use super::Store;
+use super::leases::remaining;
+use super::names::{self, Queue};
+use super::request::{holder, unexpected};
+use crate::backend::{Inspection, Whom};
+use crate::error::BackendError;
+use crate::holder::Holder;
+
+/// How many waiters `inspect` names, and how many locks `list` does.
+const NAMED_WAITERS: i64 = 1_000;
+const LISTED_LOCKS: usize = 10_000;
+
+/// How many keys `list` reads at a time: answers have a largest size.
+const PAGE: i64 = 1_000;
+
+/// How many leases are asked for their end at a time.
+const AT_A_TIME: usize = 16;
+
+impl Store {
+    pub(super) async fn inspect(&self, key: Arc<str>, deadline: Timer) -> Result<Inspection, BackendError> {
+        let queue = Queue::of(&self.root, &key);
+        let by_age =
+            |limit| GetOptions::new().with_range(queue.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(limit);
+        let txn = Txn::new().and_then(vec![
+            TxnOp::get(queue.prefix.clone(), Some(by_age(1))),
+            TxnOp::get(queue.prefix.clone(), Some(by_age(NAMED_WAITERS + 1).with_keys_only())),
+        ]);
+        let answer = self.read(txn, deadline).await?.txn.op_responses();
+        let [TxnOpResponse::Get(first), TxnOpResponse::Get(all)] = &*answer else { return Err(unexpected()) };
+        let waiting = all.kvs().iter().skip(1).map(|place| queue.owner(place.key())).collect();
+        let Some(first) = first.kvs().first() else { return Ok(Inspection { key: key.to_string(), ..Inspection::default() }) };
+        let holder = Holder { remaining: self.left(first.lease(), deadline).await?, ..holder(&queue, first) };
+        Ok(Inspection { key: key.to_string(), holder: Some(holder), queue: waiting, cluster: self.cluster() })
+    }
+
+    /// As etcd's own tools write it.
+    fn cluster(&self) -> Option<String> {
+        self.endpoints.cluster_id().map(|id| format!("{id:x}"))
+    }
+
+    /// What is left of a lease, in whole seconds; nothing if it is over.
+    async fn left(&self, lease: i64, deadline: Timer) -> Result<Option<Duration>, BackendError> {
+        if lease == 0 {
+            return Ok(None);
+        }
+        let ask = move |mut client: Client| async move { client.lease_time_to_live(lease, None).await };
+        let answer: LeaseTimeToLiveResponse = self.endpoints.run(remaining(deadline), ask).await?.value;
+        Ok(Some(Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or(0))))
+    }
+
+    /// The held locks with a prefix, by name.
+    pub(super) async fn list(&self, prefix: Arc<str>, deadline: Timer) -> Result<Vec<Inspection>, BackendError> {
+        let mut found: BTreeMap<Arc<str>, Vec<KeyValue>> = BTreeMap::new();
+        let prefix = names::lock(&self.root, &prefix);
+        let end = names::end(&prefix);
+        let mut from = if prefix.is_empty() { vec![0] } else { prefix };
+        // All pages as of one moment.
+        let mut revision = 0;
+        while found.len() < LISTED_LOCKS {
+            let page = self.page(from, end.clone(), revision, deadline).await?;
+            revision = page.header().map_or(revision, |header| if revision == 0 { header.revision() } else { revision });
+            let Some(last) = page.kvs().last() else { break };
+            from = [last.key(), &[0]].concat();
+            for place in page.kvs() {
+                if let Some((key, _)) = names::parse(&self.root, place.key()) {
+                    found.entry(key).or_default().push(place.clone());
+                }
+            }
+            if !page.more() {
+                break;
+            }
+        }
+        self.describe(found, deadline).await
+    }
+
+    async fn page(&self, from: Vec<u8>, end: Vec<u8>, revision: i64, deadline: Timer) -> Result<GetResponse, BackendError> {
+        let options = GetOptions::new().with_range(end).with_limit(PAGE).with_revision(revision);
+        let ask = |mut client: Client| {
+            let (from, options) = (from.clone(), options.clone());
+            async move { client.get(from, Some(options)).await }
+        };
+        Ok(self.endpoints.run(remaining(deadline), ask).await?.value)
+    }
+
+    async fn describe(&self, found: BTreeMap<Arc<str>, Vec<KeyValue>>, deadline: Timer) -> Result<Vec<Inspection>, BackendError> {
+        let mut inspections = Vec::with_capacity(found.len());
+        let mut leases = HashSet::new();
+        for (key, mut places) in found {
+            places.sort_by_key(KeyValue::create_revision);
+            let queue = Queue::of(&self.root, &key);
+            let Some(first) = places.first() else { continue };
+            leases.insert(first.lease());
+            let waiting = places.iter().skip(1).map(|place| queue.owner(place.key())).collect();
+            let lock =
+                Inspection { key: key.to_string(), holder: Some(holder(&queue, first)), queue: waiting, cluster: self.cluster() };
+            inspections.push((first.lease(), lock));
+        }
+        // Locks share leases, so these are few.
+        let asked =
+            leases.into_iter().map(|lease| async move { Ok::<_, BackendError>((lease, self.left(lease, deadline).await?)) });
+        let left: HashMap<_, _> = stream::iter(asked).buffer_unordered(AT_A_TIME).try_collect().await?;
+        let described = inspections.into_iter().map(|(lease, mut lock)| {
+            if let Some(holder) = &mut lock.holder {
+                holder.remaining = left.get(&lease).copied().flatten();
+            }
+            lock
+        });
+        Ok(described.collect())
+    }
+
+    /// Deletes the holder's key if it is that of `whom`, whoever made it: the next in the queue sees it go.
+    pub(super) async fn force_release(&self, key: Arc<str>, whom: Whom, deadline: Timer) -> Result<bool, BackendError> {
+        let queue = Queue::of(&self.root, &key);
+        let first = GetOptions::new().with_range(queue.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(1);
+        let read = Txn::new().and_then(vec![TxnOp::get(queue.prefix.clone(), Some(first.with_keys_only()))]);
+        let answer = self.read(read, deadline).await?.txn.op_responses();
+        let [TxnOpResponse::Get(first)] = &*answer else { return Err(unexpected()) };
+        let Some(first) = first.kvs().first() else { return Ok(false) };
+        let meant = match &whom {
+            Whom::Token(token) => u64::try_from(first.create_revision()).is_ok_and(|revision| revision == *token),
+            Whom::Owner(owner) => queue.owner(first.key()) == *owner,
+        };
+        if !meant {
+            return Ok(false);
+        }
+        // The revision is that very grant's: a key that was deleted meanwhile and is there again is not meant.
+        let same = Compare::create_revision(first.key(), CompareOp::Equal, first.create_revision());
+        let delete = TxnOp::delete(first.key(), Some(DeleteOptions::new()));
+        let answer = self.line.execute(Txn::new().when(vec![same]).and_then(vec![delete]), deadline).await?;
+        // Another server may have been asked first and have done it: it was held by whom it was to be taken from, and it is gone.
+        Ok(answer.txn.succeeded() || answer.ghosts)
+    }
+}

@@ -1,0 +1,63 @@
+//! How a client renews its leases.
+
+use std::time::Duration;
+
+use super::{Unit, check_range};
+use crate::error::{Error, Result};
+
+/// Tuning of renewal, for all leases of a client. The defaults are good to 100,000 leases.
+///
+/// When a lease is due is its own matter (`renewal_threshold`). There is no number of workers and no interval to look in: one heap knows every
+/// deadline. And no number of retries: a renewal without an answer is tried again for as long as the lease lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The pause after a renewal that got no answer; it doubles with each one more. Never longer than a twentieth of the TTL.
+    pub base_delay: Duration,
+    /// The longest such pause.
+    pub max_delay: Duration,
+    /// The longest time that one renewal request may take. `op_timeout` where `None`, and never more than that, nor than half of what is
+    /// left of the lease.
+    pub call_timeout: Option<Duration>,
+    /// The most leases in one request. What the backend takes where `None`, and never more than that.
+    pub batch: Option<u32>,
+}
+
+impl Default for Renewal {
+    fn default() -> Self {
+        Self { base_delay: Duration::from_millis(50), max_delay: Duration::from_millis(800), call_timeout: None, batch: None }
+    }
+}
+
+impl Renewal {
+    pub(super) fn validate(&self, unit: Unit) -> Result<()> {
+        let least = Duration::from_millis(1);
+        check_range("renewal.base_delay", self.base_delay, least, unit)?;
+        check_range("renewal.max_delay", self.max_delay, self.base_delay, unit)?;
+        if let Some(call_timeout) = self.call_timeout {
+            check_range("renewal.call_timeout", call_timeout, least, unit)?;
+        }
+        match self.batch {
+            Some(0) => Err(Error::invalid("renewal.batch", "0", "a whole number from 1")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r15_tuning_out_of_range_is_refused() {
+        let good = Renewal::default();
+        good.validate(Unit::Seconds).unwrap();
+        for (renewal, field) in [
+            (Renewal { base_delay: Duration::ZERO, ..good }, "renewal.base_delay"),
+            (Renewal { max_delay: Duration::from_millis(49), ..good }, "renewal.max_delay"),
+            (Renewal { call_timeout: Some(Duration::ZERO), ..good }, "renewal.call_timeout"),
+            (Renewal { batch: Some(0), ..good }, "renewal.batch"),
+        ] {
+            assert!(renewal.validate(Unit::Seconds).unwrap_err().to_string().starts_with(field), "{renewal:?}");
+        }
+    }
+}

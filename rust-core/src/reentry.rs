@@ -1,0 +1,55 @@
+//! Reentrant locks in Rust: who acquires, and which lease is theirs already.
+//!
+//! The counting is the lease's own ([`Lease::enter`]); who is who each language knows for itself.
+
+use std::sync::Weak;
+use std::thread::{self, ThreadId};
+
+use parking_lot::Mutex;
+use tokio::runtime;
+use tokio::task;
+
+use crate::error::{Error, Result};
+use crate::lease::{Handle, Lease};
+
+/// Who acquires: what may enter again is what cannot run beside itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// A task of tokio's.
+    Task(task::Id),
+    /// A thread that waits in `block_on`.
+    Thread(ThreadId),
+}
+
+impl Caller {
+    /// # Errors
+    /// [`Error::InvalidOptions`] outside of tokio: the tasks of other runtimes cannot be told apart.
+    pub(crate) fn current() -> Result<Self> {
+        if let Some(task) = task::try_id() {
+            return Ok(Self::Task(task));
+        }
+        match runtime::Handle::try_current() {
+            Ok(_) => Ok(Self::Thread(thread::current().id())),
+            Err(_) => Err(Error::invalid("reentrant", "true", "only in tasks of a tokio runtime; elsewhere call Lease::enter")),
+        }
+    }
+}
+
+/// The leases of a reentrant lock, by who took them.
+#[derive(Default)]
+pub(crate) struct Entered(Mutex<Vec<(Caller, Weak<Handle>)>>);
+
+impl Entered {
+    /// The caller's own lease, entered once more.
+    pub(crate) fn again(&self, caller: Caller) -> Option<Lease> {
+        let taken = self.0.lock();
+        let mut own = taken.iter().filter(|(taker, _)| *taker == caller).filter_map(|(_, lease)| lease.upgrade().map(Lease::from));
+        own.find(Lease::enter)
+    }
+
+    pub(crate) fn remember(&self, caller: Caller, lease: &Lease) {
+        let mut taken = self.0.lock();
+        taken.retain(|(_, lease)| lease.upgrade().is_some_and(|handle| !handle.has_ended()));
+        taken.push((caller, lease.downgrade()));
+    }
+}

@@ -1,0 +1,49 @@
+//! How a session gets a key by bounded attempts, past every line.
+
+use std::sync::Arc;
+
+use crate::acquire::Attempt;
+use crate::error::{Error, Failure, Result};
+use crate::held::Held;
+use crate::options::Retry;
+use crate::session::Session;
+
+impl Session {
+    /// Tries until the key is got or the attempts are used up. A failing backend costs an attempt like a key that is held; one that refuses
+    /// will not do better.
+    pub(crate) async fn retry(self: &Arc<Self>, attempt: &Attempt, retry: Retry) -> Result<Arc<Held>> {
+        // One for all: a grant whose answer got lost is found by the next attempt.
+        let mut trace = self.trace(attempt);
+        let mut attempts = 0;
+        loop {
+            let failure = match self.try_under(&mut trace, attempt).await {
+                Ok(Some(held)) => return Ok(held),
+                Ok(None) => None,
+                Err(Error::BackendUnavailable { source, .. }) if source.failure != Failure::Refused => Some(source),
+                Err(error) => return Err(error),
+            };
+            attempts += 1;
+            if attempts > retry.max_retries {
+                return Err(match failure {
+                    Some(source) => self.unavailable("acquire", Some(attempt.key.clone()), source),
+                    None => Error::RetriesExhausted {
+                        key: attempt.key.clone(),
+                        attempts,
+                        holder: attempt.seen.lock().take().map(Box::new),
+                    },
+                });
+            }
+            let now = self.clock.now();
+            if let Some(source) = failure {
+                // For who runs out of `wait` in the pause.
+                *attempt.trouble.lock() = Some((now, source));
+            }
+            self.clock.sleep_until(now + retry.pause(attempts, chance())).await;
+        }
+    }
+}
+
+/// A number between 0 and 1; the middle where the system has no randomness to give.
+fn chance() -> f64 {
+    getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
+}

@@ -1,0 +1,35 @@
+//! How the etcd backend reaches its servers: what it refuses, how it logs in, whom it asks when one of them is not well.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod certificates;
+mod failing_over;
+mod logging_in;
+mod parrot;
+mod refusals;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use dlock::backend::etcd::address::Address;
+use dlock::backend::etcd::endpoints::{Answer, Endpoints};
+use dlock::error::BackendError;
+
+/// The engine's defaults.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const OP_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn open(url: &str) -> Endpoints {
+    Endpoints::new(Address::parse(url).unwrap(), CONNECT_TIMEOUT)
+}
+
+/// A request that goes through the cluster's log, and may be repeated.
+async fn put(endpoints: &Endpoints, timeout: Duration) -> Result<Answer<()>, BackendError> {
+    endpoints.run(timeout, |mut client| async move { client.put("key", "value", None).await.map(drop) }).await
+}
+
+/// A first call, as `Client::connect` makes it.
+async fn connect(url: &str) -> Result<Answer<()>, BackendError> {
+    put(&open(url), CONNECT_TIMEOUT).await
+}

@@ -1,0 +1,14 @@
+//! What the etcd backend does when servers, connections and leases fail, and what it costs the cluster when nothing does.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod batches;
+mod cluster;
+mod cost;
+mod ghosts;
+mod names;
+mod session;
+mod soak;
+#[path = "../support/mod.rs"]
+mod support;
+mod waiting;
