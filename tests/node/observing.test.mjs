@@ -23,7 +23,7 @@ onBackends('observing', (backend) => {
     const client = backend.client();
     const heard = [];
     const ends = ['released', 'renewed', 'acquired'].map((event) => client.on(event, (found) => heard.push(found)));
-    const lease = await client.lock('life', { ttl: 300 }).acquire();
+    const lease = await client.lock('life', { ttl: backend.name === 'etcd' ? 2_000 : 300 }).acquire();
     await eventually(() => heard.some(({ kind }) => kind === 'renewed'), 'a renewal');
     await lease.release();
     await eventually(() => heard.at(-1).kind === 'released', 'the release');
