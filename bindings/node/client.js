@@ -1,14 +1,12 @@
 'use strict';
 
-const { debuglog } = require('node:util');
 const { bridge, call, nextId } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { inspectionOf } = require('./holder.js');
 const { Lock } = require('./lock.js');
+const { Observers, log } = require('./observe.js');
 const { CLIENT, checkHolder, checkKey, checkOptions, checkType } = require('./options.js');
 const { custom, showHandle } = require('./shown.js');
-
-const log = debuglog('dlock');
 
 const reachable = new FinalizationRegistry((id) => bridge.dropClient(id));
 
@@ -16,6 +14,7 @@ const reachable = new FinalizationRegistry((id) => bridge.dropClient(id));
 class Client {
   /** What locks and leases know of their client: its number, and the identity that its leases show. */
   #session;
+  #observers;
 
   constructor(url = defaultUrl(), options = {}) {
     const address = url instanceof URL ? url.href : url;
@@ -62,6 +61,23 @@ class Client {
     checkKey(key);
     checkHolder(holder);
     return call((id) => bridge.forceRelease(this.#session.client, id, key, holder));
+  }
+
+  stats() {
+    return JSON.parse(bridge.stats(this.#session.client));
+  }
+
+  metrics() {
+    return bridge.metrics(this.#session.client);
+  }
+
+  async health() {
+    return call((id) => bridge.health(this.#session.client, id));
+  }
+
+  on(event, fn) {
+    this.#observers ??= new Observers(this.#session.client);
+    return this.#observers.add(event, fn);
   }
 
   async close(timeout = 0) {

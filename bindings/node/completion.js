@@ -9,7 +9,7 @@ const { errorOf } = require('./errors.js');
 
 // What the engine writes for each outcome: call, kind, and four more numbers. `completion.rs` has the same lists.
 const STRIDE = 6;
-const [, FLAG, GRANTED, BUSY, RELEASED, ANSWER, FAILED, LOST] = [0, 1, 2, 3, 4, 5, 6, 7];
+const [, FLAG, GRANTED, BUSY, RELEASED, ANSWER, FAILED, LOST, HAPPENED] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 const STATUSES = ['releasing', 'released', 'not_held', 'unknown', 'lost', 'held'];
 
 const BATCH = 1024;
@@ -19,6 +19,9 @@ const items = new Float64Array(BATCH * STRIDE);
 const pending = new Map();
 /** Whom to tell of a lease's loss, by number. Being watched keeps a lease reachable. @type {Map<number, () => void>} */
 const watched = new Map();
+
+/** Whom to tell that there are events, or logs, by number. @type {Map<number, () => void>} */
+const happenings = new Map();
 
 const bridge = new native.Bridge(drain);
 
@@ -104,6 +107,7 @@ function deliver(at) {
   const id = items[at];
   const kind = items[at + 1];
   if (kind === LOST) return tellLoss(id);
+  if (kind === HAPPENED) return happenings.get(id)?.();
   const text = kind === ANSWER || kind === FAILED ? bridge.text(id) : undefined;
   const waiting = pending.get(id);
   // Nobody waits for a call that was given up.
@@ -139,4 +143,4 @@ function tellLoss(id) {
   tell?.();
 }
 
-module.exports = { bridge, call, explained, keepAlive, letGo, nextId, outcome, version: native.VERSION, watched };
+module.exports = { bridge, call, explained, happenings, keepAlive, letGo, nextId, outcome, version: native.VERSION, watched };

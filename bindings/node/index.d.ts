@@ -107,6 +107,21 @@ export declare class Client implements AsyncDisposable {
    * then two may believe that they hold the key, and the fencing token is what protects the data.
    */
   forceRelease(key: string, holder: number | string): Promise<boolean>;
+  /** What this client has done and has under way. Cheap: no I/O. */
+  stats(): Stats;
+  /**
+   * The figures in the OpenMetrics text format, to be served as `application/openmetrics-text; version=1.0.0; charset=utf-8`. Each client has a
+   * registry of its own, and no label holds a key.
+   */
+  metrics(): string;
+  /** Makes a round trip within `opTimeout` and looks at the leases. A backend that does not answer is told, not thrown. */
+  health(): Promise<Health>;
+  /**
+   * Calls `fn(event)` on the event loop whenever this happens; returns a function that ends it. The observers of a client hear of the events of a
+   * lease in order. One that throws is told as a process warning. Where they are too slow, events are dropped and counted
+   * (`stats().droppedEvents`); locks never wait for an observer. Observers do not keep the process alive.
+   */
+  on(event: EventName, fn: (event: LockEvent) => void): () => void;
   /**
    * Refuses new acquires, waits up to `timeout` (default: 0) for holders to finish while their leases are still renewed, then takes away what
    * is left: its holders are told that the lease is lost.
@@ -171,6 +186,83 @@ export interface Lease extends AsyncDisposable {
    * engine goes on trying until the lease would have run out.
    */
   release(): Promise<boolean>;
+}
+
+export type EventName = 'acquired' | 'released' | 'renewed' | 'renewal_failed' | 'acquire_failed' | 'lost';
+
+/** Something that happened to a lease, or to an attempt to get one. */
+export interface LockEvent {
+  readonly kind: EventName;
+  readonly key: string;
+  /** `null` where no lease was got. */
+  readonly token: number | null;
+  /** `null` where no lease was got. */
+  readonly owner: string | null;
+  /** How long the attempt took, in milliseconds: of `acquired` and `acquire_failed`. */
+  readonly waited: number | null;
+  /** How long the lease has been held, or was: of all that happens to a lease after it was got. */
+  readonly held: number | null;
+  /**
+   * Of `lost` why, of `acquire_failed` the error's code or `CANCELLED`, of `renewal_failed` the backend's error, of `released` the lease's status.
+   */
+  readonly reason: string | null;
+}
+
+/** What a client has done since it was made, and what it has under way. Times are in milliseconds. */
+export interface Stats {
+  /** Leases held now. */
+  held: number;
+  /** Attempts to get a key that are under way now. */
+  waiting: number;
+  acquired: number;
+  /** Releases that the backend confirmed. */
+  released: number;
+  /** Releases that did not end so: `not_held`, `unknown`. */
+  releaseFailures: Record<string, number>;
+  /** Renewals and extensions that were acknowledged. */
+  renewed: number;
+  /** Renewals without an answer; each was tried again, none is ever skipped. */
+  renewalFailures: number;
+  /** How late renewals are acknowledged, counted from when they were due. */
+  renewalLag: { count: number; total: number; longest: number };
+  /** Leases lost, by reason. */
+  lost: Record<string, number>;
+  /** Attempts that got no lease, by the code of the error; `CANCELLED` are those whose caller left. */
+  acquireFailures: Record<string, number>;
+  /** What the backend was asked, by operation. */
+  backendCalls: Record<string, { calls: number; errors: number; time: number }>;
+  /** Leases in renewal requests that were not answered yet. */
+  renewing: number;
+  /** Leases that wait for their next renewal, or for their end. */
+  scheduled: number;
+  /** Requests that go on after their callers have left. */
+  background: number;
+  /** Events that wait for their observers. */
+  queuedEvents: number;
+  /** How many events can wait. */
+  eventCapacity: number;
+  /** Events that found that queue full. */
+  droppedEvents: number;
+}
+
+/** Whether a client can do its work. */
+export interface Health {
+  /** `degraded`: the backend answers, but renewals are late or leases are about to be lost. `down`: it does not, or the client is closed. */
+  status: 'ok' | 'degraded' | 'down';
+  /** Why it is not `ok`. */
+  reasons: string[];
+  server: string;
+  /** What a request and its answer took, in milliseconds; `null` without an answer. */
+  roundTrip: number | null;
+  held: number;
+  /** Leases whose renewal is late. */
+  lagging: number;
+  /** Leases that will be lost unless the backend answers soon. */
+  atRisk: number;
+  /** How late the latest renewal is, in milliseconds. */
+  renewalLag: number;
+  /** What the backend has to say of its servers and their versions. A warning alone changes no status. */
+  warnings: string[];
 }
 
 export interface Holder {

@@ -10,10 +10,28 @@ use dlock::{Client, ClientOptions, Unit};
 
 use crate::exit::Failure;
 
+const EXAMPLES: &str = "\
+Examples:
+  dlock run nightly -- ./nightly-report     run a command while holding a key
+  dlock ls                                  the held keys
+  dlock inspect nightly                     who holds a key and who waits for it
+  dlock release nightly --force --token 42  take a key away from its holder
+  dlock health && ./deploy                  whether the backend answers
+
+Exit codes of all commands (those of `dlock run` are in `dlock run --help`):
+   0  done                            69  the backend is unavailable
+   1  `release`: not held so          70  a fault that should not happen
+  64  wrong usage                     71  the system refused something
+
+Colours are for terminals only; NO_COLOR=1 switches them off there too.";
+
 /// Distributed locks with fencing tokens.
 #[derive(Debug, Parser)]
-#[command(name = "dlock", version, arg_required_else_help = true)]
+#[command(name = "dlock", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub(crate) struct Arguments {
+    /// Answer in JSON: one object a line on stdout; what `dlock` itself has to say is an object a line on stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
     /// Say more: -v what happens, -vv how. `DLOCK_LOG` (such as `dlock=debug`) overrides it
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -27,6 +45,7 @@ pub(crate) enum Task {
     Inspect(Inspect),
     Ls(Ls),
     Release(Release),
+    Health(Health),
     Exec(Exec),
 }
 
@@ -48,7 +67,12 @@ pub(crate) struct Place {
 impl Place {
     /// A client for it; nothing is connected yet.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let options = ClientOptions { namespace: self.namespace.clone(), ..ClientOptions::default() };
+        self.client_with(&ClientOptions::default())
+    }
+
+    /// [`Place::client`] with options; the namespace is this place's.
+    pub(crate) fn client_with(&self, options: &ClientOptions) -> Result<Client, Failure> {
+        let options = ClientOptions { namespace: self.namespace.clone(), ..options.clone() };
         let client = Client::with_options(&self.url()?, options)?;
         if client.capabilities().scheme == "memory" {
             return Err(Failure::usage("url: memory: is seen by one process only and excludes nobody here; use local:"));
@@ -127,8 +151,16 @@ pub(crate) struct Run {
     pub(crate) command: Vec<OsString>,
 }
 
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  dlock inspect nightly
+  dlock inspect nightly --json              {\"key\":\"nightly\",\"holder\":{...},\"queue\":[]}
+
+Exit code: 0, also for a key that is free.";
+
 /// Show who holds a key and who waits for it
 #[derive(Debug, Args)]
+#[command(after_help = INSPECT_EXAMPLES)]
 pub(crate) struct Inspect {
     #[command(flatten)]
     pub(crate) place: Place,
@@ -136,8 +168,15 @@ pub(crate) struct Inspect {
     pub(crate) key: String,
 }
 
+const LS_EXAMPLES: &str = "\
+Examples:
+  dlock ls
+  dlock ls order:                           only keys that begin so
+  dlock ls --json | jq -r .key              one object a line";
+
 /// List the held keys
 #[derive(Debug, Args)]
+#[command(after_help = LS_EXAMPLES)]
 pub(crate) struct Ls {
     #[command(flatten)]
     pub(crate) place: Place,
@@ -146,10 +185,18 @@ pub(crate) struct Ls {
     pub(crate) prefix: String,
 }
 
+const RELEASE_EXAMPLES: &str = "\
+Examples:
+  dlock release nightly --force --token 1795333855459351
+  dlock release nightly --force --owner \"$OWNER\"
+
+Exit code: 0 if it was taken away, 1 if nobody held it with that token or owner id.";
+
 /// Take a key away from its holder
 ///
 /// The holder learns of it at its next renewal: until then two may believe that they hold the key.
 #[derive(Debug, Args)]
+#[command(after_help = RELEASE_EXAMPLES)]
 pub(crate) struct Release {
     #[command(flatten)]
     pub(crate) place: Place,
@@ -160,6 +207,25 @@ pub(crate) struct Release {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) holder: WhichHolder,
+}
+
+const HEALTH_EXAMPLES: &str = "\
+Examples:
+  dlock health                              ok: redis://db:6379/0 answered in 0.4 ms
+  dlock health --json                       {\"status\":\"ok\",\"server\":...}
+  dlock health --url redis://db:6379
+
+Exit code: 0 if the backend answers, 69 if it does not within --timeout, 64 for wrong usage.";
+
+/// Ask the backend for an answer
+#[derive(Debug, Args)]
+#[command(after_help = HEALTH_EXAMPLES)]
+pub(crate) struct Health {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// How long the answer may take
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1")]
+    pub(crate) timeout: Duration,
 }
 
 /// A later holder is left alone.

@@ -1,23 +1,29 @@
-//! `dlock inspect`, `dlock ls` and `dlock release`: one question to the backend each.
+//! `dlock inspect`, `dlock ls`, `dlock release` and `dlock health`: one question to the backend each.
 
 use std::future::Future;
 use std::process::ExitCode;
 
 use dlock::backend::{Inspection, Whom};
 use dlock::holder::Holder;
+use dlock::{ClientOptions, HealthStatus};
 
-use crate::args::{Inspect, Ls, Release};
-use crate::exit::Failure;
+use crate::args::{Health, Inspect, Ls, Release};
+use crate::colour::Colour;
+use crate::exit::{Failure, UNAVAILABLE};
+use crate::json;
 
 pub(crate) fn inspect(options: &Inspect) -> Result<ExitCode, Failure> {
     let client = options.place.client()?;
-    print(&describe(&wait_for(client.inspect(&options.key))?));
+    let found = wait_for(client.inspect(&options.key))?;
+    print(&if json::wanted() { json::line(&json::inspection(&found)) } else { describe(&found) });
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn list(options: &Ls) -> Result<ExitCode, Failure> {
     let client = options.place.client()?;
-    let lines: Vec<_> = wait_for(client.list_locks(&options.prefix))?.iter().map(line).collect();
+    let found = wait_for(client.list_locks(&options.prefix))?;
+    let shown = |found: &Inspection| if json::wanted() { json::line(&json::inspection(found)) } else { line(found) };
+    let lines: Vec<_> = found.iter().map(shown).collect();
     print(&lines.concat());
     Ok(ExitCode::SUCCESS)
 }
@@ -31,9 +37,37 @@ pub(crate) fn release(options: &Release) -> Result<ExitCode, Failure> {
         Whom::Owner(owner) => format!("by owner {owner:?}"),
     };
     if wait_for(client.force_release(&options.key, whom))? {
+        if json::wanted() {
+            print(&json::line(&serde_json::json!({"key": options.key, "released": true})));
+        }
         return Ok(ExitCode::SUCCESS);
     }
     Err(Failure::new(1, format_args!("lock {:?} is not held {named}", options.key)))
+}
+
+/// Exits with 69 if the backend does not answer.
+pub(crate) fn health(options: &Health) -> Result<ExitCode, Failure> {
+    let timeout = ClientOptions { op_timeout: options.timeout, connect_timeout: options.timeout, ..ClientOptions::default() };
+    let found = wait_for(options.place.client_with(&timeout)?.health())?;
+    if json::wanted() {
+        print(&json::line(&json::health(&found)));
+    } else {
+        print(&describe_health(&found));
+    }
+    Ok(if found.status == HealthStatus::Down { UNAVAILABLE.into() } else { ExitCode::SUCCESS })
+}
+
+fn describe_health(found: &dlock::Health) -> String {
+    let (colour, word) = match found.status {
+        HealthStatus::Ok => (Colour::Green, "ok"),
+        HealthStatus::Degraded => (Colour::Yellow, "degraded"),
+        HealthStatus::Down => (Colour::Red, "down"),
+    };
+    let took = found.round_trip.map(|took| format!(" answered in {:.1} ms", took.as_secs_f64() * 1000.0)).unwrap_or_default();
+    let reasons = found.reasons.iter().map(|reason| format!("  {}\n", reason.escape_debug()));
+    let warnings = found.warnings.iter().map(|warning| format!("  warning: {}\n", warning.escape_debug()));
+    let details: Vec<_> = reasons.chain(warnings).collect();
+    format!("{}: {}{took}\n{}", colour.paint(word), found.server.escape_debug(), details.concat())
 }
 
 fn wait_for<T>(answer: impl Future<Output = dlock::Result<T>>) -> Result<T, Failure> {
@@ -45,9 +79,12 @@ fn wait_for<T>(answer: impl Future<Output = dlock::Result<T>>) -> Result<T, Fail
 fn describe(found: &Inspection) -> String {
     let state = match &found.holder {
         // Where nothing else is known of a holder, its owner id is what it goes by.
-        Some(holder) if holder.note.is_none() => format!("held by {}", describe_holder(holder)),
-        Some(holder) => format!("held by {}\n  owner: {}", describe_holder(holder), holder.owner.escape_debug()),
-        None => "free".to_owned(),
+        Some(holder) if holder.note.is_none() => format!("{} by {}", Colour::Yellow.paint("held"), describe_holder(holder)),
+        Some(holder) => {
+            let held = Colour::Yellow.paint("held");
+            format!("{held} by {}\n  owner: {}", describe_holder(holder), holder.owner.escape_debug())
+        }
+        None => Colour::Green.paint("free"),
     };
     let queue: Vec<_> = found.queue.iter().map(|waiter| format!("  waiting: {}\n", waiter.escape_debug())).collect();
     let cluster = found.cluster.as_ref().map(|cluster| format!("  cluster: {}\n", cluster.escape_debug())).unwrap_or_default();

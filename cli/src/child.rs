@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_pro
 
 use crate::args::Exec;
 use crate::exit::{Failure, NOT_EXECUTABLE, NOT_FOUND, SYSTEM};
-use crate::signals;
+use crate::{json, signals};
 
 /// Ourselves, even after the file was replaced by a newer one.
 const OURSELVES: &str = "/proc/self/exe";
@@ -28,6 +28,7 @@ pub(crate) fn start(command: &[OsString], lease: &Lease) -> Result<Pid, Failure>
     }
     let child = Command::new(OURSELVES)
         .arg0("dlock")
+        .args(json::wanted().then_some("--json"))
         .args(["exec".to_owned(), getpid().as_raw_nonzero().to_string(), "--".to_owned()])
         .args(command)
         .env("DLOCK_KEY", &**lease.key())

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use dlock::Error;
 
+use crate::json;
+
 /// The call cannot be understood: `EX_USAGE` of sysexits.h.
 pub(crate) const USAGE: u8 = 64;
 /// The backend cannot be reached or cannot serve us: `EX_UNAVAILABLE`.
@@ -56,7 +58,7 @@ impl Failure {
     /// Says why, and gives the code to exit with.
     pub(crate) fn report(self) -> ExitCode {
         if let Some(message) = self.message {
-            say(message);
+            tell("error", &message, Some(self.code));
         }
         self.code.into()
     }
@@ -75,8 +77,14 @@ impl From<Error> for Failure {
     }
 }
 
-/// One line on stderr. A closed stderr is no reason to stop.
+/// One line on stderr.
 pub(crate) fn say(message: impl Display) {
+    tell("warn", &message, None);
+}
+
+/// A closed stderr is no reason to stop.
+fn tell(level: &str, message: &dyn Display, code: Option<u8>) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "dlock: {message}");
+    let line = if json::wanted() { json::message(level, message, code) } else { format!("dlock: {message}\n") };
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

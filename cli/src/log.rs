@@ -12,6 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::exit::say;
+use crate::json;
 
 /// Starts logging: warnings, more with each `-v`, or whatever `DLOCK_LOG` says.
 pub(crate) fn start(verbose: u8) {
@@ -53,6 +54,11 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        if json::wanted() {
+            let mut fields = json::Fields::default();
+            event.record(&mut fields);
+            return writer.write_str(&fields.line(*event.metadata().level()));
+        }
         write!(writer, "dlock: ")?;
         let level = *event.metadata().level();
         if level != Level::WARN {

@@ -7,7 +7,9 @@
 mod args;
 mod ask;
 mod child;
+mod colour;
 mod exit;
+mod json;
 mod log;
 mod run;
 mod signals;
@@ -28,8 +30,12 @@ const FAREWELL: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return refuse(&error),
+        Err(error) => {
+            json::choose(std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json"));
+            return refuse(&error);
+        }
     };
+    json::choose(arguments.json);
     // The second half of a `dlock run` finds the same settings, and everything about them was said.
     if !matches!(arguments.task, Task::Exec(_)) {
         log::start(arguments.verbose);
@@ -39,6 +45,7 @@ fn main() -> ExitCode {
         Task::Inspect(inspect) => ask::inspect(&inspect),
         Task::Ls(ls) => ask::list(&ls),
         Task::Release(release) => ask::release(&release),
+        Task::Health(health) => ask::health(&health),
         Task::Exec(exec) => Err(child::become_command(&exec)),
     };
     dlock::shutdown(FAREWELL);

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::backend::{self, Acquired, Grant, Waiting};
 use crate::clock::Instant;
@@ -14,6 +16,7 @@ use crate::error::{BackendError, Error, Failure, Result};
 use crate::held::Held;
 use crate::holder::{Holder, Note};
 use crate::lease_state::{Event, LeaseState, Terms};
+use crate::observe::Trying;
 use crate::options::LockOptions;
 use crate::owner::OwnerId;
 use crate::session::Session;
@@ -39,17 +42,20 @@ pub(crate) struct Attempt {
     pub(crate) trouble: Mutex<Option<(Instant, BackendError)>>,
     /// Where it stands in the local line; `None` for a single try, which stands in none.
     entered: Option<Entered>,
+    trying: Trying,
 }
 
 impl Session {
     /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
     pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Attempt {
         let once = options.wait == Some(Duration::ZERO) || options.retry.is_some();
+        let started = self.clock.now();
         Attempt {
+            trying: Trying::new(&self.observer, &self.clock, &key, started),
             entered: (!once).then(|| self.lines.enter(&key)),
             note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
-            started: self.clock.now(),
+            started,
             seen: Mutex::new(None),
             trouble: Mutex::new(None),
             key,
@@ -62,6 +68,16 @@ impl Session {
     /// # Cancel safety
     /// May be dropped at any time: nothing stays behind in the backend.
     pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Attempt) -> Result<Arc<Held>> {
+        let span = tracing::debug_span!("acquire", key = %attempt.key, token = Empty);
+        let result = self.go_on(&mut attempt).instrument(span.clone()).await;
+        if let Ok(held) = &result {
+            span.record("token", held.token);
+        }
+        attempt.trying.ended(&result);
+        result
+    }
+
+    async fn go_on(self: &Arc<Self>, attempt: &mut Attempt) -> Result<Arc<Held>> {
         let entered = attempt.entered.take();
         if self.closing.is_cancelled() {
             return Err(Error::ClientClosed { operation: "acquire" });
@@ -71,8 +87,8 @@ impl Session {
         let result = tokio::select! {
             biased;
             () = self.closing.cancelled() => return Err(Error::ClientClosed { operation: "acquire" }),
-            result = self.get(&attempt, entered) => result,
-            error = self.end_of_wait(&attempt) => Err(error),
+            result = self.get(attempt, entered) => result,
+            error = self.end_of_wait(attempt) => Err(error),
         };
         if let Ok(held) = &result
             && self.closing.is_cancelled()
@@ -103,7 +119,7 @@ impl Session {
                 {
                     return Ok(held);
                 }
-                ticket.turn().await
+                ticket.turn().instrument(tracing::debug_span!("wait", key = %attempt.key)).await
             }
         };
         self.drive(turn, attempt).await
@@ -156,7 +172,9 @@ impl Session {
                 Ok(Acquired::Waiting(waiting)) => {
                     *attempt.trouble.lock() = None;
                     pause = FIRST_PAUSE;
-                    self.wait(&turn, attempt, waiting).await;
+                    let token = waiting.holder.as_ref().and_then(|holder| holder.token);
+                    let span = tracing::debug_span!("wait", key = %attempt.key, token);
+                    self.wait(&turn, attempt, waiting).instrument(span).await;
                 }
                 Err(error) => {
                     self.suffer(attempt, error)?;
@@ -313,6 +331,7 @@ impl Session {
         let mut held = Held::new(attempt.key.clone(), place.owner, grant.token, attempt.op_timeout, self.clock.clone(), state);
         held.unanswered = place.unanswered;
         let held = Arc::new(held);
+        self.observer.acquired(held.subject(), held.now().since(attempt.started));
         self.adopt(&held);
         Some(held)
     }

@@ -10,6 +10,7 @@ use crate::backend::{self, Backend, Capabilities, Inspection, Whom};
 use crate::clock::{BootClock, Clock};
 use crate::error::{BackendError, Error, Result};
 use crate::lock::Lock;
+use crate::observe::Observer;
 use crate::options::{ClientOptions, LockOptions, check_key};
 use crate::owner::SessionId;
 use crate::process::Bound;
@@ -30,6 +31,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     capabilities: Capabilities,
     server: Arc<str>,
+    observer: Arc<Observer>,
     session: OnceLock<Bound<Session>>,
     starting: Mutex<()>,
 }
@@ -72,6 +74,7 @@ impl Client {
             clock,
             capabilities,
             server,
+            observer: Arc::default(),
             session: OnceLock::new(),
             starting: Mutex::new(()),
         };
@@ -212,8 +215,18 @@ impl Client {
         if let Some(session) = self.shared.session.get() {
             return Ok(session);
         }
-        let session = Session::start(&self.shared.url, self.shared.options.clone(), self.shared.clock.clone())?;
+        let Shared { url, options, clock, observer, .. } = &*self.shared;
+        let session = Session::start(url, options.clone(), clock.clone(), observer.clone())?;
         Ok(self.shared.session.get_or_init(|| Bound::new(session)))
+    }
+
+    /// The session, if this process has started one.
+    pub(crate) fn session_in_use(&self) -> Option<&Arc<Session>> {
+        self.shared.session.get()?.get().ok()
+    }
+
+    pub(crate) fn observer(&self) -> &Arc<Observer> {
+        &self.shared.observer
     }
 
     async fn ask<T, A>(&self, operation: &'static str, key: Option<Arc<str>>, ask: A) -> Result<T>

@@ -60,6 +60,10 @@ impl<T> Deadlines<T> {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.heap.lock().due.len()
+    }
+
     pub(crate) fn remove(&self, number: u64) -> Option<T> {
         self.heap.lock().remove(number)
     }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use crate::backend::{Outcome, Release};
 use crate::clock::Instant;
 use crate::error::Failure;
@@ -38,17 +40,18 @@ impl Session {
         if held.on(Event::Release) != Action::GiveBack {
             return then;
         }
-        let parked = self.let_go(held);
+        let (since, parked) = (self.clock.now(), self.let_go(held));
         let (session, held) = (self.clone(), held.clone());
+        let span = tracing::debug_span!("release", key = %held.key, token = held.token);
         let given_back = async move {
-            session.give_back(&held, parked, then).await;
+            session.give_back(&held, since, parked, then).await;
             session.leave_again(&held.key, held.owner, held.unanswered).await;
         };
-        self.tasks.spawn_on(given_back, &self.engine);
+        self.tasks.spawn_on(given_back.instrument(span), &self.engine);
         None
     }
 
-    async fn give_back<T>(self: &Arc<Self>, held: &Arc<Held>, mut parked: Option<Parked>, mut then: Option<T>)
+    async fn give_back<T>(self: &Arc<Self>, held: &Arc<Held>, since: Instant, mut parked: Option<Parked>, mut then: Option<T>)
     where
         T: FnOnce(Status) + Send + 'static,
     {
@@ -64,7 +67,7 @@ impl Session {
             let release = Release { key: held.key.clone(), owner: held.owner, next, timeout: held.op_timeout };
             let refused = match self.backend.release(release).await {
                 Ok(handover) => {
-                    held.on(Event::ReleaseEnded(conclude(handover.outcome, maybe_done, self.clock.now() < valid_until)));
+                    self.end_release(held, since, conclude(handover.outcome, maybe_done, self.clock.now() < valid_until));
                     if let Some(then) = then {
                         then(held.status());
                     }
@@ -90,12 +93,18 @@ impl Session {
             };
             // A client that is closed will not be served again.
             if self.clock.now() >= give_up || (refused && self.closing.is_cancelled()) {
-                held.on(Event::ReleaseEnded(Status::Unconfirmed));
+                self.end_release(held, since, Status::Unconfirmed);
                 return;
             }
             self.clock.sleep_until(self.clock.now() + pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// A release that began at `since` is over.
+    fn end_release(&self, held: &Held, since: Instant, status: Status) {
+        held.on(Event::ReleaseEnded(status));
+        self.observer.released(held.subject_until(since), status.as_str());
     }
 
     /// Waits until a release was answered, at most until `patience` is over.

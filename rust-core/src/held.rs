@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use crate::clock::{Clock, Instant};
 use crate::fencing::Token;
 use crate::lease_state::{Action, Event, LeaseState, Status};
+use crate::observe::Subject;
 use crate::owner::OwnerId;
 
 /// Called once, when the lease is lost.
@@ -27,6 +28,8 @@ pub(crate) struct Held {
     pub(crate) op_timeout: Duration,
     /// When a request for it left that was never answered: executed late, it could take the key once more after the release.
     pub(crate) unanswered: Option<Instant>,
+    /// When it was got.
+    since: Instant,
     clock: Arc<dyn Clock>,
     state: Mutex<LeaseState>,
     changed: Notify,
@@ -61,6 +64,7 @@ impl Held {
             acquired_at: clock.wall(),
             op_timeout,
             unanswered: None,
+            since: clock.now(),
             clock,
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -109,6 +113,16 @@ impl Held {
 
     pub(crate) fn wall(&self) -> SystemTime {
         self.clock.wall()
+    }
+
+    /// [`Held::subject`] of a lease whose life ended at `end`.
+    pub(crate) fn subject_until(&self, end: Instant) -> Subject<'_> {
+        Subject { held: end.since(self.since), ..self.subject() }
+    }
+
+    /// What is told of it when something happens to it.
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        Subject { key: &self.key, token: self.token, owner: self.owner, held: self.clock.now().since(self.since) }
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {

@@ -146,6 +146,8 @@ pub struct LeaseState {
     hold_until: Option<Instant>,
     stall_until: Option<Instant>,
     renew_at: Option<Instant>,
+    /// Since when a renewal is due, whatever tries have failed meanwhile.
+    due: Option<Instant>,
     in_flight: bool,
     failures: u32,
     epoch: u32,
@@ -164,6 +166,7 @@ impl LeaseState {
             hold_until: terms.max_hold.map(|max_hold| sent + max_hold),
             stall_until: None,
             renew_at: None,
+            due: None,
             in_flight: false,
             failures: 0,
             epoch: 0,
@@ -207,10 +210,27 @@ impl LeaseState {
         [renewal, self.stall_until, Some(self.valid_until())].into_iter().flatten().min()
     }
 
+    /// How late the renewal is; zero while none is due.
+    pub fn lag(&self, now: Instant) -> Duration {
+        self.due.filter(|_| self.status == Status::Held).map_or(Duration::ZERO, |due| now.since(due))
+    }
+
+    /// Whether the renewal is late by more than a quarter of the time between renewals.
+    pub fn is_lagging(&self, now: Instant) -> bool {
+        self.lag(now) > self.ttl.mul_f64((1.0 - self.terms.threshold) / 4.0)
+    }
+
+    /// Whether less than half of the life is left at which renewal was due. A lease that nobody renews is meant to end, and not at risk.
+    pub fn is_at_risk(&self, now: Instant) -> bool {
+        let left = self.valid_until.since(now);
+        self.status == Status::Held && self.due.is_some() && left < self.ttl.mul_f64(self.terms.threshold / 2.0)
+    }
+
     /// Switches renewal on or off while held.
     pub fn set_renew(&mut self, now: Instant, renew: bool) {
         self.terms.renew = renew;
         self.renew_at = renew.then_some(now);
+        self.due = self.renew_at;
     }
 
     /// Takes an event and says what to do.
@@ -327,6 +347,7 @@ impl LeaseState {
         // A threshold next to 1 must not renew at the speed of round trips.
         let due = ttl.mul_f64(1.0 - self.terms.threshold).max(ttl / 10);
         self.renew_at = self.terms.renew.then_some(sent + due);
+        self.due = self.renew_at;
     }
 
     fn vouched(&self, sent: Instant, ttl: Duration) -> Instant {

@@ -175,6 +175,31 @@ fn without_renewal_only_the_end_is_left() {
     assert_eq!(state.on(after(20.0), Event::Tick), Action::Renew);
 }
 
+#[test]
+fn lag_counts_from_when_a_renewal_was_due_through_failed_tries() {
+    let mut state = renewing();
+    assert_eq!(state.lag(after(9.0)), Duration::ZERO);
+    state.on(after(12.0), UNKNOWN);
+    assert_eq!(state.lag(after(13.0)), Duration::from_secs(3));
+    assert!(
+        !state.is_lagging(after(12.4)) && state.is_lagging(after(12.6)),
+        "late by a quarter of the ten seconds between renewals"
+    );
+    state.on(after(14.0), Event::Renewed { sent: after(13.0), ttl: TTL, epoch: 0 });
+    assert_eq!(state.lag(after(14.0)), Duration::ZERO);
+}
+
+#[test]
+fn at_risk_is_what_has_lost_half_of_the_life_left_when_renewal_was_due() {
+    let state = held();
+    assert!(!state.is_at_risk(after(19.0)) && state.is_at_risk(after(20.0)));
+    let unrenewed = LeaseState::granted(SENT, TTL, Terms { renew: false, ..terms() });
+    assert!(!unrenewed.is_at_risk(after(29.0)), "it is meant to end");
+    let mut given_back = held();
+    given_back.on(after(20.0), Event::Release);
+    assert!(!given_back.is_at_risk(after(25.0)) && given_back.lag(after(25.0)).is_zero());
+}
+
 fn stalling() -> LeaseState {
     let mut state = LeaseState::granted(SENT, TTL, Terms { max_stall: Some(Duration::from_secs(2)), ..terms() });
     assert_eq!(state.on(after(0.5), Event::Heartbeat), Action::Wait);

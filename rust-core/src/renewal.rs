@@ -5,7 +5,11 @@
 //! deadlines of the leases in it still count.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::backend::{Backend, Renew, Renewed};
 use crate::clock::{Clock, Instant};
@@ -13,6 +17,7 @@ use crate::deadlines::Deadlines;
 use crate::error::{BackendError, LossReason};
 use crate::held::Held;
 use crate::lease_state::{Action, Backoff, Event, LeaseState, Status};
+use crate::observe::Observer;
 use crate::options::Renewal;
 
 /// Deadlines this close are looked at together.
@@ -27,20 +32,38 @@ pub(crate) type OnLoss = dyn Fn(&Arc<Held>, LossReason) + Send + Sync;
 pub(crate) struct Renewals {
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
+    observer: Arc<Observer>,
     tuning: Renewal,
+    in_flight: AtomicUsize,
     deadlines: Deadlines<Arc<Held>>,
     on_loss: Box<OnLoss>,
 }
 
 impl Renewals {
-    pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, tuning: Renewal, on_loss: Box<OnLoss>) -> Arc<Self> {
+    pub(crate) fn new(
+        backend: Arc<dyn Backend>,
+        clock: Arc<dyn Clock>,
+        observer: Arc<Observer>,
+        tuning: Renewal,
+        on_loss: Box<OnLoss>,
+    ) -> Arc<Self> {
         let deadlines = Deadlines::new(clock.clone());
-        Arc::new(Self { backend, clock, tuning, deadlines, on_loss })
+        Arc::new(Self { backend, clock, observer, tuning, in_flight: AtomicUsize::new(0), deadlines, on_loss })
     }
 
     /// Looks after a lease from now on, or again after its deadline has changed.
     pub(crate) fn schedule(&self, held: &Arc<Held>) {
         self.deadlines.refresh(held.owner.sequence, || held.next_deadline(), held.clone());
+    }
+
+    /// Leases in requests that were not answered yet.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Leases that wait for their next deadline.
+    pub(crate) fn scheduled(&self) -> usize {
+        self.deadlines.len()
     }
 
     /// Looks after this lease no longer.
@@ -111,7 +134,10 @@ impl Renewals {
             .unzip();
         // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
         let sent = self.clock.now();
-        let answers = self.backend.renew(request, self.timeout(&leases, sent)).await;
+        let timeout = self.timeout(&leases, sent);
+        self.in_flight.fetch_add(leases.len(), Ordering::Relaxed);
+        let answers = self.backend.renew(request, timeout).instrument(span(&leases)).await;
+        self.in_flight.fetch_sub(leases.len(), Ordering::Relaxed);
         if let Err(error) = &answers {
             tracing::warn!(server = %self.backend.server(), leases = leases.len(), %error, "renewal failed, will be tried again");
         }
@@ -122,7 +148,14 @@ impl Renewals {
                 Ok(Some(Renewed::Gone)) => Event::Gone,
                 Ok(None) | Err(_) => Event::Unknown { backoff },
             };
-            self.tell(held, event);
+            match (event, &answers) {
+                (Event::Renewed { .. }, _) => {
+                    let lag = held.read(|state| state.lag(held.now()));
+                    self.tell_renewed(held, event, Some(lag));
+                }
+                (Event::Unknown { .. }, Err(error)) => self.tell_failed(held, event, &error.message),
+                _ => self.tell(held, event),
+            }
         }
     }
 
@@ -132,6 +165,23 @@ impl Renewals {
             Action::Lose(reason) => (self.on_loss)(held, reason),
             _ => self.schedule(held),
         }
+    }
+
+    /// A renewal or an extension was acknowledged, so long after it was due if it was.
+    fn tell_renewed(&self, held: &Arc<Held>, event: Event, lag: Option<Duration>) {
+        self.tell(held, event);
+        // Neither after a release nor after an answer that came too late.
+        if held.status() == Status::Held {
+            self.observer.renewed(held.subject(), lag);
+        }
+    }
+
+    /// A renewal got no answer.
+    fn tell_failed(&self, held: &Arc<Held>, event: Event, error: &str) {
+        if held.status() == Status::Held {
+            self.observer.renewal_failed(held.subject(), error);
+        }
+        self.tell(held, event);
     }
 
     /// Sets a new life for one lease: `ttl` from now, and for later renewals.
@@ -150,10 +200,10 @@ impl Renewals {
         // Only a shorter life needs to be set exactly; a longer one must not undo a renewal that overtakes it.
         let exact = sent + ttl < before;
         let renew = Renew { key: held.key.clone(), owner: held.owner, ttl, exact };
-        let answer = self.backend.renew(vec![renew], held.op_timeout).await;
+        let answer = self.backend.renew(vec![renew], held.op_timeout).instrument(span(std::slice::from_ref(held))).await;
         match answer.map(|answers| answers.first().copied()) {
             Ok(Some(Renewed::Extended(ttl))) => {
-                self.tell(held, Event::Renewed { sent, ttl, epoch });
+                self.tell_renewed(held, Event::Renewed { sent, ttl, epoch }, None);
                 Ok(())
             }
             Ok(_) => {
@@ -169,4 +219,13 @@ impl Renewals {
             }
         }
     }
+}
+
+/// Around one request. Key and token are those of its first lease; the end of each renewal is told by itself.
+fn span(leases: &[Arc<Held>]) -> tracing::Span {
+    let span = tracing::debug_span!("renew", leases = leases.len(), key = Empty, token = Empty);
+    if let (Some(first), false) = (leases.first(), span.is_disabled()) {
+        span.record("key", &*first.key).record("token", first.token);
+    }
+    span
 }

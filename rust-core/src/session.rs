@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backend::measured::Measured;
 use crate::backend::{self, Backend, Context, Hint};
 use crate::clock::Clock;
 use crate::error::{BackendError, Error, Failure, LossReason, Result};
@@ -22,6 +23,7 @@ use crate::fencing::Token;
 use crate::held::Held;
 use crate::holder::Notes;
 use crate::lease_state::{Action, Event};
+use crate::observe::Observer;
 use crate::options::ClientOptions;
 use crate::owner::{OwnerId, SessionId};
 use crate::places::Places;
@@ -37,6 +39,7 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) observer: Arc<Observer>,
     pub(crate) options: ClientOptions,
     pub(crate) lines: Arc<Lines>,
     pub(crate) renewals: Arc<Renewals>,
@@ -61,7 +64,7 @@ impl fmt::Debug for Session {
 
 impl Session {
     /// Opens the backend and starts what looks after leases. No I/O yet.
-    pub(crate) fn start(url: &str, options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
+    pub(crate) fn start(url: &str, options: ClientOptions, clock: Arc<dyn Clock>, observer: Arc<Observer>) -> Result<Arc<Self>> {
         let engine = runtime::handle()?;
         let id = SessionId::random().map_err(|error| Error::BackendUnavailable {
             key: None,
@@ -89,7 +92,7 @@ impl Session {
         };
         // Backends may start tasks of their own.
         let _on_engine = engine.enter();
-        let backend = backend::from_url(url, context)?;
+        let backend: Arc<dyn Backend> = Measured::new(backend::from_url(url, context)?, clock.clone(), observer.clone());
         let lost = session(&this);
         let on_loss = Box::new(move |held: &Arc<Held>, reason| {
             if let Some(session) = lost() {
@@ -102,14 +105,16 @@ impl Session {
                 session.abandon(key, place);
             }
         });
-        let renewals = Renewals::new(backend.clone(), clock.clone(), options.renewal, on_loss);
+        let renewals = Renewals::new(backend.clone(), clock.clone(), observer.clone(), options.renewal, on_loss);
         let places = Places::new(backend.clone(), clock.clone(), options.op_timeout);
         let mut loops = vec![engine.spawn(renewals.clone().run()).abort_handle()];
+        loops.push(engine.spawn(observer.clone().run()).abort_handle());
         loops.extend(places.clone().map(|places| engine.spawn(places.run()).abort_handle()));
         let session = Arc::new(Self {
             id,
             backend,
             clock,
+            observer,
             options,
             lines: Lines::new(abandon),
             renewals,
@@ -166,13 +171,23 @@ impl Session {
         self.leases.lock().len()
     }
 
+    pub(crate) fn held_now(&self) -> Vec<Arc<Held>> {
+        self.leases.lock().values().cloned().collect()
+    }
+
     /// An error of the backend, told with what was tried.
     pub(crate) fn unavailable(&self, operation: &'static str, key: Option<Arc<str>>, source: BackendError) -> Error {
         Error::BackendUnavailable { key, operation, server: self.backend.server().clone(), source }
     }
 
     fn on_loss(self: &Arc<Self>, held: &Arc<Held>, reason: LossReason) {
-        tracing::warn!(key = %held.key, token = held.token, %reason, "lease lost");
+        if reason == LossReason::Closed {
+            // The user's own doing.
+            tracing::info!(key = %held.key, token = held.token, %reason, "lease lost");
+        } else {
+            tracing::warn!(key = %held.key, token = held.token, %reason, "lease lost");
+        }
+        self.observer.lost(held.subject(), reason);
         // Taken before the lease is out of sight, so that a session that is closing waits for the leave below.
         let _closing_waits = self.tasks.token();
         // A request parked on it is dropped here: its waiter then asks for itself.
@@ -217,8 +232,7 @@ impl Session {
             () = drained => {}
             () = self.clock.sleep_until(self.clock.now() + timeout) => {}
         }
-        let left: Vec<_> = self.leases.lock().values().cloned().collect();
-        for held in left {
+        for held in self.held_now() {
             if let Action::Lose(reason) = held.on(Event::Close) {
                 self.on_loss(&held, reason);
             }
@@ -230,6 +244,7 @@ impl Session {
             () = farewell => tracing::warn!(server = %self.backend.server(), "closed before every release was confirmed"),
         }
         self.stop();
+        self.observer.deliver();
         self.backend.close().await;
     }
 

@@ -1,7 +1,7 @@
 // Never run: `tsc` checks it against the declarations.
 
 import dlockDefault, { AcquireTimeout, Client, LockLost, NotAcquired, RetriesExhausted, configure, connect, lock, version, withLock } from 'dlock-engine';
-import type { Holder, Inspection, Lease, Lock, LossReason, Status } from 'dlock-engine';
+import type { EventName, Health, Holder, Inspection, Lease, Lock, LockEvent, LossReason, Stats, Status } from 'dlock-engine';
 
 configure('redis://localhost', { namespace: 'shop', opTimeout: 500, connectTimeout: null });
 const client: Client = await connect(new URL('redis://localhost'));
@@ -27,6 +27,15 @@ const found: Inspection = await client.inspect('k');
 const holder: Holder | null = found.holder;
 const taken: boolean = (await client.forceRelease('k', holder?.token ?? 0)) || (await client.forceRelease('k', lease.owner));
 const locked: boolean = await orders.isLocked();
+const events: LockEvent[] = [];
+const name: EventName = 'lost';
+const end: () => void = client.on(name, (event) => events.push(event));
+end();
+const stats: Stats = client.stats();
+const errors: number | undefined = stats.backendCalls.acquire?.errors;
+const health: Health = await client.health();
+const text: string = client.metrics();
+void [errors, health.roundTrip, text];
 await client.close(1_000);
 
 {
@@ -54,6 +63,8 @@ try {
 
 // @ts-expect-error seconds as text
 client.lock('k', { ttl: '30s' });
+// @ts-expect-error an unknown event
+client.on('aquired', () => {});
 // @ts-expect-error an unknown option
 client.lock('k', { timeToLive: 30 });
 // @ts-expect-error leases are granted, not made

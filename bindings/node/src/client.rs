@@ -146,7 +146,7 @@ impl Bridge {
         });
     }
 
-    fn ask<W>(&self, client: i64, call: i64, work: impl FnOnce(Client) -> W)
+    pub(crate) fn ask<W>(&self, client: i64, call: i64, work: impl FnOnce(Client) -> W)
     where
         W: Future<Output = Result<Outcome>> + Send + 'static,
     {

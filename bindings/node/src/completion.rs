@@ -28,6 +28,8 @@ pub(crate) enum Outcome {
     Failed(Error),
     /// No call's end: a watched lease was lost.
     Lost(LossReason),
+    /// No call's end: there are events to take, or logs.
+    Happened,
 }
 
 /// Weak: by itself it does not keep the event loop alive.
@@ -108,6 +110,7 @@ mod kind {
     pub(super) const ANSWER: f64 = 5.0;
     pub(super) const FAILED: f64 = 6.0;
     pub(super) const LOST: f64 = 7.0;
+    pub(super) const HAPPENED: f64 = 8.0;
 }
 
 /// Numbers per item: call, kind, and up to four more.
@@ -144,6 +147,7 @@ impl Bridge {
         let mut item = [id, kind::DONE, 0.0, 0.0, 0.0, 0.0];
         match outcome {
             Outcome::Done => {}
+            Outcome::Happened => item[1] = kind::HAPPENED,
             Outcome::Flag(flag) => (item[1], item[2]) = (kind::FLAG, f64::from(u8::from(flag))),
             Outcome::Granted(lease) => return self.deliver(tables, call, lease),
             Outcome::Busy => {

@@ -10,6 +10,7 @@ mod completion;
 mod error;
 mod lease;
 mod lock;
+mod observe;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -53,6 +54,7 @@ struct Tables {
     leases: HashMap<i64, dlock::Lease>,
     /// Acquires under way.
     acquires: HashMap<i64, AbortHandle>,
+    subscriptions: HashMap<i64, dlock::observe::Subscription>,
 }
 
 #[napi]
@@ -106,6 +108,9 @@ fn leave(tables: &RefCell<Tables>, completions: &Completions) {
     let left = tables.take();
     for acquire in left.acquires.values() {
         acquire.abort();
+    }
+    for subscription in left.subscriptions.values() {
+        subscription.end();
     }
     for lease in left.leases.values() {
         // In a forked child there is nothing to give back.

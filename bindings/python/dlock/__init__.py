@@ -22,6 +22,7 @@ from dlock import sync
 from dlock._client import Client, Lock, configure, connect, current_lease, lock, locked, with_lock
 from dlock._holder import Holder, Inspection
 from dlock._lease import Lease
+from dlock._observe import Event, Health, Stats
 from dlock._options import ClientOptions, LockOptions, Renewal, Retry
 from dlock.errors import (
     AcquireTimeout,
@@ -43,7 +44,9 @@ __all__ = [
     "Client",
     "ClientClosed",
     "ClientOptions",
+    "Event",
     "ForkedError",
+    "Health",
     "Holder",
     "Inspection",
     "InvalidOptions",
@@ -58,6 +61,7 @@ __all__ = [
     "Renewal",
     "RetriesExhausted",
     "Retry",
+    "Stats",
     "__version__",
     "configure",
     "connect",

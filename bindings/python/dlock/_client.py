@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
-from dlock import _locked, sync
+from dlock import _locked, _native, sync
 from dlock._handles import ClientHandle, LockHandle, check_callable
 from dlock._holder import Inspection
 from dlock._lease import Lease
 from dlock._locked import Locked
 from dlock._loop import LoopState, current
+from dlock._observe import EventName, Health, Observe, Observers
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset
 from dlock.errors import LockBusy
 
@@ -66,6 +67,22 @@ class Client(ClientHandle):
         """
         return cast(bool, await current().run(self._native.force_release, key, holder))
 
+    async def health(self) -> Health:
+        """Makes a round trip within `op_timeout` and looks at the leases. A backend that does not answer is told, not raised."""
+        return cast(Health, await current().run(self._native.health))
+
+    def on(self, event: EventName, fn: Observe) -> Callable[[], None]:
+        """Calls `fn(event)` on the running event loop whenever this happens; returns a function that ends it.
+
+        The observers of a client on one loop hear of the events of a lease in order. One that raises is logged. Where they are too
+        slow, events are dropped and counted (`stats().dropped_events`); locks never wait for an observer.
+        """
+        state = current()
+        observers = self._observers.get(state)
+        if observers is None or observers.subscription.over:
+            observers = self._observers[state] = LoopObservers(self._native, state)
+        return observers.add(event, fn)
+
     async def close(self, timeout: Seconds = 0) -> None:
         """Refuses new acquires, waits up to `timeout` for holders while their leases are renewed, then takes what is left."""
         await current().run(self._native.close, timeout)
@@ -77,6 +94,21 @@ class Client(ClientHandle):
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class LoopObservers(Observers):
+    """Observers on an event loop, which keeps them until they are ended or their client is gone."""
+
+    def __init__(self, native: _native.Client, state: LoopState) -> None:
+        self._number = state.next_number()
+        super().__init__(native, state.completions, self._number)
+        self._state = weakref.ref(state)
+        state.listeners[self._number] = self.deliver
+
+    def deliver(self) -> None:
+        super().deliver()
+        if self.subscription.over and (state := self._state()) is not None:
+            state.listeners.pop(self._number, None)
 
 
 class Lock(LockHandle[Lease]):

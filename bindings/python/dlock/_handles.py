@@ -9,6 +9,8 @@ from contextlib import suppress
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar, Unpack
 
 from dlock import _native
+from dlock._log import LOG
+from dlock._observe import Observers, Stats
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset, open_client, split_on_lost
 from dlock._warn import warn_caller, warn_dropped
 from dlock.errors import ForkedError, LockError, LockLost, NotHeld, invalid
@@ -20,7 +22,7 @@ REMEMBERED = 8
 class ClientHandle:
     """A client of the engine, and its latest lease of each key."""
 
-    __slots__ = ("_leases", "_native")
+    __slots__ = ("_leases", "_native", "_observers")
 
     _of_module: ClassVar[Any] = None
 
@@ -31,6 +33,19 @@ class ClientHandle:
         self._native = native
         # Until it is released: to see a taker wait for itself.
         self._leases: dict[str, weakref.ref[LeaseHandle]] = {}
+        # By where they are called: an event loop, or None for a thread.
+        self._observers: weakref.WeakKeyDictionary[object, Observers] = weakref.WeakKeyDictionary()
+
+    def stats(self) -> Stats:
+        """What this client has done and has under way. Cheap: no I/O."""
+        return self._native.stats()
+
+    def metrics(self) -> str:
+        """The figures in the OpenMetrics text format, to be served as `application/openmetrics-text; version=1.0.0; charset=utf-8`.
+
+        Each client has a registry of its own, and no label holds a key.
+        """
+        return self._native.metrics()
 
     @classmethod
     def _default(cls) -> Self:
@@ -109,6 +124,7 @@ class LockHandle(Generic[L]):
     _taker_name: ClassVar[str]
 
     def __init__(self, client: ClientHandle, key: str, options: LockOptions) -> None:
+        LOG.look()
         self._on_lost, engine_options = split_on_lost(options, self._reactions)
         self._native = client._native.lock(key, **engine_options)
         # Seconds: what the engine made of it.

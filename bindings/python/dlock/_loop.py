@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from dlock import _process
+from dlock._log import LOG
 from dlock._native import Call, Completions, Grant
 from dlock._pulse import Mortal, Pulse
 from dlock.errors import ForkedError, LockError
@@ -43,7 +44,18 @@ class LoopState:
     Only the loop itself keeps it alive, through its reader: it goes, and its descriptor with it, when the loop is closed.
     """
 
-    __slots__ = ("__weakref__", "_alarm", "_alarm_at", "_pulse", "_watched", "completions", "loop", "next_number", "pending")
+    __slots__ = (
+        "__weakref__",
+        "_alarm",
+        "_alarm_at",
+        "_pulse",
+        "_watched",
+        "completions",
+        "listeners",
+        "loop",
+        "next_number",
+        "pending",
+    )
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = weakref.ref(loop)
@@ -51,6 +63,8 @@ class LoopState:
         self.next_number = count(1).__next__
         self.pending: dict[int, Future[Any]] = {}
         self._watched: dict[int, Watched] = {}
+        # What to call when something has come under a number that is no call's.
+        self.listeners: dict[int, Callable[[], None]] = {}
         self._alarm: TimerHandle | None = None
         self._alarm_at = inf
         self._pulse: Pulse | None = None
@@ -68,6 +82,8 @@ class LoopState:
             if future is None:
                 if (lease := self._watched.get(number)) is not None:
                     lease._on_loss()
+                elif (listener := self.listeners.get(number)) is not None:
+                    listener()
             elif future.done():
                 pass
             elif error is None:
@@ -187,6 +203,7 @@ def current() -> LoopState:
 
 
 def _register(loop: AbstractEventLoop) -> LoopState:
+    LOG.start()
     state = LoopState(loop)
     number = id(loop)
 

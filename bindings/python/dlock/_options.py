@@ -1,6 +1,5 @@
 """What both faces take: options, URLs, and the client behind the module's own functions."""
 
-import logging
 import os
 import threading
 from collections.abc import Iterable
@@ -9,12 +8,11 @@ from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict
 
 from dlock import _native, _process
+from dlock._log import LOG, logger
 from dlock.errors import LockError, invalid
 
 Seconds = float | timedelta
 OnLost = Literal["cancel", "raise", "ignore"]
-
-logger = logging.getLogger("dlock")
 
 
 class Unset:
@@ -110,6 +108,7 @@ def split_on_lost(options: LockOptions, allowed: Iterable[str]) -> tuple[str, di
 
 def open_client(url: str | None, options: ClientOptions) -> _native.Client:
     """A client for a URL; without one for `DLOCK_URL`, else `local:`. An empty variable is as good as none."""
+    LOG.look_at_all()
     if url is None and not (url := os.environ.get("DLOCK_URL")):
         logger.info("no URL was given and DLOCK_URL is not set: local: excludes this user's processes on this machine")
         url = "local:"

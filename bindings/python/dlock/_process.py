@@ -11,11 +11,17 @@ EXIT_SECONDS = 2.0
 
 _ending = threading.Event()
 _forgetters: list[Callable[[], None]] = []
+_last_words: list[Callable[[], None]] = []
 
 
 def in_child(forget: Callable[[], None]) -> None:
     """Has what belongs to the parent forgotten in a forked child."""
     _forgetters.append(forget)
+
+
+def at_end(say: Callable[[], None]) -> None:
+    """Has this called when the interpreter ends, after everything was given back."""
+    _last_words.append(say)
 
 
 def let_daemon_end() -> None:
@@ -27,6 +33,8 @@ def let_daemon_end() -> None:
 def _exit() -> None:
     _ending.set()
     _native.shutdown(EXIT_SECONDS)
+    for say in _last_words:
+        say()
 
 
 def _after_fork_in_child() -> None:

@@ -6,7 +6,6 @@ body: `lease.check()` raises, and so does the end of a body that went on regardl
 
 import asyncio
 import inspect as _inspect
-import select
 import threading
 import weakref
 from collections import deque
@@ -19,7 +18,10 @@ from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable
 from dlock._holder import Inspection
 from dlock._locked import Locked
 from dlock._locked import current_lease as _current_lease
+from dlock._log import LOG
+from dlock._observe import EventName, Health, Observe, Observers
 from dlock._options import UNSET, ClientOptions, LockOptions, Seconds, Unset
+from dlock._wait import wait_readable
 from dlock._warn import warn_caller
 from dlock.errors import ForkedError, LockBusy, LockError, invalid
 
@@ -39,12 +41,13 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
     try:
         completions = _idle.pop()
     except IndexError:
+        LOG.start()
         completions = _native.Completions()
     call = start(completions, 0, *arguments)
     try:
         outcomes = completions.drain()
         while not outcomes:
-            _wait_readable(completions.fileno())
+            wait_readable(completions.fileno())
             outcomes = completions.drain()
     except BaseException:
         # Ctrl-C for one. Whatever still comes to this queue is given back.
@@ -58,16 +61,6 @@ def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
         _process.let_daemon_end()
         raise error
     return value
-
-
-def _wait_readable(descriptor: int) -> None:
-    """Looked up at each call: gevent and eventlet replace `select`, and eventlet takes `poll` away."""
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.poll()
-    else:
-        select.select([descriptor], [], [])
 
 
 class _Thread(threading.local):
@@ -125,6 +118,21 @@ class Client(ClientHandle):
         """Takes the key away from the holder with this token or owner id; see `dlock.Client.force_release`."""
         return cast(bool, _run(self._native.force_release, key, holder))
 
+    def health(self) -> Health:
+        """Makes a round trip within `op_timeout` and looks at the leases. A backend that does not answer is told, not raised."""
+        return cast(Health, _run(self._native.health))
+
+    def on(self, event: EventName, fn: Observe) -> Callable[[], None]:
+        """Calls `fn(event)` on a thread of ours, one for the client, whenever this happens; returns a function that ends it.
+
+        The observers of a client hear of the events of a lease in order. One that raises is logged. Where they are too slow, events
+        are dropped and counted (`stats().dropped_events`); locks never wait for an observer.
+        """
+        observers = self._observers.get(_ON_THREAD)
+        if observers is None or observers.subscription.over:
+            observers = self._observers[_ON_THREAD] = ThreadObservers(self._native)
+        return observers.add(event, fn)
+
     def close(self, timeout: Seconds = 0) -> None:
         """Refuses new acquires, waits up to `timeout` for holders while their leases are renewed, then takes what is left."""
         _run(self._native.close, timeout)
@@ -134,6 +142,30 @@ class Client(ClientHandle):
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         self.close()
+
+
+class _OnThread:
+    """Where the observers of this face are called."""
+
+
+_ON_THREAD = _OnThread()
+
+
+class ThreadObservers(Observers):
+    """Observers on a thread, which ends with the last of them or with their client."""
+
+    def __init__(self, native: _native.Client) -> None:
+        self._completions = _native.Completions()
+        super().__init__(native, self._completions, 0)
+        threading.Thread(target=self._call, name="dlock-observe", daemon=True).start()
+
+    def _call(self) -> None:
+        while True:
+            wait_readable(self._completions.fileno())
+            self._completions.drain()
+            self.deliver()
+            if self.subscription.over:
+                return
 
 
 class Lease(LeaseHandle):

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use crate::completion::{Call, Completions, Outcome, start};
 use crate::error::raise;
 use crate::lock::Lock;
+use crate::observe::{Subscription, figures};
 use crate::values::{self, duration, duration_or_none, flag, share, text, whom};
 
 /// One backend connection and one session. Lazy: connects, and starts the engine, at its first use.
@@ -117,6 +118,27 @@ impl Client {
     ) -> PyResult<Call> {
         let (client, key, whom) = (self.0.clone(), text("key", key)?, whom("holder", holder)?);
         start(completions, number, async move { client.force_release(&key, whom).await.map(Outcome::Answer) })
+    }
+
+    /// What this client has done and has under way.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        figures(py, &self.0.stats())
+    }
+
+    /// The figures as Prometheus reads them.
+    fn metrics(&self) -> String {
+        self.0.metrics()
+    }
+
+    /// A round trip, and how the leases stand.
+    fn health(&self, completions: &Completions, number: u64) -> PyResult<Call> {
+        let client = self.0.clone();
+        start(completions, number, async move { client.health().await.map(|health| Outcome::Health(Box::new(health))) })
+    }
+
+    /// Has events pushed under `number`, once `listen` has said which.
+    fn subscribe(&self, completions: &Completions, number: u64) -> PyResult<Subscription> {
+        Subscription::new(&self.0, completions, number)
     }
 
     /// Refuses new acquires, waits up to `timeout` for holders, then takes away what is left.

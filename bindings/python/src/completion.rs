@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use dlock::backend::Inspection;
-use dlock::{Error, LossReason};
+use dlock::{Error, Health, LossReason};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
@@ -14,6 +14,7 @@ use pyo3::types::PyList;
 
 use crate::error::{exception, raise};
 use crate::lease::{Grant, Undelivered};
+use crate::observe::condition;
 use crate::process::Owned;
 use crate::values::inspection;
 
@@ -24,6 +25,7 @@ pub(crate) enum Outcome {
     Done,
     Inspected(Box<Inspection>),
     Listed(Vec<Inspection>),
+    Health(Box<Health>),
     /// The lease is lost. Comes under the number of the call that got the lease, or of a call that waits for the loss.
     Lost(LossReason),
     Failed(Error),
@@ -46,6 +48,7 @@ impl Outcome {
                 }
                 list.into_any()
             }
+            Self::Health(health) => condition(py, &health)?,
             Self::Lost(reason) => reason.as_str().into_pyobject(py)?.into_any(),
         };
         Ok((number, value, none).into_pyobject(py)?.into_any())

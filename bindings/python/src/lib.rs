@@ -6,6 +6,7 @@ mod completion;
 mod error;
 mod lease;
 mod lock;
+mod observe;
 mod process;
 mod values;
 
@@ -29,6 +30,8 @@ mod _native {
     use crate::lease::{Grant, Lease};
     #[pymodule_export]
     use crate::lock::Lock;
+    #[pymodule_export]
+    use crate::observe::{Subscription, listen_to_logs, set_log_level, take_logs};
 
     /// Version of the engine, shared by every package of the project.
     #[pymodule_export]

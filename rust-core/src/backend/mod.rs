@@ -6,6 +6,7 @@
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod local;
+pub(crate) mod measured;
 pub mod memory;
 pub mod redis;
 
@@ -42,6 +43,11 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
 
     /// The server's address without its password, for errors and logs.
     fn server(&self) -> &Arc<str>;
+
+    /// What is wrong with the servers' versions, or with their health, as far as it is known; nothing in most backends.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Connects if need be and makes one round trip.
     fn ping(&self, timeout: Duration) -> Reply<'_, ()>;

@@ -215,6 +215,10 @@ impl Backend for Etcd {
         &self.server
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.store.endpoints.warnings()
+    }
+
     fn ping(&self, timeout: Duration) -> Reply<'_, ()> {
         let key = names::guard(&self.store.root, self.store.context.session);
         let read = move |mut client: Client| {

@@ -13,6 +13,7 @@ const locks = new Map();
 const leases = new Map();
 const bodies = new Map();
 const aborts = new Map();
+const events = new Map();
 
 const LOCK_OPTIONS = {
   ttl: 'ttl',
@@ -118,6 +119,15 @@ const operations = {
     await clients.get(client).close(number(args.timeout));
     return true;
   },
+  stats: (client) => snaked(clients.get(client).stats()),
+  health: async (client) => snaked(await clients.get(client).health()),
+  metrics: (client) => clients.get(client).metrics(),
+  on(client, args) {
+    if (!events.has(client)) events.set(client, []);
+    clients.get(client).on(args.event, (event) => events.get(client).push(event));
+    return true;
+  },
+  heard: (client) => events.get(client),
   block(_client, args) {
     const end = stamp() + args.for;
     while (stamp() < end);
@@ -179,6 +189,11 @@ function reasonOf(lease) {
 
 function found({ key, holder, queue, cluster }) {
   return { key, holder: holder && { ...holder }, queue: queue.length, cluster };
+}
+
+/** Figures with the names that the other languages have. */
+function snaked(figures) {
+  return Object.fromEntries(Object.entries(figures).map(([name, value]) => [name.replace(/[A-Z]/g, (capital) => `_${capital.toLowerCase()}`), value]));
 }
 
 /** A lease may be collected some time after it was taken, at the earliest; what that frees, a turn later. So this goes on for a while. */

@@ -5,6 +5,7 @@ Times are in milliseconds, stamps are readings of CLOCK_MONOTONIC, which all pro
 """
 
 import asyncio
+import dataclasses
 import gc
 import json
 import multiprocessing
@@ -33,6 +34,7 @@ class Driver:
         self.locks: dict[str, Any] = {}
         self.leases: dict[str, Any] = {}
         self.bodies: dict[str, asyncio.Event] = {}
+        self.events: dict[str, list[Any]] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
 
     async def serve(self) -> None:
@@ -147,6 +149,22 @@ class Driver:
     async def drop_lock(self, lock: str, **_: Any) -> bool:
         return forget(self.locks, lock)
 
+    async def stats(self, client: str, **_: Any) -> dict[str, Any]:
+        return plain(self.clients[client].stats())
+
+    async def health(self, client: str, **_: Any) -> dict[str, Any]:
+        return plain(await self.clients[client].health())
+
+    async def metrics(self, client: str, **_: Any) -> str:
+        return str(self.clients[client].metrics())
+
+    async def on(self, client: str, event: str, **_: Any) -> bool:
+        self.clients[client].on(event, self.events.setdefault(client, []).append)
+        return True
+
+    async def heard(self, client: str, **_: Any) -> list[dict[str, Any]]:
+        return [event._asdict() | {"waited": millis(event.waited), "held": millis(event.held)} for event in self.events[client]]
+
     async def ping(self, client: str, **_: Any) -> bool:
         await self.clients[client].ping()
         return True
@@ -239,6 +257,11 @@ def found(inspection: Any) -> dict[str, Any]:
         "queue": len(inspection.queue),
         "cluster": inspection.cluster,
     }
+
+
+def plain(figures: Any) -> dict[str, Any]:
+    """Figures as the other languages have them too."""
+    return dataclasses.asdict(figures)
 
 
 def holder(seen: Any) -> dict[str, Any] | None:

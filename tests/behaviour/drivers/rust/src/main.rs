@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod operations;
+mod shown;
 mod wire;
 
 use std::cell::RefCell;

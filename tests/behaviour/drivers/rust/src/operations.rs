@@ -3,15 +3,19 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dlock::backend::Whom;
 use dlock::error::Error;
+use dlock::observe::{Event, Kind};
 use dlock::{Client, ClientOptions, Lease, Lock, LockOptions};
 use futures_util::future::try_join_all;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use crate::shown::{figures, happening, health};
 use crate::wire::{self, Args, Request, duration, event, inspection, stamp};
 
 /// What the requests have made so far, by the names that they gave.
@@ -21,6 +25,7 @@ pub(crate) struct Driver {
     locks: RefCell<HashMap<String, Lock>>,
     leases: RefCell<HashMap<String, Lease>>,
     bodies: RefCell<HashMap<String, Rc<Notify>>>,
+    events: RefCell<HashMap<String, Arc<Mutex<Vec<Event>>>>>,
 }
 
 impl Driver {
@@ -74,6 +79,15 @@ impl Driver {
             "is_locked" => Ok(client.is_locked(&args.key).await?.into()),
             "list" => Ok(client.list_locks(&args.prefix).await?.iter().map(inspection).collect()),
             "force_release" => Ok(client.force_release(&args.key, Whom::Token(args.token.unwrap_or_default())).await?.into()),
+            "stats" => Ok(figures(&client.stats())),
+            "health" => Ok(health(&client.health().await?)),
+            "metrics" => Ok(client.metrics().into()),
+            "on" => {
+                let heard = self.events.borrow_mut().entry(request.client.clone()).or_default().clone();
+                client.on(Kind::parse(&args.event)?, move |event| heard.lock().push(event.clone()));
+                Ok(true.into())
+            }
+            "heard" => Ok(self.events.borrow()[&request.client].lock().iter().map(happening).collect()),
             "close" => {
                 client.close(duration("timeout", args.timeout.as_ref())?.unwrap_or_default()).await?;
                 Ok(true.into())

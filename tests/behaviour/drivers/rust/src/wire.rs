@@ -48,6 +48,7 @@ pub(crate) struct Args {
     pub(crate) metadata: Option<String>,
     pub(crate) token: Option<u64>,
     pub(crate) prefix: String,
+    pub(crate) event: String,
     pub(crate) timeout: Option<Number>,
     pub(crate) task: Option<u64>,
     #[serde(rename = "for")]
@@ -195,6 +196,6 @@ fn holder(holder: &Holder) -> Value {
     })
 }
 
-fn millis(duration: Duration) -> f64 {
+pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }

@@ -1,0 +1,153 @@
+"""Seeing inside a client: figures, health, and the events that observers are called with."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from dlock import _native
+from dlock._log import logger
+from dlock.errors import ForkedError, invalid
+
+EventName = Literal["acquired", "released", "renewed", "renewal_failed", "acquire_failed", "lost"]
+Observe = Callable[["Event"], object]
+
+
+class Event(NamedTuple):
+    """Something that happened to a lease, or to an attempt to get one."""
+
+    kind: EventName
+    key: str
+    token: int | None
+    """None where no lease was got."""
+    owner: str | None
+    """None where no lease was got."""
+    waited: float | None
+    """How many seconds the attempt took: of `acquired` and `acquire_failed`."""
+    held: float | None
+    """For how many seconds the lease has been held, or was: of all that happens to a lease after it was got."""
+    reason: str | None
+    """Of `lost` why, of `acquire_failed` the error's code or `CANCELLED`, of `renewal_failed` the backend's error, of `released`
+    the lease's status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How late something was, in seconds."""
+
+    count: int
+    total: float
+    longest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls to the backend: how many came to an end, how many of them failed, and the seconds they took all together."""
+
+    calls: int
+    errors: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What a client has done since it was made, and what it has under way."""
+
+    held: int
+    """Leases held now."""
+    waiting: int
+    """Attempts to get a key that are under way now."""
+    acquired: int
+    released: int
+    """Releases that the backend confirmed."""
+    release_failures: dict[str, int]
+    """Releases that did not end so: `not_held`, `unknown`."""
+    renewed: int
+    """Renewals and extensions that were acknowledged."""
+    renewal_failures: int
+    """Renewals without an answer; each was tried again, none is ever skipped."""
+    renewal_lag: Lag
+    """How late renewals are acknowledged, counted from when they were due."""
+    lost: dict[str, int]
+    """Leases lost, by reason."""
+    acquire_failures: dict[str, int]
+    """Attempts that got no lease, by the code of the error; `CANCELLED` are those whose caller left."""
+    backend_calls: dict[str, Calls]
+    """What the backend was asked, by operation."""
+    renewing: int
+    """Leases in renewal requests that were not answered yet."""
+    scheduled: int
+    """Leases that wait for their next renewal, or for their end."""
+    background: int
+    """Requests that go on after their callers have left."""
+    queued_events: int
+    """Events that wait for their observers."""
+    event_capacity: int
+    """How many events can wait for one event loop, or one thread."""
+    dropped_events: int
+    """Events that found that queue full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a client can do its work."""
+
+    status: Literal["ok", "degraded", "down"]
+    """`degraded`: the backend answers, but renewals are late or leases are about to be lost. `down`: it does not answer, or the
+    client is closed."""
+    reasons: list[str]
+    """Why it is not `ok`."""
+    server: str
+    round_trip: float | None
+    """What a request and its answer took, in seconds; None without an answer."""
+    held: int
+    lagging: int
+    """Leases whose renewal is late."""
+    at_risk: int
+    """Leases that will be lost unless the backend answers soon."""
+    renewal_lag: float
+    """How late the latest renewal is, in seconds."""
+    warnings: list[str]
+    """What the backend has to say of its servers and their versions. A warning alone changes no status."""
+
+
+class Observers:
+    """The observers of one client that are called in one place: on an event loop, or on a thread.
+
+    One queue for all of them, so that they hear of the events of a lease in order.
+    """
+
+    def __init__(self, native: _native.Client, completions: _native.Completions, number: int) -> None:
+        self.subscription = native.subscribe(completions, number)
+        self._functions: dict[str, list[Observe]] = {}
+
+    def add(self, event: str, observe: Observe) -> Callable[[], None]:
+        """Has `observe` called with each such event; returns what takes it back."""
+        if not callable(observe) or inspect.iscoroutinefunction(observe):
+            shown = f"an object of type {type(observe).__name__}"
+            raise invalid("fn", shown, "a plain function that takes the event; one that must await starts a task")
+        self.subscription.listen([*self._functions, event])
+        self._functions.setdefault(event, []).append(observe)
+        return lambda: self._remove(event, observe)
+
+    def _remove(self, event: str, observe: Observe) -> None:
+        functions = self._functions.get(event, [])
+        if observe in functions:
+            functions.remove(observe)
+            if not functions:
+                del self._functions[event]
+            try:
+                self.subscription.listen([*self._functions])
+                if not self._functions:
+                    self.subscription.end()
+            except ForkedError:
+                pass  # a child has none of its parent's observers
+
+    def deliver(self) -> None:
+        """Calls the observers with what has come. One that raises is logged, and the others are called all the same."""
+        for event in self.subscription.take():
+            for observe in tuple(self._functions.get(event.kind, ())):
+                try:
+                    observe(event)
+                except Exception:
+                    logger.exception("the observer of %r for lock %r failed", event.kind, event.key)

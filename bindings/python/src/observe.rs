@@ -1,0 +1,207 @@
+//! What a client shows of itself, and what the engine logs, as Python sees it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dlock::logs::{self, Record};
+use dlock::observe::{Calls, Event, Kind, Kinds, Stats};
+use dlock::{Health, fork::process_id};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList};
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+
+use crate::completion::{Completions, Outcome, Queue};
+use crate::error::raise;
+use crate::process::Owned;
+
+/// Events on their way to one event loop or thread.
+#[pyclass(frozen, module = "dlock._native")]
+pub(crate) struct Subscription {
+    inner: Owned<dlock::observe::Subscription>,
+    queue: Arc<Queue>,
+    number: u64,
+}
+
+impl Subscription {
+    /// Outcomes under `number` say that there is something to take, or that nothing more will come.
+    pub(crate) fn new(client: &dlock::Client, completions: &Completions, number: u64) -> PyResult<Self> {
+        let queue = completions.queue()?;
+        let bell = queue.clone();
+        let inner = client.subscribe(Kinds::default(), move || bell.push(number, Outcome::Done));
+        Ok(Self { inner: Owned::new(inner), queue, number })
+    }
+}
+
+#[pymethods]
+impl Subscription {
+    /// Wants the events of these names from now on.
+    #[allow(clippy::needless_pass_by_value)] // Python's strings arrive as strings of ours
+    fn listen(&self, events: Vec<String>) -> PyResult<()> {
+        let kinds: dlock::Result<Kinds> = events.iter().map(|event| Kind::parse(event)).collect();
+        self.inner.get()?.set_kinds(kinds.map_err(raise)?);
+        Ok(())
+    }
+
+    /// What has come since, oldest first.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for event in self.inner.get()?.take() {
+            list.append(happening(py, &event)?)?;
+        }
+        Ok(list)
+    }
+
+    /// Wants nothing more; whoever waits for events is woken to see it.
+    fn end(&self) -> PyResult<()> {
+        self.inner.get()?.end();
+        self.queue.push(self.number, Outcome::Done);
+        Ok(())
+    }
+
+    /// Whether nothing more will come.
+    #[getter]
+    fn over(&self) -> bool {
+        self.inner.mine().is_none_or(dlock::observe::Subscription::is_over)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        // Nobody can take anything any more.
+        if let Some(subscription) = self.inner.mine() {
+            subscription.end();
+        }
+    }
+}
+
+/// A `dlock.Event`.
+fn happening<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
+    CLASS.import(py, "dlock._observe", "Event")?.call1((
+        event.kind.as_str(),
+        &*event.key,
+        event.token,
+        event.owner.map(|owner| owner.to_string()),
+        seconds(event.waited),
+        seconds(event.held),
+        event.reason.as_deref(),
+    ))
+}
+
+/// A `dlock.Stats`.
+pub(crate) fn figures<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static LAG: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let lag = &stats.renewal_lag;
+    let lag = LAG.import(py, "dlock._observe", "Lag")?.call1((lag.count, lag.total.as_secs_f64(), lag.longest.as_secs_f64()))?;
+    let fields = PyDict::new(py);
+    for (name, value) in [
+        ("held", stats.held),
+        ("waiting", stats.waiting),
+        ("acquired", stats.acquired),
+        ("released", stats.released),
+        ("renewed", stats.renewed),
+        ("renewal_failures", stats.renewal_failures),
+        ("renewing", stats.renewing),
+        ("scheduled", stats.scheduled),
+        ("background", stats.background),
+        ("queued_events", stats.queued_events),
+        ("event_capacity", stats.event_capacity),
+        ("dropped_events", stats.dropped_events),
+    ] {
+        fields.set_item(name, value)?;
+    }
+    fields.set_item("release_failures", &stats.release_failures)?;
+    fields.set_item("lost", &stats.lost)?;
+    fields.set_item("acquire_failures", &stats.acquire_failures)?;
+    fields.set_item("renewal_lag", lag)?;
+    fields.set_item("backend_calls", calls(py, &stats.backend_calls)?)?;
+    CLASS.import(py, "dlock._observe", "Stats")?.call((), Some(&fields))
+}
+
+fn calls<'py>(py: Python<'py>, operations: &BTreeMap<&'static str, Calls>) -> PyResult<Bound<'py, PyDict>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let class = CLASS.import(py, "dlock._observe", "Calls")?;
+    let made = PyDict::new(py);
+    for (operation, Calls { calls, errors, time }) in operations {
+        made.set_item(operation, class.call1((calls, errors, time.as_secs_f64()))?)?;
+    }
+    Ok(made)
+}
+
+/// A `dlock.Health`.
+pub(crate) fn condition<'py>(py: Python<'py>, health: &Health) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CLASS.import(py, "dlock._observe", "Health")?.call1((
+        health.status.as_str(),
+        health.reasons.clone(),
+        &*health.server,
+        health.round_trip.map(|took| took.as_secs_f64()),
+        health.held,
+        health.lagging,
+        health.at_risk,
+        health.renewal_lag.as_secs_f64(),
+        health.warnings.clone(),
+    ))
+}
+
+/// Who is told that there are records, and in which process.
+static BELL: Mutex<Option<(u32, Arc<Queue>)>> = Mutex::new(None);
+/// In a forked child the lock may be held by a thread that no longer exists. Then the child goes without the engine's records.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+fn ring() {
+    let bell = BELL.try_lock_for(PATIENCE).and_then(|bell| bell.clone());
+    if let Some((pid, queue)) = bell
+        && pid == process_id()
+    {
+        queue.push(0, Outcome::Done);
+    }
+}
+
+/// Has `completions` woken when the engine has logged something. Replaces an earlier one.
+#[pyfunction]
+pub(crate) fn listen_to_logs(completions: &Completions) -> PyResult<()> {
+    let queue = completions.queue()?;
+    if let Some(mut bell) = BELL.try_lock_for(PATIENCE) {
+        *bell = Some((process_id(), queue));
+    }
+    logs::listen(ring);
+    Ok(())
+}
+
+/// Keeps records of this level of Python's and higher ones.
+#[pyfunction]
+pub(crate) fn set_log_level(level: i32) {
+    logs::set_level(match level {
+        ..=5 => LevelFilter::TRACE,
+        6..=10 => LevelFilter::DEBUG,
+        11..=20 => LevelFilter::INFO,
+        21..=30 => LevelFilter::WARN,
+        31..=40 => LevelFilter::ERROR,
+        _ => LevelFilter::OFF,
+    });
+}
+
+/// What the engine has logged: `(level, logger, message, fields)` each; and how many records were dropped.
+#[pyfunction]
+#[allow(clippy::type_complexity)] // seen from Python, a list of tuples
+pub(crate) fn take_logs() -> (Vec<(i32, String, String, BTreeMap<&'static str, String>)>, u64) {
+    let (records, dropped) = logs::take();
+    let records = records.into_iter().map(|Record { level, target, message, fields }| {
+        let level = match level {
+            Level::ERROR => 40,
+            Level::WARN => 30,
+            Level::INFO => 20,
+            Level::DEBUG => 10,
+            Level::TRACE => 5,
+        };
+        (level, target.replace("::", "."), message, fields.into_iter().collect())
+    });
+    (records.collect(), dropped)
+}

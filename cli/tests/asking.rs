@@ -1,0 +1,131 @@
+//! `dlock health`, `--json`, colours and help: what the command line says, and to whom.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs::File;
+use std::io::Read;
+use std::process::Stdio;
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::Value;
+use support::{Scratch, outcome, outcome_of};
+
+/// One object a line.
+fn objects(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?}: {error}"))).collect()
+}
+
+/// What a command says to a terminal.
+fn at_a_terminal(scratch: &Scratch, arguments: &[&str], no_color: &str) -> String {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let theirs = File::options().read(true).write(true).open(ptsname(&ours, Vec::new()).unwrap().to_str().unwrap()).unwrap();
+    let mut command = scratch.dlock(arguments);
+    let mut child = command.env("TERM", "xterm").env("NO_COLOR", no_color).stdout(Stdio::from(theirs)).spawn().unwrap();
+    drop(command);
+    assert!(child.wait().unwrap().success());
+    // Reading ends with an error once nobody has the other end open.
+    let mut said = Vec::new();
+    let _ = File::from(ours).read_to_end(&mut said);
+    String::from_utf8(said).unwrap()
+}
+
+#[test]
+fn health_tells_that_the_backend_answers() {
+    let scratch = Scratch::new();
+    let (code, said, complaints) = outcome(scratch.dlock(&["health"]));
+    assert_eq!((code, &*complaints), (0, ""));
+    assert!(said.starts_with("ok: local://") && said.contains(" answered in ") && said.ends_with(" ms\n"), "{said}");
+    let (code, said, _) = outcome(scratch.dlock(&["health", "--json"]));
+    let found = &objects(&said)[0];
+    assert_eq!((code, &found["status"], &found["reasons"]), (0, &"ok".into(), &Value::Array(vec![])));
+    assert!(found["round_trip"].as_f64().unwrap() < 1.0);
+}
+
+#[test]
+fn health_of_a_server_that_is_not_there_exits_with_69_and_says_why() {
+    let scratch = Scratch::on("redis://user:secret@127.0.0.1:1");
+    let (code, said, complaints) = outcome(scratch.dlock(&["health", "--timeout", "300ms"]));
+    assert_eq!(code, 69, "{said}{complaints}");
+    assert!(said.starts_with("down: redis://127.0.0.1:1") && said.lines().count() == 2, "{said}");
+    let (code, json, _) = outcome(scratch.dlock(&["health", "--timeout", "300ms", "--json"]));
+    assert_eq!((code, &objects(&json)[0]["status"], &objects(&json)[0]["round_trip"]), (69, &"down".into(), &Value::Null));
+    assert!(!format!("{said}{complaints}{json}").contains("secret"));
+}
+
+#[test]
+fn json_shows_holders_to_programs() {
+    let scratch = Scratch::new();
+    let script = "$DLOCK --json inspect k; $DLOCK ls --json; $DLOCK release k --force --token $DLOCK_TOKEN --json";
+    let (code, said, _) = outcome(scratch.run(&["--metadata", "job\t\u{1b}[31m7"], script));
+    assert_eq!(code, 0);
+    assert!(!said.contains('\u{1b}'), "a terminal would obey it: {said}");
+    let [inspected, listed, released] = &objects(&said)[..] else { panic!("{said}") };
+    assert_eq!((&inspected["key"], &inspected["holder"]["metadata"]), (&"k".into(), &"job\t\u{1b}[31m7".into()));
+    assert!(inspected["holder"]["token"].as_u64().unwrap() > 0 && inspected["holder"]["remaining"].as_f64().unwrap() <= 30.0);
+    assert_eq!((&listed["key"], &listed["holder"]["token"]), (&"k".into(), &inspected["holder"]["token"]));
+    assert_eq!(released["released"], true);
+    let (_, said, _) = outcome(scratch.dlock(&["inspect", "k", "--json"]));
+    assert_eq!(objects(&said), [serde_json::json!({"key": "k", "holder": null, "queue": []})]);
+}
+
+#[test]
+fn json_tells_failures_with_their_exit_code() {
+    let scratch = Scratch::new();
+    let cases: [(&[&str], i32, &str); 4] = [
+        (&["--json", "run", "k", "--ttl", "1ms", "--", "true"], 64, "ttl"),
+        (&["run", "k", "--json", "--bogus", "--", "true"], 64, "--bogus"),
+        (&["release", "k", "--force", "--token", "7", "--json"], 1, "not held"),
+        (&["run", "k", "--json", "--", "no-such-command"], 127, "no-such-command"),
+    ];
+    for (arguments, code, words) in cases {
+        let (found, out, said) = outcome(scratch.dlock(arguments));
+        assert_eq!((found, &*out), (code, ""), "{said}");
+        let [told] = &objects(&said)[..] else { panic!("{said}") };
+        assert_eq!((&told["level"], &told["exit_code"]), (&"error".into(), &code.into()));
+        assert!(said.contains(words), "{said}");
+    }
+    let (code, out, said) = outcome(scratch.dlock(&["run", "k", "--json", "-v", "--", "sh", "-c", "echo out; exit 3"]));
+    assert_eq!((code, &*out), (3, "out\n"), "the command's own output is left alone");
+    let runs = objects(&said).into_iter().find(|told| told["message"] == "the command runs").expect(&said);
+    assert_eq!((&runs["key"], &runs["level"]), (&"k".into(), &"info".into()));
+}
+
+#[test]
+fn an_option_of_the_command_is_not_ours() {
+    let scratch = Scratch::new();
+    let (code, _, said) = outcome(scratch.dlock(&["run", "k", "--bogus", "--", "true", "--json"]));
+    assert_eq!(code, 64);
+    assert!(said.starts_with("dlock: "), "{said}");
+}
+
+#[test]
+fn colours_are_for_terminals_only() {
+    let scratch = Scratch::new();
+    assert!(at_a_terminal(&scratch, &["health"], "").starts_with("\u{1b}[32mok\u{1b}[0m: "));
+    assert_eq!(at_a_terminal(&scratch, &["inspect", "k"], ""), "k: \u{1b}[32mfree\u{1b}[0m\r\n");
+    assert_eq!(at_a_terminal(&scratch, &["inspect", "k"], "1"), "k: free\r\n");
+    assert!(at_a_terminal(&scratch, &["health", "--json"], "").starts_with('{'));
+    let (_, said, _) = outcome_of(scratch.dlock(&["inspect", "k"]).env("TERM", "xterm").env_remove("NO_COLOR"));
+    assert_eq!(said, "k: free\n");
+}
+
+#[test]
+fn help_shows_examples_and_exit_codes() {
+    let scratch = Scratch::new();
+    for command in ["run", "ls", "inspect", "release", "health"] {
+        let (code, said, _) = outcome(scratch.dlock(&[command, "--help"]));
+        assert_eq!(code, 0);
+        assert!(said.contains("Examples:\n  dlock ") && said.contains(&format!("  dlock {command}")), "{said}");
+    }
+    let (_, said, _) = outcome(scratch.dlock(&["--help"]));
+    for code in ["  0  ", "  1  ", "64  ", "69  ", "70  ", "71  "] {
+        assert!(said.contains(code), "{code} is not in {said}");
+    }
+    let (_, said, _) = outcome(scratch.dlock(&["run", "--help"]));
+    for code in ["64", "69", "71", "75", "76", "126", "127", "128+n"] {
+        assert!(said.contains(code), "{code} is not in {said}");
+    }
+}

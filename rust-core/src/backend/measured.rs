@@ -1,0 +1,96 @@
+//! A backend whose calls are counted and timed.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::{Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Place, Release, Renew, Renewed, Reply, Whom};
+use crate::clock::Clock;
+use crate::error::BackendError;
+use crate::observe::{Observer, Operation};
+use crate::owner::OwnerId;
+
+#[derive(Debug)]
+pub(crate) struct Measured {
+    inner: Arc<dyn Backend>,
+    clock: Arc<dyn Clock>,
+    observer: Arc<Observer>,
+}
+
+impl Measured {
+    pub(crate) fn new(inner: Arc<dyn Backend>, clock: Arc<dyn Clock>, observer: Arc<Observer>) -> Arc<Self> {
+        Arc::new(Self { inner, clock, observer })
+    }
+
+    /// A call that is dropped before its answer is not counted.
+    fn measure<'a, T: Send + 'a>(&'a self, operation: Operation, call: Reply<'a, T>) -> Reply<'a, T> {
+        let started = self.clock.now();
+        async move {
+            let answer = call.await;
+            self.observer.figures.called(operation, self.clock.now().since(started), answer.as_ref().err());
+            answer
+        }
+        .boxed()
+    }
+}
+
+impl Backend for Measured {
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn server(&self) -> &Arc<str> {
+        self.inner.server()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.inner.warnings()
+    }
+
+    fn ping(&self, timeout: Duration) -> Reply<'_, ()> {
+        self.measure(Operation::Ping, self.inner.ping(timeout))
+    }
+
+    fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
+        self.measure(Operation::Acquire, self.inner.acquire(request))
+    }
+
+    fn renew(&self, batch: Vec<Renew>, timeout: Duration) -> Reply<'_, Vec<Renewed>> {
+        self.measure(Operation::Renew, self.inner.renew(batch, timeout))
+    }
+
+    fn release(&self, release: Release) -> Reply<'_, Handover> {
+        self.measure(Operation::Release, self.inner.release(release))
+    }
+
+    fn leave(&self, key: Arc<str>, owner: OwnerId, timeout: Duration) -> Reply<'_, ()> {
+        self.measure(Operation::Leave, self.inner.leave(key, owner, timeout))
+    }
+
+    fn keep_places(&self, places: Vec<Place>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
+        self.measure(Operation::KeepPlaces, self.inner.keep_places(places, timeout))
+    }
+
+    fn inspect(&self, key: Arc<str>, timeout: Duration) -> Reply<'_, Inspection> {
+        self.measure(Operation::Inspect, self.inner.inspect(key, timeout))
+    }
+
+    fn list(&self, prefix: Arc<str>, timeout: Duration) -> Reply<'_, Vec<Inspection>> {
+        self.measure(Operation::List, self.inner.list(prefix, timeout))
+    }
+
+    fn force_release(&self, key: Arc<str>, whom: Whom, timeout: Duration) -> Reply<'_, bool> {
+        self.measure(Operation::ForceRelease, self.inner.force_release(key, whom, timeout))
+    }
+
+    fn lock_files(&self, key: &Arc<str>, owner: OwnerId) -> Result<Vec<OwnedFd>, BackendError> {
+        self.inner.lock_files(key, owner)
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner.close()
+    }
+}

@@ -1,0 +1,144 @@
+//! Whether a client can do its work: one round trip, and a look at its leases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::BackendError;
+use crate::held::Held;
+use crate::observe::Gauges;
+use crate::session::Session;
+
+/// How a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthStatus {
+    /// The backend answers, and every lease is renewed in time.
+    Ok,
+    /// The backend answers, but renewals are late or leases are about to be lost.
+    Degraded,
+    /// The backend does not answer, or the client is closed.
+    Down,
+}
+
+impl HealthStatus {
+    /// A word that never changes, the same in every language.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// What [`Client::health`](crate::Client::health) found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// In a word.
+    pub status: HealthStatus,
+    /// Why it is not `ok`, for people; empty if it is.
+    pub reasons: Vec<String>,
+    /// The server's address without its password.
+    pub server: Arc<str>,
+    /// What a request and its answer took; `None` without an answer.
+    pub round_trip: Option<Duration>,
+    /// Leases held.
+    pub held: usize,
+    /// Leases that are renewed automatically and whose renewal is late by more than a quarter of the time between renewals.
+    pub lagging: usize,
+    /// Leases that are renewed automatically and have less than half of the life left at which renewal was due: they will be lost unless the
+    /// backend answers soon.
+    pub at_risk: usize,
+    /// How late the latest of them is.
+    pub renewal_lag: Duration,
+    /// What the backend has to say of its servers and their versions. A warning alone changes no status.
+    pub warnings: Vec<String>,
+}
+
+impl Health {
+    pub(crate) fn down(server: Arc<str>, reason: String) -> Self {
+        let status = HealthStatus::Down;
+        let (held, lagging, at_risk, renewal_lag) = Default::default();
+        Self { status, reasons: vec![reason], server, round_trip: None, held, lagging, at_risk, renewal_lag, warnings: Vec::new() }
+    }
+}
+
+/// How the leases of a session stand.
+#[derive(Default)]
+struct Standing {
+    held: usize,
+    lagging: usize,
+    at_risk: usize,
+    lag: Duration,
+}
+
+impl Session {
+    /// Makes a round trip and looks at the leases.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub(crate) async fn health(&self) -> Health {
+        let server = self.backend.server().clone();
+        if self.closing.is_cancelled() {
+            return Health::down(server, "the client is closed".to_owned());
+        }
+        let sent = self.clock.now();
+        let answer = self.backend.ping(self.options.op_timeout).await;
+        let round_trip = self.clock.now().since(sent);
+        let standing = self.standing();
+        let (status, reasons) = judge(answer.as_ref().err(), &standing);
+        let Standing { held, lagging, at_risk, lag } = standing;
+        let (round_trip, warnings) = (answer.is_ok().then_some(round_trip), self.backend.warnings());
+        Health { status, reasons, server, round_trip, held, lagging, at_risk, renewal_lag: lag, warnings }
+    }
+
+    pub(crate) fn gauges(&self) -> Gauges {
+        let Standing { held, at_risk, .. } = self.standing();
+        let (renewing, scheduled) = (self.renewals.in_flight(), self.renewals.scheduled());
+        Gauges { held, renewing, scheduled, background: self.tasks.len(), at_risk }
+    }
+
+    fn standing(&self) -> Standing {
+        let leases: Vec<Arc<Held>> = self.held_now();
+        let now = self.clock.now();
+        leases.iter().fold(Standing { held: leases.len(), ..Standing::default() }, |mut standing, held| {
+            let (lag, is_lagging, is_at_risk) = held.read(|state| (state.lag(now), state.is_lagging(now), state.is_at_risk(now)));
+            standing.lag = standing.lag.max(lag);
+            standing.lagging += usize::from(is_lagging);
+            standing.at_risk += usize::from(is_at_risk);
+            standing
+        })
+    }
+}
+
+/// The word, and why it is not `ok`.
+fn judge(failure: Option<&BackendError>, standing: &Standing) -> (HealthStatus, Vec<String>) {
+    let late = [(standing.lagging, "renewed late"), (standing.at_risk, "about to be lost")];
+    let late =
+        late.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} of {} leases {what}", standing.held));
+    let reasons: Vec<_> = failure.map(ToString::to_string).into_iter().chain(late).collect();
+    let status = match (failure, reasons.is_empty()) {
+        (Some(_), _) => HealthStatus::Down,
+        (None, false) => HealthStatus::Degraded,
+        (None, true) => HealthStatus::Ok,
+    };
+    (status, reasons)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Failure;
+
+    #[test]
+    fn late_renewals_degrade_and_silence_is_down() {
+        let well = Standing { held: 3, ..Standing::default() };
+        let late = Standing { held: 3, lagging: 2, at_risk: 1, lag: Duration::from_secs(1) };
+        assert_eq!(judge(None, &well), (HealthStatus::Ok, vec![]));
+        let reasons = ["2 of 3 leases renewed late", "1 of 3 leases about to be lost"];
+        assert_eq!(judge(None, &late), (HealthStatus::Degraded, reasons.map(str::to_owned).to_vec()));
+        let silent = BackendError::new(Failure::Unknown, "no answer");
+        assert_eq!(judge(Some(&silent), &well), (HealthStatus::Down, vec!["no answer".to_owned()]));
+        assert_eq!(judge(Some(&silent), &late).1.len(), 3);
+    }
+}

@@ -1,0 +1,173 @@
+//! What the engine logs, for languages that have loggers of their own.
+//!
+//! The engine logs through `tracing`. A Rust program subscribes there as usual; a binding calls [`listen`] instead, and gets records through
+//! a queue: engine threads never touch the language. The queue has a bound and no lock, so that a fork at any moment leaves it usable. Below
+//! the level that was asked for, a record costs one comparison.
+
+use std::fmt::{Debug, Write as _};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id};
+use tracing::subscriber::Interest;
+use tracing::{Level, Metadata, Subscriber};
+
+/// How many records wait to be taken; more are dropped.
+const QUEUE: usize = 1024;
+
+/// Something the engine has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// How grave it is.
+    pub level: Level,
+    /// The part of the engine that says it: `dlock::session`.
+    pub target: &'static str,
+    /// What it says.
+    pub message: String,
+    /// What it is about: key, token and others.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+struct Sink {
+    sender: SyncSender<Record>,
+    records: Mutex<Receiver<Record>>,
+    rung: AtomicBool,
+    dropped: AtomicU64,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+static SINK: OnceLock<Sink> = OnceLock::new();
+/// Index into [`LEVELS`].
+static CHOSEN: AtomicUsize = AtomicUsize::new(0);
+const LEVELS: [LevelFilter; 6] =
+    [LevelFilter::OFF, LevelFilter::ERROR, LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE];
+
+/// Has records of this process kept for [`take`] from now on; `wake` is called when there are some, and not again before they were taken.
+/// Once a process; later calls, and those of a program that has a `tracing` subscriber already, change nothing.
+pub fn listen(wake: impl Fn() + Send + Sync + 'static) {
+    let (sender, records) = sync_channel(QUEUE);
+    let (records, rung, dropped) = (Mutex::new(records), AtomicBool::new(false), AtomicU64::new(0));
+    let sink = Sink { sender, records, rung, dropped, wake: Box::new(wake) };
+    if SINK.set(sink).is_ok() {
+        let _ = tracing::subscriber::set_global_default(Collector);
+    }
+}
+
+/// Keeps records of this level and graver ones. Nothing is kept until it was called.
+pub fn set_level(level: LevelFilter) {
+    let place = LEVELS.iter().position(|known| *known == level).unwrap_or_default();
+    if CHOSEN.swap(place, Ordering::Relaxed) != place {
+        tracing::callsite::rebuild_interest_cache();
+    }
+}
+
+/// What was logged since, oldest first, and how many records were dropped because nobody took them.
+pub fn take() -> (Vec<Record>, u64) {
+    let Some(sink) = SINK.get() else { return (Vec::new(), 0) };
+    // First of all: what is logged from here on rings again.
+    sink.rung.store(false, Ordering::SeqCst);
+    let records = sink.records.lock().unwrap_or_else(PoisonError::into_inner);
+    (records.try_iter().collect(), sink.dropped.swap(0, Ordering::Relaxed))
+}
+
+fn chosen() -> LevelFilter {
+    LEVELS[CHOSEN.load(Ordering::Relaxed)]
+}
+
+struct Collector;
+
+impl Subscriber for Collector {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= chosen() && metadata.target().starts_with("dlock")
+    }
+
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(chosen())
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let Some(sink) = SINK.get() else { return };
+        let metadata = event.metadata();
+        let mut record = Record { level: *metadata.level(), target: metadata.target(), message: String::new(), fields: Vec::new() };
+        event.record(&mut record);
+        if sink.sender.try_send(record).is_err() {
+            sink.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        if !sink.rung.swap(true, Ordering::SeqCst) {
+            (sink.wake)();
+        }
+    }
+
+    // No span is enabled: what an event is about stands in its own fields.
+    fn new_span(&self, _span: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &Id, _values: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+
+    fn enter(&self, _span: &Id) {}
+
+    fn exit(&self, _span: &Id) {}
+}
+
+impl Visit for Record {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            value.clone_into(&mut self.message);
+        } else {
+            self.fields.push((field.name(), value.to_owned()));
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let mut text = String::new();
+        // A string takes whatever is written to it.
+        let _ = write!(text, "{value:?}");
+        self.record_str(field, &text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    // One test: there is one queue a process.
+    #[test]
+    fn records_of_the_level_asked_for_are_kept_and_others_cost_nothing() {
+        let woken = Arc::new(AtomicU64::new(0));
+        let wakes = woken.clone();
+        listen(move || _ = wakes.fetch_add(1, Ordering::SeqCst));
+        tracing::error!("before a level was chosen");
+        assert_eq!(take(), (vec![], 0));
+
+        set_level(LevelFilter::WARN);
+        assert!(tracing::level_enabled!(Level::WARN) && !tracing::level_enabled!(Level::INFO));
+        tracing::warn!(target: "dlock::session", key = %"k", token = 7, "lease lost");
+        tracing::warn!(target: "redis", "of somebody else");
+        tracing::info!(target: "dlock::session", "too low");
+        let fields = vec![("key", "k".to_owned()), ("token", "7".to_owned())];
+        let lost = Record { level: Level::WARN, target: "dlock::session", message: "lease lost".to_owned(), fields };
+        assert_eq!(woken.load(Ordering::SeqCst), 1);
+        // Tests of other modules run beside this one and may log.
+        assert!(take().0.contains(&lost));
+
+        for number in 0..QUEUE + 10 {
+            tracing::warn!(target: "dlock::session", number);
+        }
+        assert_eq!(woken.load(Ordering::SeqCst), 2, "not again before it was taken");
+        let (kept, dropped) = take();
+        assert_eq!(kept.len(), QUEUE);
+        assert!(dropped >= 10);
+        set_level(LevelFilter::OFF);
+    }
+}

@@ -1,0 +1,54 @@
+//! What a client shows of itself: figures, events, metrics, health.
+
+use crate::client::Client;
+use crate::error::Result;
+use crate::health::Health;
+use crate::observe::{Event, Gauges, Kinds, Stats, Subscription};
+use crate::runtime::run;
+
+impl Client {
+    /// What this client has done and has under way. Cheap: no I/O; a look at each lease.
+    pub fn stats(&self) -> Stats {
+        self.observer().stats(self.gauges())
+    }
+
+    /// The figures in the `OpenMetrics` text format, to be served as `application/openmetrics-text; version=1.0.0; charset=utf-8`. Each
+    /// client has a registry of its own, and no label holds a key.
+    pub fn metrics(&self) -> String {
+        self.observer().metrics(self.gauges())
+    }
+
+    /// Calls `observe` with every event of these kinds, one after the other, on a thread that is free to block. The events of one lease come in
+    /// the order in which they happened.
+    ///
+    /// It goes on until [`Subscription::end`], or until the client is gone. An observer that is too slow misses events
+    /// ([`Stats::dropped_events`] counts them) and delays nobody; one that panics is logged and called again.
+    pub fn on(&self, kinds: impl Into<Kinds>, observe: impl FnMut(&Event) + Send + 'static) -> Subscription {
+        self.observer().on(kinds.into(), observe)
+    }
+
+    /// [`Client::on`] for those who take events themselves, with [`Subscription::take`]: `wake` is called on an engine thread when there is
+    /// something to take, and when nothing more will come. It must be cheap and must not block.
+    pub fn subscribe(&self, kinds: impl Into<Kinds>, wake: impl Fn() + Send + Sync + 'static) -> Subscription {
+        self.observer().subscribe(kinds.into(), wake)
+    }
+
+    /// Asks the backend for an answer, within `op_timeout`, and looks at the leases. A backend that does not answer is no error here, nor is
+    /// a client that is closed: both are [`Down`](crate::health::HealthStatus::Down).
+    ///
+    /// # Errors
+    /// [`Error::Forked`](crate::Error::Forked) in a child process.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn health(&self) -> Result<Health> {
+        let session = self.session()?.clone();
+        let engine = session.engine.clone();
+        Ok(run(&engine, async move { session.health().await }).await)
+    }
+
+    /// Nothing is under way in a client that was not used in this process.
+    fn gauges(&self) -> Gauges {
+        self.session_in_use().map(|session| session.gauges()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,111 @@
+// What a client shows of itself: figures, events, metrics, health, logs.
+
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { Client, InvalidOptions } from '../../bindings/node/index.mjs';
+import { eventually, onBackends, runProgram } from './backends.mjs';
+
+onBackends('observing', (backend) => {
+  test('stats count what happened', async () => {
+    const client = backend.client();
+    assert.equal(client.stats().acquired, 0);
+    await client.lock('stats').withLock(async () => {
+      assert.equal(await client.lock('stats').tryAcquire(), null);
+      const { held, acquired, acquireFailures, scheduled } = client.stats();
+      assert.deepEqual({ held, acquired, busy: acquireFailures.LOCK_BUSY, scheduled }, { held: 1, acquired: 1, busy: 1, scheduled: 1 });
+    });
+    const { held, released, lost, backendCalls, renewalLag } = client.stats();
+    assert.deepEqual([held, released, lost.gone, backendCalls.acquire.calls, renewalLag.count], [0, 1, 0, 2, 0]);
+    await client.close();
+  });
+
+  test('observers hear the life of a lease in order, until they leave', async () => {
+    const client = backend.client();
+    const heard = [];
+    const ends = ['released', 'renewed', 'acquired'].map((event) => client.on(event, (found) => heard.push(found)));
+    const lease = await client.lock('life', { ttl: backend.name === 'etcd' ? 2_000 : 300 }).acquire();
+    await eventually(() => heard.some(({ kind }) => kind === 'renewed'), 'a renewal');
+    await lease.release();
+    await eventually(() => heard.at(-1).kind === 'released', 'the release');
+    const kinds = heard.map(({ kind }) => kind);
+    assert.equal(kinds[0], 'acquired');
+    assert.deepEqual(new Set(kinds.slice(1, -1)), new Set(['renewed']));
+    const [{ key, token, owner, waited, held }] = heard;
+    assert.deepEqual({ key, token, owner, held }, { key: 'life', token: lease.token, owner: lease.owner, held: null });
+    assert.ok(waited >= 0 && heard.at(-1).held > 0);
+    for (const end of ends) end(), end();
+    const others = [];
+    client.on('acquired', (event) => others.push(event));
+    await client.lock('life').withLock(() => {});
+    await eventually(() => others.length === 1, 'an observer that came later');
+    assert.equal(heard.length, kinds.length);
+    await client.close();
+  });
+
+  test('health is a round trip, and metrics hold no key', async () => {
+    const client = backend.client();
+    const lease = await client.lock('very-secret').acquire();
+    const { status, roundTrip, held, reasons } = await client.health();
+    assert.deepEqual({ status, held, reasons }, { status: 'ok', held: 1, reasons: [] });
+    assert.ok(roundTrip >= 0);
+    const text = client.metrics();
+    assert.ok(text.includes('dlock_leases_held 1\n') && text.endsWith('# EOF\n'));
+    assert.ok(!text.includes('very-secret'));
+    await lease.release();
+    await client.close();
+    assert.equal((await client.health()).status, 'down');
+  });
+});
+
+describe('observers', () => {
+  test('one that throws is told and harms nothing', async () => {
+    const client = new Client('memory:');
+    const heard = [];
+    const warned = new Promise((resolve) => process.once('warning', resolve));
+    client.on('acquired', () => {
+      throw new Error('an own fault');
+    });
+    client.on('acquired', (event) => heard.push(event));
+    for (let turn = 0; turn < 3; turn += 1) await client.lock('k').withLock(() => {});
+    await eventually(() => heard.length === 3, 'the other observer');
+    const warning = await warned;
+    assert.equal(warning.code, 'DLOCK_OBSERVER');
+    assert.match(warning.message, /an own fault/);
+  });
+
+  test('r15_names and functions are checked', () => {
+    const client = new Client('memory:');
+    assert.throws(() => client.on('aquired', () => {}), (error) => error instanceof InvalidOptions && /renewal_failed/.test(error.allowed));
+    assert.throws(() => client.on('acquired', null), InvalidOptions);
+    assert.throws(() => client.on(7, () => {}), InvalidOptions);
+  });
+
+  test('r14_observers do not keep the process alive', async () => {
+    const program = `
+      const client = new Client('memory:');
+      client.on('acquired', () => {});
+      await client.lock('k').withLock(() => {});
+      console.log('ends');`;
+    const { stdout, code } = await runProgram('', program, { env: { NODE_DEBUG: 'dlock' } });
+    assert.equal(stdout.trim(), 'ends');
+    assert.ok(!code);
+  });
+});
+
+describe('logs', () => {
+  const program = `
+    const client = new Client('memory:');
+    await client.lock('k').withLock(() => new Promise((resolve) => setTimeout(resolve, 50)));
+    await new Promise((resolve) => setTimeout(resolve, 50));`;
+
+  test('NODE_DEBUG=dlock shows what the engine does', async () => {
+    const { stderr } = await runProgram('', program, { env: { NODE_DEBUG: 'dlock' } });
+    assert.match(stderr, /DLOCK \d+: debug dlock::lease: acquired key=k token=\d+/);
+    assert.match(stderr, /released key=k/);
+  });
+
+  test('without it nothing is said', async () => {
+    const { stderr } = await runProgram('', program, { env: {} });
+    assert.equal(stderr, '');
+  });
+});
