@@ -47,10 +47,10 @@ pub(crate) struct Attempt {
 
 impl Session {
     /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
-    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Attempt {
+    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Box<Attempt> {
         let once = options.wait == Some(Duration::ZERO) || options.retry.is_some();
         let started = self.clock.now();
-        Attempt {
+        Box::new(Attempt {
             trying: Trying::new(&self.observer, &self.clock, &key, started),
             entered: (!once).then(|| self.lines.enter(&key)),
             note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
@@ -60,14 +60,14 @@ impl Session {
             trouble: Mutex::new(None),
             key,
             options,
-        }
+        })
     }
 
     /// Goes on with an attempt until the key is got.
     ///
     /// # Cancel safety
     /// May be dropped at any time: nothing stays behind in the backend.
-    pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Attempt) -> Result<Arc<Held>> {
+    pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Box<Attempt>) -> Result<Arc<Held>> {
         let span = tracing::debug_span!("acquire", key = %attempt.key, token = Empty);
         let result = self.go_on(&mut attempt).instrument(span.clone()).await;
         if let Ok(held) = &result {
@@ -103,9 +103,10 @@ impl Session {
     async fn get(self: &Arc<Self>, attempt: &Attempt, entered: Option<Entered>) -> Result<Arc<Held>> {
         let turn = match entered {
             None => match attempt.options.retry {
-                Some(retry) if attempt.options.wait != Some(Duration::ZERO) => return self.retry(attempt, retry).await,
+                Some(retry) if attempt.options.wait != Some(Duration::ZERO) => return Box::pin(self.retry(attempt, retry)).await,
                 _ => {
-                    let held = self.try_once(attempt).await?;
+                    // Boxed: those who wait would carry the room for it.
+                    let held = Box::pin(self.try_once(attempt)).await?;
                     return held.ok_or_else(|| Error::LockBusy {
                         key: attempt.key.clone(),
                         holder: attempt.seen.lock().take().map(Box::new),
@@ -115,7 +116,7 @@ impl Session {
             Some(Entered::First(turn)) => turn,
             Some(Entered::Behind(ticket)) => {
                 if !attempt.options.fair
-                    && let Some(held) = self.try_once(attempt).await?
+                    && let Some(held) = Box::pin(self.try_once(attempt)).await?
                 {
                     return Ok(held);
                 }
@@ -174,7 +175,7 @@ impl Session {
                     pause = FIRST_PAUSE;
                     let token = waiting.holder.as_ref().and_then(|holder| holder.token);
                     let span = tracing::debug_span!("wait", key = %attempt.key, token);
-                    self.wait(&turn, attempt, waiting).instrument(span).await;
+                    Box::pin(self.wait(&turn, attempt, waiting).instrument(span)).await;
                 }
                 Err(error) => {
                     self.suffer(attempt, error)?;

@@ -41,6 +41,7 @@ impl Session {
             return then;
         }
         let (since, parked) = (self.clock.now(), self.let_go(held));
+        let then = Told(then.map(|then| (then, held.clone())));
         let (session, held) = (self.clone(), held.clone());
         let span = tracing::debug_span!("release", key = %held.key, token = held.token);
         let given_back = async move {
@@ -51,7 +52,7 @@ impl Session {
         None
     }
 
-    async fn give_back<T>(self: &Arc<Self>, held: &Arc<Held>, since: Instant, mut parked: Option<Parked>, mut then: Option<T>)
+    async fn give_back<T>(self: &Arc<Self>, held: &Arc<Held>, since: Instant, mut parked: Option<Parked>, mut then: Told<T>)
     where
         T: FnOnce(Status) + Send + 'static,
     {
@@ -68,9 +69,7 @@ impl Session {
             let refused = match self.backend.release(release).await {
                 Ok(handover) => {
                     self.end_release(held, since, conclude(handover.outcome, maybe_done, self.clock.now() < valid_until));
-                    if let Some(then) = then {
-                        then(held.status());
-                    }
+                    drop(then);
                     if let (Some(parked), Some(answer)) = (parked, handover.next) {
                         // Its waiter, its heir or whoever cleans up after them is there to take it.
                         let _ = parked.reply.send(Carried { sent, answer: Ok(answer) });
@@ -80,7 +79,7 @@ impl Session {
                 Err(error) => {
                     tracing::warn!(key = %held.key, token = held.token, %error, "release failed, will be tried again");
                     maybe_done |= error.failure == Failure::Unknown;
-                    if let Some(then) = then.take() {
+                    if let Some((then, _)) = then.0.take() {
                         self.tell_released(held, patience, then);
                     }
                     let refused = error.failure == Failure::Refused;
@@ -177,6 +176,17 @@ impl Session {
             }
             self.clock.sleep_until(self.clock.now() + pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// Whom to tell how a lease stands when its release was answered, or when that comes to an end by a panic.
+struct Told<T: FnOnce(Status)>(Option<(T, Arc<Held>)>);
+
+impl<T: FnOnce(Status)> Drop for Told<T> {
+    fn drop(&mut self) {
+        if let Some((then, held)) = self.0.take() {
+            then(held.status());
         }
     }
 }

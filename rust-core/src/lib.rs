@@ -30,6 +30,7 @@ pub mod clock;
 mod deadlines;
 pub mod error;
 pub mod fencing;
+pub mod fork;
 mod give_back;
 pub mod health;
 mod held;
@@ -51,7 +52,6 @@ mod runtime;
 mod session;
 mod waiters;
 
-pub use backend::local::fork;
 pub use client::Client;
 pub use error::{Error, LossReason, Result};
 pub use health::{Health, HealthStatus};
@@ -60,7 +60,7 @@ pub use lease_state::Status;
 pub use lock::Lock;
 pub use observe::Stats;
 pub use options::{ClientOptions, LockOptions, Renewal, Retry, Unit};
-pub use runtime::{shutdown, spawn};
+pub use runtime::{call, shutdown};
 
 /// The samples of the README, as tests.
 #[cfg(doctest)]

@@ -15,7 +15,7 @@ use crate::lease_state::Status;
 use crate::options::{LockOptions, Retry, check_key};
 use crate::process::Bound;
 use crate::reentry::{Caller, Entered};
-use crate::runtime::run;
+use crate::runtime::{call_on, run};
 use crate::session::Session;
 
 /// How many signs of life a holder gives in the time that `max_stall` allows without one.
@@ -218,17 +218,19 @@ impl Lock {
     pub fn acquire_then(&self, wait: Option<Duration>, then: impl FnOnce(Result<Lease>) + Send + 'static) -> Result<AbortHandle> {
         let (session, attempt) = self.begin(wait)?;
         let (engine, outstanding) = (session.get()?.engine.clone(), self.outstanding.clone());
-        let granted = async move {
-            let lease = lease(session, attempt, outstanding.clone()).await;
+        let granted = lease(session, attempt, outstanding.clone());
+        let remembered = move |lease: Result<Lease>| {
             if let Ok(lease) = &lease {
                 remember(&outstanding, lease.clone());
             }
+            // Before anybody is told: from then on only the lock's own handles count.
+            drop(outstanding);
             then(lease);
         };
-        Ok(engine.spawn(granted).abort_handle())
+        Ok(call_on(&engine, granted, remembered))
     }
 
-    fn begin(&self, wait: Option<Duration>) -> Result<(Bound<Session>, Attempt)> {
+    fn begin(&self, wait: Option<Duration>) -> Result<(Bound<Session>, Box<Attempt>)> {
         let options = LockOptions { wait, ..self.options.clone() };
         self.validate_with(&options)?;
         let session = self.client.bound()?.clone();
@@ -337,7 +339,7 @@ impl Lock {
 }
 
 /// Goes on with an attempt until the key is got.
-async fn lease(session: Bound<Session>, attempt: Attempt, outstanding: Arc<Outstanding>) -> Result<Lease> {
+async fn lease(session: Bound<Session>, attempt: Box<Attempt>, outstanding: Arc<Outstanding>) -> Result<Lease> {
     let held = session.get()?.clone().acquire(attempt).await?;
     Ok(Lease::new(held, session, &outstanding))
 }

@@ -3,11 +3,13 @@
 //! A forked child must not use its parent's: its threads did not survive the fork. The runtime therefore knows the process that made it,
 //! and a child gets a fresh one while the old is left alone.
 
+use std::cell::RefCell;
 use std::future::Future;
-use std::sync::{Arc, Weak};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use futures_util::FutureExt;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::AbortHandle;
 
@@ -25,7 +27,30 @@ struct Engine {
     sessions: Vec<Weak<Session>>,
 }
 
+/// Of the standard library: a child can unlock what its thread locked before the fork.
 static ENGINE: Mutex<Option<Engine>> = Mutex::new(None);
+
+thread_local! {
+    static PARKED: RefCell<Option<MutexGuard<'static, Option<Engine>>>> = const { RefCell::new(None) };
+}
+
+fn engine() -> MutexGuard<'static, Option<Engine>> {
+    ENGINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until no engine is being started, and keeps it so: a child would find the lock taken by a thread that it does not have.
+pub(crate) fn before_fork() {
+    PARKED.with_borrow_mut(|parked| {
+        if parked.is_none() {
+            *parked = Some(engine());
+        }
+    });
+}
+
+/// Lets parent and child go on.
+pub(crate) fn after_fork() {
+    PARKED.with_borrow_mut(|parked| drop(parked.take()));
+}
 
 /// The runtime of this process, started if need be.
 ///
@@ -33,7 +58,7 @@ static ENGINE: Mutex<Option<Engine>> = Mutex::new(None);
 /// [`Error::BackendUnavailable`] if the operating system grants no thread.
 pub(crate) fn handle() -> Result<Handle> {
     let pid = process::id();
-    let mut engine = ENGINE.lock();
+    let mut engine = engine();
     if let Some(engine) = engine.as_ref()
         && engine.pid == pid
     {
@@ -57,7 +82,7 @@ pub(crate) fn handle() -> Result<Handle> {
 
 /// Has a session closed when the process shuts the engine down.
 pub(crate) fn register(session: &Arc<Session>) {
-    if let Some(engine) = ENGINE.lock().as_mut() {
+    if let Some(engine) = engine().as_mut() {
         engine.sessions.retain(|session| session.strong_count() > 0);
         engine.sessions.push(Arc::downgrade(session));
     }
@@ -68,7 +93,7 @@ pub(crate) fn register(session: &Arc<Session>) {
 /// Does nothing in a forked child that has not used the engine, and nothing the second time.
 pub fn shutdown(timeout: Duration) {
     let (handle, sessions) = {
-        let mut engine = ENGINE.lock();
+        let mut engine = engine();
         match engine.as_mut() {
             Some(engine) if engine.pid == process::id() => (engine.runtime.handle().clone(), std::mem::take(&mut engine.sessions)),
             _ => return,
@@ -85,12 +110,35 @@ pub fn shutdown(timeout: Duration) {
     let _ = finished.recv_timeout(timeout);
 }
 
-/// Starts a future on the engine: what bindings run their calls with. Aborting it drops the future at its next await.
+/// Runs a call on the engine and tells `then` its outcome, once: what bindings run their calls with. A panic in it is told as an error.
+/// Aborting it drops the call at its next await; then nothing is told.
 ///
 /// # Errors
-/// [`Error::BackendUnavailable`] if the engine cannot be started.
-pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result<AbortHandle> {
-    Ok(handle()?.spawn(future).abort_handle())
+/// [`Error::BackendUnavailable`] if the engine cannot be started; `then` is not called.
+pub fn call<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+    then: impl FnOnce(Result<T>) + Send + 'static,
+) -> Result<AbortHandle> {
+    Ok(call_on(&handle()?, work, then))
+}
+
+/// [`call`] on an engine that is there.
+pub(crate) fn call_on<T: Send + 'static>(
+    engine: &Handle,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+    then: impl FnOnce(Result<T>) + Send + 'static,
+) -> AbortHandle {
+    let told = async move {
+        // Nothing of the call is used after a panic but what its drop gives back.
+        let outcome = AssertUnwindSafe(work).catch_unwind().await;
+        then(outcome.unwrap_or_else(|_| Err(broken())));
+    };
+    engine.spawn(told).abort_handle()
+}
+
+fn broken() -> Error {
+    let source = BackendError::new(Failure::Unknown, "the call panicked, which is a bug of ours: please report it");
+    Error::BackendUnavailable { key: None, operation: "call", server: "engine".into(), source }
 }
 
 /// Runs a future on the engine and waits for it from wherever the caller is.

@@ -69,6 +69,27 @@ async fn callers_who_wait_elsewhere_are_told_once() {
 }
 
 #[tokio::test]
+async fn r05_whoever_is_told_of_a_lease_may_have_its_last_handle() {
+    let (told, heard) = tokio::sync::oneshot::channel();
+    let last = move |lease: dlock::Result<dlock::Lease>| told.send(lease.unwrap().is_last_handle()).unwrap();
+    let client = client();
+    let held = client.lock("k").acquire().await.unwrap();
+    client.lock("k").acquire_then(None, last).unwrap();
+    held.release().await.unwrap();
+    assert!(heard.await.unwrap(), "its lock is gone, and so is what it remembered");
+}
+
+#[tokio::test]
+async fn r16_a_call_that_panics_is_told_as_an_error() {
+    let (told, heard) = tokio::sync::oneshot::channel();
+    let call = dlock::call(async { if true { panic!("on purpose") } else { Ok(()) } }, move |answer| told.send(answer).unwrap());
+    call.unwrap();
+    let error = heard.await.unwrap().unwrap_err();
+    assert_eq!(error.code(), "BACKEND_UNAVAILABLE");
+    assert!(error.to_string().contains("panicked"), "{error}");
+}
+
+#[tokio::test]
 async fn r10_an_aborted_call_is_not_told_and_leaves_nothing() {
     let client = client();
     let lock = client.lock("k");
@@ -97,7 +118,7 @@ async fn r07_tokens_rise() {
 async fn r09_tasks_of_one_process_are_served_in_order_and_never_together() {
     let (done, served) = tokio::sync::oneshot::channel();
     // On the engine itself a first poll is enough to stand in line.
-    dlock::spawn(async move {
+    let served_in_order = async move {
         let client = client();
         let first = client.lock("k").acquire().await.unwrap();
         let (inside, order) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
@@ -118,9 +139,9 @@ async fn r09_tasks_of_one_process_are_served_in_order_and_never_together() {
         }
         first.release().await.unwrap();
         futures_util::future::join_all(waiting).await;
-        done.send(order.into_inner().unwrap()).unwrap();
-    })
-    .unwrap();
+        Ok(order.into_inner().unwrap())
+    };
+    dlock::call(served_in_order, move |order| done.send(order.unwrap()).unwrap()).unwrap();
     assert_eq!(served.await.unwrap(), (0..20).collect::<Vec<_>>());
 }
 
@@ -340,4 +361,19 @@ fn r15_a_url_that_cannot_be_used_is_told_with_the_reason() {
     let (value, allowed) = refused("rediss://:secret@h:6380/0?password=secret");
     assert_eq!(value, "rediss://***@h:6380/0");
     assert!(allowed.contains("TLS is not supported yet"), "{allowed}");
+}
+
+/// Whoever starts or looks up the engine waits until the fork is over.
+#[test]
+fn r13_no_engine_is_started_while_the_process_forks() {
+    let (done, started) = std::sync::mpsc::channel();
+    dlock::fork::before_fork();
+    let other = std::thread::spawn(move || {
+        let spawned = dlock::call(async { Ok(()) }, drop);
+        done.send(spawned.is_ok()).unwrap();
+    });
+    assert!(started.recv_timeout(Duration::from_millis(200)).is_err(), "a child would inherit an engine that is half there");
+    dlock::fork::after_fork_in_parent();
+    assert!(started.recv_timeout(5 * SECOND).unwrap());
+    other.join().unwrap();
 }

@@ -154,7 +154,7 @@ impl Bridge {
             return self.fail(call, Error::ClientClosed { operation: "call" });
         };
         let answer = work(client);
-        self.start(call, async move { answer.await.unwrap_or_else(Outcome::Failed) });
+        self.start(call, answer);
     }
 }
 

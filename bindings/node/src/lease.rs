@@ -92,8 +92,8 @@ impl Bridge {
     pub fn extend(&self, lease: i64, call: i64, key: String, ttl: f64) {
         let Some(lease) = self.lease(lease) else { return self.fail(call, given_back(&key, "extend")) };
         self.start(call, async move {
-            let extended = async { lease.extend(Unit::Millis.duration("ttl", ttl)?).await };
-            extended.await.map_or_else(Outcome::Failed, |()| Outcome::Done)
+            lease.extend(Unit::Millis.duration("ttl", ttl)?).await?;
+            Ok(Outcome::Done)
         });
     }
 

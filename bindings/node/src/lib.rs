@@ -86,14 +86,11 @@ impl Bridge {
     }
 
     /// Starts a call on the engine; its outcome comes through the queue, also when it cannot be started.
-    fn start(&self, call: i64, work: impl Future<Output = Outcome> + Send + 'static) -> Option<AbortHandle> {
+    fn start(&self, call: i64, work: impl Future<Output = dlock::Result<Outcome>> + Send + 'static) {
         let completions = self.completions.clone();
-        match dlock::spawn(async move { completions.push(call, work.await) }) {
-            Ok(task) => Some(task),
-            Err(error) => {
-                self.completions.push(call, Outcome::Failed(error));
-                None
-            }
+        let answered = move |answer: dlock::Result<Outcome>| completions.push(call, answer.unwrap_or_else(Outcome::Failed));
+        if let Err(error) = dlock::call(work, answered) {
+            self.fail(call, error);
         }
     }
 

@@ -154,7 +154,7 @@ impl Bridge {
     pub fn is_lock_held(&self, lock: i64, call: i64) {
         let lock = self.tables.borrow().locks.get(&lock).cloned();
         let Some(lock) = lock else { return self.fail(call, Error::ClientClosed { operation: "is_locked" }) };
-        self.start(call, async move { lock.is_locked().await.map_or_else(Outcome::Failed, Outcome::Flag) });
+        self.start(call, async move { lock.is_locked().await.map(Outcome::Flag) });
     }
 
     fn begin(&self, lock: i64, call: i64, wait: Option<Duration>, outcome: fn(Result<Lease>) -> Outcome) {

@@ -221,9 +221,6 @@ where
 {
     let queue = completions.queue()?;
     // `work` is gone when the outcome is pushed: no handle of it keeps a lease alive unseen.
-    let call = dlock::spawn(async move {
-        let outcome = work.await.unwrap_or_else(Outcome::Failed);
-        queue.push(number, outcome);
-    });
-    call.map(Call).map_err(raise)
+    let answered = move |answer: dlock::Result<Outcome>| queue.push(number, answer.unwrap_or_else(Outcome::Failed));
+    dlock::call(work, answered).map(Call).map_err(raise)
 }

@@ -2,7 +2,7 @@
 //!
 //! A kernel lock belongs to the open file, which a fork shares: were a child to keep the descriptor, the lock of a killed parent would
 //! stay held for as long as the child lives. So nothing else in the process owns such a descriptor, and nobody opens, uses or closes
-//! one without the table's lock, which [`fork`](super::fork) takes around each fork.
+//! one without the table's lock, which [`forking`](super::forking) takes around each fork.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};

@@ -13,7 +13,7 @@
 mod attempts;
 mod directory;
 mod files;
-pub mod fork;
+pub(crate) mod forking;
 mod locks;
 mod names;
 mod place;

@@ -11,7 +11,7 @@ use std::task::{self, Poll};
 
 use futures_util::future::maybe_done;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout_at};
 
@@ -53,7 +53,7 @@ struct State {
 }
 
 struct Waiting {
-    request: Request,
+    request: Box<Request>,
     deadline: Instant,
     answer: oneshot::Sender<Answered>,
 }
@@ -61,6 +61,14 @@ struct Waiting {
 impl Line {
     pub(super) fn new() -> Self {
         Self { state: Mutex::default(), sending: Mutex::default(), room: Semaphore::new(LONGEST_LINE) }
+    }
+
+    /// Waits for a place to line up.
+    async fn room(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, BackendError> {
+        match timeout_at(deadline, self.room.acquire()).await {
+            Ok(Ok(room)) => Ok(room),
+            _ => Err(BackendError::new(Failure::NotSent, "too many requests before this one")),
+        }
     }
 
     /// Turns away whoever waits and whoever comes.
@@ -119,7 +127,7 @@ fn given_up() -> BackendError {
 
 /// How a request gets its answer.
 enum Way {
-    Alone(Request, Turn),
+    Alone(Box<Request>, Turn),
     /// With the number of its place.
     InLine(u64, oneshot::Receiver<Answered>),
 }
@@ -129,26 +137,24 @@ impl Link {
     ///
     /// # Cancel safety
     /// A request that is dropped may still be executed, if it is sent before its deadline.
-    pub(super) async fn ask(self: &Arc<Self>, request: Request, deadline: Instant) -> Answered {
+    pub(super) async fn ask(self: &Arc<Self>, request: Box<Request>, deadline: Instant) -> Answered {
         match self.way(request, deadline).await? {
             Way::Alone(request, _turn) => {
-                let mut answers = self.send(std::iter::once(&request), deadline).await?;
+                let mut answers = Box::pin(self.send(std::iter::once(&*request), deadline)).await?;
                 answers.pop().unwrap_or_else(|| Err(reply::unexpected()))
             }
             Way::InLine(number, answer) => self.wait(number, answer, deadline).await,
         }
     }
 
-    async fn way(self: &Arc<Self>, request: Request, deadline: Instant) -> Result<Way, BackendError> {
+    async fn way(self: &Arc<Self>, request: Box<Request>, deadline: Instant) -> Result<Way, BackendError> {
         if let Some(turn) = self.turn(&mut self.line.state.lock()) {
             return Ok(Way::Alone(request, turn));
         }
         let room = match self.line.room.try_acquire() {
             Ok(room) => room,
-            Err(_) => match timeout_at(deadline, self.line.room.acquire()).await {
-                Ok(Ok(room)) => room,
-                _ => return Err(BackendError::new(Failure::NotSent, "too many requests before this one")),
-            },
+            // Boxed, as everything that few requests need: each one in line would carry the room for it.
+            Err(_) => Box::pin(self.line.room(deadline)).await?,
         };
         let mut state = self.line.state.lock();
         if let Some(turn) = self.turn(&mut state) {
@@ -227,7 +233,7 @@ impl Link {
 
     async fn send_batch(self: Arc<Self>, batch: Vec<Waiting>) {
         let deadline = batch.iter().map(|waiting| waiting.deadline).max().unwrap_or_else(Instant::now);
-        match self.send(batch.iter().map(|waiting| &waiting.request), deadline).await {
+        match self.send(batch.iter().map(|waiting| &*waiting.request), deadline).await {
             Ok(answers) => {
                 for (waiting, answer) in batch.into_iter().zip(answers) {
                     let _ = waiting.answer.send(answer);

@@ -175,7 +175,8 @@ impl Connector {
                 _ => self.begin(&mut state),
             }
         };
-        match timeout_at(deadline, attempt).await {
+        // Boxed: as a rule there is a link already.
+        match Box::pin(timeout_at(deadline, attempt)).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => {
                 self.note_failure(number);

@@ -136,7 +136,7 @@ impl Redis {
             let names = self.names(&acquire.key)?;
             let link = self.connector.link(deadline.at).await?;
             let ask = Ask::new(acquire, link.server_clock.at(deadline.not_after));
-            let answer = link.ask(Request { names, kind: Kind::Acquire(ask) }, deadline.at).await?;
+            let answer = link.ask(Request::new(names, Kind::Acquire(ask)), deadline.at).await?;
             if let Some(acquired) = answer.asked(granted_ttl(acquire))? {
                 return Ok(acquired);
             }
@@ -149,7 +149,7 @@ impl Redis {
         let names = self.names(&release.key)?;
         let link = self.connector.link(deadline.at).await?;
         let next = release.next.as_ref().map(|next| Ask::new(next, link.server_clock.at(deadline.not_after)));
-        let answer = link.ask(Request { names, kind: Kind::Release(release.owner, next) }, deadline.at).await?;
+        let answer = link.ask(Request::new(names, Kind::Release(release.owner, next)), deadline.at).await?;
         let (released, asked) = answer.released()?;
         let outcome = if released { Outcome::Released } else { Outcome::NotHeld };
         // A `next` that came too late was certainly not executed: it asks for itself, now that the server's time is known.

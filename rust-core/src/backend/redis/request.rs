@@ -66,6 +66,11 @@ impl Ask {
 }
 
 impl Request {
+    /// Boxed: it passes through many hands.
+    pub(super) fn new(names: Names, kind: Kind) -> Box<Self> {
+        Box::new(Self { names, kind })
+    }
+
     fn ask(&self) -> Option<&Ask> {
         match &self.kind {
             Kind::Acquire(ask) => Some(ask),
