@@ -34,7 +34,8 @@ from services import ServerProcess  # noqa: E402
 # The servers that scenarios share, by backend.
 Shared = dict[str, ServerProcess]
 
-AT_ONCE = max(2, os.cpu_count() or 2)
+# Most of a scenario is waiting.
+AT_ONCE = 1 + max(2, os.cpu_count() or 2)
 
 
 @dataclass
@@ -111,7 +112,7 @@ def cases_of(options: argparse.Namespace, scenarios: list[Scenario]) -> Iterator
                 if reason := scenario.misfit(mode, backend):
                     print(f"skip   {backend}: {scenario.name} [{mode}]: {reason}")
                     continue
-                for turn in range(scenario.turns if mode == "mixed" else 1):
+                for turn in range(min(scenario.turns, BACKENDS[backend].turns) if mode == "mixed" else 1):
                     yield Case(scenario, mode, backend, at + turn, numbers)
 
 

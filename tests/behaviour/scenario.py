@@ -24,6 +24,8 @@ class Backend:
     """How long the server may take, in ms, to notice that a TTL is over."""
     margin: float = 0.0
     """How much earlier than on other backends, in ms, a lease is no longer vouched for."""
+    turns: int = 3
+    """How often at most a mixed run deals the languages anew for one scenario."""
 
 
 # A memory: store ends at its process. Our redis-server forgets at its restart; our etcd keeps what it had.
@@ -37,6 +39,8 @@ BACKENDS = {
         # It looks twice a second.
         expiry_lag=500.0,
         margin=50.0,
+        # Its TTLs are slow to wait for. Each language still plays each part, in one scenario or another.
+        turns=1,
     ),
 }
 
