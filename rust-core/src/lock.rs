@@ -160,8 +160,8 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::AcquireTimeout`] when `wait` is over, [`Error::LockBusy`] when it is zero and the key is held,
-    /// [`Error::RetriesExhausted`] when the attempts of `retry` are used up, [`Error::BackendUnavailable`] when the backend failed for `connect_timeout`, [`Error::InvalidOptions`], [`Error::ClientClosed`],
-    /// [`Error::Forked`].
+    /// [`Error::RetriesExhausted`] when the attempts of `retry` are used up, [`Error::BackendUnavailable`] when the backend failed for
+    /// `connect_timeout`, [`Error::InvalidOptions`], [`Error::ClientClosed`], [`Error::Forked`].
     ///
     /// # Cancel safety
     /// May be dropped at any time: a grant that is under way is given back.

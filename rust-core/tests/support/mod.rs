@@ -8,6 +8,7 @@
 pub mod etcd;
 pub mod proxy;
 pub mod redis;
+pub mod soak;
 
 use std::time::{Duration, Instant};
 
