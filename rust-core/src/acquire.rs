@@ -50,9 +50,9 @@ impl Session {
     pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Box<Attempt> {
         let once = options.wait == Some(Duration::ZERO) || options.retry.is_some();
         let started = self.clock.now();
-        Box::new(Attempt {
+        let mut attempt = Box::new(Attempt {
             trying: Trying::new(&self.observer, &self.clock, &key, started),
-            entered: (!once).then(|| self.lines.enter(&key)),
+            entered: None,
             note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
             started,
@@ -60,7 +60,12 @@ impl Session {
             trouble: Mutex::new(None),
             key,
             options,
-        })
+        });
+        if !once {
+            let request = || self.request(&attempt, self.next_owner(), true, attempt.op_timeout);
+            attempt.entered = Some(self.lines.enter(&attempt.key, request));
+        }
+        attempt
     }
 
     /// Goes on with an attempt until the key is got.
@@ -156,7 +161,9 @@ impl Session {
 
     /// Asks until the key is ours.
     async fn drive(self: &Arc<Self>, mut turn: Turn, attempt: &Attempt) -> Result<Arc<Held>> {
-        turn.settle().await;
+        if !turn.has_asked {
+            turn.settle().await;
+        }
         let mut pause = FIRST_PAUSE;
         loop {
             let Some((sent, answer)) = self.ask(&mut turn, attempt).await else { continue };

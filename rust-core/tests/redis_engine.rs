@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dlock::Client;
@@ -46,6 +48,27 @@ async fn r08_a_hundred_tasks_waiting_for_a_key_cost_a_command_a_second() {
     assert!(calls <= 6, "{calls} in 6 s");
     lease.release().await.unwrap();
     assert!(join_all(waiters).await.into_iter().all(Result::unwrap));
+}
+
+/// The release takes the next one's request along, however soon it comes after the grant: here before the next one has run at all.
+#[tokio::test]
+async fn a_busy_key_costs_one_command_a_hand_over() {
+    const TASKS: u64 = 20;
+    let server = Server::start().await;
+    let (cli, client) = (server.cli().await, Client::new(&server.url()).unwrap());
+    let held = Arc::new(AtomicU64::new(0));
+    let tasks = (0..TASKS).map(|_| {
+        let (lock, held) = (client.lock("k"), held.clone());
+        tokio::spawn(async move {
+            while held.fetch_add(1, Ordering::Relaxed) < 500 {
+                lock.acquire().await.unwrap().release().await.unwrap();
+            }
+        })
+    });
+    join_all(tasks).await.into_iter().for_each(Result::unwrap);
+    let calls = calls(&cli).await;
+    // The first acquire comes alone, and so may the last few releases.
+    assert!(calls <= 500 + TASKS, "{calls} for 500 hand-overs");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
