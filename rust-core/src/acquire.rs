@@ -331,15 +331,17 @@ impl Session {
             max_stall: options.max_stall,
         };
         let mut state = LeaseState::granted(sent - grant.age, grant.ttl, terms);
+        let now = self.clock.now();
         // Where nobody has heard of the grant yet, nobody has stalled.
-        state.on(self.clock.now(), Event::Heartbeat);
-        if !state.is_valid(self.clock.now()) {
+        state.on(now, Event::Heartbeat);
+        if !state.is_valid(now) {
             return None;
         }
-        let mut held = Held::new(attempt.key.clone(), place.owner, grant.token, attempt.op_timeout, self.clock.clone(), state);
+        let clock = self.clock.clone();
+        let mut held = Held::new(attempt.key.clone(), place.owner, grant.token, attempt.op_timeout, now, clock, state);
         held.unanswered = place.unanswered;
         let held = Arc::new(held);
-        self.observer.acquired(held.subject(), held.now().since(attempt.started));
+        self.observer.acquired(held.subject_until(now), now.since(attempt.started));
         self.adopt(&held);
         Some(held)
     }
