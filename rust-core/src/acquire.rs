@@ -120,7 +120,9 @@ impl Session {
             },
             Some(Entered::First(turn)) => turn,
             Some(Entered::Behind(ticket)) => {
+                // While this session holds the key itself, there is nothing to be had past the line.
                 if !attempt.options.fair
+                    && self.lines.holder(&attempt.key).is_none()
                     && let Some(held) = Box::pin(self.try_once(attempt)).await?
                 {
                     return Ok(held);

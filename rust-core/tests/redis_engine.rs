@@ -71,6 +71,27 @@ async fn a_busy_key_costs_one_command_a_hand_over() {
     assert!(calls <= 500 + TASKS, "{calls} for 500 hand-overs");
 }
 
+/// Nothing can be had past the line while its own session holds the key.
+#[tokio::test]
+async fn an_unfair_waiter_does_not_ask_for_what_its_own_session_holds() {
+    let server = Server::start().await;
+    let (cli, client) = (server.cli().await, Client::new(&server.url()).unwrap());
+    let lease = client.lock("k").acquire().await.unwrap();
+    assert!(client.is_locked("k").await.unwrap());
+    let before = calls(&cli).await;
+    let (first, second) = (client.lock("k").fair(false), client.lock("k").fair(false));
+    let (mut first, mut second) = (Box::pin(first.acquire()), Box::pin(second.acquire()));
+    for _ in 0..20 {
+        assert!(futures_util::poll!(&mut first).is_pending() && futures_util::poll!(&mut second).is_pending());
+        // A command of ours would reach the server before this one.
+        assert!(client.is_locked("k").await.unwrap());
+    }
+    assert_eq!(calls(&cli).await - before, 20, "one for each look of the test itself");
+    lease.release().await.unwrap();
+    assert!(first.await.unwrap().release().await.unwrap());
+    assert!(second.await.unwrap().release().await.unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r08_waiting_for_ten_thousand_keys_costs_few_commands() {
     const KEYS: usize = 10_000;
