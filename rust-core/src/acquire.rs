@@ -219,6 +219,7 @@ impl Session {
             return;
         }
         tokio::select! {
+            biased;
             () = turn.look.notified() => {}
             () = self.clock.sleep_until(self.clock.now() + look_again) => {}
         }

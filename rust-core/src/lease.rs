@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
+use crate::clock::Instant;
 use crate::error::{Error, LossReason, Result};
 use crate::held::Held;
 use crate::lease_state::{LeaseState, Status};
@@ -297,6 +298,14 @@ impl Lease {
     /// Whether this is the last handle of a lease that is still held: dropping it gives the lease back with a warning.
     pub fn is_last_handle(&self) -> bool {
         Arc::strong_count(&self.handle) == 1 && self.handle.session.get().is_ok() && self.held().status() == Status::Held
+    }
+
+    /// Up to when the engine vouches for the lease, signs of life included; `None` once it does not. A reading that keeps no handle of it,
+    /// for simulations.
+    #[doc(hidden)]
+    pub fn gauge(&self) -> impl Fn() -> Option<Instant> + Send + Sync + use<> {
+        let held = self.held().clone();
+        move || held.read(|state| state.is_valid(held.now()).then(|| state.ends_at()))
     }
 
     pub(crate) fn downgrade(&self) -> Weak<Handle> {

@@ -191,6 +191,11 @@ impl LeaseState {
         self.hold_until.map_or(self.valid_until, |end| end.min(self.valid_until))
     }
 
+    /// When it ends if nothing more happens: [`LeaseState::valid_until`], or earlier for want of a sign of life.
+    pub fn ends_at(&self) -> Instant {
+        self.stall_until.map_or(self.valid_until(), |end| end.min(self.valid_until()))
+    }
+
     /// Counts the extensions: a renewal that left before one must not undo it.
     pub fn epoch(&self) -> u32 {
         self.epoch
