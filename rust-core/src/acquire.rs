@@ -206,7 +206,11 @@ impl Session {
             place.answered(sent, &answer);
             return Some((sent, answer));
         }
-        if let Some(holder) = self.lines.holder(&attempt.key) {
+        // A place that may be in the queue already asks for itself: if the backend has taken the key from our holder, who has not heard of it
+        // yet, that place is served next, and has little time to say yes.
+        if place.sent.is_none()
+            && let Some(holder) = self.lines.holder(&attempt.key)
+        {
             turn.park(&holder, self.request(attempt, owner, true, attempt.op_timeout));
             return None;
         }
@@ -228,6 +232,7 @@ impl Session {
             return;
         }
         tokio::select! {
+            biased;
             () = turn.look.notified() => {}
             () = self.clock.sleep_until(self.clock.now() + look_again) => {}
         }

@@ -57,9 +57,10 @@ impl Session {
     where
         T: FnOnce(Status) + Send + 'static,
     {
-        let (valid_until, ttl) = held.read(|state| (state.valid_until(), state.ttl()));
-        // A renewal without an answer may have been executed: the backend can keep the key longer than we vouched for it.
-        let give_up = valid_until.max(since + ttl) + held.op_timeout;
+        let (valid_until, longest) = held.read(|state| (state.valid_until(), state.longest_ttl()));
+        // A renewal without an answer may have been executed, or still be: the backend can keep the key longer than we vouched for it.
+        let late = held.op_timeout.max(self.backend.capabilities().late_window);
+        let give_up = valid_until.max(since + longest) + late;
         let patience = since + held.op_timeout;
         let mut pause = FIRST_PAUSE;
         let mut maybe_done = false;

@@ -305,6 +305,14 @@ impl Lease {
         Arc::strong_count(&self.handle) == 1 && self.handle.session.get().is_ok() && self.held().status() == Status::Held
     }
 
+    /// Up to when the engine vouches for the lease, signs of life included; `None` once it does not. A reading that keeps no handle of it,
+    /// for simulations.
+    #[doc(hidden)]
+    pub fn gauge(&self) -> impl Fn() -> Option<Instant> + Send + Sync + use<> {
+        let held = self.held().clone();
+        move || held.read(|state| state.is_valid(held.now()).then(|| state.ends_at()))
+    }
+
     pub(crate) fn downgrade(&self) -> Weak<Handle> {
         Arc::downgrade(&self.handle)
     }

@@ -159,10 +159,12 @@ impl Lines {
 
     /// Makes the first of every line look again.
     pub(crate) fn hint_all(&self) {
-        for line in self.lines.lock().values() {
-            if let Some(first) = &line.first {
-                first.look.notify_one();
-            }
+        let lines = self.lines.lock();
+        let mut firsts: Vec<_> = lines.iter().filter_map(|(key, line)| Some((key, line.first.as_ref()?))).collect();
+        // In one order, so that a simulation of it repeats.
+        firsts.sort_unstable_by_key(|(key, _)| *key);
+        for (_, first) in firsts {
+            first.look.notify_one();
         }
     }
 }
