@@ -32,6 +32,8 @@ pub mod error;
 pub mod fencing;
 pub mod fork;
 mod give_back;
+#[doc(hidden)]
+pub mod ground;
 pub mod health;
 mod held;
 pub mod holder;
