@@ -8,7 +8,10 @@ from pathlib import Path
 RESULTS = Path(__file__).resolve().parents[2] / ".cache/chaos/results.jsonl"
 WANTED = {"kills": 1000, "pauses": 1000, "partitions": 200, "leader moves": 100, "dropped answers": 10_000}
 """Over all backends; each backend that can have them has at least a quarter of its share."""
-FIRST = ("runs", "seconds", "checks passed", "checks failed", "attempts", "grants", *WANTED)
+RUNS = ("runs", "seconds", "checks passed", "checks failed", "attempts", "grants")
+JUDGED = ("overlaps where the backend forgot", "losers judged", "orders judged", "leases over when told")
+FENCED = ("reads", "reads refused", "writes", "writes refused", "corruptions with the guard", "corruptions without the guard")
+FIRST = (*RUNS, *WANTED, *JUDGED, *FENCED)
 
 
 def main() -> None:
