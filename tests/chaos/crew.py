@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +87,14 @@ class Slot:
                 await self.process.wait()
             await self.start()
 
-    async def pause(self, seconds: float) -> None:
+    async def pause(self, seconds: float, kind: str = "worker paused", begun: Callable[[], Awaitable[None]] | None = None) -> None:
         async with self.turn:
-            with self._journal.fault("worker paused", who=self.life, counts="pauses"):
+            with self._journal.fault(kind, who=self.life, counts="pauses"):
                 self._require_life()
                 self.process.send_signal(signal.SIGSTOP)
                 try:
+                    if begun:
+                        await begun()
                     await asyncio.sleep(seconds)
                 finally:
                     self.process.send_signal(signal.SIGCONT)

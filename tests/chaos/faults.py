@@ -13,6 +13,9 @@ from crew import Crew, Slot
 from journal import Journal
 from network import Host
 
+AWAITED_SECONDS = 0.2
+BEFORE_AN_ANSWER = "frozen before an answer"
+
 
 @dataclass
 class Stage:
@@ -99,6 +102,17 @@ async def stall(stage: Stage) -> None:
     with stage.journal.fault("stall", who="proxied"):
         async with proxy.stalled(*directions):
             await asyncio.sleep(stage.duration(2))
+
+
+async def freeze_before_an_answer(stage: Stage) -> None:
+    """A worker is frozen for longer than its leases while answers are on their way to it: what they grant is over when it wakes."""
+    slot = stage.random.choice([slot for slot in stage.crew.slots if slot.proxied])
+    async with contextlib.AsyncExitStack() as stalls:
+        stalls.enter_context(stage.journal.fault("stall", who="proxied"))
+        for proxy in stage.arena.proxies:
+            await stalls.enter_async_context(proxy.stalled("answers"))
+        await asyncio.sleep(AWAITED_SECONDS)
+        await slot.pause(stage.random.uniform(1.05, 1.5) * stage.arena.ttl / 1000, begun=stalls.aclose, kind=BEFORE_AN_ANSWER)
 
 
 async def half_open(stage: Stage) -> None:
@@ -222,6 +236,7 @@ WAYS = {
     "worker cut off": Fault(0.2, part_worker),
     "stall": Fault(0.25, stall),
     "half open": Fault(0.1, half_open),
+    BEFORE_AN_ANSWER: Fault(0.1, freeze_before_an_answer),
 }
 SERVERS = {"server paused": Fault(0.03, pause_server), "server killed": Fault(0.03, restart_server)}
 
