@@ -4,7 +4,7 @@
     run.py [--backend local|redis|etcd ..] [--seconds N] [--seed N]
     run.py --check FOLDER        judges a history again
 
-Long runs and failed ones leave their histories in .cache/chaos; all leave their figures in results.jsonl there: `totals.py` sums them.
+Long runs and failed ones leave their histories in .cache/chaos, all leave figures in results.jsonl there: `totals.py` sums them.
 """
 
 import argparse
