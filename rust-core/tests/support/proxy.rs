@@ -18,6 +18,8 @@ pub enum Gate {
     Stalled,
     /// Bytes are read and thrown away, for good: a stream with a hole in it never goes on.
     Lost,
+    /// What was kept passes, and nothing after it: nobody hears that the sender has given it up, or is gone.
+    Kept,
     /// Bytes take 150 ms, as on a long way.
     Slow,
     /// The receiving side sees the end of the connection.
@@ -90,6 +92,13 @@ impl Proxy {
         }
     }
 
+    /// Lets through what was kept of requests, and nothing more on those connections: so they are executed late.
+    pub fn let_late_requests_through(&self) {
+        for gates in self.gates.lock().unwrap().iter() {
+            gates.to_server.send_if_modified(|gate| *gate == Gate::Stalled && std::mem::replace(gate, Gate::Kept) == Gate::Stalled);
+        }
+    }
+
     /// Sets what happens to answers on the connections there are now; new ones pass.
     pub fn answers(&self, gate: Gate) {
         for gates in self.gates.lock().unwrap().iter() {
@@ -134,9 +143,14 @@ async fn pump(
             _ = closed.wait_for(|gate| *gate == Gate::Closed) => return,
             read = from.read(&mut buffer) => match read {
                 Ok(count @ 1..) => count,
+                _ if *gate.borrow() == Gate::Kept => 0,
                 _ => return,
             },
         };
+        if count == 0 {
+            let _silence = closed.wait_for(|gate| *gate == Gate::Closed).await;
+            return;
+        }
         if *gate.borrow() == Gate::Stalled {
             kept.fetch_add(1, Ordering::SeqCst);
         }
@@ -148,6 +162,7 @@ async fn pump(
         if now == Gate::Slow {
             tokio::time::sleep(std::time::Duration::from_millis(150)).await;
         }
+        lost = now == Gate::Kept;
         if now != Gate::Closed && to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
