@@ -16,6 +16,7 @@ use crate::backend::{Acquire, Acquired, Grant, Waiting};
 use crate::clock::Instant;
 use crate::error::{BackendError, Failure};
 use crate::fencing::Token;
+use crate::holder::Holder;
 
 /// How often things may change under one request before it is given up.
 pub(super) const ROUNDS: usize = 10;
@@ -65,7 +66,7 @@ impl Store {
         let Asking { queue, acquire, since, deadline } = asking;
         if !acquire.enqueue && !attempt.unanswered && self.seen.is_recent(&queue.prefix, self.context.clock.now()) {
             // A try that fails costs the cluster an entry in its log, a look does not.
-            if let Some(holder) = request::peeked(&self.read(request::peek(queue), *deadline).await?)? {
+            if let Some(holder) = request::peeked(&self.read(request::peek(queue).txn, *deadline).await?)? {
                 return Ok(Some(self.held(asking, Some(holder))));
             }
         }
@@ -117,16 +118,28 @@ impl Store {
         attempt.unanswered |= answer.ghosts;
         let asked = request::asked(&asking.acquire, &guard, &answer);
         attempt.unanswered |= asked.is_err();
-        let asked = asked?;
+        let mut asked = asked?;
+        if asked == Asked::Refused {
+            let [coming] =
+                self.looks.submit([request::why_not(&asking.queue, attempt.chair, &asking.acquire, &guard)], asking.deadline)?;
+            asked = request::why(&asking.acquire, &guard, &coming.wait().await?)?;
+        }
         if let Asked::First(created) | Asked::Behind(created, _) | Asked::Exists(created) = asked {
             attempt.created = Some(created);
             self.check_token(asking, attempt, created).await?;
         }
         match asked {
             Asked::First(created) => self.grant(asking, attempt, created, kept),
-            Asked::Behind(_, ahead) => Ok(Some(self.wait(asking, attempt, &ahead))),
-            Asked::Exists(_) => Ok(None),
+            Asked::Behind(_, mut ahead) => {
+                if ahead.holder.is_none() {
+                    ahead.holder = self.holder(asking).await;
+                }
+                Ok(Some(self.wait(asking, attempt, &ahead)))
+            }
+            Asked::Exists(_) | Asked::Refused => Ok(None),
             Asked::Taken(created) => self.clear_chair(asking, attempt, created).await.map(|()| None),
+            // Things have changed since they were read.
+            Asked::Held(_) if asking.acquire.enqueue => Ok(None),
             Asked::Held(holder) => {
                 // Nothing remains of a try: nor does what another server may still make of it.
                 self.take_back(&asking.queue, asking.acquire.owner, attempt, asking.deadline).await?;
@@ -137,6 +150,12 @@ impl Store {
                 Ok(None)
             }
         }
+    }
+
+    /// Who holds the key, for those who like to know: a place is one without that.
+    async fn holder(&self, asking: &Asking) -> Option<Holder> {
+        let [coming] = self.looks.submit([request::peek(&asking.queue)], asking.deadline).ok()?;
+        request::peeked(&coming.wait().await.ok()?).ok()?
     }
 
     /// Refuses a place that is older than a token which this client has seen before it asked.
@@ -249,7 +268,7 @@ impl Store {
         Acquired::Waiting(ahead.waiting(look_again(acquire.ttl)))
     }
 
-    fn held(&self, asking: &Asking, holder: Option<crate::holder::Holder>) -> Acquired {
+    fn held(&self, asking: &Asking, holder: Option<Holder>) -> Acquired {
         self.seen.note(&asking.queue.prefix, self.context.clock.now());
         Acquired::Waiting(Waiting { look_again: look_again(asking.acquire.ttl), position: None, holder })
     }

@@ -132,7 +132,7 @@ impl Line {
         let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).max() else { return };
         match &*batch {
             [_] => self.send_alone(batch).await,
-            _ => match self.execute(nest(&batch), deadline).await.and_then(|answer| unnest(&answer, batch.len(), self.reads)) {
+            _ => match self.execute(|| nest(&batch), deadline).await.and_then(|answer| unnest(&answer, batch.len(), self.reads)) {
                 Ok(answers) => {
                     for (waiting, answer) in batch.into_iter().zip(answers) {
                         let _ = waiting.answer.send(Ok(answer));
@@ -151,16 +151,16 @@ impl Line {
 
     async fn send_alone(&self, batch: Vec<Waiting>) {
         let sent = batch.into_iter().map(|waiting| async move {
-            let answered = self.execute(waiting.step.txn, waiting.deadline).await;
+            let answered = self.execute(|| waiting.step.txn.clone(), waiting.deadline).await;
             let _ = waiting.answer.send(answered);
         });
         join_all(sent).await;
     }
 
-    /// Has a transaction executed in a request of its own.
-    pub(super) async fn execute(&self, txn: Txn, deadline: Timer) -> Answered {
+    /// Has a transaction executed in a request of its own. It is made for each server that is asked.
+    pub(super) async fn execute(&self, txn: impl Fn() -> Txn, deadline: Timer) -> Answered {
         let request = |mut client: Client| {
-            let txn = txn.clone();
+            let txn = txn();
             async move { client.txn(txn).await }
         };
         let answer = self.endpoints.run(remaining(deadline), request).await?;

@@ -149,7 +149,7 @@ impl Store {
         for _ in 0..ROUNDS {
             let guard = self.guard.current(deadline).await?;
             let put = self.guard.put(deadline).await?;
-            let answer = match self.line.execute(request::clear(place.clone(), &guard, put), deadline).await {
+            let answer = match self.line.execute(|| request::clear(place.clone(), &guard, put.clone()), deadline).await {
                 Ok(answer) => answer,
                 Err(error) if request::is_lease_gone(&error) => {
                     self.guard.unseat();

@@ -134,7 +134,7 @@ impl Store {
         // The revision is that very grant's: a key that was deleted meanwhile and is there again is not meant.
         let same = Compare::create_revision(first.key(), CompareOp::Equal, first.create_revision());
         let delete = TxnOp::delete(first.key(), Some(DeleteOptions::new()));
-        let answer = self.line.execute(Txn::new().when(vec![same]).and_then(vec![delete]), deadline).await?;
+        let answer = self.line.execute(|| Txn::new().when(vec![same.clone()]).and_then(vec![delete.clone()]), deadline).await?;
         // Another server may have been asked first and have done it: it was held by whom it was to be taken from, and it is gone.
         Ok(answer.txn.succeeded() || answer.ghosts)
     }

@@ -155,7 +155,7 @@ impl fmt::Debug for Etcd {
 impl Store {
     /// Has a transaction answered that only reads: as of the latest commit, and without an entry in the cluster's log.
     async fn read(&self, txn: Txn, deadline: Timer) -> Result<Answer, BackendError> {
-        self.line.execute(txn, deadline).await
+        self.line.execute(|| txn.clone(), deadline).await
     }
 }
 

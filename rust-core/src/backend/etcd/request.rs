@@ -58,10 +58,12 @@ pub(super) enum Asked {
     Exists(i64),
     /// Somebody else's place, made at this revision, is where ours would be: nothing was done.
     Taken(i64),
-    /// A try found others there: nothing was done.
+    /// Others are there, which ends a try: nothing was done.
     Held(Option<Holder>),
     /// The guard has moved on: nothing was done.
     Unguarded,
+    /// Nothing was done: [`why_not`] has the reason.
+    Refused,
 }
 
 /// Who is ahead of a place.
@@ -71,6 +73,7 @@ pub(super) struct Ahead {
     pub(super) next: Vec<u8>,
     /// Deletions of it that the answer does not know of happened at this revision or later.
     pub(super) since: i64,
+    /// The holder, where that was read.
     pub(super) holder: Option<Holder>,
     /// How many wait between the holder and the place, where that was counted.
     pub(super) position: Option<u64>,
@@ -84,30 +87,53 @@ impl Ahead {
 
 /// Asks for a place: at the end of the queue, or for a try only where nobody else has one.
 ///
-/// One request decides both. Nobody is there: our own key, and we hold. Otherwise, for a place in the queue: who is last, then our own key,
-/// in this order, so that whoever is last is next ahead of us.
+/// One request decides both. For a place in the queue: who is last, then our own key, in this order, so that whoever is last is next
+/// ahead of us; nobody is last: we hold. For a try: our own key if the whole queue is empty.
+///
+/// What is not there costs nothing: most places are made in an empty queue, and servers read each request twice.
 pub(super) fn ask(queue: &Queue, chair: u32, acquire: &Acquire, lease: i64, guard: &Guarded) -> Step {
     let own = queue.place(acquire.owner.session, chair);
     let value = names::value(acquire.owner, &acquire.note);
-    let bytes = 2 * value.len() + bytes(queue);
+    let bytes = value.len() + bytes(queue);
     let put = TxnOp::put(own.clone(), value, Some(PutOptions::new().with_lease(lease)));
-    // Of an empty range etcd compares a key that was never made.
-    let empty = Compare::create_revision(queue.prefix.clone(), CompareOp::Equal, 0).with_range(queue.end());
-    let not_first = if acquire.enqueue {
-        let free = Compare::create_revision(own.clone(), CompareOp::Equal, 0);
-        let line_up =
-            vec![by_age(queue, SortOrder::Descend, keys_only()), put.clone(), by_age(queue, SortOrder::Ascend, GetOptions::new())];
-        let line_up = Txn::new().when(vec![guard.compare(), free]).and_then(line_up).or_else(why_not(queue, own, guard));
-        vec![TxnOp::txn(line_up)]
+    let txn = if acquire.enqueue {
+        let free = Compare::create_revision(own, CompareOp::Equal, 0);
+        let last = by_age(queue, SortOrder::Descend, GetOptions::new());
+        Txn::new().when(vec![guard.compare(), free]).and_then(vec![last, put])
     } else {
-        why_not(queue, own, guard)
+        // Of an empty range etcd compares a key that was never made.
+        let empty = Compare::create_revision(queue.prefix.clone(), CompareOp::Equal, 0).with_range(queue.end());
+        Txn::new().when(vec![guard.compare(), empty]).and_then(vec![put]).or_else(reasons(queue, own, guard))
     };
-    let txn = Txn::new().when(vec![guard.compare(), empty]).and_then(vec![put]).or_else(not_first);
     Step { txn, place_in: Some(queue.prefix.clone()), bytes }
 }
 
+/// Reads the answer to [`ask`].
+pub(super) fn asked(acquire: &Acquire, guard: &Guarded, answer: &Answer) -> Result<Asked, BackendError> {
+    match (answer.txn.succeeded(), &*answer.txn.op_responses()) {
+        (true, [TxnOpResponse::Put(_)]) => Ok(Asked::First(answer.revision)),
+        (true, [TxnOpResponse::Get(last), TxnOpResponse::Put(_)]) => Ok(match last.kvs().first() {
+            None => Asked::First(answer.revision),
+            Some(next) => {
+                // The last of one is the holder.
+                let holder = (last.count() == 1).then(|| holder(next));
+                let position = u64::try_from(last.count() - 1).ok();
+                Asked::Behind(answer.revision, Ahead { next: next.key().to_vec(), since: answer.unseen, holder, position })
+            }
+        }),
+        (false, []) => Ok(Asked::Refused),
+        (false, reasons) => reason(acquire, guard, reasons),
+        _ => Err(unexpected()),
+    }
+}
+
 /// Reads why no place was made.
-fn why_not(queue: &Queue, own: Vec<u8>, guard: &Guarded) -> Vec<TxnOp> {
+pub(super) fn why_not(queue: &Queue, chair: u32, acquire: &Acquire, guard: &Guarded) -> Step {
+    let txn = Txn::new().and_then(reasons(queue, queue.place(acquire.owner.session, chair), guard));
+    Step { txn, place_in: None, bytes: bytes(queue) }
+}
+
+fn reasons(queue: &Queue, own: Vec<u8>, guard: &Guarded) -> Vec<TxnOp> {
     vec![
         TxnOp::get(guard.key.clone(), Some(keys_only())),
         TxnOp::get(own, None),
@@ -115,51 +141,27 @@ fn why_not(queue: &Queue, own: Vec<u8>, guard: &Guarded) -> Vec<TxnOp> {
     ]
 }
 
-/// Reads the answer to [`ask`].
-pub(super) fn asked(acquire: &Acquire, guard: &Guarded, answer: &Answer) -> Result<Asked, BackendError> {
-    let responses = answer.txn.op_responses();
-    match (answer.txn.succeeded(), &*responses) {
-        (true, [TxnOpResponse::Put(_)]) => Ok(Asked::First(answer.revision)),
-        (false, [TxnOpResponse::Txn(lined_up)]) => {
-            not_first(acquire, guard, answer, lined_up.succeeded(), &lined_up.op_responses())
-        }
-        (false, why_not) => not_first(acquire, guard, answer, false, why_not),
-        _ => Err(unexpected()),
-    }
+/// Reads the answer to [`why_not`].
+pub(super) fn why(acquire: &Acquire, guard: &Guarded, answer: &Answer) -> Result<Asked, BackendError> {
+    reason(acquire, guard, &answer.txn.op_responses())
 }
 
-fn not_first(
-    acquire: &Acquire,
-    guard: &Guarded,
-    answer: &Answer,
-    lined_up: bool,
-    responses: &[TxnOpResponse],
-) -> Result<Asked, BackendError> {
-    match (lined_up, responses) {
-        (true, [TxnOpResponse::Get(last), TxnOpResponse::Put(_), TxnOpResponse::Get(first)]) => Ok(match last.kvs().first() {
-            None => Asked::First(answer.revision),
-            Some(last) => {
-                let holder = first.kvs().first().map(holder);
-                // The holder and we are counted as well.
-                let position = u64::try_from(first.count() - 2).ok();
-                Asked::Behind(answer.revision, Ahead { next: last.key().to_vec(), since: answer.unseen, holder, position })
-            }
-        }),
-        (false, [TxnOpResponse::Get(guarded), TxnOpResponse::Get(own), TxnOpResponse::Get(first)]) => {
-            if !guard.is(guarded) {
-                return Ok(Asked::Unguarded);
-            }
-            let Some(own) = own.kvs().first() else { return Ok(Asked::Held(first.kvs().first().map(holder))) };
-            let is_ours = names::owner_and_note(own.value()).0 == acquire.owner.to_string();
-            Ok(if is_ours { Asked::Exists(own.create_revision()) } else { Asked::Taken(own.create_revision()) })
-        }
-        _ => Err(unexpected()),
+fn reason(acquire: &Acquire, guard: &Guarded, responses: &[TxnOpResponse]) -> Result<Asked, BackendError> {
+    let [TxnOpResponse::Get(guarded), TxnOpResponse::Get(own), TxnOpResponse::Get(first)] = responses else {
+        return Err(unexpected());
+    };
+    if !guard.is(guarded) {
+        return Ok(Asked::Unguarded);
     }
+    let Some(own) = own.kvs().first() else { return Ok(Asked::Held(first.kvs().first().map(holder))) };
+    let is_ours = names::owner_and_note(own.value()).0 == acquire.owner.to_string();
+    Ok(if is_ours { Asked::Exists(own.create_revision()) } else { Asked::Taken(own.create_revision()) })
 }
 
-/// Reads who has the key, for a try that expects to fail.
-pub(super) fn peek(queue: &Queue) -> Txn {
-    Txn::new().and_then(vec![by_age(queue, SortOrder::Ascend, GetOptions::new())])
+/// Reads who has the key.
+pub(super) fn peek(queue: &Queue) -> Step {
+    let txn = Txn::new().and_then(vec![by_age(queue, SortOrder::Ascend, GetOptions::new())]);
+    Step { txn, place_in: None, bytes: bytes(queue) }
 }
 
 /// Reads the answer to [`peek`].
