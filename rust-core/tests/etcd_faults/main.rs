@@ -7,6 +7,7 @@ mod chairs;
 mod cluster;
 mod cost;
 mod ghosts;
+mod leaving;
 mod names;
 mod session;
 mod soak;
