@@ -114,7 +114,9 @@ impl Scene {
         let places = places(&self.onlooker, key).await;
         let [place] = &*places else { panic!("one has a place: {places:?}") };
         assert_eq!((chair(place.key()), place.create_revision().cast_unsigned()), ("0".to_owned(), grant.token));
-        let renew = Renew { key: key.into(), owner: self.session.owner(sequence), ttl: TTL, exact: false };
+        let owner = self.session.owner(sequence);
+        assert!(place.value().starts_with(format!("{owner}|").as_bytes()), "{place:?}");
+        let renew = Renew { key: key.into(), owner, ttl: TTL, exact: false };
         assert_eq!(self.session.backend.renew(vec![renew], TIMEOUT).await.unwrap(), [Renewed::Extended(TTL)]);
     }
 }

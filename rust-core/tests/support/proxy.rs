@@ -151,8 +151,10 @@ async fn pump(
             let _silence = closed.wait_for(|gate| *gate == Gate::Closed).await;
             return;
         }
+        let mut bytes = buffer[..count].to_vec();
         if *gate.borrow() == Gate::Stalled {
             kept.fetch_add(1, Ordering::SeqCst);
+            read_the_rest(&mut from, &mut bytes, &mut gate).await;
         }
         let Ok(now) = gate.wait_for(|gate| *gate != Gate::Stalled).await.map(|gate| *gate) else { return };
         lost |= now == Gate::Lost;
@@ -163,9 +165,23 @@ async fn pump(
             tokio::time::sleep(std::time::Duration::from_millis(150)).await;
         }
         lost = now == Gate::Kept;
-        if now != Gate::Closed && to.write_all(&buffer[..count]).await.is_err() {
+        if now != Gate::Closed && to.write_all(&bytes).await.is_err() {
             return;
         }
         passed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Reads on for a moment while the gate is stalled: a request may come in two pieces. That it was given up comes later.
+async fn read_the_rest(from: &mut OwnedReadHalf, bytes: &mut Vec<u8>, gate: &mut watch::Receiver<Gate>) {
+    let moment = tokio::time::sleep(std::time::Duration::from_millis(200));
+    tokio::pin!(moment);
+    loop {
+        tokio::select! {
+            biased;
+            _ = gate.wait_for(|gate| *gate != Gate::Stalled) => return,
+            () = &mut moment => return,
+            read = from.read_buf(bytes) => if !matches!(read, Ok(1..)) { return },
+        }
     }
 }
