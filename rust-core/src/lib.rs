@@ -50,6 +50,7 @@ mod renewal;
 mod retry;
 mod runtime;
 mod session;
+pub mod unit;
 mod waiters;
 
 pub use client::Client;
@@ -59,8 +60,9 @@ pub use lease::Lease;
 pub use lease_state::Status;
 pub use lock::Lock;
 pub use observe::Stats;
-pub use options::{ClientOptions, LockOptions, Renewal, Retry, Unit};
+pub use options::{ClientOptions, LockOptions, Renewal, Retry};
 pub use runtime::{call, shutdown};
+pub use unit::Unit;
 
 /// The samples of the README, as tests.
 #[cfg(doctest)]
