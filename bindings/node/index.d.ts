@@ -127,6 +127,12 @@ export declare class Client implements AsyncDisposable {
    * is left: its holders are told that the lease is lost.
    */
   close(timeout?: number): Promise<void>;
+  /**
+   * Has the first of these signals (default: `SIGTERM` and `SIGINT`) begin `close(timeout)`; returns a function that ends that. Once the client
+   * is closed the signal ends the process, as it would have done at once without this, unless somebody else listens to it. A second one does
+   * not wait. Main thread only.
+   */
+  closeOnSignal(timeout: number, signals?: readonly string[]): () => void;
   [Symbol.asyncDispose](): Promise<void>;
 }
 

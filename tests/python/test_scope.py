@@ -98,9 +98,9 @@ def test_a_key_is_taken_away_from_the_holder_with_this_token_or_owner_id_only(ur
         async with dlock.Client(url) as client:
             for named in ("owner", "token"):
                 lease = await client.lock(key).acquire()
-                assert not await client.force_release(key, "somebody")
+                assert not await client.force_release(key, owner="somebody")
                 assert not await client.force_release(key, lease.token + 1)
-                assert await client.force_release(key, getattr(lease, named))
+                assert await client.force_release(key, **{named: getattr(lease, named)})
                 assert not await client.is_locked(key)
                 await lease.release()
 
