@@ -211,7 +211,7 @@ impl Retries {
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   dlock inspect nightly
-  dlock inspect nightly --json              {\"key\":\"nightly\",\"holder\":{...},\"queue\":[]}
+  dlock inspect nightly --json              {\"key\":\"nightly\",\"holder\":{...},\"queue\":[],\"cluster\":null}
 
 Exit code: 0, also for a key that is free.";
 
