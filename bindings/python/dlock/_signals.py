@@ -3,10 +3,12 @@
 import _thread
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 END = (signal.SIGTERM, signal.SIGINT)
+AGAIN = 0.05  # seconds
 
 
 def close_on_signal(close: Callable[[], object], signals: Iterable[int]) -> Callable[[], None]:
@@ -25,6 +27,7 @@ class Drain:
         self._before: dict[int, Any] = {}
         self._pid = os.getpid()
         self._begun = False
+        self._passed_on = False
 
     def listen(self, signals: Iterable[int]) -> Callable[[], None]:
         try:
@@ -58,10 +61,13 @@ class Drain:
         try:
             self._close()
         finally:
-            # To the process: that wakes the main thread, which alone runs handlers.
-            os.kill(self._pid, number)
+            # Only the main thread runs handlers, and one that is about to sleep may miss the first word.
+            while not self._passed_on:
+                os.kill(self._pid, number)
+                time.sleep(AGAIN)
 
     def _pass_on(self, number: int, frame: Any) -> None:
+        self._passed_on = True
         before = self._before[number]
         if callable(before):
             before(number, frame)
