@@ -68,3 +68,8 @@ pub use unit::Unit;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// Those of the page for who comes from go-lynx.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/lynx.md")]
+struct Lynx;
