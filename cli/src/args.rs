@@ -158,7 +158,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) wait: Option<Duration>,
     #[command(flatten)]
-    pub(crate) retry: Retries,
+    pub(crate) attempts: Attempts,
     /// End the command when it has held the key for so long, as when the lock is lost [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) max_hold: Option<Duration>,
@@ -181,7 +181,7 @@ pub(crate) struct Run {
 
 /// Bounded attempts instead of waiting.
 #[derive(Debug, Args)]
-pub(crate) struct Retries {
+pub(crate) struct Attempts {
     /// Do not wait in line: try, and try so many times more. --wait bounds the whole
     #[arg(long, value_name = "NUMBER")]
     retries: Option<u32>,
@@ -196,7 +196,7 @@ pub(crate) struct Retries {
     retry_jitter: Option<f64>,
 }
 
-impl Retries {
+impl Attempts {
     pub(crate) fn retry(&self) -> Option<Retry> {
         let default = Retry::default();
         self.retries.map(|max_retries| Retry {

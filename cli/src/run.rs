@@ -39,7 +39,7 @@ fn lock(options: &Run) -> Result<Lock, Failure> {
         LockOptions {
             ttl: options.ttl,
             wait: options.wait,
-            retry: options.retry.retry(),
+            retry: options.attempts.retry(),
             max_hold: options.max_hold,
             renewal_threshold: options.renewal_threshold.unwrap_or(default.renewal_threshold),
             fair: !options.unfair,

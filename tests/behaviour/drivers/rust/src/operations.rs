@@ -64,7 +64,7 @@ impl Driver {
                 Ok(wire::lease(&lease))
             }
             "auto_renew" => {
-                self.lease(args).auto_renew(args.renewing);
+                self.lease(args).auto_renew(args.renewing.unwrap_or_default());
                 Ok(true.into())
             }
             "lease" => Ok(wire::lease(&self.lease(args))),
@@ -222,7 +222,7 @@ impl Driver {
 
     /// Takes keys and holds each for a while, until the client is closed; counts what came of it.
     async fn work(&self, client: &str, args: &Args) -> Result<Value, Error> {
-        let hold = duration("hold", args.hold.as_ref())?.unwrap_or_default();
+        let pause = duration("hold", args.hold.as_ref())?.unwrap_or_default();
         let done = Cell::new((0, 0, 0));
         let tasks = (0..args.tasks).map(|number| {
             let done = &done;
@@ -233,7 +233,7 @@ impl Driver {
                         Err(Error::ClientClosed { .. }) => return Ok(()),
                         granted => granted?,
                     };
-                    tokio::time::sleep(hold).await;
+                    tokio::time::sleep(pause).await;
                     let lost = !lease.is_valid();
                     let unreleased = !lease.release().await?;
                     let (so_far, were_lost, were_unreleased) = done.get();

@@ -48,7 +48,7 @@ pub(crate) struct Args {
     pub(crate) metadata: Option<String>,
     pub(crate) token: Option<u64>,
     pub(crate) owner: Option<String>,
-    pub(crate) renewing: bool,
+    pub(crate) renewing: Option<bool>,
     pub(crate) keys: usize,
     pub(crate) hold: Option<Number>,
     pub(crate) prefix: String,
@@ -58,7 +58,8 @@ pub(crate) struct Args {
     #[serde(rename = "for")]
     pub(crate) blocked: Option<Number>,
     pub(crate) stubborn: bool,
-    pub(crate) stays: bool,
+    /// For languages in which a signal ends the process otherwise.
+    pub(crate) stays: Option<bool>,
     pub(crate) cycles: usize,
     pub(crate) tasks: usize,
 }
