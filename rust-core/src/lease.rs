@@ -95,7 +95,12 @@ impl Lease {
         if !self.is_valid() {
             return Duration::ZERO;
         }
-        self.held().read(LeaseState::valid_until).since(self.held().now())
+        self.valid_until().since(self.held().now())
+    }
+
+    /// The end of the lease as it stands, on the engine's clock. Renewal moves it.
+    pub fn valid_until(&self) -> Instant {
+        self.held().read(LeaseState::valid_until)
     }
 
     /// Whether the holder may rely on the lease now. A reading of the clock, not a flag: it is false after a pause that outlived the

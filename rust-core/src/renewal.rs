@@ -265,7 +265,7 @@ mod tests {
         backend.acquire(request).await.unwrap();
         let terms = Terms { renew: true, threshold: 0.5, margin: Duration::ZERO, max_hold: None, max_stall: None };
         let state = LeaseState::granted(clock.now(), ttl, terms);
-        let held = Arc::new(Held::new(key.clone(), owner, 1, SECOND, Arc::new(clock.clone()), state));
+        let held = Arc::new(Held::new(key.clone(), owner, 1, SECOND, clock.now(), Arc::new(clock.clone()), state));
         let renewals =
             Renewals::new(backend.clone(), Arc::new(clock.clone()), Arc::default(), Renewal::default(), Box::new(|_, _| {}));
         clock.advance(20 * SECOND);

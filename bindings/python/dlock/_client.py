@@ -166,11 +166,13 @@ class Lock(LockHandle[Lease]):
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> Coroutine[Any, Any, None]:
+    ) -> Awaitable[None]:
         entered = self._entered
         lease = entered.pop() if len(entered) == 1 else self._to_leave(asyncio.current_task(), "__aexit__")
         if self._reentrant and lease in entered:
             return lease._leave_inner(kind, error)
+        if kind is None and lease.valid and not lease._cancelled:
+            return lease._leave_well()
         return lease._leave(kind, error)
 
     async def _get(self, wait: Seconds | Unset | None, *, enter: bool) -> Lease:
