@@ -64,9 +64,10 @@ pub(crate) fn many(first: u64, seeds: u64) -> ExitCode {
 }
 
 fn work(total: &Total, tally: &Arc<Tally>, end: u64, current: &Mutex<(u64, Instant)>) {
+    let fail_fast = std::env::var_os("FAIL_FAST").is_some();
     loop {
         let seed = total.next.fetch_add(1, Ordering::Relaxed);
-        if seed >= end {
+        if seed >= end || (fail_fast && total.failed.load(Ordering::Relaxed) > 0) {
             return;
         }
         *current.lock() = (seed, Instant::now());
