@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use dlock::{Client, Error, Lease, Lock};
+use dlock::{Client, Error, Lease, Lock, LockOptions};
+use parking_lot::Mutex;
 
 use crate::clock::{MachineClock, sleep};
 use crate::faults::{Fault, Tally};
@@ -49,13 +50,11 @@ impl Caller {
             let (name, call, key, cancel) = (&self.name, step.call, lock.key(), step.cancel);
             format!("{name} asks for {key} by {call:?}, ttl {ttl:?}, fair {fair}, wait {:?}, cancel {cancel:?}", step.options.wait)
         });
-        let answer = self.ask(&lock, step).await;
-        let granted = matches!(&answer, Some(Ok(_)));
-        if let Some(place) = place
-            && self.history.leave(self.client, lock.key(), place, granted)
-        {
-            self.ledger.unwanted(lock.key(), self.client);
+        if step.call == Call::With {
+            return self.scoped(&lock, step, place).await;
         }
+        let answer = self.ask(&lock, step).await;
+        self.answered(&lock, place, matches!(&answer, Some(Ok(_))));
         match answer {
             Some(Ok(lease)) => self.hold(lock, lease, step).await,
             Some(Err(error)) => self.world.trace(|| format!("{} gets {error}", self.name)),
@@ -63,9 +62,47 @@ impl Caller {
         }
     }
 
+    /// It waits no longer.
+    fn answered(&self, lock: &Lock, place: Option<u64>, granted: bool) {
+        if let Some(place) = place
+            && self.history.leave(self.client, lock.key(), place, granted)
+        {
+            self.ledger.unwanted(lock.key(), self.client);
+        }
+    }
+
+    async fn scoped(&self, lock: &Lock, step: &Step, place: Option<u64>) {
+        let told = Mutex::new(None);
+        let work = lock.with(|lease| {
+            self.answered(lock, place, true);
+            let number = self.told(&lease, step);
+            *told.lock() = Some(number);
+            async move {
+                for act in &step.body {
+                    match *act {
+                        Act::Work(nanos) => sleep(&self.clock, nanos).await,
+                        act => self.act(&lease, number, step, act).await,
+                    }
+                }
+                self.history.releasing(number);
+            }
+        });
+        let outcome = self.until(step.cancel, work).await;
+        let told = *told.lock();
+        match (outcome, told) {
+            (Some(Ok(())), _) => {}
+            (Some(Err(Error::LockLost { reason, .. })), Some(number)) => self.judge.loss(number, reason, 0),
+            (None, Some(number)) => self.history.releasing(number),
+            (outcome, _) => {
+                self.answered(lock, place, false);
+                self.world.trace(|| format!("{} got nothing: {outcome:?}", self.name));
+            }
+        }
+    }
+
     async fn ask(&self, lock: &Lock, step: &Step) -> Option<Result<Lease, Error>> {
         match step.call {
-            Call::Acquire => self.until(step.cancel, lock.acquire()).await,
+            Call::Acquire | Call::With => self.until(step.cancel, lock.acquire()).await,
             Call::Try => {
                 let tried = self.until(step.cancel, lock.try_acquire()).await?;
                 tried.transpose()
@@ -86,11 +123,7 @@ impl Caller {
     }
 
     async fn hold(&self, lock: Lock, lease: Lease, step: &Step) {
-        let options = &step.options;
-        let renewed_after = |ttl: Duration| ttl.mul_f64(1.0 - options.renewal_threshold);
-        let bounded = options.max_hold.is_some() || options.max_stall.is_some();
-        let number = self.history.told(self.client, &lease, options.renew.then(|| renewed_after(options.ttl)), bounded);
-        self.world.trace(|| format!("{} holds {} with token {} as {}", self.name, lease.key(), lease.token(), lease.owner()));
+        let number = self.told(&lease, step);
         for act in &step.body {
             match *act {
                 Act::Work(nanos) => {
@@ -98,20 +131,35 @@ impl Caller {
                         return;
                     }
                 }
-                Act::Extend { ttl, cancel } => {
-                    let ttl = Duration::from_nanos(ttl);
-                    self.history.set_renewed_after(number, |before| Some(before?.max(renewed_after(ttl))));
-                    self.world.trace(|| format!("{} extends its lease to {ttl:?}", self.name));
-                    let _ = self.until(cancel, lease.extend(ttl)).await;
-                }
-                Act::AutoRenew(renew) => {
-                    self.history.set_renewed_after(number, |_| None);
-                    lease.auto_renew(renew);
-                }
-                Act::Heartbeat => drop(lease.heartbeat()),
+                act => self.act(&lease, number, step, act).await,
             }
         }
         self.end(lock, lease, number, step).await;
+    }
+
+    fn told(&self, lease: &Lease, step: &Step) -> usize {
+        let options = &step.options;
+        let bounded = options.max_hold.is_some() || options.max_stall.is_some();
+        let renewed_after = options.renew.then(|| renewed_after(options, options.ttl));
+        self.world.trace(|| format!("{} holds {} with token {} as {}", self.name, lease.key(), lease.token(), lease.owner()));
+        self.history.told(self.client, lease, renewed_after, bounded)
+    }
+
+    async fn act(&self, lease: &Lease, number: usize, step: &Step, act: Act) {
+        match act {
+            Act::Work(_) => {}
+            Act::Extend { ttl, cancel } => {
+                let ttl = Duration::from_nanos(ttl);
+                self.history.set_renewed_after(number, |before| Some(before?.max(renewed_after(&step.options, ttl))));
+                self.world.trace(|| format!("{} extends its lease to {ttl:?}", self.name));
+                let _ = self.until(cancel, lease.extend(ttl)).await;
+            }
+            Act::AutoRenew(renew) => {
+                self.history.set_renewed_after(number, |_| None);
+                lease.auto_renew(renew);
+            }
+            Act::Heartbeat => drop(lease.heartbeat()),
+        }
     }
 
     async fn end(&self, lock: Lock, lease: Lease, number: usize, step: &Step) {
@@ -165,6 +213,11 @@ impl Caller {
         }
         outcome
     }
+}
+
+/// How long after its beginning a life is renewed.
+fn renewed_after(options: &LockOptions, ttl: Duration) -> Duration {
+    ttl.mul_f64(1.0 - options.renewal_threshold)
 }
 
 /// The name of a key.

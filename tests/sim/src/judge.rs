@@ -13,6 +13,9 @@ use crate::world::{MS, Nanos, SECOND, World, seconds};
 /// A machine that is awake tells a loss this soon.
 const TOLD: Nanos = 60 * MS;
 
+/// What closing may take beside the time it was given.
+const FAREWELL: Nanos = 2 * SECOND;
+
 pub(crate) struct Judge {
     world: Arc<World>,
     history: Arc<History>,
@@ -41,6 +44,15 @@ impl Judge {
     pub(crate) fn closing(&self, client: usize, drains_until: Nanos) {
         if let Some(drain) = self.drains.lock().get_mut(client) {
             drain.get_or_insert(drains_until);
+        }
+    }
+
+    /// It is closed: within the time that it was given, and some for farewell.
+    pub(crate) fn closed(&self, client: usize, began: Nanos, timeout: Nanos) {
+        let now = self.world.now();
+        let end = began + (timeout + FAREWELL) * 103 / 100 + TOLD;
+        if now > end && self.asleep.last(client) < began {
+            self.world.violate(|| format!("told late: client {client} was closed {} ms too late", (now - end) / MS));
         }
     }
 

@@ -4,7 +4,7 @@
 //! which is the reference implementation on a clock of its own. One seed is one history: it draws the machines, the callers and their
 //! options, the weather and the disasters, and every run of it is the same.
 //!
-//! `SEEDS=n` runs so many, from `FIRST` on; `SEED=n` runs one and prints its trace.
+//! `SEEDS=n` runs so many, from `FIRST` on, with `FAIL_FAST` up to the first that fails; `SEED=n` runs one and prints its trace.
 
 mod caller;
 mod clock;

@@ -70,6 +70,8 @@ pub(crate) enum Call {
     /// [`dlock::Lock::acquire_then`], as bindings do.
     Then,
     Try,
+    /// [`dlock::Lock::with`]: the whole of it may be cancelled, and the way the lease ends is its own.
+    With,
 }
 
 /// When a call is dropped before it has come to its end.
@@ -153,7 +155,7 @@ impl MachinePlan {
 
 impl Step {
     fn draw(random: &mut Random, ttl: Nanos, keys: usize) -> Self {
-        let call = random.pick(&[Call::Acquire, Call::Acquire, Call::Acquire, Call::Then, Call::Try]);
+        let call = random.pick(&[Call::Acquire, Call::Acquire, Call::Acquire, Call::With, Call::Then, Call::Try]);
         let key = usize::try_from(random.below(keys as u64)).unwrap_or(0);
         let own = (ttl * random.pick(&[100, 100, 100, 60, 200]) / 100).max(100 * MS);
         let cancel = random.chance(300).then(|| {

@@ -14,6 +14,8 @@ use crate::story;
 
 /// So many failures are told in full.
 const TOLD: usize = 5;
+/// One in so many seeds is run twice.
+const REPEATED: u64 = 64;
 /// A seed that takes longer than this runs in circles where no virtual time passes.
 const HANGS_AFTER: Duration = Duration::from_secs(60);
 
@@ -62,13 +64,17 @@ pub(crate) fn many(first: u64, seeds: u64) -> ExitCode {
 }
 
 fn work(total: &Total, tally: &Arc<Tally>, end: u64, current: &Mutex<(u64, Instant)>) {
+    let fail_fast = std::env::var_os("FAIL_FAST").is_some();
     loop {
         let seed = total.next.fetch_add(1, Ordering::Relaxed);
-        if seed >= end {
+        if seed >= end || (fail_fast && total.failed.load(Ordering::Relaxed) > 0) {
             return;
         }
         *current.lock() = (seed, Instant::now());
-        let outcome = story::run(seed, PROMISED_ERROR, false, tally);
+        let mut outcome = story::run(seed, PROMISED_ERROR, false, tally);
+        if seed % REPEATED == 0 && story::run(seed, PROMISED_ERROR, false, &Arc::default()).digest != outcome.digest {
+            outcome.violations.push("two runs of this seed differ: something in it is left to chance".to_owned());
+        }
         total.grants.fetch_add(outcome.sums.grants, Ordering::Relaxed);
         total.overlaps.fetch_add(outcome.sums.overlaps, Ordering::Relaxed);
         total.requests.fetch_add(outcome.requests, Ordering::Relaxed);

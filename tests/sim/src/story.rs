@@ -265,13 +265,16 @@ impl Story {
     fn close(&mut self, client: usize, timeout: Nanos) {
         let machine = &self.machines[client];
         let Some(handle) = machine.client().cloned().filter(|_| !machine.crashed) else { return };
-        self.judge.closing(client, self.world.now() + timeout * 97 / 100);
+        let judge = self.judge.clone();
+        judge.closing(client, self.world.now() + timeout * 97 / 100);
         // What a troubled client cannot give back in time is left to expire.
         self.deserted = true;
         let world = self.world.clone();
         machine.callers().spawn(async move {
+            let began = world.now();
             let _ = handle.close(Duration::from_nanos(timeout)).await;
             world.trace(|| format!("client {client} is closed"));
+            judge.closed(client, began, timeout);
         });
     }
 
