@@ -90,7 +90,9 @@ def run(backend: str, seconds: float | None, seed: int) -> dict[str, Any]:
 def hear_signals() -> None:
     """Whoever ends us, also where we were started with `nohup` or `&`, ends the servers and workers too."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def arguments() -> argparse.Namespace:
