@@ -76,7 +76,7 @@ class Slot:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=errors,
                 stderr=errors,
-                # When a shell ends that had started us, the kernel hangs up on the whole group if anybody in it is stopped just then.
+                # The kernel hangs up on a whole group when its shell ends while anybody in it is stopped.
                 process_group=0,
                 env={name: value for name, value in os.environ.items() if not name.startswith("DLOCK_")} | {"RUST_BACKTRACE": "0"},
             )

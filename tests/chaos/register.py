@@ -22,7 +22,7 @@ class Value:
 
 
 class Register:
-    """Speaks JSON lines: `{op: read, k, token}` is answered with what was seen, `{op: write, k, token, seen}` is not answered."""
+    """Speaks JSON lines: `{op: read, k, token}` is answered with what was seen, `{op: write, k, token, seen}` with `{}`."""
 
     def __init__(self, listen: str) -> None:
         self._listen = listen
@@ -73,6 +73,7 @@ class Register:
                     writer.write((json.dumps(self.read(request["k"], request["token"])) + "\n").encode())
                 else:
                     self.write(request["k"], request["token"], request["seen"])
+                    writer.write(b"{}\n")
         except (OSError, ValueError):
             pass  # a worker was killed, in the middle of a line for all we know
         finally:

@@ -85,7 +85,7 @@ async function hold(n, key, lease) {
     const { remaining } = lease;
     if (remaining > 0) log('held', { n, at, until: at + remaining });
   }
-  register.write(key, lease.token, seen);
+  await register.write(key, lease.token, seen);
   log('releasing', { n });
   told = true;
   const ok = await lease.release();
@@ -106,22 +106,25 @@ const register = {
     createInterface({ input: socket }).on('line', (line) => waiting.shift()?.(JSON.parse(line)));
     socket.unref();
   },
-  async read(key, token) {
+  read(key, token) {
+    return this.ask({ op: 'read', k: key, token });
+  },
+  /** Without looking at the lease: what protects the data is the token. */
+  async write(key, token, seen) {
+    if (seen !== null) await this.ask({ op: 'write', k: key, token, seen });
+  },
+  async ask(request) {
     if (this.socket === null) this.open();
     const { socket, waiting } = this;
     const answer = new Promise((resolve) => {
       waiting.push(resolve);
     });
-    socket.write(`${JSON.stringify({ op: 'read', k: key, token })}\n`);
+    socket.write(`${JSON.stringify(request)}\n`);
     const late = new AbortController();
     const seen = await Promise.race([answer, delay(REGISTER_TIMEOUT, undefined, { signal: late.signal }).catch(() => undefined)]);
     late.abort();
     if (seen === undefined) this.forget(socket);
     return seen ?? null;
-  },
-  /** Without looking at the lease: what protects the data is the token. */
-  write(key, token, seen) {
-    if (seen !== null && this.socket !== null) this.socket.write(`${JSON.stringify({ op: 'write', k: key, token, seen })}\n`);
   },
   forget(socket) {
     if (this.socket === socket) this.socket = null;

@@ -94,7 +94,7 @@ class Worker:
             at = now()
             if (remaining := lease.remaining) > 0:
                 self.log("held", n=number, at=at, until=at + remaining * 1000)
-        self.register.write(key, lease.token, seen)
+        await self.register.write(key, lease.token, seen)
         self.log("releasing", n=number)
         losing.cancel()
         done = await lease.release()
@@ -132,23 +132,25 @@ class Register:
         self.turn = asyncio.Lock()
 
     async def read(self, key: str, token: int) -> Any:
+        return await self.ask({"op": "read", "k": key, "token": token})
+
+    async def write(self, key: str, token: int, seen: Any) -> None:
+        """Without looking at the lease: what protects the data is the token."""
+        if seen is not None:
+            await self.ask({"op": "write", "k": key, "token": token, "seen": seen})
+
+    async def ask(self, request: dict[str, Any]) -> Any:
         async with self.turn:
             try:
                 async with asyncio.timeout(REGISTER_SECONDS):
                     if self.connection is None:
                         self.connection = await asyncio.open_connection(*self.address)
                     reader, writer = self.connection
-                    writer.write((json.dumps({"op": "read", "k": key, "token": token}) + "\n").encode())
+                    writer.write((json.dumps(request) + "\n").encode())
                     return json.loads(await reader.readline())
             except (OSError, ValueError):  # a timeout is an OSError too
                 self.forget()
                 return None
-
-    def write(self, key: str, token: int, seen: Any) -> None:
-        """Without looking at the lease: what protects the data is the token."""
-        if seen is not None and self.connection is not None:
-            request = {"op": "write", "k": key, "token": token, "seen": seen}
-            self.connection[1].write((json.dumps(request) + "\n").encode())
 
     def forget(self) -> None:
         if self.connection is not None:

@@ -155,7 +155,7 @@ impl Worker {
                 self.log.write("held", json!({"n": number, "at": at, "until": at + remaining}));
             }
         }
-        self.register.write(key, lease.token(), seen);
+        self.register.write(key, lease.token(), seen).await;
         self.log.write("releasing", json!({"n": number}));
         losing.abort();
         // Only a forked child gets an error here.
