@@ -50,9 +50,9 @@ impl Session {
     pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Box<Attempt> {
         let once = options.wait == Some(Duration::ZERO) || options.retry.is_some();
         let started = self.clock.now();
-        Box::new(Attempt {
+        let mut attempt = Box::new(Attempt {
             trying: Trying::new(&self.observer, &self.clock, &key, started),
-            entered: (!once).then(|| self.lines.enter(&key)),
+            entered: None,
             note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
             started,
@@ -60,7 +60,12 @@ impl Session {
             trouble: Mutex::new(None),
             key,
             options,
-        })
+        });
+        if !once {
+            let request = || self.request(&attempt, self.next_owner(), true, attempt.op_timeout);
+            attempt.entered = Some(self.lines.enter(&attempt.key, request));
+        }
+        attempt
     }
 
     /// Goes on with an attempt until the key is got.
@@ -115,7 +120,9 @@ impl Session {
             },
             Some(Entered::First(turn)) => turn,
             Some(Entered::Behind(ticket)) => {
+                // While this session holds the key itself, there is nothing to be had past the line.
                 if !attempt.options.fair
+                    && self.lines.holder(&attempt.key).is_none()
                     && let Some(held) = Box::pin(self.try_once(attempt)).await?
                 {
                     return Ok(held);
@@ -156,7 +163,9 @@ impl Session {
 
     /// Asks until the key is ours.
     async fn drive(self: &Arc<Self>, mut turn: Turn, attempt: &Attempt) -> Result<Arc<Held>> {
-        turn.settle().await;
+        if !turn.has_asked {
+            turn.settle().await;
+        }
         let mut pause = FIRST_PAUSE;
         loop {
             let Some((sent, answer)) = self.ask(&mut turn, attempt).await else { continue };
@@ -197,7 +206,11 @@ impl Session {
             place.answered(sent, &answer);
             return Some((sent, answer));
         }
-        if let Some(holder) = self.lines.holder(&attempt.key) {
+        // A place that may be in the queue already asks for itself: if the backend has taken the key from our holder, who has not heard of it
+        // yet, that place is served next, and has little time to say yes.
+        if place.sent.is_none()
+            && let Some(holder) = self.lines.holder(&attempt.key)
+        {
             turn.park(&holder, self.request(attempt, owner, true, attempt.op_timeout));
             return None;
         }
@@ -219,6 +232,7 @@ impl Session {
             return;
         }
         tokio::select! {
+            biased;
             () = turn.look.notified() => {}
             () = self.clock.sleep_until(self.clock.now() + look_again) => {}
         }
@@ -324,15 +338,17 @@ impl Session {
             max_stall: options.max_stall,
         };
         let mut state = LeaseState::granted(sent - grant.age, grant.ttl, terms);
+        let now = self.clock.now();
         // Where nobody has heard of the grant yet, nobody has stalled.
-        state.on(self.clock.now(), Event::Heartbeat);
-        if !state.is_valid(self.clock.now()) {
+        state.on(now, Event::Heartbeat);
+        if !state.is_valid(now) {
             return None;
         }
-        let mut held = Held::new(attempt.key.clone(), place.owner, grant.token, attempt.op_timeout, self.clock.clone(), state);
+        let clock = self.clock.clone();
+        let mut held = Held::new(attempt.key.clone(), place.owner, grant.token, attempt.op_timeout, now, clock, state);
         held.unanswered = place.unanswered;
         let held = Arc::new(held);
-        self.observer.acquired(held.subject(), held.now().since(attempt.started));
+        self.observer.acquired(held.subject_until(now), now.since(attempt.started));
         self.adopt(&held);
         Some(held)
     }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use crate::backend::{self, Backend, Capabilities, Inspection, Whom};
 use crate::clock::{BootClock, Clock};
 use crate::error::{BackendError, Error, Result};
+use crate::ground::Ground;
 use crate::lock::Lock;
 use crate::observe::Observer;
 use crate::options::{ClientOptions, LockOptions, check_key};
@@ -26,9 +27,8 @@ pub struct Client {
 }
 
 struct Shared {
-    url: String,
+    ground: Ground,
     options: ClientOptions,
-    clock: Arc<dyn Clock>,
     capabilities: Capabilities,
     server: Arc<str>,
     observer: Arc<Observer>,
@@ -43,7 +43,8 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client for `local:`, `local:///path`, `memory:`, `memory:name` or `redis://[user:password@]host[:port][/db]`.
+    /// A client for `local:`, `local:///path`, `memory:`, `memory:name`, `redis://[user:password@]host[:port][/db]` or
+    /// `etcd://[user:password@]host[:port],host...`.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`] for a URL that cannot be used. Nothing is connected yet.
@@ -64,14 +65,22 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`].
     pub fn with_clock(url: &str, options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::on_ground(options, Ground::at(url, clock))
+    }
+
+    /// [`Client::with_options`] on a ground of one's own, for simulations.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`].
+    #[doc(hidden)]
+    pub fn on_ground(options: ClientOptions, ground: Ground) -> Result<Self> {
         options.validate()?;
         // Opened once without a session, to have the URL checked before anybody waits for it.
-        let probe = backend::from_url(url, probe_context(&options, clock.clone()))?;
+        let probe = (ground.open)(probe_context(&options, ground.clock.clone()))?;
         let (capabilities, server) = (probe.capabilities().clone(), probe.server().clone());
         let shared = Shared {
-            url: url.to_owned(),
+            ground,
             options,
-            clock,
             capabilities,
             server,
             observer: Arc::default(),
@@ -215,8 +224,8 @@ impl Client {
         if let Some(session) = self.shared.session.get() {
             return Ok(session);
         }
-        let Shared { url, options, clock, observer, .. } = &*self.shared;
-        let session = Session::start(url, options.clone(), clock.clone(), observer.clone())?;
+        let Shared { ground, options, observer, .. } = &*self.shared;
+        let session = Session::start(ground, options.clone(), observer.clone())?;
         Ok(self.shared.session.get_or_init(|| Bound::new(session)))
     }
 

@@ -170,6 +170,14 @@ mod tests {
         assert!(before > Instant::default());
     }
 
+    /// Which nobody can set.
+    #[test]
+    fn r01_leases_are_not_measured_with_wall_time() {
+        let ten_years = Duration::from_secs(10 * 365 * 24 * 3600);
+        assert!(BootClock.now().since(Instant::default()) < ten_years, "this machine has been up for long");
+        assert!(BootClock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap() > ten_years);
+    }
+
     #[tokio::test]
     async fn a_manual_clock_wakes_sleepers_when_it_is_moved() {
         let clock = ManualClock::new();

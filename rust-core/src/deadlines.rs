@@ -88,6 +88,7 @@ impl<T> Deadlines<T> {
                 None => self.sooner.notified().await,
                 Some(at) => {
                     tokio::select! {
+                        biased;
                         () = self.sooner.notified() => {}
                         () = self.clock.sleep_until(at) => {}
                     }

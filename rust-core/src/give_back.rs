@@ -37,10 +37,11 @@ impl Session {
     fn begin_release<T: FnOnce(Status) + Send + 'static>(self: &Arc<Self>, held: &Arc<Held>, then: Option<T>) -> Option<T> {
         // Taken first: a session that is closing sees no lease any more after `let_go`, and must still wait for the release.
         let _closing_waits = self.tasks.token();
-        if held.on(Event::Release) != Action::GiveBack {
+        let since = self.clock.now();
+        if held.on_at(since, Event::Release) != Action::GiveBack {
             return then;
         }
-        let (since, parked) = (self.clock.now(), self.let_go(held));
+        let parked = self.let_go(held);
         let then = Told(then.map(|then| (then, held.clone())));
         let (session, held) = (self.clone(), held.clone());
         let span = tracing::debug_span!("release", key = %held.key, token = held.token);
@@ -56,10 +57,11 @@ impl Session {
     where
         T: FnOnce(Status) + Send + 'static,
     {
-        let (valid_until, ttl) = held.read(|state| (state.valid_until(), state.ttl()));
-        // A renewal without an answer may have been executed: the backend can keep the key longer than we vouched for it.
-        let give_up = valid_until.max(self.clock.now() + ttl) + held.op_timeout;
-        let patience = self.clock.now() + held.op_timeout;
+        let (valid_until, longest) = held.read(|state| (state.valid_until(), state.longest_ttl()));
+        // A renewal without an answer may have been executed, or still be: the backend can keep the key longer than we vouched for it.
+        let late = held.op_timeout.max(self.backend.capabilities().late_window);
+        let give_up = valid_until.max(since + longest) + late;
+        let patience = since + held.op_timeout;
         let mut pause = FIRST_PAUSE;
         let mut maybe_done = false;
         loop {
@@ -68,7 +70,8 @@ impl Session {
             let release = Release { key: held.key.clone(), owner: held.owner, next, timeout: held.op_timeout };
             let refused = match self.backend.release(release).await {
                 Ok(handover) => {
-                    self.end_release(held, since, conclude(handover.outcome, maybe_done, self.clock.now() < valid_until));
+                    let still_ours = || self.clock.now() < valid_until;
+                    self.end_release(held, since, conclude(handover.outcome, maybe_done, still_ours));
                     drop(then);
                     if let (Some(parked), Some(answer)) = (parked, handover.next) {
                         // Its waiter, its heir or whoever cleans up after them is there to take it.
@@ -194,11 +197,11 @@ impl<T: FnOnce(Status)> Drop for Told<T> {
 /// What a definite answer says about the release.
 ///
 /// "Not held" in answer to a *retry* may be the echo of our own first request: before the lease's end nobody else can have taken it.
-fn conclude(outcome: Outcome, maybe_done: bool, still_ours: bool) -> Status {
+fn conclude(outcome: Outcome, maybe_done: bool, still_ours: impl FnOnce() -> bool) -> Status {
     match outcome {
         Outcome::Released => Status::Released,
         Outcome::NotHeld if !maybe_done => Status::NotHeld,
-        Outcome::NotHeld if still_ours => Status::Released,
+        Outcome::NotHeld if still_ours() => Status::Released,
         Outcome::NotHeld => Status::Unconfirmed,
     }
 }
@@ -209,13 +212,13 @@ mod tests {
 
     #[test]
     fn r05_not_held_is_believed_the_first_time() {
-        assert_eq!(conclude(Outcome::NotHeld, false, true), Status::NotHeld);
-        assert_eq!(conclude(Outcome::Released, true, false), Status::Released);
+        assert_eq!(conclude(Outcome::NotHeld, false, || true), Status::NotHeld);
+        assert_eq!(conclude(Outcome::Released, true, || false), Status::Released);
     }
 
     #[test]
     fn r05_not_held_on_a_retry_is_the_echo_of_the_first_request_while_the_lease_lasts() {
-        assert_eq!(conclude(Outcome::NotHeld, true, true), Status::Released);
-        assert_eq!(conclude(Outcome::NotHeld, true, false), Status::Unconfirmed);
+        assert_eq!(conclude(Outcome::NotHeld, true, || true), Status::Released);
+        assert_eq!(conclude(Outcome::NotHeld, true, || false), Status::Unconfirmed);
     }
 }

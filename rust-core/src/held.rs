@@ -54,6 +54,7 @@ impl Held {
         owner: OwnerId,
         token: Token,
         op_timeout: Duration,
+        since: Instant,
         clock: Arc<dyn Clock>,
         state: LeaseState,
     ) -> Self {
@@ -64,7 +65,7 @@ impl Held {
             acquired_at: clock.wall(),
             op_timeout,
             unanswered: None,
-            since: clock.now(),
+            since,
             clock,
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -75,10 +76,15 @@ impl Held {
 
     /// Tells the lease what happened and says what to do about it.
     pub(crate) fn on(&self, event: Event) -> Action {
+        self.on_at(self.clock.now(), event)
+    }
+
+    /// [`Held::on`] for whoever has just read the clock.
+    pub(crate) fn on_at(&self, now: Instant, event: Event) -> Action {
         let (action, before, after) = {
             let mut state = self.state.lock();
             let before = state.status();
-            (state.on(self.clock.now(), event), before, state.status())
+            (state.on(now, event), before, state.status())
         };
         if before != after {
             self.changed.notify_waiters();
@@ -117,12 +123,12 @@ impl Held {
 
     /// [`Held::subject`] of a lease whose life ended at `end`.
     pub(crate) fn subject_until(&self, end: Instant) -> Subject<'_> {
-        Subject { held: end.since(self.since), ..self.subject() }
+        Subject { key: &self.key, token: self.token, owner: self.owner, held: end.since(self.since) }
     }
 
     /// What is told of it when something happens to it.
     pub(crate) fn subject(&self) -> Subject<'_> {
-        Subject { key: &self.key, token: self.token, owner: self.owner, held: self.clock.now().since(self.since) }
+        self.subject_until(self.clock.now())
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
+use crate::clock::Instant;
 use crate::error::{Error, LossReason, Result};
 use crate::held::Held;
 use crate::lease_state::{LeaseState, Status};
@@ -94,7 +95,12 @@ impl Lease {
         if !self.is_valid() {
             return Duration::ZERO;
         }
-        self.held().read(LeaseState::valid_until).since(self.held().now())
+        self.valid_until().since(self.held().now())
+    }
+
+    /// The end of the lease as it stands, on the engine's clock. Renewal moves it.
+    pub fn valid_until(&self) -> Instant {
+        self.held().read(LeaseState::valid_until)
     }
 
     /// Whether the holder may rely on the lease now. A reading of the clock, not a flag: it is false after a pause that outlived the
@@ -297,6 +303,14 @@ impl Lease {
     /// Whether this is the last handle of a lease that is still held: dropping it gives the lease back with a warning.
     pub fn is_last_handle(&self) -> bool {
         Arc::strong_count(&self.handle) == 1 && self.handle.session.get().is_ok() && self.held().status() == Status::Held
+    }
+
+    /// Up to when the engine vouches for the lease, signs of life included; `None` once it does not. A reading that keeps no handle of it,
+    /// for simulations.
+    #[doc(hidden)]
+    pub fn gauge(&self) -> impl Fn() -> Option<Instant> + Send + Sync + use<> {
+        let held = self.held().clone();
+        move || held.read(|state| state.is_valid(held.now()).then(|| state.ends_at()))
     }
 
     pub(crate) fn downgrade(&self) -> Weak<Handle> {

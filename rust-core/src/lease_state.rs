@@ -142,6 +142,8 @@ pub struct LeaseState {
     status: Status,
     terms: Terms,
     ttl: Duration,
+    /// The longest that was ever asked for.
+    longest: Duration,
     valid_until: Instant,
     hold_until: Option<Instant>,
     stall_until: Option<Instant>,
@@ -162,6 +164,7 @@ impl LeaseState {
             status: Status::Held,
             terms,
             ttl,
+            longest: ttl,
             valid_until: sent,
             hold_until: terms.max_hold.map(|max_hold| sent + max_hold),
             stall_until: None,
@@ -186,9 +189,19 @@ impl LeaseState {
         self.ttl
     }
 
+    /// The longest TTL that the backend may still count with: it need not have heard of an extension that shortened it.
+    pub fn longest_ttl(&self) -> Duration {
+        self.longest
+    }
+
     /// The instant up to which the engine vouches for the lease, `max_hold` included. It supposes a holder who gives signs of life.
     pub fn valid_until(&self) -> Instant {
         self.hold_until.map_or(self.valid_until, |end| end.min(self.valid_until))
+    }
+
+    /// When it ends if nothing more happens: [`LeaseState::valid_until`], or earlier for want of a sign of life.
+    pub fn ends_at(&self) -> Instant {
+        self.stall_until.map_or(self.valid_until(), |end| end.min(self.valid_until()))
     }
 
     /// Counts the extensions: a renewal that left before one must not undo it.
@@ -272,6 +285,7 @@ impl LeaseState {
             Event::Extend { ttl } => {
                 self.epoch += 1;
                 self.ttl = ttl;
+                self.longest = self.longest.max(ttl);
                 self.valid_until = self.valid_until.min(self.vouched(now, ttl));
                 self.tick_after_answer(now)
             }

@@ -253,3 +253,15 @@ fn r03_the_pauses_after_unanswered_renewals_are_those_that_were_asked_for() {
         assert_eq!(state.on(after(11.0 + pause), Event::Tick), Action::Renew);
     }
 }
+
+#[test]
+fn r05_a_shorter_life_need_not_have_reached_the_backend() {
+    let mut state = held();
+    state.on(after(1.0), Event::Extend { ttl: 2 * TTL });
+    state.on(after(2.0), Event::Extend { ttl: TTL / 3 });
+    assert_eq!(
+        (state.ttl(), state.longest_ttl()),
+        (TTL / 3, 2 * TTL),
+        "a release is retried for as long as the backend may keep the key"
+    );
+}

@@ -74,7 +74,8 @@ impl Places {
 
     async fn beat(self: Arc<Self>, batch: Vec<Kept>) {
         let places = batch.iter().map(|kept| kept.place.clone()).collect();
-        let answers = self.backend.keep_places(places, self.op_timeout).await;
+        // The next beat comes by then: those without an answer must not pile up.
+        let answers = self.backend.keep_places(places, self.op_timeout.min(self.heartbeat)).await;
         if let Err(error) = &answers {
             tracing::warn!(server = %self.backend.server(), places = batch.len(), %error, "heartbeat of waiters failed");
         }

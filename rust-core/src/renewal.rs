@@ -124,7 +124,12 @@ impl Renewals {
     }
 
     /// Sends one batch and tells each lease its answer.
-    async fn renew(self: Arc<Self>, leases: Vec<Arc<Held>>) {
+    async fn renew(self: Arc<Self>, mut leases: Vec<Arc<Held>>) {
+        // A holder may have let go between the decision to renew and this moment.
+        leases.retain(|held| held.status() == Status::Held);
+        if leases.is_empty() {
+            return;
+        }
         let (request, epochs): (Vec<_>, Vec<_>) = leases
             .iter()
             .map(|held| {
@@ -228,4 +233,46 @@ fn span(leases: &[Arc<Held>]) -> tracing::Span {
         span.record("key", &*first.key).record("token", first.token);
     }
     span
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Acquire, Context, memory};
+    use crate::clock::ManualClock;
+    use crate::lease_state::Terms;
+    use crate::owner::{OwnerId, SessionId};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A renewal that was decided on and not sent yet.
+    #[tokio::test]
+    async fn r06_a_lease_that_is_given_back_meanwhile_is_not_renewed() {
+        let clock = ManualClock::new();
+        let owner = OwnerId { session: SessionId::from_u128(1), sequence: 1 };
+        let context = Context {
+            session: owner.session,
+            clock: Arc::new(clock.clone()),
+            namespace: "".into(),
+            connect_timeout: SECOND,
+            op_timeout: SECOND,
+            on_hint: Arc::new(|_| {}),
+        };
+        let backend = memory::open(&url::Url::parse("memory:").unwrap(), context).unwrap();
+        let (key, ttl) = (Arc::<str>::from("k"), 30 * SECOND);
+        let (note, timeout) = ("{}".into(), SECOND);
+        let request = Acquire { key: key.clone(), owner, ttl, fair: true, enqueue: false, note, renew: true, floor: 0, timeout };
+        backend.acquire(request).await.unwrap();
+        let terms = Terms { renew: true, threshold: 0.5, margin: Duration::ZERO, max_hold: None, max_stall: None };
+        let state = LeaseState::granted(clock.now(), ttl, terms);
+        let held = Arc::new(Held::new(key.clone(), owner, 1, SECOND, clock.now(), Arc::new(clock.clone()), state));
+        let renewals =
+            Renewals::new(backend.clone(), Arc::new(clock.clone()), Arc::default(), Renewal::default(), Box::new(|_, _| {}));
+        clock.advance(20 * SECOND);
+        assert_eq!(held.on(Event::Tick), Action::Renew);
+        assert_eq!(held.on(Event::Release), Action::GiveBack);
+        renewals.renew(vec![held]).await;
+        let left = backend.inspect(key, SECOND).await.unwrap().holder.unwrap().remaining.unwrap();
+        assert_eq!(left, 10 * SECOND, "nothing was sent");
+    }
 }

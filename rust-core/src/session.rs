@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::measured::Measured;
-use crate::backend::{self, Backend, Context, Hint};
+use crate::backend::{Backend, Context, Hint};
 use crate::clock::Clock;
 use crate::error::{BackendError, Error, Failure, LossReason, Result};
 use crate::fencing::Token;
+use crate::ground::Ground;
 use crate::held::Held;
 use crate::holder::Notes;
 use crate::lease_state::{Action, Event};
@@ -64,9 +65,10 @@ impl fmt::Debug for Session {
 
 impl Session {
     /// Opens the backend and starts what looks after leases. No I/O yet.
-    pub(crate) fn start(url: &str, options: ClientOptions, clock: Arc<dyn Clock>, observer: Arc<Observer>) -> Result<Arc<Self>> {
-        let engine = runtime::handle()?;
-        let id = SessionId::random().map_err(|error| Error::BackendUnavailable {
+    pub(crate) fn start(ground: &Ground, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
+        let clock = ground.clock.clone();
+        let engine = ground.engine.clone().map_or_else(runtime::handle, Ok)?;
+        let id = ground.session.map_or_else(SessionId::random, Ok).map_err(|error| Error::BackendUnavailable {
             key: None,
             operation: "start",
             server: "engine".into(),
@@ -92,7 +94,7 @@ impl Session {
         };
         // Backends may start tasks of their own.
         let _on_engine = engine.enter();
-        let backend: Arc<dyn Backend> = Measured::new(backend::from_url(url, context)?, clock.clone(), observer.clone());
+        let backend: Arc<dyn Backend> = Measured::new((ground.open)(context)?, clock.clone(), observer.clone());
         let lost = session(&this);
         let on_loss = Box::new(move |held: &Arc<Held>, reason| {
             if let Some(session) = lost() {
@@ -130,7 +132,9 @@ impl Session {
             loops,
         });
         let _ = this.set(Arc::downgrade(&session));
-        runtime::register(&session);
+        if ground.engine.is_none() {
+            runtime::register(&session);
+        }
         Ok(session)
     }
 
@@ -232,7 +236,9 @@ impl Session {
             () = drained => {}
             () = self.clock.sleep_until(self.clock.now() + timeout) => {}
         }
-        for held in self.held_now() {
+        let mut left = self.held_now();
+        left.sort_unstable_by_key(|held| held.owner.sequence);
+        for held in left {
             if let Action::Lose(reason) = held.on(Event::Close) {
                 self.on_loss(&held, reason);
             }
@@ -240,6 +246,7 @@ impl Session {
         self.tasks.close();
         let farewell = self.clock.sleep_until(self.clock.now() + FAREWELL);
         tokio::select! {
+            biased;
             () = self.tasks.wait() => {}
             () = farewell => tracing::warn!(server = %self.backend.server(), "closed before every release was confirmed"),
         }

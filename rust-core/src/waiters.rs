@@ -3,7 +3,8 @@
 //! Only the first in a line talks to the backend. It has the [`Turn`]: the right to ask, and with it the session's one place in the
 //! backend's queue. Whoever leaves hands the turn on, place included, so the session keeps its place while anybody here still waits.
 //! When the session itself holds the key, the turn is *parked*: its owner asks nobody and waits for the local release, which takes its
-//! request along.
+//! request along. A turn that comes with a grant to the one before is parked as it is handed on, so that even a release that follows at
+//! once finds the request.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -65,8 +66,14 @@ struct Line {
     /// The one whose turn it is.
     first: Option<First>,
     /// Everybody behind, by arrival.
-    behind: BTreeMap<u64, oneshot::Sender<Turn>>,
+    behind: BTreeMap<u64, Behind>,
     arrivals: u64,
+}
+
+struct Behind {
+    turn: oneshot::Sender<Turn>,
+    /// What it will ask.
+    request: Acquire,
 }
 
 struct First {
@@ -88,19 +95,26 @@ impl Lines {
         Arc::new(Self { lines: Mutex::default(), abandon })
     }
 
-    /// Joins the line for a key.
-    pub(crate) fn enter(self: &Arc<Self>, key: &Arc<str>) -> Entered {
+    /// Joins the line for a key. `request` is asked for if others are ahead.
+    pub(crate) fn enter(self: &Arc<Self>, key: &Arc<str>, request: impl FnOnce() -> Acquire) -> Entered {
         let mut lines = self.lines.lock();
         let line = lines.entry(key.clone()).or_default();
         if line.first.is_none() {
             let look = Arc::new(Notify::new());
             line.first = Some(First { look: look.clone(), owner: None, parked: None });
-            return Entered::First(Turn { lines: self.clone(), key: key.clone(), place: None, look, over: false });
+            return Entered::First(Turn {
+                lines: self.clone(),
+                key: key.clone(),
+                place: None,
+                look,
+                has_asked: false,
+                over: false,
+            });
         }
         line.arrivals += 1;
         let number = line.arrivals;
         let (sender, turn) = oneshot::channel();
-        line.behind.insert(number, sender);
+        line.behind.insert(number, Behind { turn: sender, request: request() });
         Entered::Behind(Ticket { lines: self.clone(), key: key.clone(), number, turn })
     }
 
@@ -145,10 +159,12 @@ impl Lines {
 
     /// Makes the first of every line look again.
     pub(crate) fn hint_all(&self) {
-        for line in self.lines.lock().values() {
-            if let Some(first) = &line.first {
-                first.look.notify_one();
-            }
+        let lines = self.lines.lock();
+        let mut firsts: Vec<_> = lines.iter().filter_map(|(key, line)| Some((key, line.first.as_ref()?))).collect();
+        // In one order, so that a simulation of it repeats.
+        firsts.sort_unstable_by_key(|(key, _)| *key);
+        for (_, first) in firsts {
+            first.look.notify_one();
         }
     }
 }
@@ -192,6 +208,8 @@ pub(crate) struct Turn {
     pub(crate) place: Option<Place>,
     /// Notified when it is worth asking again.
     pub(crate) look: Arc<Notify>,
+    /// The request that is parked or carried for the place is of the one whose turn it is, not of somebody who has left.
+    pub(crate) has_asked: bool,
     over: bool,
 }
 
@@ -250,20 +268,28 @@ impl Drop for Turn {
             let next = {
                 let mut lines = self.lines.lines.lock();
                 let Some(line) = lines.get_mut(&self.key) else { break };
-                let look = Arc::new(Notify::new());
-                line.first = Some(First { look: look.clone(), owner: place.as_ref().map(|place| place.owner), parked: None });
-                let Some((_, sender)) = line.behind.pop_first() else {
-                    line.first = None;
-                    if line.holder.is_none() {
-                        lines.remove(&self.key);
-                    }
-                    break;
-                };
-                (sender, look)
+                let next = line.next(place.take());
+                if next.is_err() && line.holder.is_none() {
+                    lines.remove(&self.key);
+                }
+                next
             };
-            let (sender, look) = next;
-            let turn = Turn { lines: self.lines.clone(), key: self.key.clone(), place: place.take(), look, over: false };
-            match sender.send(turn) {
+            let next = match next {
+                Ok(next) => next,
+                Err(nobodys) => {
+                    place = nobodys;
+                    break;
+                }
+            };
+            let turn = Turn {
+                lines: self.lines.clone(),
+                key: self.key.clone(),
+                place: next.place,
+                look: next.look,
+                has_asked: next.has_asked,
+                over: false,
+            };
+            match next.turn.send(turn) {
                 Ok(()) => return,
                 Err(mut refused) => {
                     // Its waiter has just left. Take the place back and try the next one.
@@ -275,5 +301,36 @@ impl Drop for Turn {
         if let Some(place) = place {
             (self.lines.abandon)(self.key.clone(), place);
         }
+    }
+}
+
+/// Whose turn it is next, and with what.
+struct Next {
+    turn: oneshot::Sender<Turn>,
+    place: Option<Place>,
+    look: Arc<Notify>,
+    has_asked: bool,
+}
+
+impl Line {
+    /// Makes the next waiter the first; it inherits the place. Gives the place back when nobody waits.
+    fn next(&mut self, inherited: Option<Place>) -> Result<Next, Option<Place>> {
+        let Some((_, Behind { turn, mut request })) = self.behind.pop_first() else {
+            self.first = None;
+            return Err(inherited);
+        };
+        let look = Arc::new(Notify::new());
+        let (mut place, mut parked) = (inherited, None);
+        if let (None, Some(holder)) = (&place, &self.holder) {
+            // Also if that one is ending: whatever ends it looks for what is parked.
+            request.floor = request.floor.max(holder.token);
+            let (reply, carried) = oneshot::channel();
+            place = Some(Place { carried: Some(carried), ..Place::new(request.owner) });
+            parked = Some(Parked { request, reply });
+        }
+        let has_asked = parked.is_some();
+        let owner = place.as_ref().map(|place| place.owner);
+        self.first = Some(First { look: look.clone(), owner, parked });
+        Ok(Next { turn, place, look, has_asked })
     }
 }

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dlock::Client;
@@ -46,6 +48,48 @@ async fn r08_a_hundred_tasks_waiting_for_a_key_cost_a_command_a_second() {
     assert!(calls <= 6, "{calls} in 6 s");
     lease.release().await.unwrap();
     assert!(join_all(waiters).await.into_iter().all(Result::unwrap));
+}
+
+/// The release takes the next one's request along, however soon it comes after the grant: here before the next one has run at all.
+#[tokio::test]
+async fn a_busy_key_costs_one_command_a_hand_over() {
+    const TASKS: u64 = 20;
+    let server = Server::start().await;
+    let (cli, client) = (server.cli().await, Client::new(&server.url()).unwrap());
+    let held = Arc::new(AtomicU64::new(0));
+    let tasks = (0..TASKS).map(|_| {
+        let (lock, held) = (client.lock("k"), held.clone());
+        tokio::spawn(async move {
+            while held.fetch_add(1, Ordering::Relaxed) < 500 {
+                lock.acquire().await.unwrap().release().await.unwrap();
+            }
+        })
+    });
+    join_all(tasks).await.into_iter().for_each(Result::unwrap);
+    let calls = calls(&cli).await;
+    // The first acquire comes alone, and so may the last few releases.
+    assert!(calls <= 500 + TASKS, "{calls} for 500 hand-overs");
+}
+
+/// Nothing can be had past the line while its own session holds the key.
+#[tokio::test]
+async fn an_unfair_waiter_does_not_ask_for_what_its_own_session_holds() {
+    let server = Server::start().await;
+    let (cli, client) = (server.cli().await, Client::new(&server.url()).unwrap());
+    let lease = client.lock("k").acquire().await.unwrap();
+    assert!(client.is_locked("k").await.unwrap());
+    let before = calls(&cli).await;
+    let (first, second) = (client.lock("k").fair(false), client.lock("k").fair(false));
+    let (mut first, mut second) = (Box::pin(first.acquire()), Box::pin(second.acquire()));
+    for _ in 0..20 {
+        assert!(futures_util::poll!(&mut first).is_pending() && futures_util::poll!(&mut second).is_pending());
+        // A command of ours would reach the server before this one.
+        assert!(client.is_locked("k").await.unwrap());
+    }
+    assert_eq!(calls(&cli).await - before, 20, "one for each look of the test itself");
+    lease.release().await.unwrap();
+    assert!(first.await.unwrap().release().await.unwrap());
+    assert!(second.await.unwrap().release().await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

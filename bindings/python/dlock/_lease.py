@@ -3,7 +3,7 @@
 import asyncio
 import weakref
 from asyncio import CancelledError, Future, Task
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any, Self
 
@@ -73,7 +73,9 @@ class Lease(LeaseHandle):
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> Coroutine[Any, Any, None]:
+    ) -> Awaitable[None]:
+        if kind is None and self.valid and not self._cancelled:
+            return self._leave_well()
         return self._leave(kind, error)
 
     def _enter(self, state: LoopState, task: Task[Any] | None, *, watched: bool) -> None:
@@ -98,6 +100,16 @@ class Lease(LeaseHandle):
             self._cancelled = True
             self._body.cancel()
 
+    def _leave_well(self) -> Future[None]:
+        """`_leave` where nothing has to be explained. No coroutine, which would be paid for at every await."""
+        self._body = None
+        state = self._state or current()
+        self._unwatch()
+        number = state.next_number()
+        if self._end(state.completions, number):
+            self._let_go()
+        return state.expect(number)
+
     async def _leave(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         """Gives the lease back and says what the body's end means. Nothing cancels the task from here on."""
         body, self._body = self._body, None
@@ -106,11 +118,10 @@ class Lease(LeaseHandle):
         # Whoever else cancelled the task wants it to end: that wins.
         by_others = cancelled and body is not None and body.uncancel() > self._cancelling
         by_us = cancelled and not by_others
-        state, self._state = self._state, None
-        if state is not None:
-            state.unwatch(self._number)
+        state = self._state or current()
+        self._unwatch()
         try:
-            await self._begin_release(state or current())
+            await self._begin_release(state)
         except ForkedError:
             if kind is None:
                 raise
@@ -129,8 +140,11 @@ class Lease(LeaseHandle):
     def _begin_release(self, state: LoopState) -> Future[bool]:
         number = state.next_number()
         if self._release(state.completions, number):
-            if self._state is not None:
-                self._state.unwatch(self._number)
-                self._state = None
+            self._unwatch()
             self._let_go()
         return state.expect(number)
+
+    def _unwatch(self) -> None:
+        if self._state is not None:
+            self._state.unwatch(self._number)
+            self._state = None

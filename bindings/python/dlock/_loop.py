@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from math import inf
-from time import monotonic
 from typing import Any, Protocol
 
 from dlock import _process
@@ -31,6 +30,9 @@ class Watched(Protocol):
 
     @property
     def remaining(self) -> float: ...
+
+    @property
+    def _ends(self) -> int: ...
 
     @property
     def lost(self) -> bool: ...
@@ -66,7 +68,7 @@ class LoopState:
         # What to call when something has come under a number that is no call's.
         self.listeners: dict[int, Callable[[], None]] = {}
         self._alarm: TimerHandle | None = None
-        self._alarm_at = inf
+        self._alarm_at = inf  # nanoseconds on the engine's clock
         self._pulse: Pulse | None = None
         reader = Reader(self)
         try:
@@ -123,9 +125,8 @@ class LoopState:
         loop. It is not moved when leases are renewed; it looks at all of them when it goes off.
         """
         self._watched[number] = lease
-        at = monotonic() + lease.remaining
-        if at < self._alarm_at:
-            self._set_alarm(at)
+        if (ends := lease._ends) < self._alarm_at:
+            self._set_alarm(ends, lease.remaining)
 
     def unwatch(self, number: int) -> None:
         self._watched.pop(number, None)
@@ -136,25 +137,26 @@ class LoopState:
             self._pulse = Pulse(self.loop)
         self._pulse.add(lease, max_stall)
 
-    def _set_alarm(self, at: float) -> None:
+    def _set_alarm(self, at: float, delay: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
         if (loop := self.loop()) is not None:
             # Weakly: a cycle would keep the descriptor of a closed loop until the next garbage collection.
-            self._alarm = loop.call_later(at - monotonic(), _look, weakref.ref(self))
+            self._alarm = loop.call_later(delay, _look, weakref.ref(self))
             self._alarm_at = at
 
     def look(self) -> None:
         self._alarm, self._alarm_at = None, inf
-        soonest = inf
+        at, soonest = inf, inf
         for lease in list(self._watched.values()):
-            remaining = lease.remaining
-            if remaining > 0:
-                soonest = min(soonest, remaining)
-            elif lease.lost:
-                lease._on_loss()
+            ends, remaining = lease._ends, lease.remaining
+            if remaining <= 0:
+                if lease.lost:
+                    lease._on_loss()
+            elif remaining < soonest:
+                at, soonest = ends, remaining
         if soonest < inf:
-            self._set_alarm(monotonic() + soonest)
+            self._set_alarm(at, soonest)
 
 
 class Reader:

@@ -135,6 +135,12 @@ impl Lease {
         self.0.mine().map_or(0.0, |lease| lease.remaining().as_secs_f64())
     }
 
+    /// The end of the lease as it stands, in nanoseconds on the engine's clock. To compare: unlike `remaining` it reads no clock.
+    #[getter]
+    fn _ends(&self) -> u64 {
+        self.0.mine().map_or(0, |lease| lease.valid_until().as_nanos())
+    }
+
     /// Whether the holder may rely on the lease now: a reading of the clock. False in a forked child.
     #[getter]
     fn valid(&self) -> bool {
@@ -192,6 +198,12 @@ impl Lease {
     /// goes on, because it was entered more often than it was released.
     fn _release(&self, completions: &Completions, number: u64) -> PyResult<bool> {
         give_back(self.0.get()?, completions, number)
+    }
+
+    /// [`Lease::_release`] whose answer is None: what the end of a body awaits.
+    fn _end(&self, completions: &Completions, number: u64) -> PyResult<bool> {
+        let queue = completions.queue()?;
+        self.0.get()?.release_then(move |_| queue.push(number, Outcome::Done)).map_err(raise)
     }
 
     fn _extend(&self, completions: &Completions, number: u64, ttl: &Bound<'_, PyAny>) -> PyResult<Call> {

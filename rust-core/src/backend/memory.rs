@@ -248,13 +248,15 @@ impl Store {
         };
         if free_for_all {
             let token = self.next_token(request.floor, moment);
-            self.hold(full, request, token, moment);
+            self.hold(full, request, token, moment.now + request.ttl);
             return Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO });
         }
         match self.keys.get(full).and_then(|entry| entry.held.as_ref()) {
             Some(held) if held.owner == request.owner => {
+                // Of a lease, this may be an old request that comes late: it must not undo an extension.
+                let least = if held.claimed { moment.now } else { held.until };
                 let token = held.token;
-                self.hold(full, request, token, moment);
+                self.hold(full, request, token, least.max(moment.now + request.ttl));
                 return Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO });
             }
             Some(_) => {}
@@ -267,10 +269,9 @@ impl Store {
         self.waiting(full, request.owner, moment.now)
     }
 
-    fn hold(&mut self, full: &str, request: &Acquire, token: Token, moment: Moment) {
+    fn hold(&mut self, full: &str, request: &Acquire, token: Token, until: Instant) {
         let entry = self.keys.entry(full.to_owned()).or_default();
         entry.queue.retain(|(owner, _)| *owner != request.owner);
-        let until = moment.now + request.ttl;
         entry.held = Some(HeldKey { owner: request.owner, token, until, note: request.note.clone(), claimed: false });
     }
 
@@ -381,5 +382,34 @@ impl HeldKey {
             remaining: Some(self.until.since(now)),
             note: Note::decode(&self.note),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r01_a_late_acquire_does_not_undo_an_extension() {
+        let (mut store, mut hints) = (Store::default(), Hints::new());
+        let moment = Moment { now: Instant::from_nanos(1), wall: SystemTime::UNIX_EPOCH };
+        let second = Duration::from_secs(1);
+        let owner = OwnerId { session: SessionId::from_u128(1), sequence: 1 };
+        let request = Acquire {
+            key: "k".into(),
+            owner,
+            ttl: second,
+            fair: true,
+            enqueue: true,
+            note: "".into(),
+            renew: true,
+            floor: 0,
+            timeout: second,
+        };
+        let first = store.acquire("k", &request, moment, &mut hints);
+        let extension = Renew { key: "k".into(), owner, ttl: 60 * second, exact: false };
+        assert_eq!(store.renew("k", &extension, moment.now), Renewed::Extended(60 * second));
+        assert_eq!(store.acquire("k", &request, moment, &mut hints), first, "confirmed");
+        assert_eq!(store.inspect("k", "k", moment).holder.unwrap().remaining, Some(60 * second));
     }
 }

@@ -22,6 +22,7 @@ use crate::error::{BackendError, Error};
 use crate::fencing::Token;
 use crate::holder::Holder;
 use crate::owner::{OwnerId, SessionId};
+use crate::unit::Unit;
 
 /// What a backend returns, once.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, BackendError>>;
@@ -32,7 +33,7 @@ pub type Reply<'a, T> = BoxFuture<'a, Result<T, BackendError>>;
 /// - Every request carries a `timeout`; a backend answers within it, connecting included, or fails with [`Failure::Unknown`]
 ///   (or [`Failure::NotSent`], when nothing can have been executed).
 /// - A request that is dropped before it is answered may or may not be executed; it is never executed later than
-///   [`Capabilities::late_window`] after it was made.
+///   [`Capabilities::late_window`] after it was made. One that was answered is not executed again.
 /// - No method blocks its thread on anything but a short local system call.
 ///
 /// [`Failure::Unknown`]: crate::error::Failure::Unknown
@@ -58,7 +59,8 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// - Free and nobody waits: granted, with a token greater than every token granted for the key before and greater than `floor`.
     ///   Where that cannot be, [`Capabilities::counts_tokens`], it is [`Failure::Refused`] and nothing remains.
     /// - Free and somebody waits: granted only with `fair: false`, or to the first in the queue.
-    /// - Held by the same owner: confirmed. The same token, the full TTL from now.
+    /// - Held by the same owner: confirmed. The same token, the full TTL from now. Where requests may be executed late, what the lease has
+    ///   beyond that stays.
     /// - A grant's TTL may have begun before the request, by a twentieth of it at most: [`Grant::age`].
     /// - Held by somebody else: with `enqueue`, the owner gets a place at the end of the queue (or keeps the one it has) and a
     ///   [`Hint`] when it is worth asking again; without, nothing remains.
@@ -278,6 +280,18 @@ pub struct Inspection {
     pub queue: Vec<String>,
     /// Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared.
     pub cluster: Option<String>,
+}
+
+impl Inspection {
+    /// What was read as programs see it in JSON, with times in `unit`.
+    pub fn to_json(&self, unit: Unit) -> serde_json::Value {
+        serde_json::json!({
+            "key": self.key,
+            "holder": self.holder.as_ref().map(|holder| holder.to_json(unit)),
+            "queue": self.queue,
+            "cluster": self.cluster,
+        })
+    }
 }
 
 /// A backend's word that a waiter should ask again. Never a grant.

@@ -51,6 +51,20 @@ pub(crate) async fn r04_the_same_owner_is_confirmed(fixture: &Fixture) {
     assert_eq!(client.inspect("k").await.holder, None, "confirmed twice, released once");
 }
 
+/// It may be the lease's own first request, repeated and late.
+pub(crate) async fn r04_a_confirmation_does_not_shorten(fixture: &Fixture) {
+    let client = fixture.client();
+    if client.can().late_window.is_zero() {
+        // A request that was given up is not executed any more.
+        return;
+    }
+    let (owner, first) = client.take("k").await;
+    let short = Duration::from_secs(2);
+    let again = granted(client.ask(&Acquire { ttl: short, ..request("k", owner) }).await);
+    assert_eq!(again.token, first.token);
+    assert!(client.remaining("k").await > short, "it had more");
+}
+
 pub(crate) async fn r04_a_dropped_request_can_be_given_back(fixture: &Fixture) {
     let client = fixture.client();
     client.take("warm").await;

@@ -27,6 +27,7 @@ macro_rules! contract {
             acquiring::r07_a_free_key_is_granted_with_a_greater_token,
             acquiring::r07_a_token_is_greater_than_the_floor,
             acquiring::r04_the_same_owner_is_confirmed,
+            acquiring::r04_a_confirmation_does_not_shorten,
             acquiring::r04_a_dropped_request_can_be_given_back,
             acquiring::a_failed_try_names_the_holder_and_leaves_nothing,
             acquiring::keys_and_namespaces_are_apart,

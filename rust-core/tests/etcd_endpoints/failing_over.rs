@@ -225,6 +225,12 @@ async fn a_cluster_without_a_leader_is_told_as_such() {
         error.failure == Failure::NotSent && error.message.contains(&told)
     })
     .await;
+    // Also when the time is over before anybody could be asked: nothing is sent in the last moment.
+    for milliseconds in [20, 50, 100, 150] {
+        let error = put(&endpoints, Duration::from_millis(milliseconds)).await.unwrap_err();
+        assert_eq!(error.failure, Failure::NotSent, "{milliseconds} ms: {error}");
+        assert!(error.message.contains(&told), "{milliseconds} ms: {error}");
+    }
     let (back, ()) = tokio::join!(put(&endpoints, 4 * CONNECT_TIMEOUT), cluster.restart(others[0]));
     back.unwrap();
 }

@@ -84,8 +84,12 @@ impl Member {
         let in_time = timeout_at(patience, ended.changed()).await.is_ok();
         let state = self.state.lock();
         match (&state.link, &state.trouble) {
-            (Some(link), _) => Ok(link.clone()),
-            (None, Some(trouble)) if in_time => Err(trouble.failed.clone()),
+            // What is sent in the last moment is not answered, and then nobody knows whether it was executed.
+            (Some(link), _) if Instant::now() < deadline => Ok(link.clone()),
+            // Out of time, the trouble known from before tells more; but a refusal is final, and has to be fresh.
+            (_, Some(trouble)) if in_time || !matches!(trouble.failed.scope, Scope::Request | Scope::Silent) => {
+                Err(trouble.failed.clone())
+            }
             _ => Err(self.failed(Scope::Silent, Failure::NotSent, "not connected in time")),
         }
     }

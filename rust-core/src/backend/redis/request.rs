@@ -52,7 +52,7 @@ impl Ask {
     }
 
     fn write(&self, call: Call) -> Call {
-        call.arg(text(self.owner)).arg(&*self.note).arg(self.ttl_ms).arg(self.not_after).arg(self.floor)
+        call.arg(text(self.owner)).arg(&*self.note).arg(self.ttl_ms).arg(self.not_after)
     }
 
     const fn kind(&self) -> &'static str {
@@ -86,10 +86,12 @@ pub(super) fn call<'a>(batch: impl ExactSizeIterator<Item = &'a Request> + Clone
     for request in batch.clone() {
         call = call.key(&request.names.lock);
     }
-    let mut asking = 0;
-    for request in batch.clone().filter(|request| request.ask().is_some()) {
+    // A token may well be higher than it needs to be: one floor does for all.
+    let (mut asking, mut floor) = (0, 0);
+    for (request, ask) in batch.clone().filter_map(|request| Some((request, request.ask()?))) {
         call = call.key(&request.names.token);
         asking += 1;
+        floor = ask.floor.max(floor);
     }
     for request in batch.clone() {
         call = call.key(&request.names.queue);
@@ -97,7 +99,7 @@ pub(super) fn call<'a>(batch: impl ExactSizeIterator<Item = &'a Request> + Clone
     for request in batch.clone() {
         call = call.key(&request.names.beats);
     }
-    call = call.arg(asking);
+    call = call.arg(asking).arg(floor);
     for request in batch {
         call = match &request.kind {
             Kind::Acquire(ask) => ask.write(call.arg(ask.kind())),

@@ -1,16 +1,16 @@
 -- Serves requests in their order: acquires, and releases that may ask on behalf of the session's next waiter. One that fails does not
 -- fail the others.
 -- KEYS  the requests' locks, the last tokens of those that ask, the waiting orders, the heartbeats
--- ARGV  how many ask, then for each request one of
---   'a' with 'f' if fair and 'e' if it may enqueue, owner, note, ttl ms, not-after (server µs), floor: an acquire
+-- ARGV  how many ask, the highest token that any of them has seen, then for each request one of
+--   'a' with 'f' if fair and 'e' if it may enqueue, owner, note, ttl ms, not-after (server µs): an acquire
 --   'r', owner: gives back whatever the owner has, the key or a place in the queue
---   'n', owner, next owner, its note, its ttl ms, its not-after, its floor: the same, and asks for next
+--   'n', owner, next owner, its note, its ttl ms, its not-after: the same, and asks for next
 -- Answers {now or 0, for each request one of}
 --   acquire: the token when granted, -1 when it came too late, {look again ms, ahead or -1, ms left, value} when another has the key
 --   release: 1 if the owner held the key, else 0; with next: {that, the answer to next}
 --   {error}
 
-local asking = tonumber(ARGV[1])
+local asking, floor = tonumber(ARGV[1]), ARGV[2]
 local count = (#KEYS - asking) / 3
 local K, Q, W, T, queue, now, now_text
 
@@ -30,7 +30,7 @@ end
 
 local stored = redis.call('MGET', unpack(KEYS, 1, count + asking))
 -- As a rule nobody waits for any of the keys. A single acquire that finds its key held need not know.
-local waiting = not (count == 1 and stored[1] and string.sub(ARGV[2], 1, 1) == 'a')
+local waiting = not (count == 1 and stored[1] and string.sub(ARGV[3], 1, 1) == 'a')
   and redis.call('EXISTS', unpack(KEYS, count + asking + 1, 2 * count + asking)) > 0
 -- What an earlier request of the batch has touched is read again.
 local touched, last_tokens = {}, {}
@@ -41,7 +41,7 @@ local function look(i)
   return stored[i], waiting and redis.call('EXISTS', Q) == 1
 end
 
-local function draw_token(floor)
+local function draw_token()
   local last = last_tokens[T]
   local token, text = now, now_text
   if last and not is_past(last) or not is_past(floor) then
@@ -61,12 +61,12 @@ local function contended()
 -- @queue
 
   -- An acquire on the key's value (false: free).
-  local function ask(value, owner, note, ttl, fair, enqueue, floor)
+  local function ask(value, owner, note, ttl, fair, enqueue)
     if value and string.sub(value, 1, #owner + 1) == owner .. '|' then
       local _, text = parse(value)
       local token = tonumber(text)
       if not token or token == 0 then
-        token, text = draw_token(floor)
+        token, text = draw_token()
         drop({owner})
       else
         -- This may be an old request that comes late: it must not undo an extension, nor what was granted on a longer TTL since.
@@ -79,7 +79,7 @@ local function contended()
       local head = fair and queue and hand_over(owner)
       if not head or head == owner then
         if queue then drop({owner}) end
-        local token, text = draw_token(floor)
+        local token, text = draw_token()
         redis.call('SET', K, owner .. '|1|' .. text .. '|' .. note, 'PX', ttl)
         return token
       end
@@ -98,22 +98,22 @@ local function contended()
   return slow
 end
 
-local function acquire(i, kind, owner, note, ttl, not_after, floor)
+local function acquire(i, kind, owner, note, ttl, not_after)
   if is_past(not_after) then return -1 end
   local value
   value, queue = look(i)
   if not value then
     if not queue then
-      local token, text = draw_token(floor)
+      local token, text = draw_token()
       -- MGET shows a list or a hash as missing; NX keeps it.
       if redis.call('SET', K, owner .. '|1|' .. text .. '|' .. note, 'PX', ttl, 'NX') then return token end
     end
     value = redis.call('GET', K)
   end
-  return contended().ask(value, owner, note, ttl, string.find(kind, 'f'), string.find(kind, 'e'), floor)
+  return contended().ask(value, owner, note, ttl, string.find(kind, 'f'), string.find(kind, 'e'))
 end
 
-local function release(i, owner, successor, note, ttl, not_after, floor)
+local function release(i, owner, successor, note, ttl, not_after)
   local value
   value, queue = look(i)
   -- Fails where the key is a list or a hash.
@@ -129,33 +129,39 @@ local function release(i, owner, successor, note, ttl, not_after, floor)
   if queue then rest.drop({owner}) end
   if mine then value = false end
   if successor and not is_past(not_after) then
-    return {released, rest.ask(value, successor, note, ttl, true, true, floor)}
+    return {released, rest.ask(value, successor, note, ttl, true, true)}
   end
   if not value and not (queue and rest.hand_over(nil)) and mine then redis.call('DEL', K) end
   return successor and {released, -1} or released
 end
 
-local at, asked = 2, 0
+local at, asked = 3, 0
 local function serve(i)
   local kind, first = ARGV[at], at
   local asks = kind ~= 'r'
-  at = at + (kind == 'r' and 2 or kind == 'n' and 7 or 6)
+  at = at + (kind == 'r' and 2 or kind == 'n' and 6 or 5)
   K, Q, W, T = KEYS[i], KEYS[count + asking + i], KEYS[2 * count + asking + i], nil
   if asks then
     asked = asked + 1
     T = KEYS[count + asked]
     if last_tokens[T] == nil then last_tokens[T] = stored[count + asked] end
-    if kind ~= 'n' then return acquire(i, kind, unpack(ARGV, first + 1, first + 5)) end
-    return release(i, unpack(ARGV, first + 1, first + 6))
+    if kind ~= 'n' then return acquire(i, kind, unpack(ARGV, first + 1, first + 4)) end
+    return release(i, unpack(ARGV, first + 1, first + 5))
   end
   return release(i, ARGV[first + 1])
 end
 
 local answers = {0}
-for i = 1, count do
-  local served, answer = pcall(serve, i)
-  if not served then answer = {type(answer) == 'table' and answer.err or tostring(answer)} end
-  answers[i + 1] = answer
+local served = 0
+local function serve_rest()
+  while served < count do
+    served = served + 1
+    answers[served + 1] = serve(served)
+  end
+end
+while served < count do
+  local well, fault = pcall(serve_rest)
+  if not well then answers[served + 1] = {type(fault) == 'table' and fault.err or tostring(fault)} end
 end
 answers[1] = now or 0
 return answers

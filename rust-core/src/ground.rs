@@ -1,0 +1,44 @@
+//! What a client stands on: where its backend, its time, its threads and its identity come from.
+//!
+//! Clients of a program stand on a URL, the machine's clock, the engine's threads and a random number. A simulation puts all four in its
+//! place, and the engine above is the same.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::backend::{self, Backend, Context};
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::owner::SessionId;
+
+/// Opens the backend: without I/O, and as often as it is asked to.
+pub type Open = dyn Fn(Context) -> Result<Arc<dyn Backend>> + Send + Sync;
+
+/// What a client stands on.
+#[derive(Clone)]
+pub struct Ground {
+    /// Where the backend comes from.
+    pub open: Arc<Open>,
+    /// What leases are measured with.
+    pub clock: Arc<dyn Clock>,
+    /// What the engine's tasks run on; `None` for the engine's own threads.
+    pub engine: Option<Handle>,
+    /// Who the client is; `None` for a random identity.
+    pub session: Option<SessionId>,
+}
+
+impl Ground {
+    /// The backend that a URL names, on this clock.
+    pub(crate) fn at(url: &str, clock: Arc<dyn Clock>) -> Self {
+        let url = url.to_owned();
+        Self { open: Arc::new(move |context| backend::from_url(&url, context)), clock, engine: None, session: None }
+    }
+}
+
+impl fmt::Debug for Ground {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ground").field("clock", &self.clock).field("session", &self.session).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,72 @@
+//! Places in the backend's queue, on `memory:` whose server does what a test tells it to.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dlock::backend::{Acquire, Acquired, Backend, Context, Whom, memory};
+use dlock::clock::ManualClock;
+use dlock::owner::{OwnerId, SessionId};
+use dlock::{Client, ClientOptions};
+use url::Url;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A way to the server that is no client's, to ask in anybody's name.
+fn behind_the_scenes(url: &str, clock: &ManualClock) -> Arc<dyn Backend> {
+    let context = Context {
+        session: SessionId::from_u128(7),
+        clock: Arc::new(clock.clone()),
+        namespace: ClientOptions::default().namespace.as_str().into(),
+        connect_timeout: SECOND,
+        op_timeout: SECOND,
+        on_hint: Arc::new(|_| {}),
+    };
+    memory::open(&Url::parse(url).unwrap(), context).unwrap()
+}
+
+fn request(owner: OwnerId) -> Acquire {
+    Acquire {
+        key: "k".into(),
+        owner,
+        ttl: 30 * SECOND,
+        fair: true,
+        enqueue: true,
+        note: "{}".into(),
+        renew: true,
+        floor: 0,
+        timeout: SECOND,
+    }
+}
+
+/// The server has taken the key from this session, and its next waiter is of this session too. Until the next renewal the session believes
+/// that it holds the key; the claim is over long before that.
+#[tokio::test]
+async fn r09_a_place_is_served_though_its_own_session_seems_to_hold_the_key() {
+    let (url, clock) = ("memory:places", ManualClock::new());
+    let open = || Client::with_clock(url, ClientOptions::default(), Arc::new(clock.clone())).unwrap();
+    let (server, client, other) = (behind_the_scenes(url, &clock), open(), open());
+    let first = other.lock("k").acquire().await.unwrap();
+    let waiter = tokio::spawn({
+        let lock = client.lock("k");
+        async move { lock.acquire().await }
+    });
+    let queue = async || other.inspect("k").await.unwrap().queue;
+    let queued = async {
+        while queue().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(5 * SECOND, queued).await.expect("it is queued");
+    let place: OwnerId = queue().await[0].parse().unwrap();
+    // The place is out of the queue while a try of the same session gets the key, and in it again after.
+    server.leave("k".into(), place, SECOND).await.unwrap();
+    first.release().await.unwrap();
+    let held = client.lock("k").try_acquire().await.unwrap().unwrap();
+    assert!(matches!(server.acquire(request(place)).await.unwrap(), Acquired::Waiting(_)));
+    assert!(other.force_release("k", Whom::Token(held.token())).await.unwrap());
+    let served = tokio::time::timeout(5 * SECOND, waiter).await.expect("it is served without a renewal").unwrap().unwrap();
+    assert_eq!(served.owner_id(), place);
+    assert!(served.token() > held.token());
+}

@@ -1,0 +1,244 @@
+//! A caller: asks for keys as its plan says, holds them, and gives them back or does not.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use dlock::{Client, Error, Lease, Lock, LockOptions};
+use parking_lot::Mutex;
+
+use crate::clock::{MachineClock, sleep};
+use crate::faults::{Fault, Tally};
+use crate::history::History;
+use crate::judge::Judge;
+use crate::ledger::Ledger;
+use crate::plan::{Act, Call, Cancel, End, Step};
+use crate::world::{Nanos, World};
+
+pub(crate) struct Caller {
+    pub(crate) client: usize,
+    pub(crate) name: String,
+    pub(crate) world: Arc<World>,
+    pub(crate) clock: Arc<MachineClock>,
+    pub(crate) history: Arc<History>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) judge: Arc<Judge>,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) busy: Arc<AtomicUsize>,
+}
+
+impl Caller {
+    pub(crate) async fn run(self, client: Client, steps: Vec<Step>) {
+        for step in steps {
+            sleep(&self.clock, step.idle).await;
+            self.take(&client, &step).await;
+        }
+        drop(client);
+        self.world.trace(|| format!("{} is done", self.name));
+        self.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    async fn take(&self, client: &Client, step: &Step) {
+        let lock = client.lock_with(&key(step.key), step.options.clone());
+        let waits = step.call != Call::Try && step.options.retry.is_none() && step.options.wait != Some(Duration::ZERO);
+        let place = waits.then(|| self.history.enter(self.client, lock.key(), step.options.fair));
+        let (ttl, fair) = (step.options.ttl, step.options.fair);
+        self.world.trace(|| {
+            let (name, call, key, cancel) = (&self.name, step.call, lock.key(), step.cancel);
+            format!("{name} asks for {key} by {call:?}, ttl {ttl:?}, fair {fair}, wait {:?}, cancel {cancel:?}", step.options.wait)
+        });
+        if step.call == Call::With {
+            return self.scoped(&lock, step, place).await;
+        }
+        let answer = self.ask(&lock, step).await;
+        self.answered(&lock, place, matches!(&answer, Some(Ok(_))));
+        match answer {
+            Some(Ok(lease)) => self.hold(lock, lease, step).await,
+            Some(Err(error)) => self.world.trace(|| format!("{} gets {error}", self.name)),
+            None => self.world.trace(|| format!("{} has been cancelled", self.name)),
+        }
+    }
+
+    /// It waits no longer.
+    fn answered(&self, lock: &Lock, place: Option<u64>, granted: bool) {
+        if let Some(place) = place
+            && self.history.leave(self.client, lock.key(), place, granted)
+        {
+            self.ledger.unwanted(lock.key(), self.client);
+        }
+    }
+
+    async fn scoped(&self, lock: &Lock, step: &Step, place: Option<u64>) {
+        let told = Mutex::new(None);
+        let work = lock.with(|lease| {
+            self.answered(lock, place, true);
+            let number = self.told(&lease, step);
+            *told.lock() = Some(number);
+            async move {
+                for act in &step.body {
+                    match *act {
+                        Act::Work(nanos) => sleep(&self.clock, nanos).await,
+                        act => self.act(&lease, number, step, act).await,
+                    }
+                }
+                self.history.releasing(number);
+            }
+        });
+        let outcome = self.until(step.cancel, work).await;
+        let told = *told.lock();
+        match (outcome, told) {
+            (Some(Ok(())), _) => {}
+            (Some(Err(Error::LockLost { reason, .. })), Some(number)) => self.judge.loss(number, reason, 0),
+            (None, Some(number)) => self.history.releasing(number),
+            (outcome, _) => {
+                self.answered(lock, place, false);
+                self.world.trace(|| format!("{} got nothing: {outcome:?}", self.name));
+            }
+        }
+    }
+
+    async fn ask(&self, lock: &Lock, step: &Step) -> Option<Result<Lease, Error>> {
+        match step.call {
+            Call::Acquire | Call::With => self.until(step.cancel, lock.acquire()).await,
+            Call::Try => {
+                let tried = self.until(step.cancel, lock.try_acquire()).await?;
+                tried.transpose()
+            }
+            Call::Then => {
+                let (told, heard) = tokio::sync::oneshot::channel();
+                let call = match lock.acquire_then(lock.options().wait, move |lease| drop(told.send(lease))) {
+                    Ok(call) => call,
+                    Err(error) => return Some(Err(error)),
+                };
+                let heard = self.until(step.cancel, heard).await;
+                if heard.is_none() {
+                    call.abort();
+                }
+                heard?.ok()
+            }
+        }
+    }
+
+    async fn hold(&self, lock: Lock, lease: Lease, step: &Step) {
+        let number = self.told(&lease, step);
+        for act in &step.body {
+            match *act {
+                Act::Work(nanos) => {
+                    if self.loses(&lease, number, nanos).await {
+                        return;
+                    }
+                }
+                act => self.act(&lease, number, step, act).await,
+            }
+        }
+        self.end(lock, lease, number, step).await;
+    }
+
+    fn told(&self, lease: &Lease, step: &Step) -> usize {
+        let options = &step.options;
+        let bounded = options.max_hold.is_some() || options.max_stall.is_some();
+        let renewed_after = options.renew.then(|| renewed_after(options, options.ttl));
+        self.world.trace(|| format!("{} holds {} with token {} as {}", self.name, lease.key(), lease.token(), lease.owner()));
+        self.history.told(self.client, lease, renewed_after, bounded)
+    }
+
+    async fn act(&self, lease: &Lease, number: usize, step: &Step, act: Act) {
+        match act {
+            Act::Work(_) => {}
+            Act::Extend { ttl, cancel } => {
+                let ttl = Duration::from_nanos(ttl);
+                self.history.set_renewed_after(number, |before| Some(before?.max(renewed_after(&step.options, ttl))));
+                self.world.trace(|| format!("{} extends its lease to {ttl:?}", self.name));
+                let _ = self.until(cancel, lease.extend(ttl)).await;
+            }
+            Act::AutoRenew(renew) => {
+                self.history.set_renewed_after(number, |_| None);
+                lease.auto_renew(renew);
+            }
+            Act::Heartbeat => drop(lease.heartbeat()),
+        }
+    }
+
+    async fn end(&self, lock: Lock, lease: Lease, number: usize, step: &Step) {
+        if let End::Loss = step.end {
+            let patience = u64::try_from(step.options.ttl.as_nanos()).unwrap_or(0) * 4;
+            if self.loses(&lease, number, patience).await {
+                return;
+            }
+        }
+        if self.loses(&lease, number, 0).await {
+            return;
+        }
+        self.history.releasing(number);
+        match step.end {
+            End::Release(cancel) => drop(self.until(cancel, lease.release()).await),
+            End::ReleaseThen => drop(lease.release_then(drop)),
+            End::Loss => drop(lease.release().await),
+            End::Forget => {
+                drop(lock);
+                drop(lease);
+            }
+        }
+    }
+
+    /// Works for so long; true if the lease is lost meanwhile.
+    async fn loses(&self, lease: &Lease, number: usize, nanos: Nanos) -> bool {
+        let since = self.world.now();
+        let reason = tokio::select! {
+            biased;
+            reason = lease.lost() => reason,
+            () = sleep(&self.clock, nanos) => return false,
+        };
+        self.judge.loss(number, reason, since);
+        true
+    }
+
+    /// The outcome of a call, or `None` if it was dropped before.
+    async fn until<T>(&self, cancel: Option<Cancel>, call: impl Future<Output = T>) -> Option<T> {
+        let outcome = match cancel {
+            None => Some(call.await),
+            Some(Cancel::Polls(polls)) => polled(call, polls, false).await,
+            Some(Cancel::Wakes(polls)) => polled(call, polls, true).await,
+            Some(Cancel::After(nanos)) => tokio::select! {
+                biased;
+                () = sleep(&self.clock, nanos) => None,
+                outcome = call => Some(outcome),
+            },
+        };
+        if outcome.is_none() {
+            self.tally.count(Fault::Cancel);
+        }
+        outcome
+    }
+}
+
+/// How long after its beginning a life is renewed.
+fn renewed_after(options: &LockOptions, ttl: Duration) -> Duration {
+    ttl.mul_f64(1.0 - options.renewal_threshold)
+}
+
+/// The name of a key.
+pub(crate) fn key(number: usize) -> Arc<str> {
+    format!("key-{number}").into()
+}
+
+/// Polls a call so many times at most; with `woken`, it is dropped only when it would be polled once more.
+async fn polled<T>(call: impl Future<Output = T>, polls: u32, woken: bool) -> Option<T> {
+    let mut call = pin!(call);
+    let mut left = polls;
+    std::future::poll_fn(move |context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match call.as_mut().poll(context) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending if left == 0 && !woken => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
