@@ -16,7 +16,7 @@ from network import Host, Network
 
 from services import EtcdServer, RedisServer, ServerProcess, free_port
 
-LOST_SHARE = 0.06
+LOST_SHARE = 0.03
 """Of the answers that pass a proxy."""
 MEMBERS = 3
 EVERYTHING = {"key": "AA==", "range_end": "AA==", "keys_only": True}

@@ -1,12 +1,13 @@
 """The workers: processes of three languages that are killed, frozen and started again."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,16 @@ class Slot:
                 await self.process.wait()
             await self.start()
 
-    async def pause(self, seconds: float) -> None:
-        async with self.turn:
-            with self._journal.fault("worker paused", who=self.life, counts="pauses"):
-                self._require_life()
-                self.process.send_signal(signal.SIGSTOP)
-                try:
-                    await asyncio.sleep(seconds)
-                finally:
-                    self.process.send_signal(signal.SIGCONT)
+    @contextlib.contextmanager
+    def frozen(self, kind: str = "worker paused") -> Iterator[None]:
+        """SIGSTOP, and SIGCONT after the body. For whoever has the turn."""
+        with self._journal.fault(kind, who=self.life, counts="pauses"):
+            self._require_life()
+            self.process.send_signal(signal.SIGSTOP)
+            try:
+                yield
+            finally:
+                self.process.send_signal(signal.SIGCONT)
 
     def _require_life(self) -> None:
         if self.process.returncode is not None:

@@ -13,6 +13,9 @@ from crew import Crew, Slot
 from journal import Journal
 from network import Host
 
+AWAITED_SECONDS = 0.6
+BEFORE_AN_ANSWER = "frozen before an answer"
+
 
 @dataclass
 class Stage:
@@ -51,7 +54,10 @@ async def kill_worker(stage: Stage) -> None:
 
 
 async def pause_worker(stage: Stage) -> None:
-    await stage.crew.any(stage.random).pause(stage.duration())
+    slot = stage.crew.any(stage.random)
+    async with slot.turn:
+        with slot.frozen():
+            await asyncio.sleep(stage.duration())
 
 
 async def part_worker(stage: Stage) -> None:
@@ -99,6 +105,20 @@ async def stall(stage: Stage) -> None:
     with stage.journal.fault("stall", who="proxied"):
         async with proxy.stalled(*directions):
             await asyncio.sleep(stage.duration(2))
+
+
+async def freeze_before_an_answer(stage: Stage) -> None:
+    """A worker is frozen for longer than its leases while answers are on their way to it: what they grant is over when it wakes."""
+    idle = [slot for slot in stage.crew.slots if slot.proxied and not slot.turn.locked()]
+    slot = stage.random.choice(idle or [slot for slot in stage.crew.slots if slot.proxied])
+    async with slot.turn, contextlib.AsyncExitStack() as stalls:
+        stalls.enter_context(stage.journal.fault("stall", who="proxied"))
+        for proxy in stage.arena.proxies:
+            await stalls.enter_async_context(proxy.stalled("answers"))
+        await asyncio.sleep(AWAITED_SECONDS)
+        with slot.frozen(BEFORE_AN_ANSWER):
+            await stalls.aclose()
+            await asyncio.sleep(stage.random.uniform(1.05, 1.5) * stage.arena.ttl / 1000)
 
 
 async def half_open(stage: Stage) -> None:
@@ -220,8 +240,9 @@ async def delete_files(stage: Stage) -> None:
 PROCESSES = {"worker killed": Fault(0.55, kill_worker), "worker paused": Fault(0.55, pause_worker)}
 WAYS = {
     "worker cut off": Fault(0.2, part_worker),
-    "stall": Fault(0.25, stall),
+    "stall": Fault(0.06, stall),
     "half open": Fault(0.1, half_open),
+    BEFORE_AN_ANSWER: Fault(0.1, freeze_before_an_answer),
 }
 SERVERS = {"server paused": Fault(0.03, pause_server), "server killed": Fault(0.03, restart_server)}
 

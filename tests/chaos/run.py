@@ -4,7 +4,7 @@
     run.py [--backend local|redis|etcd ..] [--seconds N] [--seed N]
     run.py --check FOLDER        judges a history again
 
-Each run leaves its history in .cache/chaos, and its figures in .cache/chaos/results.jsonl: `totals.py` sums them.
+Long runs and failed ones leave their histories in .cache/chaos, all leave figures in results.jsonl there: `totals.py` sums them.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def report(folder: Path) -> dict[str, Any]:
     summary = figures(history, verdicts)
     seed, seconds = history.facts["seed"], history.facts["seconds"]
     chief = ", ".join(f"{summary[name]} {name}" for name in ("grants", *WANTED))
-    print(f"{backend}, seed {seed}, {seconds:.0f} s: {chief}; history in {folder}", flush=True)
+    print(f"{backend}, seed {seed}, {seconds:.0f} s: {chief}", flush=True)
     return {
         "backend": backend,
         "seed": seed,
@@ -71,14 +71,19 @@ def report(folder: Path) -> dict[str, Any]:
     }
 
 
-def run(backend: str, seconds: float, seed: int) -> dict[str, Any]:
+def run(backend: str, seconds: float | None, seed: int) -> dict[str, Any]:
+    """A short mix that went well leaves no history."""
     folder = RESULTS.parent / f"{backend}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    asyncio.run(campaign.run(backend, seconds, seed, folder))
+    asyncio.run(campaign.run(backend, seconds or SHORT[backend], seed, folder))
     result = report(folder)
     with RESULTS.open("a") as results:
         results.write(json.dumps(result) + "\n")
+    if seconds or result["failed"]:
+        print(f"history: {folder.relative_to(crew.ROOT)}", flush=True)
+    else:
+        shutil.rmtree(folder)
     return result
 
 
@@ -107,7 +112,7 @@ def main() -> int:
         network.enter()
         hear_signals()
         crew.build()
-        results = [run(backend, options.seconds or SHORT[backend], options.seed) for backend in options.backend or ARENAS]
+        results = [run(backend, options.seconds, options.seed) for backend in options.backend or ARENAS]
     passed, failed = sum(result["passed"] for result in results), sum(len(result["failed"]) for result in results)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
