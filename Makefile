@@ -1,7 +1,7 @@
 # Everything a contributor runs. Each recipe calls one small script in tools/.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup services fmt lint test sim mutants dist demo bench bench-bridge clean
+.PHONY: help setup services fmt lint test sim mutants chaos chaos-check chaos-totals dist demo bench bench-bridge clean
 
 # Holds servers only where the machine has none that will do: see tools/fetch-redis and tools/fetch-etcd.
 export PATH := $(CURDIR)/.cache/services/bin:$(PATH)
@@ -37,6 +37,15 @@ sim: ## Run 20,000 histories on virtual time, or SEEDS=n; SEED=n runs one again 
 
 mutants: setup services ## Reintroduce known faults one at a time: a test must catch each
 	@.venv/bin/python tools/mutants $(ONLY)
+
+chaos: setup services ## Real faults on real servers: SECONDS=600 BACKEND=redis SEED=7, or a short mix
+	@.venv/bin/python tests/chaos/run.py $(addprefix --seconds ,$(SECONDS)) $(addprefix --backend ,$(BACKEND)) $(addprefix --seed ,$(SEED))
+
+chaos-check: ## Judge a history of `make chaos` again: HISTORY=.cache/chaos/redis-7
+	@.venv/bin/python tests/chaos/run.py --check $(HISTORY)
+
+chaos-totals: ## Sum up all runs of `make chaos`
+	@.venv/bin/python tests/chaos/totals.py
 
 dist: setup services ## Build wheel, sdist and npm tarball, and try each in an empty environment
 	@.venv/bin/python tools/make-dist

@@ -18,7 +18,12 @@ from services import RedisServer  # noqa: E402 - found through the line above
 PROGRAMS = {
     "Rust": ["cargo", "bench", "--quiet", "-p", "dlock-engine", "--bench", "observing", "--"],
     "Python": [sys.executable, str(HERE / "python_observing.py")],
+    "Node": ["node", str(HERE / "node_observing.mjs")],
 }
+
+
+def cost(off: float, on: float) -> str:
+    return f"{100 * (on / off - 1):+.1f} %"
 
 
 def main() -> None:
@@ -31,9 +36,10 @@ def main() -> None:
         if done.returncode != 0:
             sys.exit(done.stderr)
         seen = json.loads(done.stdout.splitlines()[-1])
-        off, on = statistics.median(seen["off"]), statistics.median(seen["on"])
+        (off, cpu_off), (on, cpu_on) = (map(statistics.median, zip(*seen[name], strict=True)) for name in ("off", "on"))
         print(
-            f"{language}: {off:,.0f} pairs/s unobserved, {on:,.0f} observed: {100 * (1 - on / off):+.1f} % "
+            f"{language}: {off:,.0f} pairs/s unobserved, {on:,.0f} observed: {cost(off, on)}; "
+            f"CPU time a pair {cpu_off:.2f} and {cpu_on:.2f} us: {cost(cpu_off, cpu_on)} "
             f"({seen['events']:,} events, {seen['dropped']} dropped)",
             flush=True,
         )

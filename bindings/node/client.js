@@ -7,6 +7,7 @@ const { Lock } = require('./lock.js');
 const { Observers, log } = require('./observe.js');
 const { CLIENT, checkHolder, checkKey, checkOptions, checkType } = require('./options.js');
 const { custom, showHandle } = require('./shown.js');
+const { closeOnSignal } = require('./signals.js');
 
 const reachable = new FinalizationRegistry((id) => bridge.dropClient(id));
 
@@ -83,6 +84,13 @@ class Client {
   async close(timeout = 0) {
     checkType('timeout', timeout, 'number');
     await call((id) => bridge.closeClient(this.#session.client, id, timeout));
+  }
+
+  closeOnSignal(timeout, signals) {
+    checkType('timeout', timeout, 'number');
+    const problem = bridge.checkMillis('timeout', timeout);
+    if (problem) throw errorOf(problem);
+    return closeOnSignal(() => this.close(timeout), signals);
   }
 
   async [Symbol.asyncDispose]() {

@@ -85,8 +85,8 @@ export type LossReason = 'expired' | 'gone' | 'max_hold' | 'max_stall' | 'closed
 /** Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use. An idle client does not keep the process alive. */
 export declare class Client implements AsyncDisposable {
   /**
-   * For `local:`, `local:///path`, `memory:`, `memory:name` or `redis://[user:password@]host[:port][/db]`. Default: what `DLOCK_URL` names, else
-   * `local:`, which excludes the processes of this user on this machine; `NODE_DEBUG=dlock` tells when that was chosen. An empty `DLOCK_URL` is
+   * For `local:`, `local:///path`, `memory:`, `memory:name`, `redis://[user:password@]host[:port][/db]` or
+   * `etcd://[user:password@]host[:port],host...`. Default: what `DLOCK_URL` names, else `local:`, which excludes the processes of this user on this machine; `NODE_DEBUG=dlock` tells when that was chosen. An empty `DLOCK_URL` is
    * as good as none, an empty `url` is refused.
    */
   constructor(url?: string | URL, options?: ClientOptions);
@@ -127,6 +127,12 @@ export declare class Client implements AsyncDisposable {
    * is left: its holders are told that the lease is lost.
    */
   close(timeout?: number): Promise<void>;
+  /**
+   * Has the first of these signals (default: `SIGTERM` and `SIGINT`) begin `close(timeout)`; returns a function that ends that. Once the client
+   * is closed the signal ends the process, as it would have done at once without this, unless somebody else listens to it. A second one does
+   * not wait. Main thread only.
+   */
+  closeOnSignal(timeout: number, signals?: readonly string[]): () => void;
   [Symbol.asyncDispose](): Promise<void>;
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use dlock::backend::Whom;
-use dlock::{Client, ClientOptions, Unit};
+use dlock::{Client, ClientOptions, Retry, Unit};
 
 use crate::exit::Failure;
 
@@ -55,7 +55,7 @@ const URL_VARIABLE: &str = "DLOCK_URL";
 /// Where the locks are.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// `local:`, `local:///directory` or `redis://[user:password@]host[:port][/db]` [default: what `DLOCK_URL` names, where a
+    /// `local:`, `local:///directory`, `redis://[user:password@]host[:port][/db]` or `etcd://host[:port],host...` [default: what `DLOCK_URL` names, where a
     /// password is safer than here, else `local:`]
     #[arg(long)]
     url: Option<String>,
@@ -65,12 +65,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A client for it; nothing is connected yet.
-    pub(crate) fn client(&self) -> Result<Client, Failure> {
-        self.client_with(&ClientOptions::default())
-    }
-
-    /// [`Place::client`] with options; the namespace is this place's.
+    /// A client for it; nothing is connected yet. The namespace is this place's.
     pub(crate) fn client_with(&self, options: &ClientOptions) -> Result<Client, Failure> {
         let options = ClientOptions { namespace: self.namespace.clone(), ..options.clone() };
         let client = Client::with_options(&self.url()?, options)?;
@@ -97,11 +92,34 @@ impl Place {
     }
 }
 
+/// Where the locks are, and how long it may take to answer.
+#[derive(Debug, Args)]
+pub(crate) struct Server {
+    #[command(flatten)]
+    place: Place,
+    /// How long one request to the backend may take
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1")]
+    op_timeout: Duration,
+    /// How long connecting may take, and for how long a failing backend is tried
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5")]
+    connect_timeout: Duration,
+}
+
+impl Server {
+    /// A client for it; nothing is connected yet.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        let (op_timeout, connect_timeout) = (self.op_timeout, self.connect_timeout);
+        self.place.client_with(&ClientOptions { op_timeout, connect_timeout, ..ClientOptions::default() })
+    }
+}
+
 const RUN_EXAMPLES: &str = "\
 Examples:
   dlock run nightly -- ./nightly-report --all       wait for the key, then run
   dlock run nightly --wait 0 -- ./nightly-report    skip if it is running already
   dlock run deploy --wait 5m --ttl 10 -- make deploy
+  dlock run sync --retries 3 --retry-delay 2 -- ./sync      four attempts, then give up
+  dlock run sync --max-hold 1h -- ./sync            end a command that hangs
   dlock run k -- sh -c 'store --fencing-token \"$DLOCK_TOKEN\" <data'
   DLOCK_URL=redis://db:6379 dlock run k -- ./job    the same across machines
 
@@ -121,14 +139,16 @@ Exit code: the command's own, 128+n if signal n ended it, or
   64  wrong usage                          76  the lock was lost while the command ran
   69  the backend is unavailable          126  the command cannot be executed
   71  the system refused something        127  the command was not found
-  75  not acquired within --wait";
+  75  not acquired within --wait or --retries
+
+Times are seconds, or have a unit: 500ms, 30s, 5m, 2h.";
 
 /// Run a command while holding a key
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct Run {
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) server: Server,
     /// The key to hold
     pub(crate) key: String,
     /// Lease time: how soon others get the key when this machine dies. Renewed while the command runs
@@ -137,6 +157,14 @@ pub(crate) struct Run {
     /// How long to wait for the key; 0 tries once [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) wait: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) attempts: Attempts,
+    /// End the command when it has held the key for so long, as when the lock is lost [default: never]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) max_hold: Option<Duration>,
+    /// Renew when the remaining share of the TTL falls to this, between 0 and 1 [default: 2/3]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) renewal_threshold: Option<f64>,
     /// Time between TERM and KILL when the lock is lost
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10")]
     pub(crate) grace: Duration,
@@ -151,10 +179,39 @@ pub(crate) struct Run {
     pub(crate) command: Vec<OsString>,
 }
 
+/// Bounded attempts instead of waiting.
+#[derive(Debug, Args)]
+pub(crate) struct Attempts {
+    /// Do not wait in line: try, and try so many times more. --wait bounds the whole
+    #[arg(long, value_name = "NUMBER")]
+    retries: Option<u32>,
+    /// The pause before the first retry [default: 100ms]
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "retries")]
+    retry_delay: Option<Duration>,
+    /// What each pause is multiplied with to get the next [default: 1]
+    #[arg(long, value_name = "FACTOR", requires = "retries")]
+    retry_backoff: Option<f64>,
+    /// How far a pause is drawn around its length, from 0 to 1 [default: 0.5]
+    #[arg(long, value_name = "SHARE", requires = "retries")]
+    retry_jitter: Option<f64>,
+}
+
+impl Attempts {
+    pub(crate) fn retry(&self) -> Option<Retry> {
+        let default = Retry::default();
+        self.retries.map(|max_retries| Retry {
+            max_retries,
+            delay: self.retry_delay.unwrap_or(default.delay),
+            backoff: self.retry_backoff.unwrap_or(default.backoff),
+            jitter: self.retry_jitter.unwrap_or(default.jitter),
+        })
+    }
+}
+
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   dlock inspect nightly
-  dlock inspect nightly --json              {\"key\":\"nightly\",\"holder\":{...},\"queue\":[]}
+  dlock inspect nightly --json              {\"key\":\"nightly\",\"holder\":{...},\"queue\":[],\"cluster\":null}
 
 Exit code: 0, also for a key that is free.";
 
@@ -163,7 +220,7 @@ Exit code: 0, also for a key that is free.";
 #[command(after_help = INSPECT_EXAMPLES)]
 pub(crate) struct Inspect {
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) server: Server,
     /// The key
     pub(crate) key: String,
 }
@@ -179,7 +236,7 @@ Examples:
 #[command(after_help = LS_EXAMPLES)]
 pub(crate) struct Ls {
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) server: Server,
     /// Only keys that begin with this
     #[arg(default_value = "")]
     pub(crate) prefix: String,
@@ -199,7 +256,7 @@ Exit code: 0 if it was taken away, 1 if nobody held it with that token or owner 
 #[command(after_help = RELEASE_EXAMPLES)]
 pub(crate) struct Release {
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) server: Server,
     /// The key
     pub(crate) key: String,
     /// Really take it away

@@ -13,14 +13,14 @@ use crate::exit::{Failure, UNAVAILABLE};
 use crate::json;
 
 pub(crate) fn inspect(options: &Inspect) -> Result<ExitCode, Failure> {
-    let client = options.place.client()?;
+    let client = options.server.client()?;
     let found = wait_for(client.inspect(&options.key))?;
     print(&if json::wanted() { json::line(&json::inspection(&found)) } else { describe(&found) });
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn list(options: &Ls) -> Result<ExitCode, Failure> {
-    let client = options.place.client()?;
+    let client = options.server.client()?;
     let found = wait_for(client.list_locks(&options.prefix))?;
     let shown = |found: &Inspection| if json::wanted() { json::line(&json::inspection(found)) } else { line(found) };
     let lines: Vec<_> = found.iter().map(shown).collect();
@@ -30,7 +30,7 @@ pub(crate) fn list(options: &Ls) -> Result<ExitCode, Failure> {
 
 /// Exits with 1 if nobody held the key with that token or owner id.
 pub(crate) fn release(options: &Release) -> Result<ExitCode, Failure> {
-    let client = options.place.client()?;
+    let client = options.server.client()?;
     let whom = options.holder.whom();
     let named = match &whom {
         Whom::Token(token) => format!("with token {token}"),

@@ -69,7 +69,7 @@ impl From<Error> for Failure {
         let code = match error {
             Error::InvalidOptions { .. } => USAGE,
             Error::BackendUnavailable { .. } => UNAVAILABLE,
-            Error::AcquireTimeout { .. } | Error::LockBusy { .. } => NOT_ACQUIRED,
+            Error::AcquireTimeout { .. } | Error::LockBusy { .. } | Error::RetriesExhausted { .. } => NOT_ACQUIRED,
             Error::LockLost { .. } => LOST,
             _ => SOFTWARE,
         };

@@ -2,11 +2,9 @@
 
 use std::fmt::{Debug, Display};
 use std::sync::OnceLock;
-use std::time::Duration;
 
-use dlock::Health;
 use dlock::backend::Inspection;
-use dlock::holder::Holder;
+use dlock::{Health, Unit};
 use serde_json::{Map, Value, json};
 use tracing::Level;
 use tracing::field::{Field, Visit};
@@ -37,34 +35,17 @@ pub(crate) fn message(level: &str, message: &dyn Display, code: Option<u8>) -> S
 }
 
 pub(crate) fn inspection(found: &Inspection) -> Value {
-    json!({ "key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue })
-}
-
-fn holder(holder: &Holder) -> Value {
-    let note = holder.note.as_ref();
-    json!({
-        "owner": holder.owner,
-        "token": holder.token,
-        "remaining": holder.remaining.map(seconds),
-        "host": note.map(|note| &note.host),
-        "pid": note.map(|note| note.pid),
-        "since": note.map(|note| seconds(Duration::from_millis(note.since))),
-        "metadata": note.and_then(|note| note.metadata.as_ref()),
-    })
+    found.to_json(Unit::Seconds)
 }
 
 pub(crate) fn health(found: &Health) -> Value {
     json!({
         "status": found.status.as_str(),
         "server": &*found.server,
-        "round_trip": found.round_trip.map(seconds),
+        "round_trip": found.round_trip.map(|took| Unit::Seconds.number(took)),
         "reasons": found.reasons,
         "warnings": found.warnings,
     })
-}
-
-fn seconds(duration: Duration) -> f64 {
-    duration.as_secs_f64()
 }
 
 /// The fields of a log line.

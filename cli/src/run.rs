@@ -4,7 +4,7 @@ use std::future::pending;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use dlock::{Error, Lease, Lock, Status};
+use dlock::{Error, Lease, Lock, LockOptions, Status};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 use tokio::time::{Instant, sleep_until};
@@ -33,15 +33,20 @@ pub(crate) fn run(options: &Run) -> Result<ExitCode, Failure> {
 }
 
 fn lock(options: &Run) -> Result<Lock, Failure> {
-    let lock = options.place.client()?.lock(&options.key).ttl(options.ttl).fair(!options.unfair);
-    let lock = match options.wait {
-        Some(wait) => lock.wait(wait),
-        None => lock,
-    };
-    let lock = match &options.metadata {
-        Some(metadata) => lock.metadata(metadata),
-        None => lock,
-    };
+    let default = LockOptions::default();
+    let lock = options.server.client()?.lock_with(
+        &options.key,
+        LockOptions {
+            ttl: options.ttl,
+            wait: options.wait,
+            retry: options.attempts.retry(),
+            max_hold: options.max_hold,
+            renewal_threshold: options.renewal_threshold.unwrap_or(default.renewal_threshold),
+            fair: !options.unfair,
+            metadata: options.metadata.clone(),
+            ..default
+        },
+    );
     lock.validate()?;
     Ok(lock)
 }

@@ -9,13 +9,21 @@ use std::time::{Duration, Instant};
 use dlock::Client;
 use dlock::observe::Kinds;
 use futures_util::future::join_all;
+use rustix::time::{ClockId, clock_gettime};
 
 const HELD: usize = 10_000;
 const TASKS: usize = 500;
 const ROUND: Duration = Duration::from_secs(2);
 
-async fn pairs_a_second(client: &Client) -> f64 {
-    let started = Instant::now();
+/// What all threads of this process have computed.
+fn cpu() -> Duration {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(used.tv_sec.unsigned_abs(), u32::try_from(used.tv_nsec).unwrap())
+}
+
+/// Pairs a second, and the microseconds of CPU time that a pair takes.
+async fn pairs_a_second(client: &Client) -> [f64; 2] {
+    let (started, used) = (Instant::now(), cpu());
     let tasks = (0..TASKS).map(|number| {
         let lock = client.lock(&format!("cycle-{number}"));
         tokio::spawn(async move {
@@ -29,11 +37,11 @@ async fn pairs_a_second(client: &Client) -> f64 {
         })
     });
     let done: u32 = join_all(tasks).await.into_iter().map(Result::unwrap).sum();
-    f64::from(done) / started.elapsed().as_secs_f64()
+    [f64::from(done) / started.elapsed().as_secs_f64(), (cpu() - used).as_secs_f64() * 1e6 / f64::from(done)]
 }
 
 /// [`pairs_a_second`] under observation.
-async fn observed(client: &Client, heard: &Arc<AtomicU64>) -> f64 {
+async fn observed(client: &Client, heard: &Arc<AtomicU64>) -> [f64; 2] {
     let count = heard.clone();
     let subscription = client.on(Kinds::ALL, move |_| _ = count.fetch_add(1, Ordering::Relaxed));
     let scraped = client.clone();

@@ -43,7 +43,8 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client for `local:`, `local:///path`, `memory:`, `memory:name` or `redis://[user:password@]host[:port][/db]`.
+    /// A client for `local:`, `local:///path`, `memory:`, `memory:name`, `redis://[user:password@]host[:port][/db]` or
+    /// `etcd://[user:password@]host[:port],host...`.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`] for a URL that cannot be used. Nothing is connected yet.

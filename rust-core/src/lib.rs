@@ -52,6 +52,7 @@ mod renewal;
 mod retry;
 mod runtime;
 mod session;
+pub mod unit;
 mod waiters;
 
 pub use client::Client;
@@ -61,10 +62,16 @@ pub use lease::Lease;
 pub use lease_state::Status;
 pub use lock::Lock;
 pub use observe::Stats;
-pub use options::{ClientOptions, LockOptions, Renewal, Retry, Unit};
+pub use options::{ClientOptions, LockOptions, Renewal, Retry};
 pub use runtime::{call, shutdown};
+pub use unit::Unit;
 
 /// The samples of the README, as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// Those of the page for who comes from go-lynx.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/lynx.md")]
+struct Lynx;

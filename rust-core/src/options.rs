@@ -9,72 +9,17 @@ use std::time::Duration;
 
 use crate::backend::Capabilities;
 use crate::error::{Error, Result};
+use crate::unit::{LONGEST, Unit};
 
 pub use renewal::Renewal;
 pub use retry::Retry;
 
-/// The longest TTL, and the longest of any other duration that an option takes.
-pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// The shortest `max_stall`: every event loop has hiccups.
 const SHORTEST_STALL: Duration = Duration::from_millis(100);
 /// The longest key, in bytes.
 pub const LONGEST_KEY: usize = 512;
 /// The longest `metadata`, in bytes.
 pub const LONGEST_METADATA: usize = 4096;
-
-/// The unit in which a language counts time, and in which its errors speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Unit {
-    /// Rust and Python.
-    #[default]
-    Seconds,
-    /// Node.
-    Millis,
-}
-
-impl Unit {
-    /// Turns a user's number into a duration.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOptions`] for NaN, infinity, negative numbers and more than 24 hours.
-    pub fn duration(self, field: &str, value: f64) -> Result<Duration> {
-        let seconds = match self {
-            Self::Seconds => value,
-            Self::Millis => value / 1000.0,
-        };
-        match Duration::try_from_secs_f64(seconds) {
-            Ok(duration) if duration <= LONGEST => Ok(duration),
-            _ => Err(Error::invalid(field, self.number(value), format!("a number from 0 to {}", self.text(LONGEST)))),
-        }
-    }
-
-    /// Turns a user's number into a count, for languages whose numbers may be anything.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOptions`] for what is no whole number from 0 to 2^32 - 1.
-    pub fn count(field: &str, value: f64) -> Result<u32> {
-        if value >= 0.0 && value <= f64::from(u32::MAX) && value.fract() == 0.0 {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // was just checked
-            return Ok(value as u32);
-        }
-        Err(Error::invalid(field, value.to_string(), format!("a whole number from 0 to {}", u32::MAX)))
-    }
-
-    /// A duration in this unit, for errors.
-    pub fn text(self, duration: Duration) -> String {
-        match self {
-            Self::Seconds => format!("{} s", duration.as_secs_f64()),
-            Self::Millis => format!("{} ms", duration.as_secs_f64() * 1000.0),
-        }
-    }
-
-    fn number(self, value: f64) -> String {
-        match self {
-            Self::Seconds => format!("{value} s"),
-            Self::Millis => format!("{value} ms"),
-        }
-    }
-}
 
 /// How one lock behaves.
 #[derive(Clone, Debug, PartialEq)]
@@ -275,23 +220,6 @@ mod tests {
     fn r15_defaults_are_valid() {
         LockOptions::default().validate(Unit::Seconds, &capabilities()).unwrap();
         ClientOptions::default().validate().unwrap();
-    }
-
-    #[test]
-    fn r15_numbers_that_are_no_durations_are_named() {
-        for value in [f64::NAN, f64::INFINITY, -1.0, 86_401.0] {
-            let error = Unit::Seconds.duration("wait", value).unwrap_err();
-            assert_eq!(error.to_string(), format!("wait: {value} s is not valid: a number from 0 to 86400 s"));
-        }
-        assert_eq!(Unit::Millis.duration("ttl", 30_000.0).unwrap(), Duration::from_secs(30));
-    }
-
-    #[test]
-    fn r15_numbers_that_count_nothing_are_named() {
-        for value in [f64::NAN, -1.0, 0.5, 4_294_967_296.0] {
-            assert!(Unit::count("retry.max_retries", value).unwrap_err().to_string().starts_with("retry.max_retries: "));
-        }
-        assert_eq!(Unit::count("retry.max_retries", 3.0).unwrap(), 3);
     }
 
     #[test]

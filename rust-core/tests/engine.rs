@@ -33,6 +33,23 @@ async fn eventually(mut test: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test]
+async fn clients_on_different_servers_do_not_know_each_other() {
+    let folder = std::env::temp_dir().join(format!("dlock-apart-{}", std::process::id()));
+    let urls = ["memory:".to_owned(), "memory:".to_owned(), "memory:apart".to_owned(), format!("local://{}", folder.display())];
+    let clients: Vec<_> = urls.iter().map(|url| Client::new(url).unwrap()).collect();
+    let mut leases = Vec::new();
+    for client in &clients {
+        leases.push(client.lock("k").try_acquire().await.unwrap().expect("nobody else is there"));
+    }
+    leases[0].release().await.unwrap();
+    assert!(!clients[0].is_locked("k").await.unwrap() && clients[1].is_locked("k").await.unwrap());
+    clients[1].close(Duration::ZERO).await.unwrap();
+    assert!(leases[2].is_valid() && leases[3].is_valid() && clients[1].stats().held == 0 && clients[2].stats().held == 1);
+    clients[3].close(Duration::ZERO).await.unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
 async fn a_lease_is_valid_until_it_is_released() {
     let lock = client().lock("k");
     let lease = lock.acquire().await.unwrap();

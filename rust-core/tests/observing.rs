@@ -59,6 +59,19 @@ async fn the_events_of_a_lease_tell_its_life_in_order() {
 }
 
 #[tokio::test]
+async fn an_observer_may_ask_its_client() {
+    let client = Client::new("memory:").unwrap();
+    let (told, heard) = channel();
+    let asked = client.clone();
+    client.on([Kind::Acquired], move |event| {
+        let held = (asked.stats().held, asked.lock(&event.key).options().ttl, asked.metrics().ends_with("# EOF\n"));
+        told.send(held).unwrap();
+    });
+    let _lease = client.lock("k").acquire().await.unwrap();
+    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), (1, 30 * SECOND, true));
+}
+
+#[tokio::test]
 async fn failures_and_losses_are_told_with_their_reason() {
     let (client, clock) = on_manual_clock();
     let heard = listen(&client, [Kind::AcquireFailed, Kind::Lost]);

@@ -148,6 +148,9 @@ class DriverProcess:
     async def exited(self, how: str) -> int:
         """Has the driver `exit` by itself, when its language finds nothing more to do, or `quit` at once; waits for its end."""
         self.send(how)
+        return await self.waited()
+
+    async def waited(self) -> int:
         return await asyncio.wait_for(self.process.wait(), EXIT_SECONDS)
 
     async def end(self) -> None:

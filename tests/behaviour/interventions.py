@@ -36,6 +36,19 @@ async def resume(play: "Play", clients: str, step: Step) -> None:
         play.process_of[client].signal(signal.SIGCONT)
 
 
+async def send_signal(play: "Play", client: str, step: Step) -> None:
+    """A signal that asks for the end: TERM."""
+    play.marks[step.get("mark", "signalled")] = now()
+    play.process_of[client].signal(signal.Signals[f"SIG{step['name']}"])
+
+
+async def ended(play: "Play", client: str, step: Step) -> None:
+    """The process has ended, by the signal of that name."""
+    code = await play.process_of[client].waited()
+    play.bound(step, play.marks[step.get("since", "signalled")], now())
+    check_value(code, -signal.Signals[f"SIG{step['by-signal']}"])
+
+
 async def leave_process(play: "Play", client: str, step: Step) -> None:
     """The process ends the ordinary way, with all that it has: quickly, with code 0 and without a panic."""
     process, began = play.process_of[client], now()
@@ -197,6 +210,8 @@ INTERVENTIONS: dict[str, Intervention] = {
     "kill": kill,
     "stop": stop,
     "resume": resume,
+    "signal": send_signal,
+    "ended": ended,
     "exit": leave_process,
     "pass": elapse,
     "each": each,

@@ -20,7 +20,7 @@ TAIL = 4000
 
 # What a step says beside the operation's own arguments.
 ABOUT = {"by", "expect", "within", "not-before", "since", "eventually", "mark", "measure", "count", "or-granted"}
-DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "max_stall", "timeout", "for"}
+DURATIONS = {"ttl", "wait", "op_timeout", "connect_timeout", "max_hold", "max_stall", "timeout", "for", "hold"}
 # Options that have parts, and those of the parts that are durations.
 PARTS = {"retry": {"delay"}, "renewal": {"max_delay", "base_delay", "call_timeout"}}
 OF_LEASE = {"valid", "status", "remaining", "ttl", "token", "owner", "reason"}
@@ -148,8 +148,9 @@ class Play:
     def resolve(self, value: Any) -> Any:
         """`$l1.token` is what `l1` had there; `x*20` is twenty times x."""
         if isinstance(value, str):
-            if found := re.fullmatch(r"\$(\w+)\.(\w+)", value):
-                return self.known[found[1]][found[2]]
+            if found := re.fullmatch(r"\$(\w+)\.(\w+)(?:\.(\w+))?", value):
+                known = self.known[found[1]][found[2]]
+                return known[found[3]] if found[3] else known
             if found := re.fullmatch(r"(.)\*(\d+)", value):
                 return found[1] * int(found[2])
         if isinstance(value, dict):

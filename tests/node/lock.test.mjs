@@ -1,9 +1,24 @@
 // Taking, keeping and giving back.
 
 import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
-import { AcquireTimeout, LockBusy, LockError, NotAcquired, NotHeld } from '../../bindings/node/index.mjs';
+import { AcquireTimeout, Client, LockBusy, LockError, NotAcquired, NotHeld } from '../../bindings/node/index.mjs';
 import { eventually, failure, onBackends, spin } from './backends.mjs';
+
+test('clients on different servers do not know each other', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'dlock-apart-'));
+  const clients = ['memory:', 'memory:', 'memory:apart', `local://${folder}`].map((url) => new Client(url));
+  const leases = await Promise.all(clients.map((client) => client.lock('k').tryAcquire()));
+  assert.ok(leases.every((lease) => lease?.valid));
+  await clients[1].close();
+  assert.deepEqual(leases.map(({ valid }) => valid), [true, false, true, true]);
+  assert.deepEqual(clients.map((client) => client.stats().held), [1, 0, 1, 1]);
+  await Promise.all(clients.map((client) => client.close()));
+  await rm(folder, { recursive: true });
+});
 
 onBackends('a lock', (backend) => {
   test('withLock holds the key while its body runs, and returns what the body returns', async () => {

@@ -58,6 +58,17 @@ onBackends('observing', (backend) => {
 });
 
 describe('observers', () => {
+  test('one may ask its client and its lock', async () => {
+    const client = new Client('memory:');
+    const lock = client.lock('k');
+    const told = [];
+    client.on('acquired', () => told.push(client.stats().held, client.metrics().endsWith('# EOF\n')));
+    client.on('released', async () => told.push(await lock.isLocked()));
+    await lock.withLock(() => eventually(() => told.length === 2, 'the first answers'));
+    await eventually(() => told.length === 3, 'the last answer');
+    assert.deepEqual(told, [1, true, false]);
+  });
+
   test('one that throws is told and harms nothing', async () => {
     const client = new Client('memory:');
     const heard = [];

@@ -90,6 +90,17 @@ def test_sync_observers_are_called_on_a_thread_of_ours(url: str, key: str) -> No
         until(lambda: len(heard) == 3, "an observer that came later")
 
 
+def test_an_observer_may_ask_its_client_and_its_lock(key: str) -> None:
+    told = []
+    with sync.Client("memory:") as client:
+        lock = client.lock(key)
+        client.on("acquired", lambda _event: told.append((client.stats().held, client.is_locked(key))))
+        client.on("released", lambda _event: told.append((client.stats().held, lock.is_locked())))
+        with lock:
+            until(lambda: told == [(1, True)], "what it was told in the body")
+        until(lambda: told == [(1, True), (0, False)], "what it was told afterwards")
+
+
 def test_an_observer_that_raises_is_logged_and_harms_nothing(key: str, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         heard = []

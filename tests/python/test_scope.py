@@ -2,11 +2,13 @@
 
 import asyncio
 from datetime import UTC, timedelta
+from pathlib import Path
 
 import pytest
 
 import dlock
 from polling import eventually
+from services import EtcdServer, RedisServer
 
 
 async def is_free(client: dlock.Client, key: str) -> bool:
@@ -98,11 +100,28 @@ def test_a_key_is_taken_away_from_the_holder_with_this_token_or_owner_id_only(ur
         async with dlock.Client(url) as client:
             for named in ("owner", "token"):
                 lease = await client.lock(key).acquire()
-                assert not await client.force_release(key, "somebody")
+                assert not await client.force_release(key, owner="somebody")
                 assert not await client.force_release(key, lease.token + 1)
-                assert await client.force_release(key, getattr(lease, named))
+                assert await client.force_release(key, **{named: getattr(lease, named)})
                 assert not await client.is_locked(key)
                 await lease.release()
+
+    asyncio.run(main())
+
+
+def test_clients_on_different_servers_do_not_know_each_other(
+    redis_server: RedisServer, etcd_server: EtcdServer, key: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        urls = ["memory:", "memory:", f"local://{tmp_path}", f"{redis_server.url}/1", f"{redis_server.url}/2", etcd_server.url]
+        clients = [dlock.Client(url) for url in urls]
+        leases = [await client.lock(key).try_acquire() for client in clients]
+        assert all(leases)
+        await clients[3].close()
+        assert [bool(lease and lease.valid) for lease in leases] == [True, True, True, False, True, True]
+        assert [client.stats().held for client in clients] == [1, 1, 1, 0, 1, 1]
+        for client in clients:
+            await client.close()
 
     asyncio.run(main())
 

@@ -24,7 +24,7 @@ class EtcdServer(ServerProcess):
 
     @property
     def url(self) -> str:
-        return f"etcd://127.0.0.1:{self.port}"
+        return f"etcd://{self.host}:{self.port}"
 
     def stop(self) -> None:
         """At once: an orderly end waits for the clients that are still there."""
@@ -67,13 +67,13 @@ class EtcdServer(ServerProcess):
 
     def call(self, what: str, **body: Any) -> dict[str, Any]:
         """Calls etcd's JSON gateway, as in `call("kv/range", key=..)`. Keys and values are in base64 there."""
-        return _answer(f"http://127.0.0.1:{self.port}/v3/{what}", json.dumps(body).encode())
+        return _answer(f"http://{self.host}:{self.port}/v3/{what}", json.dumps(body).encode())
 
     def _command_line(self, port: int) -> list[str]:
         # Once there is data it belongs to this address.
         if not self.port:
             self._peer_port = free_port()
-        client, peer = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{self._peer_port}"
+        client, peer = f"http://{self.host}:{port}", f"http://{self.host}:{self._peer_port}"
         options = {
             "name": "alone",
             "data-dir": str(self.folder / "data"),
@@ -84,12 +84,12 @@ class EtcdServer(ServerProcess):
             "initial-cluster": f"alone={peer}",
             "logger": "zap",
             "log-level": "error",
-        } | self._options
-        words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+        } | {name.replace("_", "-"): value for name, value in self._options.items()}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
         return [self.program, *self._flags, *words]
 
     def _serves(self, port: int) -> bool:
-        return bool(_answer(f"http://127.0.0.1:{port}/health").get("health") == "true")
+        return bool(_answer(f"http://{self.host}:{port}/health").get("health") == "true")
 
 
 def _answer(url: str, body: bytes | None = None) -> dict[str, Any]:

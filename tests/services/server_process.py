@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,10 @@ class ServerProcess(ABC):
     """A server that tests may stop, freeze, kill and start again on the same port."""
 
     program: str
+    host = "127.0.0.1"
+    """Where it listens and is asked."""
+    enter: Sequence[str] = ()
+    """Words before its command line: they start it in a network namespace, for instance."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix=f"dlock-{self.program}-")
@@ -98,7 +102,9 @@ class ServerProcess(ABC):
     def _spawn(self, port: int) -> None:
         with (self.folder / "log").open("ab") as log:
             # In the process group of the tests, so that whoever ends a stuck suite ends its servers too.
-            self._process = subprocess.Popen(self._command_line(port), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*self.enter, *self._command_line(port)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
 
     def _answers(self, port: int) -> bool:
         deadline = time.monotonic() + START_SECONDS

@@ -4,11 +4,11 @@ use dlock::backend::{Inspection, Whom};
 use dlock::{Client, ClientOptions, Error, Renewal, Result, Unit};
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::Bridge;
 use crate::completion::Outcome;
-use crate::error::{describe, holder};
+use crate::error::describe;
 use crate::lock::duration;
 
 /// What a user may set on a client; times in milliseconds.
@@ -159,5 +159,5 @@ impl Bridge {
 }
 
 fn inspection(found: &Inspection) -> Value {
-    json!({ "key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue, "cluster": found.cluster })
+    found.to_json(Unit::Millis)
 }

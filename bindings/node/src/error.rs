@@ -3,9 +3,8 @@
 use std::error::Error as _;
 use std::iter;
 
-use dlock::Error;
-use dlock::holder::Holder;
-use serde_json::{Map, Value, json};
+use dlock::{Error, Unit};
+use serde_json::{Map, Value};
 
 use crate::lease::millis;
 
@@ -22,7 +21,7 @@ pub(crate) fn describe(error: &Error) -> String {
         set("key", key.into());
     }
     if let Some(found) = error.holder() {
-        set("holder", holder(found));
+        set("holder", found.to_json(Unit::Millis));
     }
     match error {
         Error::AcquireTimeout { waited, .. } => set("waited", millis(*waited).into()),
@@ -48,20 +47,6 @@ pub(crate) fn describe(error: &Error) -> String {
     let causes: Vec<_> = iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string).collect();
     set("causes", causes.into());
     Value::Object(fields).to_string()
-}
-
-/// A holder as `inspect` and errors show it.
-pub(crate) fn holder(holder: &Holder) -> Value {
-    let note = holder.note.as_ref();
-    json!({
-        "owner": holder.owner,
-        "token": holder.token,
-        "remaining": holder.remaining.map(millis),
-        "host": note.map(|note| &note.host),
-        "pid": note.map(|note| note.pid),
-        "since": note.map(|note| note.since),
-        "metadata": note.and_then(|note| note.metadata.as_ref()),
-    })
 }
 
 fn in_camel_case(error: &Error) -> Error {

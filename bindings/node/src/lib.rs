@@ -85,6 +85,12 @@ impl Bridge {
         dlock::shutdown(FAREWELL);
     }
 
+    /// Checks a duration that will be needed later. Returns the error, or nothing.
+    #[napi]
+    pub fn check_millis(&self, field: String, value: f64) -> Option<String> {
+        dlock::Unit::Millis.duration(&field, value).err().map(|error| error::describe(&error))
+    }
+
     /// Starts a call on the engine; its outcome comes through the queue, also when it cannot be started.
     fn start(&self, call: i64, work: impl Future<Output = dlock::Result<Outcome>> + Send + 'static) {
         let completions = self.completions.clone();

@@ -3,12 +3,12 @@
 import asyncio
 import inspect
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
-from dlock import _locked, _native, sync
-from dlock._handles import ClientHandle, LockHandle, check_callable
+from dlock import _locked, _native, _signals, sync
+from dlock._handles import ClientHandle, LockHandle, check_callable, holder_named
 from dlock._holder import Inspection
 from dlock._lease import Lease
 from dlock._locked import Locked
@@ -59,13 +59,13 @@ class Client(ClientHandle):
         """Whether anybody holds the key."""
         return cast(bool, await current().run(self._native.is_locked, key))
 
-    async def force_release(self, key: str, holder: int | str) -> bool:
+    async def force_release(self, key: str, token: int | None = None, *, owner: str | None = None) -> bool:
         """Takes the key away from the holder with this token or owner id; True if that one held it.
 
         The holder learns of it at its next renewal: until then two may believe that they hold the key, and the fencing token is
         what protects the data.
         """
-        return cast(bool, await current().run(self._native.force_release, key, holder))
+        return cast(bool, await current().run(self._native.force_release, key, holder_named(token, owner)))
 
     async def health(self) -> Health:
         """Makes a round trip within `op_timeout` and looks at the leases. A backend that does not answer is told, not raised."""
@@ -86,6 +86,15 @@ class Client(ClientHandle):
     async def close(self, timeout: Seconds = 0) -> None:
         """Refuses new acquires, waits up to `timeout` for holders while their leases are renewed, then takes what is left."""
         await current().run(self._native.close, timeout)
+
+    def close_on_signal(self, timeout: Seconds, signals: Iterable[int] = _signals.END) -> Callable[[], None]:
+        """Has the first of these signals begin `close(timeout)`, on a thread; returns a function that ends that.
+
+        Once the client is closed the signal does what it would have done at once without this: end the process, or whatever a
+        handler does that was there before. A second one does not wait. Main thread only; and where the event loop has a handler of
+        its own for the signal, as web servers have, close the client in their shutdown instead.
+        """
+        return sync.Client._sharing(self).close_on_signal(timeout, signals)
 
     async def __aenter__(self) -> Self:
         return self

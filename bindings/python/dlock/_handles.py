@@ -185,6 +185,15 @@ class LockHandle(Generic[L]):
             warn_caller(f"lock {self.key!r}: this {self._taker_name} holds it already and now waits for itself", RuntimeWarning)
 
 
+def holder_named(token: object, owner: object) -> Any:
+    """Whom a caller means: the holder with this token, or the one with this owner id. What a token may be the engine says."""
+    if token is not None and owner is None and not isinstance(token, str):
+        return token
+    if token is None and isinstance(owner, str):
+        return owner
+    raise invalid("holder", f"token={token!r}, owner={owner!r}"[:80], "token=, an int from 0, or owner=, a str")
+
+
 def check_callable(fn: object) -> None:
     """Before the key is asked for."""
     if not callable(fn):

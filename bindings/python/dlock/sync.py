@@ -9,12 +9,12 @@ import inspect as _inspect
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
-from dlock import _native, _process
-from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable
+from dlock import _native, _process, _signals
+from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable, holder_named
 from dlock._holder import Inspection
 from dlock._locked import Locked
 from dlock._locked import current_lease as _current_lease
@@ -114,9 +114,9 @@ class Client(ClientHandle):
         """Whether anybody holds the key."""
         return cast(bool, _run(self._native.is_locked, key))
 
-    def force_release(self, key: str, holder: int | str) -> bool:
+    def force_release(self, key: str, token: int | None = None, *, owner: str | None = None) -> bool:
         """Takes the key away from the holder with this token or owner id; see `dlock.Client.force_release`."""
-        return cast(bool, _run(self._native.force_release, key, holder))
+        return cast(bool, _run(self._native.force_release, key, holder_named(token, owner)))
 
     def health(self) -> Health:
         """Makes a round trip within `op_timeout` and looks at the leases. A backend that does not answer is told, not raised."""
@@ -136,6 +136,11 @@ class Client(ClientHandle):
     def close(self, timeout: Seconds = 0) -> None:
         """Refuses new acquires, waits up to `timeout` for holders while their leases are renewed, then takes what is left."""
         _run(self._native.close, timeout)
+
+    def close_on_signal(self, timeout: Seconds, signals: Iterable[int] = _signals.END) -> Callable[[], None]:
+        """Has the first of these signals begin `close(timeout)`, on a thread; see `dlock.Client.close_on_signal`."""
+        _native.check_seconds("timeout", timeout)
+        return _signals.close_on_signal(lambda: self.close(timeout), signals)
 
     def __enter__(self) -> Self:
         return self

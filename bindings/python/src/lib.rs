@@ -44,6 +44,12 @@ mod _native {
         py.detach(|| dlock::shutdown(Duration::try_from_secs_f64(timeout).unwrap_or_default()));
     }
 
+    /// Checks a duration that will be needed later.
+    #[pyfunction]
+    fn check_seconds(field: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        crate::values::duration(field, value).map(|_| ())
+    }
+
     /// Promises that the three below are called around every `fork`.
     #[pyfunction]
     fn trust_hooks() {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{LONGEST, Unit, check_range};
+use super::check_range;
 use crate::error::{Error, Result};
+use crate::unit::{LONGEST, Unit};
 
 /// The steepest growth from pause to pause.
 const STEEPEST: f64 = 100.0;

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod batches;
+mod chairs;
 mod cluster;
 mod cost;
 mod ghosts;
+mod leaving;
 mod names;
 mod session;
 mod soak;

@@ -18,6 +18,8 @@ pub enum Gate {
     Stalled,
     /// Bytes are read and thrown away, for good: a stream with a hole in it never goes on.
     Lost,
+    /// What was kept passes, and nothing after it: nobody hears that the sender has given it up, or is gone.
+    Kept,
     /// Bytes take 150 ms, as on a long way.
     Slow,
     /// The receiving side sees the end of the connection.
@@ -90,6 +92,13 @@ impl Proxy {
         }
     }
 
+    /// Lets through what was kept of requests, and nothing more on those connections: so they are executed late.
+    pub fn let_late_requests_through(&self) {
+        for gates in self.gates.lock().unwrap().iter() {
+            gates.to_server.send_if_modified(|gate| *gate == Gate::Stalled && std::mem::replace(gate, Gate::Kept) == Gate::Stalled);
+        }
+    }
+
     /// Sets what happens to answers on the connections there are now; new ones pass.
     pub fn answers(&self, gate: Gate) {
         for gates in self.gates.lock().unwrap().iter() {
@@ -134,11 +143,18 @@ async fn pump(
             _ = closed.wait_for(|gate| *gate == Gate::Closed) => return,
             read = from.read(&mut buffer) => match read {
                 Ok(count @ 1..) => count,
+                _ if *gate.borrow() == Gate::Kept => 0,
                 _ => return,
             },
         };
+        if count == 0 {
+            let _silence = closed.wait_for(|gate| *gate == Gate::Closed).await;
+            return;
+        }
+        let mut bytes = buffer[..count].to_vec();
         if *gate.borrow() == Gate::Stalled {
             kept.fetch_add(1, Ordering::SeqCst);
+            read_the_rest(&mut from, &mut bytes, &mut gate).await;
         }
         let Ok(now) = gate.wait_for(|gate| *gate != Gate::Stalled).await.map(|gate| *gate) else { return };
         lost |= now == Gate::Lost;
@@ -148,9 +164,24 @@ async fn pump(
         if now == Gate::Slow {
             tokio::time::sleep(std::time::Duration::from_millis(150)).await;
         }
-        if now != Gate::Closed && to.write_all(&buffer[..count]).await.is_err() {
+        lost = now == Gate::Kept;
+        if now != Gate::Closed && to.write_all(&bytes).await.is_err() {
             return;
         }
         passed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Reads on for a moment while the gate is stalled: a request may come in two pieces. That it was given up comes later.
+async fn read_the_rest(from: &mut OwnedReadHalf, bytes: &mut Vec<u8>, gate: &mut watch::Receiver<Gate>) {
+    let moment = tokio::time::sleep(std::time::Duration::from_millis(200));
+    tokio::pin!(moment);
+    loop {
+        tokio::select! {
+            biased;
+            _ = gate.wait_for(|gate| *gate != Gate::Stalled) => return,
+            () = &mut moment => return,
+            read = from.read_buf(bytes) => if !matches!(read, Ok(1..)) { return },
+        }
     }
 }

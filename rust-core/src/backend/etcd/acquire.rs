@@ -8,16 +8,18 @@ use tokio::time::Instant as Timer;
 use super::Store;
 use super::attempts::{Attempt, Turned};
 use super::batch::Step;
+use super::guard::guard_too_fast;
 use super::leases::{Kept, Lease, Seat, class};
-use super::names::Queue;
+use super::names::{self, Queue};
 use super::request::{self, Ahead, Answer, Asked, Guarded, Looked, Rehung};
 use crate::backend::{Acquire, Acquired, Grant, Waiting};
 use crate::clock::Instant;
 use crate::error::{BackendError, Failure};
 use crate::fencing::Token;
+use crate::holder::Holder;
 
 /// How often things may change under one request before it is given up.
-const ROUNDS: usize = 10;
+pub(super) const ROUNDS: usize = 10;
 
 /// One request for a key.
 pub(super) struct Asking {
@@ -64,7 +66,7 @@ impl Store {
         let Asking { queue, acquire, since, deadline } = asking;
         if !acquire.enqueue && !attempt.unanswered && self.seen.is_recent(&queue.prefix, self.context.clock.now()) {
             // A try that fails costs the cluster an entry in its log, a look does not.
-            if let Some(holder) = request::peeked(queue, &self.read(request::peek(queue), *deadline).await?)? {
+            if let Some(holder) = request::peeked(&self.read(request::peek(queue).txn, *deadline).await?)? {
                 return Ok(Some(self.held(asking, Some(holder))));
             }
         }
@@ -88,7 +90,7 @@ impl Store {
         if !attempt.unanswered {
             attempt.floor = acquire.floor;
         }
-        let step = request::ask(queue, acquire, lease.id, &guard);
+        let step = request::ask(queue, attempt.chair, acquire, lease.id, &guard);
         Ok((Prepared { guard, lease }, step))
     }
 
@@ -114,23 +116,46 @@ impl Store {
             }
         };
         attempt.unanswered |= answer.ghosts;
-        let asked = request::asked(&asking.queue, &guard, &answer);
+        let asked = request::asked(&asking.acquire, &guard, &answer);
         attempt.unanswered |= asked.is_err();
-        let asked = asked?;
+        let mut asked = asked?;
+        if asked == Asked::Refused {
+            let [coming] =
+                self.looks.submit([request::why_not(&asking.queue, attempt.chair, &asking.acquire, &guard)], asking.deadline)?;
+            asked = request::why(&asking.acquire, &guard, &coming.wait().await?)?;
+        }
         if let Asked::First(created) | Asked::Behind(created, _) | Asked::Exists(created) = asked {
             attempt.created = Some(created);
             self.check_token(asking, attempt, created).await?;
         }
         match asked {
             Asked::First(created) => self.grant(asking, attempt, created, kept),
-            Asked::Behind(_, ahead) => Ok(Some(self.wait(asking, attempt, &ahead))),
-            Asked::Exists(_) => Ok(None),
-            Asked::Held(holder) => Ok(Some(self.held(asking, holder))),
+            Asked::Behind(_, mut ahead) => {
+                if ahead.holder.is_none() {
+                    ahead.holder = self.holder(asking).await;
+                }
+                Ok(Some(self.wait(asking, attempt, &ahead)))
+            }
+            Asked::Exists(_) | Asked::Refused => Ok(None),
+            Asked::Taken(created) => self.clear_chair(asking, attempt, created).await.map(|()| None),
+            // Things have changed since they were read.
+            Asked::Held(_) if asking.acquire.enqueue => Ok(None),
+            Asked::Held(holder) => {
+                // Nothing remains of a try: nor does what another server may still make of it.
+                self.take_back(&asking.queue, asking.acquire.owner, attempt, asking.deadline).await?;
+                Ok(Some(self.held(asking, holder)))
+            }
             Asked::Unguarded => {
                 self.guard.forget(&guard);
                 Ok(None)
             }
         }
+    }
+
+    /// Who holds the key, for those who like to know: a place is one without that.
+    async fn holder(&self, asking: &Asking) -> Option<Holder> {
+        let [coming] = self.looks.submit([request::peek(&asking.queue)], asking.deadline).ok()?;
+        request::peeked(&coming.wait().await.ok()?).ok()?
     }
 
     /// Refuses a place that is older than a token which this client has seen before it asked.
@@ -148,6 +173,14 @@ impl Store {
         Err(BackendError::new(Failure::Refused, told))
     }
 
+    /// Deletes what sits where the attempt is to have its place. The chair is this attempt's alone, so nobody knows of that key any more: a
+    /// cluster that was restored from a snapshot brought it back.
+    async fn clear_chair(&self, asking: &Asking, attempt: &Attempt, created: i64) -> Result<(), BackendError> {
+        let place = asking.queue.place(asking.acquire.owner.session, attempt.chair);
+        let [coming] = self.line.submit([request::delete(place, created)], asking.deadline)?;
+        coming.wait().await.map(drop)
+    }
+
     async fn seat(&self, acquire: &Acquire, deadline: Timer) -> Result<Seat, BackendError> {
         if acquire.renew { self.pool.join(acquire.ttl, deadline).await } else { self.pool.join_alone(acquire.ttl, deadline).await }
     }
@@ -162,10 +195,10 @@ impl Store {
             attempt.seat = Some(self.seat(acquire, *deadline).await?);
             return Ok(None);
         };
-        let step = request::look(queue, acquire.owner, created);
+        let step = request::look(queue, queue.place(acquire.owner.session, attempt.chair), created);
         let [coming] = self.looks.submit([step], *deadline)?;
         let (answer, kept) = tokio::join!(coming.wait(), self.pool.freshen(&lease, *since, *deadline));
-        let looked = request::looked(queue, created, &answer?)?;
+        let looked = request::looked(created, &answer?)?;
         if let Looked::First { lease } | Looked::Behind { lease, .. } = looked {
             attempt.is_under(lease);
         }
@@ -185,8 +218,8 @@ impl Store {
                 self.take_back(queue, acquire.owner, attempt, *deadline).await?;
                 Ok(Some(self.held(asking, ahead.holder)))
             }
-            Looked::Gone(created) => {
-                attempt.created = created;
+            Looked::Gone => {
+                attempt.created = None;
                 attempt.watching = None;
                 attempt.granted = false;
                 if kept.is_ok_and(|kept| kept == Kept::Over) {
@@ -235,7 +268,7 @@ impl Store {
         Acquired::Waiting(ahead.waiting(look_again(acquire.ttl)))
     }
 
-    fn held(&self, asking: &Asking, holder: Option<crate::holder::Holder>) -> Acquired {
+    fn held(&self, asking: &Asking, holder: Option<Holder>) -> Acquired {
         self.seen.note(&asking.queue.prefix, self.context.clock.now());
         Acquired::Waiting(Waiting { look_again: look_again(asking.acquire.ttl), position: None, holder })
     }
@@ -256,8 +289,9 @@ impl Store {
             if attempt.granted {
                 seat.hold();
             }
-            let note_of = note.then(|| terms.note.clone());
-            let step = request::rehang(queue, terms.owner, created, seat.lease.id, note_of.as_deref(), &guard);
+            let value = note.then(|| names::value(terms.owner, &terms.note));
+            let place = queue.place(terms.owner.session, attempt.chair);
+            let step = request::rehang(place, created, seat.lease.id, value, &guard);
             let [coming] = self.line.submit([step], deadline)?;
             let answer = match coming.wait().await {
                 Ok(answer) => answer,
@@ -274,7 +308,9 @@ impl Store {
             };
             match request::rehung(&guard, &answer)? {
                 Rehung::Done => {
-                    attempt.note = note_of.unwrap_or_else(|| attempt.note.clone());
+                    if note {
+                        attempt.note = terms.note.clone();
+                    }
                     let before = attempt.seat.replace(seat);
                     attempt.elsewhere.clear();
                     if answer.ghosts {
@@ -287,7 +323,7 @@ impl Store {
                 Rehung::Unguarded => self.guard.forget(&guard),
             }
         }
-        Err(BackendError::new(Failure::Unknown, "the session's guard changed faster than it could be read"))
+        Err(guard_too_fast())
     }
 
     /// Sees to it that requests which would put the key elsewhere have been executed by now, or never will be.

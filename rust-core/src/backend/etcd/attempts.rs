@@ -1,6 +1,9 @@
 //! What a session knows of each of its attempts: one at a time touches it, and a request goes on when its caller has left.
+//!
+//! Each attempt has a chair among those of its session for the same lock, the lowest that is free: its number is a part of the attempt's
+//! key. A chair is free again when the attempt is over, and not before: nothing of it is in the cluster then, and nothing will come.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -19,6 +22,8 @@ use crate::owner::OwnerId;
 /// What is known of an attempt's key.
 #[derive(Default)]
 pub(super) struct Attempt {
+    /// Its number among those of its session that want the same lock.
+    pub(super) chair: u32,
     /// The create revision of its key, if it has one: its place, and its token once it is first.
     pub(super) created: Option<i64>,
     /// It was told that it holds.
@@ -60,7 +65,7 @@ impl Attempt {
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { chair: self.chair, ..Self::default() };
     }
 }
 
@@ -72,7 +77,14 @@ type Slot = Arc<tokio::sync::Mutex<Attempt>>;
 /// All attempts of a session that are not over.
 #[derive(Default)]
 pub(super) struct Attempts {
-    slots: Mutex<HashMap<OwnerId, Slot>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    slots: HashMap<OwnerId, (Arc<str>, Slot)>,
+    /// The chairs that are taken, by lock.
+    taken: HashMap<Arc<str>, BTreeSet<u32>>,
 }
 
 /// A turn now, or a place in the line for it.
@@ -93,25 +105,51 @@ impl Turned {
 }
 
 impl Attempts {
-    /// The turn of an attempt, which may begin with this.
-    pub(super) fn begin(&self, owner: OwnerId) -> Turned {
-        turned(self.slots.lock().entry(owner).or_default())
+    /// The turn of an attempt at the lock `key`, which may begin with this.
+    pub(super) fn begin(&self, key: &Arc<str>, owner: OwnerId) -> Turned {
+        let mut table = self.table.lock();
+        let Table { slots, taken } = &mut *table;
+        let (_, slot) = slots.entry(owner).or_insert_with(|| {
+            let attempt = Attempt { chair: sit_down(taken.entry(key.clone()).or_default()), ..Attempt::default() };
+            (key.clone(), Arc::new(tokio::sync::Mutex::new(attempt)))
+        });
+        turned(slot)
     }
 
     /// The turn of an attempt, if there is one.
     pub(super) fn find(&self, owner: OwnerId) -> Option<Turned> {
-        self.slots.lock().get(&owner).map(turned)
+        self.table.lock().slots.get(&owner).map(|(_, slot)| turned(slot))
     }
 
     /// Forgets an attempt that is over, unless somebody is in line for its turn.
     pub(super) fn end(&self, owner: OwnerId, turn: Turn) {
-        let mut slots = self.slots.lock();
-        // The map's, and the turn's own.
+        let mut table = self.table.lock();
+        // The table's, and the turn's own.
         if turn.is_over() && Arc::strong_count(OwnedMutexGuard::mutex(&turn)) == 2 {
-            slots.remove(&owner);
+            table.remove(owner, turn.chair);
         }
         drop(turn);
     }
+}
+
+impl Table {
+    fn remove(&mut self, owner: OwnerId, chair: u32) {
+        let Some((key, _)) = self.slots.remove(&owner) else { return };
+        let Some(taken) = self.taken.get_mut(&key) else { return };
+        taken.remove(&chair);
+        if taken.is_empty() {
+            self.taken.remove(&key);
+        }
+    }
+}
+
+/// Takes the lowest chair that is free.
+fn sit_down(taken: &mut BTreeSet<u32>) -> u32 {
+    let mut chair = 0;
+    while !taken.insert(chair) {
+        chair += 1;
+    }
+    chair
 }
 
 /// Of two requests the one that was made first goes first, whatever their tasks do: an acquire that is overtaken by its leave would make a
@@ -136,8 +174,8 @@ mod tests {
     async fn requests_have_their_turns_in_the_order_in_which_they_were_made() {
         let attempts = Attempts::default();
         let deadline = Timer::now() + Duration::from_secs(5);
-        let Turned::Now(first) = attempts.begin(OWNER) else { panic!("nobody was before") };
-        let (acquire, leave) = (attempts.begin(OWNER), attempts.find(OWNER).unwrap());
+        let Turned::Now(first) = attempts.begin(&"k".into(), OWNER) else { panic!("nobody was before") };
+        let (acquire, leave) = (attempts.begin(&"k".into(), OWNER), attempts.find(OWNER).unwrap());
         // The leave's task runs first.
         let leave = tokio::spawn(async move { leave.wait(deadline).await.map(|turn| turn.created) });
         tokio::task::yield_now().await;
@@ -152,11 +190,37 @@ mod tests {
     async fn an_attempt_that_is_over_is_forgotten_unless_somebody_is_in_line() {
         let attempts = Attempts::default();
         let deadline = Timer::now() + Duration::from_secs(5);
-        let first = attempts.begin(OWNER).wait(deadline).await.unwrap();
-        let second = attempts.begin(OWNER);
+        let first = attempts.begin(&"k".into(), OWNER).wait(deadline).await.unwrap();
+        let second = attempts.begin(&"k".into(), OWNER);
         attempts.end(OWNER, first);
         assert!(attempts.find(OWNER).is_some());
         attempts.end(OWNER, second.wait(deadline).await.unwrap());
         assert!(attempts.find(OWNER).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_chair_is_free_again_when_its_attempt_is_over_and_not_before() {
+        let attempts = Attempts::default();
+        let owner = |sequence| OwnerId { sequence, ..OWNER };
+        let begin = |key: &str, sequence| match attempts.begin(&key.into(), owner(sequence)) {
+            Turned::Now(turn) => turn,
+            Turned::Later(_) => panic!("nobody was before"),
+        };
+        let (first, mut second, third) = (begin("k", 1), begin("k", 2), begin("k", 3));
+        assert_eq!([first.chair, second.chair, third.chair, begin("other", 4).chair], [0, 1, 2, 0]);
+        attempts.end(owner(1), first);
+        second.unanswered = true;
+        attempts.end(owner(2), second);
+        assert_eq!([begin("k", 5).chair, begin("k", 6).chair], [0, 3], "what may still be executed would sit down there");
+        let mut second = begin("k", 2);
+        second.clear();
+        assert_eq!(second.chair, 1);
+        attempts.end(owner(2), second);
+        assert_eq!(begin("k", 7).chair, 1);
+        drop(third);
+        for sequence in [3, 4, 5, 6, 7] {
+            attempts.end(owner(sequence), begin("k", sequence));
+        }
+        assert!(attempts.table.lock().taken.is_empty());
     }
 }

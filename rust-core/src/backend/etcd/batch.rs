@@ -30,6 +30,9 @@ const MOST_BYTES: usize = 256 * 1024;
 /// How many requests are under way at most: one is on its way while the cluster works on another.
 const CALLS: usize = 2;
 
+/// From so many in a batch on, one request after the other is better than two at a time: each costs the server as much as seven locks.
+const CROWD: usize = 16;
+
 /// How many transactions may line up.
 const LONGEST_LINE: usize = 4_096;
 
@@ -64,6 +67,10 @@ pub(super) struct Line {
 struct State {
     waiting: VecDeque<Waiting>,
     calls: usize,
+    /// How many transactions are in them.
+    under_way: usize,
+    /// The sizes of the last two batches. Of many who are answered at the same time the first one back goes alone, and the others after it.
+    sizes: [usize; 2],
 }
 
 /// The answer that comes.
@@ -113,7 +120,7 @@ impl Line {
             state.waiting.push_back(Waiting { step, deadline, taken: taken.clone(), answer });
             Coming { line: self.clone(), deadline, taken, answer: coming }
         });
-        if state.calls < CALLS {
+        if state.is_worth_a_call() {
             state.calls += 1;
             tokio::spawn(self.clone().call());
         }
@@ -124,7 +131,9 @@ impl Line {
     async fn call(self: Arc<Self>) {
         loop {
             let Some(batch) = self.state.lock().next() else { return };
+            let size = batch.len();
             self.send(batch).await;
+            self.state.lock().under_way -= size;
         }
     }
 
@@ -132,7 +141,7 @@ impl Line {
         let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).max() else { return };
         match &*batch {
             [_] => self.send_alone(batch).await,
-            _ => match self.execute(nest(&batch), deadline).await.and_then(|answer| unnest(&answer, batch.len(), self.reads)) {
+            _ => match self.execute(|| nest(&batch), deadline).await.and_then(|answer| unnest(&answer, batch.len(), self.reads)) {
                 Ok(answers) => {
                     for (waiting, answer) in batch.into_iter().zip(answers) {
                         let _ = waiting.answer.send(Ok(answer));
@@ -151,16 +160,16 @@ impl Line {
 
     async fn send_alone(&self, batch: Vec<Waiting>) {
         let sent = batch.into_iter().map(|waiting| async move {
-            let answered = self.execute(waiting.step.txn, waiting.deadline).await;
+            let answered = self.execute(|| waiting.step.txn.clone(), waiting.deadline).await;
             let _ = waiting.answer.send(answered);
         });
         join_all(sent).await;
     }
 
-    /// Has a transaction executed in a request of its own.
-    pub(super) async fn execute(&self, txn: Txn, deadline: Timer) -> Answered {
+    /// Has a transaction executed in a request of its own. It is made for each server that is asked.
+    pub(super) async fn execute(&self, txn: impl Fn() -> Txn, deadline: Timer) -> Answered {
         let request = |mut client: Client| {
-            let txn = txn.clone();
+            let txn = txn();
             async move { client.txn(txn).await }
         };
         let answer = self.endpoints.run(remaining(deadline), request).await?;
@@ -187,8 +196,21 @@ fn unnest(answer: &Answer, count: usize, reads: bool) -> Result<Vec<Answer>, Bac
 }
 
 impl State {
-    /// The next batch, as far as the rules allow in the order of arrival; `None` when nobody waits, and then it is one call less.
+    /// True if those who wait are to go now. Beside another request they do if they are few, which saves them a round trip, or more than
+    /// go into one.
+    fn is_worth_a_call(&self) -> bool {
+        let (waiting, crowd) = (self.waiting.len(), self.sizes.iter().any(|size| *size >= CROWD));
+        self.calls == 0 || (self.calls < CALLS && waiting >= if crowd { LARGEST } else { self.under_way })
+    }
+
+    /// The next batch, as far as the rules allow in the order of arrival; `None` when nobody waits or it is not worth a request, and then
+    /// it is one call less.
     fn next(&mut self) -> Option<Vec<Waiting>> {
+        self.calls -= 1;
+        if !self.is_worth_a_call() {
+            return None;
+        }
+        self.calls += 1;
         let now = Timer::now();
         let (mut batch, mut later) = (Vec::new(), VecDeque::new());
         let mut places = HashSet::new();
@@ -215,6 +237,8 @@ impl State {
             self.calls -= 1;
             return None;
         }
+        self.under_way += batch.len();
+        self.sizes = [self.sizes[1], batch.len()];
         Some(batch)
     }
 }
@@ -235,7 +259,7 @@ mod tests {
                 answer: oneshot::channel().0,
             }
         });
-        State { waiting: waiting.collect(), calls: 1 }
+        State { waiting: waiting.collect(), calls: 1, ..State::default() }
     }
 
     fn sizes(state: &mut State) -> Vec<usize> {
@@ -256,6 +280,26 @@ mod tests {
         let mut state = line_of(&[None; 3]);
         state.waiting[1].step.bytes = MOST_BYTES;
         assert_eq!(sizes(&mut state), [2, 1], "one that is large goes alone, and holds nobody up");
+    }
+
+    /// What comes while `state` has requests under way: is it sent beside them?
+    fn goes_beside(state: &mut State, count: usize) -> bool {
+        state.waiting.extend(line_of(&vec![None; count]).waiting);
+        state.is_worth_a_call()
+    }
+
+    #[tokio::test]
+    async fn few_go_beside_each_other_and_many_after_each_other() {
+        let mut state = line_of(&[None; 3]);
+        assert_eq!(state.next().map(|batch| batch.len()), Some(3));
+        assert!(!goes_beside(&mut state, 2), "the third is not back yet");
+        assert!(goes_beside(&mut state, 1));
+        let mut state = line_of(&[None; CROWD]);
+        assert_eq!(state.next().map(|batch| batch.len()), Some(CROWD));
+        assert!(!goes_beside(&mut state, LARGEST - 1));
+        assert!(goes_beside(&mut state, 1), "a request is full");
+        state.calls = CALLS;
+        assert!(!state.is_worth_a_call());
     }
 
     #[tokio::test]

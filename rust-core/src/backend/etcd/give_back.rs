@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant as Timer;
 
 use super::Store;
-use super::acquire::Asking;
+use super::acquire::{Asking, ROUNDS};
 use super::attempts::{Attempt, Turned};
+use super::guard::guard_too_fast;
 use super::names::Queue;
-use super::request::{self, Answer};
+use super::request::{self, Answer, Cleared};
 use crate::backend::{Acquired, Handover, Outcome};
 use crate::error::{BackendError, Failure};
 use crate::owner::OwnerId;
@@ -107,7 +108,7 @@ impl Store {
             let acquired = acquired.map_err(|error| attempt_next.judge(error)).or_else(not_asked)?;
             return Ok(Handover { outcome, next: acquired });
         };
-        let delete = request::delete(queue, owner, attempt.created.unwrap_or(0), None);
+        let delete = request::delete(queue.place(owner.session, attempt.chair), attempt.created.unwrap_or(0));
         let [released, asked] = self.line.submit([delete, step], *deadline)?;
         let kept = self.pool.freshen(&prepared.lease, *since, *deadline);
         let (released, asked, kept) = tokio::join!(released.wait(), asked.wait(), kept);
@@ -127,28 +128,47 @@ impl Store {
         attempt: &mut Attempt,
         deadline: Timer,
     ) -> Result<Outcome, BackendError> {
-        loop {
-            if attempt.is_over() {
-                attempt.clear();
-                return Ok(Outcome::NotHeld);
+        if attempt.is_over() {
+            attempt.clear();
+            return Ok(Outcome::NotHeld);
+        }
+        let place = queue.place(owner.session, attempt.chair);
+        match attempt.created {
+            Some(created) if !attempt.unanswered => {
+                let [coming] = self.line.submit([request::delete(place, created)], deadline)?;
+                released_by(attempt, &coming.wait().await?)
             }
-            let created = attempt.created.unwrap_or(0);
-            if !attempt.unanswered {
-                let [coming] = self.line.submit([request::delete(queue, owner, created, None)], deadline)?;
-                return released_by(attempt, &coming.wait().await?);
-            }
-            // What may still be executed would make the key again: in the same transaction the guard moves on, past it. It goes alone, as
-            // no two transactions of a batch may write the guard.
-            let step = request::delete(queue, owner, created, Some(self.guard.put(deadline).await?));
-            match self.line.execute(step.txn, deadline).await {
-                Ok(answer) => {
-                    self.guard.moved_to(answer.revision);
-                    return released_by(attempt, &answer);
+            _ => self.clear(place, attempt, deadline).await,
+        }
+    }
+
+    /// Deletes what an attempt has, or may still get: what may still be executed would make the key again. So in the same transaction the
+    /// guard moves on, past it. It goes alone, as no two transactions of a batch may write the guard.
+    async fn clear(&self, place: Vec<u8>, attempt: &mut Attempt, deadline: Timer) -> Result<Outcome, BackendError> {
+        let mut ghosts = false;
+        for _ in 0..ROUNDS {
+            let guard = self.guard.current(deadline).await?;
+            let put = self.guard.put(deadline).await?;
+            let answer = match self.line.execute(|| request::clear(place.clone(), &guard, put.clone()), deadline).await {
+                Ok(answer) => answer,
+                Err(error) if request::is_lease_gone(&error) => {
+                    self.guard.unseat();
+                    continue;
                 }
-                Err(error) if request::is_lease_gone(&error) => self.guard.unseat(),
                 Err(error) => return Err(error),
+            };
+            // It may have been this that moved the guard on, and deleted the key.
+            ghosts |= answer.ghosts;
+            match request::cleared(&answer)? {
+                Cleared::Done(created) => {
+                    self.guard.moved_to(answer.revision);
+                    let held = attempt.granted && created.is_some() && created == attempt.created;
+                    return released(attempt, held, ghosts);
+                }
+                Cleared::Unguarded => self.guard.forget(&guard),
             }
         }
+        Err(guard_too_fast())
     }
 }
 
@@ -159,9 +179,12 @@ fn is_plain(attempt: &Attempt, next: &Attempt) -> bool {
 
 /// Takes the answer to a deletion: nothing of the attempt is left.
 fn released_by(attempt: &mut Attempt, answer: &Answer) -> Result<Outcome, BackendError> {
-    let held = attempt.granted && answer.txn.succeeded();
+    released(attempt, attempt.granted && answer.txn.succeeded(), answer.ghosts)
+}
+
+fn released(attempt: &mut Attempt, held: bool, ghosts: bool) -> Result<Outcome, BackendError> {
     attempt.clear();
-    match (held, answer.ghosts) {
+    match (held, ghosts) {
         (true, _) => Ok(Outcome::Released),
         (false, false) => Ok(Outcome::NotHeld),
         // It may be gone by our own first request.

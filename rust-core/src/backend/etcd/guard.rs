@@ -3,7 +3,8 @@
 //! A request can be stuck in a server that was paused, and be executed when everybody has forgotten it: after its lock was granted and
 //! released by way of another server, say. It would then make a key that nobody wants under a lease that is kept alive. So every request
 //! that makes a key compares the revision of the session's guard key, and after a request without an answer the guard is moved on in the
-//! same transaction that deletes the key: what is older than that can delete nothing and make nothing any more.
+//! same transaction that deletes the key: what is older than that can delete nothing and make nothing any more. That one compares the
+//! guard as well, so a copy of it that is executed late meets a guard that has moved on, and deletes nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,4 +124,9 @@ impl Guard {
         }
         state.revision = None;
     }
+}
+
+/// What compares the guard was tried again and again, and others moved it each time.
+pub(super) fn guard_too_fast() -> BackendError {
+    BackendError::new(Failure::Unknown, "the session's guard changed faster than it could be read")
 }

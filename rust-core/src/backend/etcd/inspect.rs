@@ -20,11 +20,11 @@ use crate::error::BackendError;
 use crate::holder::Holder;
 
 /// How many waiters `inspect` names, and how many locks `list` does.
-const NAMED_WAITERS: i64 = 1_000;
+const NAMED_WAITERS: i64 = 500;
 const LISTED_LOCKS: usize = 10_000;
 
 /// How many keys `list` reads at a time: answers have a largest size.
-const PAGE: i64 = 1_000;
+const PAGE: i64 = 500;
 
 /// How many leases are asked for their end at a time.
 const AT_A_TIME: usize = 16;
@@ -34,15 +34,12 @@ impl Store {
         let queue = Queue::of(&self.root, &key);
         let by_age =
             |limit| GetOptions::new().with_range(queue.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(limit);
-        let txn = Txn::new().and_then(vec![
-            TxnOp::get(queue.prefix.clone(), Some(by_age(1))),
-            TxnOp::get(queue.prefix.clone(), Some(by_age(NAMED_WAITERS + 1).with_keys_only())),
-        ]);
+        let txn = Txn::new().and_then(vec![TxnOp::get(queue.prefix.clone(), Some(by_age(NAMED_WAITERS + 1)))]);
         let answer = self.read(txn, deadline).await?.txn.op_responses();
-        let [TxnOpResponse::Get(first), TxnOpResponse::Get(all)] = &*answer else { return Err(unexpected()) };
-        let waiting = all.kvs().iter().skip(1).map(|place| queue.owner(place.key())).collect();
-        let Some(first) = first.kvs().first() else { return Ok(Inspection { key: key.to_string(), ..Inspection::default() }) };
-        let holder = Holder { remaining: self.left(first.lease(), deadline).await?, ..holder(&queue, first) };
+        let [TxnOpResponse::Get(all)] = &*answer else { return Err(unexpected()) };
+        let waiting = all.kvs().iter().skip(1).map(|place| holder(place).owner).collect();
+        let Some(first) = all.kvs().first() else { return Ok(Inspection { key: key.to_string(), ..Inspection::default() }) };
+        let holder = Holder { remaining: self.left(first.lease(), deadline).await?, ..holder(first) };
         Ok(Inspection { key: key.to_string(), holder: Some(holder), queue: waiting, cluster: self.cluster() })
     }
 
@@ -75,7 +72,7 @@ impl Store {
             let Some(last) = page.kvs().last() else { break };
             from = [last.key(), &[0]].concat();
             for place in page.kvs() {
-                if let Some((key, _)) = names::parse(&self.root, place.key()) {
+                if let Some(key) = names::parse(&self.root, place.key()) {
                     found.entry(key).or_default().push(place.clone());
                 }
             }
@@ -100,12 +97,10 @@ impl Store {
         let mut leases = HashSet::new();
         for (key, mut places) in found {
             places.sort_by_key(KeyValue::create_revision);
-            let queue = Queue::of(&self.root, &key);
             let Some(first) = places.first() else { continue };
             leases.insert(first.lease());
-            let waiting = places.iter().skip(1).map(|place| queue.owner(place.key())).collect();
-            let lock =
-                Inspection { key: key.to_string(), holder: Some(holder(&queue, first)), queue: waiting, cluster: self.cluster() };
+            let waiting = places.iter().skip(1).map(|place| holder(place).owner).collect();
+            let lock = Inspection { key: key.to_string(), holder: Some(holder(first)), queue: waiting, cluster: self.cluster() };
             inspections.push((first.lease(), lock));
         }
         // Locks share leases, so these are few.
@@ -125,13 +120,13 @@ impl Store {
     pub(super) async fn force_release(&self, key: Arc<str>, whom: Whom, deadline: Timer) -> Result<bool, BackendError> {
         let queue = Queue::of(&self.root, &key);
         let first = GetOptions::new().with_range(queue.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(1);
-        let read = Txn::new().and_then(vec![TxnOp::get(queue.prefix.clone(), Some(first.with_keys_only()))]);
+        let read = Txn::new().and_then(vec![TxnOp::get(queue.prefix.clone(), Some(first))]);
         let answer = self.read(read, deadline).await?.txn.op_responses();
         let [TxnOpResponse::Get(first)] = &*answer else { return Err(unexpected()) };
         let Some(first) = first.kvs().first() else { return Ok(false) };
         let meant = match &whom {
             Whom::Token(token) => u64::try_from(first.create_revision()).is_ok_and(|revision| revision == *token),
-            Whom::Owner(owner) => queue.owner(first.key()) == *owner,
+            Whom::Owner(owner) => holder(first).owner == *owner,
         };
         if !meant {
             return Ok(false);
@@ -139,7 +134,7 @@ impl Store {
         // The revision is that very grant's: a key that was deleted meanwhile and is there again is not meant.
         let same = Compare::create_revision(first.key(), CompareOp::Equal, first.create_revision());
         let delete = TxnOp::delete(first.key(), Some(DeleteOptions::new()));
-        let answer = self.line.execute(Txn::new().when(vec![same]).and_then(vec![delete]), deadline).await?;
+        let answer = self.line.execute(|| Txn::new().when(vec![same.clone()]).and_then(vec![delete.clone()]), deadline).await?;
         // Another server may have been asked first and have done it: it was held by whom it was to be taken from, and it is gone.
         Ok(answer.txn.succeeded() || answer.ghosts)
     }

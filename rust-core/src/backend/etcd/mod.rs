@@ -155,7 +155,7 @@ impl fmt::Debug for Etcd {
 impl Store {
     /// Has a transaction answered that only reads: as of the latest commit, and without an entry in the cluster's log.
     async fn read(&self, txn: Txn, deadline: Timer) -> Result<Answer, BackendError> {
-        self.line.execute(txn, deadline).await
+        self.line.execute(|| txn.clone(), deadline).await
     }
 }
 
@@ -229,7 +229,7 @@ impl Backend for Etcd {
     }
 
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
-        let turned = self.store.attempts.begin(request.owner);
+        let turned = self.store.attempts.begin(&request.key, request.owner);
         let timeout = request.timeout;
         self.go_on(self.store.clone().acquire(self.asking(request, timeout), turned))
     }
@@ -245,7 +245,7 @@ impl Backend for Etcd {
             let outcome = self.give_back(&key, owner, timeout);
             return outcome.map(|outcome| Ok(Handover { outcome: outcome?, next: None })).boxed();
         };
-        let (turned, turned_next) = (self.store.attempts.find(owner), self.store.attempts.begin(next.owner));
+        let (turned, turned_next) = (self.store.attempts.find(owner), self.store.attempts.begin(&next.key, next.owner));
         self.go_on(self.store.clone().hand_over(owner, turned, self.asking(next, timeout), turned_next))
     }
 

@@ -1,14 +1,19 @@
 //! The names of etcd keys.
 //!
-//! Everybody who holds or waits for a lock has a key of their own under it: the root, the lock's name, a zero byte, the owner id. The root
-//! is `path/namespace/`, with the path of the URL. No name has a zero byte in it, so the keys of `order` and those of `order/1` never lie
-//! in one range.
+//! Everybody who holds or waits for a lock has a key under it: the root, the lock's name, a zero byte, the session, and the number of the
+//! chair that the attempt has among those of its session. The root is `path/namespace/`, with the path of the URL. No name has a zero byte
+//! in it, so the keys of `order` and those of `order/1` never lie in one range.
+//!
+//! A chair is used again by later attempts, because etcd remembers each key that ever was until it is compacted, and walks over all those
+//! of a lock when it reads the queue. Whose the key is says its value: the owner id, and what the owner tells about itself.
 
 use std::sync::Arc;
 
 use crate::owner::{OwnerId, SessionId};
 
 const END_OF_NAME: u8 = 0;
+
+const END_OF_OWNER: char = '|';
 
 /// The keys of one lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +30,9 @@ impl Queue {
     }
 
     /// The key of one who holds or waits.
-    pub(super) fn place(&self, owner: OwnerId) -> Vec<u8> {
+    pub(super) fn place(&self, session: SessionId, chair: u32) -> Vec<u8> {
         let mut place = self.prefix.clone();
-        place.extend_from_slice(owner.to_string().as_bytes());
+        place.extend_from_slice(format!("{session}:{chair}").as_bytes());
         place
     }
 
@@ -35,11 +40,18 @@ impl Queue {
     pub(super) fn end(&self) -> Vec<u8> {
         end(&self.prefix)
     }
+}
 
-    /// The owner that a key of this lock belongs to, in its text form.
-    pub(super) fn owner(&self, place: &[u8]) -> String {
-        String::from_utf8_lossy(place.strip_prefix(&*self.prefix).unwrap_or(place)).into_owned()
-    }
+/// What the key of one who holds or waits says.
+pub(super) fn value(owner: OwnerId, note: &str) -> String {
+    format!("{owner}{END_OF_OWNER}{note}")
+}
+
+/// The owner that a key belongs to, in its text form, and its note: what [`value`] was made of.
+pub(super) fn owner_and_note(value: &[u8]) -> (String, &str) {
+    let value = std::str::from_utf8(value).unwrap_or_default();
+    let (owner, note) = value.split_once(END_OF_OWNER).unwrap_or((value, ""));
+    (owner.to_owned(), note)
 }
 
 /// The key whose revision the requests of a session are bound to. It is where the queue of a lock without a name would be, and there is
@@ -70,45 +82,52 @@ pub(super) fn end(prefix: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The lock's name and the owner that a key belongs to; `None` if it is no lock's.
-pub(super) fn parse(root: &str, place: &[u8]) -> Option<(Arc<str>, OwnerId)> {
+/// The name of the lock that a key belongs to; `None` if it is no lock's.
+pub(super) fn parse(root: &str, place: &[u8]) -> Option<Arc<str>> {
     let place = std::str::from_utf8(place).ok()?.strip_prefix(root)?;
-    let (key, owner) = place.split_once(char::from(END_OF_NAME))?;
+    let (key, chair) = place.split_once(char::from(END_OF_NAME))?;
     if key.is_empty() {
         return None;
     }
-    Some((key.into(), owner.parse().ok()?))
+    // Written as an owner is, with the number of the chair.
+    chair.parse::<OwnerId>().ok()?;
+    Some(key.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const OWNER: OwnerId = OwnerId { session: SessionId::from_u128(7), sequence: 9 };
+    const SESSION: SessionId = SessionId::from_u128(7);
 
     #[test]
     fn a_lock_and_one_below_it_do_not_see_each_other() {
         let (order, below) = (Queue::of("dlock/", "order"), Queue::of("dlock/", "order/1"));
-        assert!(!below.place(OWNER).starts_with(&order.prefix));
-        assert!(below.place(OWNER) > order.end());
-        assert!(order.place(OWNER) < order.end());
+        assert!(!below.place(SESSION, 0).starts_with(&order.prefix));
+        assert!(below.place(SESSION, 0) > order.end());
+        assert!(order.place(SESSION, 0) < order.end());
     }
 
     #[test]
-    fn a_place_reads_back_as_lock_and_owner() {
+    fn a_place_reads_back_as_its_lock() {
         for root in ["dlock/", "team/dlock/", ""] {
-            let queue = Queue::of(root, "order/1");
-            let place = queue.place(OWNER);
-            assert_eq!(parse(root, &place), Some(("order/1".into(), OWNER)));
-            assert_eq!(queue.owner(&place), OWNER.to_string());
+            assert_eq!(parse(root, &Queue::of(root, "order/1").place(SESSION, 12)), Some("order/1".into()));
         }
-        assert_eq!(parse("other/", &Queue::of("dlock/", "k").place(OWNER)), None);
+        assert_eq!(parse("other/", &Queue::of("dlock/", "k").place(SESSION, 0)), None);
+        assert_eq!(parse("dlock/", b"dlock/k\0something"), None);
+    }
+
+    #[test]
+    fn a_value_reads_back_as_owner_and_note() {
+        let owner = OwnerId { session: SESSION, sequence: 9 };
+        assert_eq!(owner_and_note(value(owner, "job | 7").as_bytes()), (owner.to_string(), "job | 7"));
+        assert_eq!(owner_and_note(b"something"), ("something".to_owned(), ""));
     }
 
     #[test]
     fn the_guard_is_no_lock() {
-        assert_eq!(parse("dlock/", &guard("dlock/", OWNER.session)), None);
-        assert_eq!(parse("", &guard("", OWNER.session)), None);
+        assert_eq!(parse("dlock/", &guard("dlock/", SESSION)), None);
+        assert_eq!(parse("", &guard("", SESSION)), None);
     }
 
     #[test]

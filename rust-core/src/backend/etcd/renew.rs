@@ -42,7 +42,7 @@ impl Store {
             let turn = turned.wait(deadline).await?;
             match (turn.created.filter(|_| turn.granted), turn.seat.as_ref().filter(|_| may_stay(&turn, renew))) {
                 (Some(created), Some(seat)) => {
-                    let place = Queue::of(&self.root, &renew.key).place(renew.owner);
+                    let place = Queue::of(&self.root, &renew.key).place(renew.owner.session, turn.chair);
                     stay.push(Stays { index, place, created, lease: seat.lease.clone() });
                     self.attempts.end(renew.owner, turn);
                 }

@@ -3,19 +3,19 @@
 //! Whoever holds or waits for a lock has a key under it, and the one with the lowest create revision holds. That revision is the token.
 //!
 //! A request that makes a key is bound to the session's guard: it compares the guard's revision, and a session that wants nothing older
-//! to be executed any more moves the guard on.
+//! to be executed any more moves the guard on. A request that deletes a key compares the key's create revision, or the guard's: executed
+//! late, it must not meet the key of the next one who has this chair.
 
 use etcd_client::{
-    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
-    TxnResponse,
+    Compare, CompareOp, DeleteOptions, GetOptions, GetResponse, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    TxnOpResponse, TxnResponse,
 };
 
 use super::batch::Step;
-use super::names::Queue;
+use super::names::{self, Queue};
 use crate::backend::{Acquire, Waiting};
 use crate::error::{BackendError, Failure};
 use crate::holder::{Holder, Note};
-use crate::owner::OwnerId;
 
 /// The guard's key and the revision of it that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,11 @@ pub(super) struct Guarded {
 impl Guarded {
     fn compare(&self) -> Compare {
         Compare::mod_revision(self.key.clone(), CompareOp::Equal, self.revision)
+    }
+
+    /// True if this read of the guard is the one that counts.
+    fn is(&self, read: &GetResponse) -> bool {
+        read.kvs().first().map(KeyValue::mod_revision) == Some(self.revision)
     }
 }
 
@@ -51,10 +56,14 @@ pub(super) enum Asked {
     Behind(i64, Ahead),
     /// The owner has had a place since this revision: nothing was done.
     Exists(i64),
-    /// A try found others there: nothing was done.
+    /// Somebody else's place, made at this revision, is where ours would be: nothing was done.
+    Taken(i64),
+    /// Others are there, which ends a try: nothing was done.
     Held(Option<Holder>),
     /// The guard has moved on: nothing was done.
     Unguarded,
+    /// Nothing was done: [`why_not`] has the reason.
+    Refused,
 }
 
 /// Who is ahead of a place.
@@ -64,6 +73,7 @@ pub(super) struct Ahead {
     pub(super) next: Vec<u8>,
     /// Deletions of it that the answer does not know of happened at this revision or later.
     pub(super) since: i64,
+    /// The holder, where that was read.
     pub(super) holder: Option<Holder>,
     /// How many wait between the holder and the place, where that was counted.
     pub(super) position: Option<u64>,
@@ -79,70 +89,94 @@ impl Ahead {
 ///
 /// One request decides both. For a place in the queue: who is last, then our own key, in this order, so that whoever is last is next
 /// ahead of us; nobody is last: we hold. For a try: our own key if the whole queue is empty.
-pub(super) fn ask(queue: &Queue, acquire: &Acquire, lease: i64, guard: &Guarded) -> Step {
-    let own = queue.place(acquire.owner);
-    let put = TxnOp::put(own.clone(), acquire.note.as_bytes(), Some(PutOptions::new().with_lease(lease)));
-    let (free, done) = if acquire.enqueue {
-        let free = Compare::create_revision(own.clone(), CompareOp::Equal, 0);
-        (free, vec![by_age(queue, SortOrder::Descend, keys_only()), put, by_age(queue, SortOrder::Ascend, GetOptions::new())])
+///
+/// What is not there costs nothing: most places are made in an empty queue, and servers read each request twice.
+pub(super) fn ask(queue: &Queue, chair: u32, acquire: &Acquire, lease: i64, guard: &Guarded) -> Step {
+    let own = queue.place(acquire.owner.session, chair);
+    let value = names::value(acquire.owner, &acquire.note);
+    let bytes = value.len() + bytes(queue);
+    let put = TxnOp::put(own.clone(), value, Some(PutOptions::new().with_lease(lease)));
+    let txn = if acquire.enqueue {
+        let free = Compare::create_revision(own, CompareOp::Equal, 0);
+        let last = by_age(queue, SortOrder::Descend, GetOptions::new());
+        Txn::new().when(vec![guard.compare(), free]).and_then(vec![last, put])
     } else {
         // Of an empty range etcd compares a key that was never made.
-        (Compare::create_revision(queue.prefix.clone(), CompareOp::Equal, 0).with_range(queue.end()), vec![put])
+        let empty = Compare::create_revision(queue.prefix.clone(), CompareOp::Equal, 0).with_range(queue.end());
+        Txn::new().when(vec![guard.compare(), empty]).and_then(vec![put]).or_else(reasons(queue, own, guard))
     };
-    let other = vec![
-        TxnOp::get(guard.key.clone(), Some(keys_only())),
-        TxnOp::get(own, Some(keys_only())),
-        by_age(queue, SortOrder::Ascend, GetOptions::new()),
-    ];
-    let txn = Txn::new().when(vec![guard.compare(), free]).and_then(done).or_else(other);
-    Step { txn, place_in: Some(queue.prefix.clone()), bytes: acquire.note.len() + bytes(queue) }
+    Step { txn, place_in: Some(queue.prefix.clone()), bytes }
 }
 
 /// Reads the answer to [`ask`].
-pub(super) fn asked(queue: &Queue, guard: &Guarded, answer: &Answer) -> Result<Asked, BackendError> {
-    let revision = answer.revision;
+pub(super) fn asked(acquire: &Acquire, guard: &Guarded, answer: &Answer) -> Result<Asked, BackendError> {
     match (answer.txn.succeeded(), &*answer.txn.op_responses()) {
-        (true, [TxnOpResponse::Put(_)]) => Ok(Asked::First(revision)),
-        (true, [TxnOpResponse::Get(last), TxnOpResponse::Put(_), TxnOpResponse::Get(first)]) => Ok(match last.kvs().first() {
-            None => Asked::First(revision),
-            Some(last) => {
-                let holder = first.kvs().first().map(|first| holder(queue, first));
-                // The holder and we are counted as well.
-                let position = u64::try_from(first.count() - 2).ok();
-                Asked::Behind(revision, Ahead { next: last.key().to_vec(), since: answer.unseen, holder, position })
+        (true, [TxnOpResponse::Put(_)]) => Ok(Asked::First(answer.revision)),
+        (true, [TxnOpResponse::Get(last), TxnOpResponse::Put(_)]) => Ok(match last.kvs().first() {
+            None => Asked::First(answer.revision),
+            Some(next) => {
+                // The last of one is the holder.
+                let holder = (last.count() == 1).then(|| holder(next));
+                let position = u64::try_from(last.count() - 1).ok();
+                Asked::Behind(answer.revision, Ahead { next: next.key().to_vec(), since: answer.unseen, holder, position })
             }
         }),
-        (false, [TxnOpResponse::Get(guarded), TxnOpResponse::Get(own), TxnOpResponse::Get(first)]) => {
-            if guarded.kvs().first().map(KeyValue::mod_revision) != Some(guard.revision) {
-                return Ok(Asked::Unguarded);
-            }
-            Ok(match own.kvs().first() {
-                Some(own) => Asked::Exists(own.create_revision()),
-                None => Asked::Held(first.kvs().first().map(|first| holder(queue, first))),
-            })
-        }
+        (false, []) => Ok(Asked::Refused),
+        (false, reasons) => reason(acquire, guard, reasons),
         _ => Err(unexpected()),
     }
 }
 
-/// Reads who has the key, for a try that expects to fail.
-pub(super) fn peek(queue: &Queue) -> Txn {
-    Txn::new().and_then(vec![by_age(queue, SortOrder::Ascend, GetOptions::new())])
+/// Reads why no place was made.
+pub(super) fn why_not(queue: &Queue, chair: u32, acquire: &Acquire, guard: &Guarded) -> Step {
+    let txn = Txn::new().and_then(reasons(queue, queue.place(acquire.owner.session, chair), guard));
+    Step { txn, place_in: None, bytes: bytes(queue) }
+}
+
+fn reasons(queue: &Queue, own: Vec<u8>, guard: &Guarded) -> Vec<TxnOp> {
+    vec![
+        TxnOp::get(guard.key.clone(), Some(keys_only())),
+        TxnOp::get(own, None),
+        by_age(queue, SortOrder::Ascend, GetOptions::new()),
+    ]
+}
+
+/// Reads the answer to [`why_not`].
+pub(super) fn why(acquire: &Acquire, guard: &Guarded, answer: &Answer) -> Result<Asked, BackendError> {
+    reason(acquire, guard, &answer.txn.op_responses())
+}
+
+fn reason(acquire: &Acquire, guard: &Guarded, responses: &[TxnOpResponse]) -> Result<Asked, BackendError> {
+    let [TxnOpResponse::Get(guarded), TxnOpResponse::Get(own), TxnOpResponse::Get(first)] = responses else {
+        return Err(unexpected());
+    };
+    if !guard.is(guarded) {
+        return Ok(Asked::Unguarded);
+    }
+    let Some(own) = own.kvs().first() else { return Ok(Asked::Held(first.kvs().first().map(holder))) };
+    let is_ours = names::owner_and_note(own.value()).0 == acquire.owner.to_string();
+    Ok(if is_ours { Asked::Exists(own.create_revision()) } else { Asked::Taken(own.create_revision()) })
+}
+
+/// Reads who has the key.
+pub(super) fn peek(queue: &Queue) -> Step {
+    let txn = Txn::new().and_then(vec![by_age(queue, SortOrder::Ascend, GetOptions::new())]);
+    Step { txn, place_in: None, bytes: bytes(queue) }
 }
 
 /// Reads the answer to [`peek`].
-pub(super) fn peeked(queue: &Queue, answer: &Answer) -> Result<Option<Holder>, BackendError> {
+pub(super) fn peeked(answer: &Answer) -> Result<Option<Holder>, BackendError> {
     match &*answer.txn.op_responses() {
-        [TxnOpResponse::Get(first)] => Ok(first.kvs().first().map(|first| holder(queue, first))),
+        [TxnOpResponse::Get(first)] => Ok(first.kvs().first().map(holder)),
         _ => Err(unexpected()),
     }
 }
 
 /// Reads how a place that was made at `created` stands. Changes nothing, so it costs the cluster no entry in its log.
-pub(super) fn look(queue: &Queue, owner: OwnerId, created: i64) -> Step {
+pub(super) fn look(queue: &Queue, place: Vec<u8>, created: i64) -> Step {
     let older = keys_only().with_max_create_revision(created - 1);
     let txn = Txn::new().and_then(vec![
-        TxnOp::get(queue.place(owner), Some(keys_only())),
+        TxnOp::get(place, Some(keys_only())),
         by_age(queue, SortOrder::Ascend, GetOptions::new()),
         by_age(queue, SortOrder::Descend, older),
     ]);
@@ -156,52 +190,75 @@ pub(super) enum Looked {
     First { lease: i64 },
     /// Others are ahead.
     Behind { lease: i64, ahead: Ahead },
-    /// There is no such place any more; the owner may have another one, made at this revision.
-    Gone(Option<i64>),
+    /// There is no such place any more.
+    Gone,
 }
 
 /// Reads the answer to [`look`]: it holds only who has a key *and* is first.
-pub(super) fn looked(queue: &Queue, created: i64, answer: &Answer) -> Result<Looked, BackendError> {
+pub(super) fn looked(created: i64, answer: &Answer) -> Result<Looked, BackendError> {
     let responses = answer.txn.op_responses();
     let [TxnOpResponse::Get(own), TxnOpResponse::Get(first), TxnOpResponse::Get(older)] = &*responses else {
         return Err(unexpected());
     };
-    let Some(own) = own.kvs().first() else { return Ok(Looked::Gone(None)) };
-    if own.create_revision() != created {
-        return Ok(Looked::Gone(Some(own.create_revision())));
-    }
+    let Some(own) = own.kvs().first().filter(|own| own.create_revision() == created) else { return Ok(Looked::Gone) };
     let lease = own.lease();
     Ok(match older.kvs().first() {
         None => Looked::First { lease },
         Some(next) => {
-            let holder = first.kvs().first().map(|first| holder(queue, first));
+            let holder = first.kvs().first().map(holder);
             Looked::Behind { lease, ahead: Ahead { next: next.key().to_vec(), since: answer.unseen, holder, position: None } }
         }
     })
 }
 
-/// Deletes an owner's key, whatever its revision: nobody wants it any more. Succeeds as a transaction if it was the grant with `token`.
-///
-/// With `guard`, requests made before this one that were not executed yet will never be.
-pub(super) fn delete(queue: &Queue, owner: OwnerId, token: i64, guard: Option<TxnOp>) -> Step {
-    let own = queue.place(owner);
-    let delete = TxnOp::delete(own.clone(), Some(DeleteOptions::new()));
-    let operations: Vec<_> = guard.into_iter().chain([delete]).collect();
-    let same = Compare::create_revision(own, CompareOp::Equal, token);
-    let txn = Txn::new().when(vec![same]).and_then(operations.clone()).or_else(operations);
-    Step { txn, place_in: None, bytes: bytes(queue) }
+/// Deletes the key that was made at `created`, and no later one: executed once more it does nothing. Succeeds as a transaction if the key
+/// was there.
+pub(super) fn delete(place: Vec<u8>, created: i64) -> Step {
+    let bytes = 2 * place.len();
+    let same = Compare::create_revision(place.clone(), CompareOp::Equal, created);
+    let txn = Txn::new().when(vec![same]).and_then(vec![TxnOp::delete(place, None)]);
+    Step { txn, place_in: None, bytes }
 }
 
-/// Puts the key that was made at `created` under another lease, and `note` in it if there is one; its create revision stays.
-pub(super) fn rehang(queue: &Queue, owner: OwnerId, created: i64, lease: i64, note: Option<&str>, guard: &Guarded) -> Step {
-    let own = queue.place(owner);
+/// Deletes whatever an attempt may have made by now, and with `put` moves the guard on in the same step: what was asked before and is not
+/// executed yet will never be.
+///
+/// It compares the guard, which it changes, so it is executed once at most: never when the chair is somebody else's.
+pub(super) fn clear(place: Vec<u8>, guard: &Guarded, put: TxnOp) -> Txn {
+    let delete = TxnOp::delete(place, Some(DeleteOptions::new().with_prev_key()));
+    Txn::new().when(vec![guard.compare()]).and_then(vec![put, delete])
+}
+
+/// What became of a key that was to be deleted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Cleared {
+    /// This is the create revision of what was there, if anything was.
+    Done(Option<i64>),
+    /// The guard has moved on: nothing was done.
+    Unguarded,
+}
+
+/// Reads the answer to [`clear`].
+pub(super) fn cleared(answer: &Answer) -> Result<Cleared, BackendError> {
+    match (answer.txn.succeeded(), &*answer.txn.op_responses()) {
+        (true, [TxnOpResponse::Put(_), TxnOpResponse::Delete(deleted)]) => {
+            Ok(Cleared::Done(deleted.prev_kvs().first().map(KeyValue::create_revision)))
+        }
+        (false, _) => Ok(Cleared::Unguarded),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Puts the key that was made at `created` under another lease, and a new value in it if there is one; its create revision stays.
+pub(super) fn rehang(place: Vec<u8>, created: i64, lease: i64, value: Option<String>, guard: &Guarded) -> Step {
+    let bytes = value.as_ref().map_or(0, String::len) + 4 * (place.len() + guard.key.len());
     let options = PutOptions::new().with_lease(lease);
-    let options = if note.is_some() { options } else { options.with_ignore_value() };
-    let put = TxnOp::put(own.clone(), note.unwrap_or_default(), Some(options));
-    let other = vec![TxnOp::get(guard.key.clone(), Some(keys_only())), TxnOp::get(own.clone(), Some(keys_only()))];
-    let same = Compare::create_revision(own, CompareOp::Equal, created);
+    let options = if value.is_some() { options } else { options.with_ignore_value() };
+    let put = TxnOp::put(place.clone(), value.unwrap_or_default(), Some(options));
+    let other = vec![TxnOp::get(guard.key.clone(), Some(keys_only()))];
+    let same = Compare::create_revision(place, CompareOp::Equal, created);
     let txn = Txn::new().when(vec![guard.compare(), same]).and_then(vec![put]).or_else(other);
-    Step { txn, place_in: None, bytes: note.map_or(0, str::len) + bytes(queue) }
+    Step { txn, place_in: None, bytes }
 }
 
 /// What became of a grant's key that was to go under another lease.
@@ -218,10 +275,7 @@ pub(super) enum Rehung {
 pub(super) fn rehung(guard: &Guarded, answer: &Answer) -> Result<Rehung, BackendError> {
     match (answer.txn.succeeded(), &*answer.txn.op_responses()) {
         (true, _) => Ok(Rehung::Done),
-        (false, [TxnOpResponse::Get(guarded), ..]) => {
-            let same = guarded.kvs().first().map(KeyValue::mod_revision) == Some(guard.revision);
-            Ok(if same { Rehung::Gone } else { Rehung::Unguarded })
-        }
+        (false, [TxnOpResponse::Get(guarded)]) => Ok(if guard.is(guarded) { Rehung::Gone } else { Rehung::Unguarded }),
         _ => Err(unexpected()),
     }
 }
@@ -242,13 +296,9 @@ fn keys_only() -> GetOptions {
 }
 
 /// What a key says about its owner. What is left of its lease would take another request.
-pub(super) fn holder(queue: &Queue, place: &KeyValue) -> Holder {
-    Holder {
-        owner: queue.owner(place.key()),
-        token: u64::try_from(place.create_revision()).ok(),
-        remaining: None,
-        note: std::str::from_utf8(place.value()).ok().and_then(Note::decode),
-    }
+pub(super) fn holder(place: &KeyValue) -> Holder {
+    let (owner, note) = names::owner_and_note(place.value());
+    Holder { owner, token: u64::try_from(place.create_revision()).ok(), remaining: None, note: Note::decode(note) }
 }
 
 pub(super) fn unexpected() -> BackendError {

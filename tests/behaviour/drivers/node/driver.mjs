@@ -6,7 +6,7 @@
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 
-import { Client } from '../../../../bindings/node/index.mjs';
+import { Client, ClientClosed } from '../../../../bindings/node/index.mjs';
 
 const clients = new Map();
 const locks = new Map();
@@ -77,6 +77,30 @@ const operations = {
     await enter(1);
     return { token: tokens[0], same: new Set(tokens).size === 1, held };
   },
+  /** Takes keys and holds each for a while, until the client is closed; counts what came of it. */
+  async work(client, args) {
+    const done = { held: 0, lost: 0, unreleased: 0 };
+    async function task(number) {
+      const lock = lockOf(client, { ...args, key: `${args.key}-${number % args.keys}` });
+      for (;;) {
+        const lease = await lock.acquire();
+        await delay(args.hold);
+        done.held += 1;
+        done.lost += lease.valid ? 0 : 1;
+        done.unreleased += (await lease.release()) ? 0 : 1;
+      }
+    }
+    const untilClosed = (error) => {
+      if (!(error instanceof ClientClosed)) throw error;
+    };
+    await Promise.all(Array.from({ length: args.tasks }, (_, number) => task(number).catch(untilClosed)));
+    return done;
+  },
+  close_on_signal(client, args) {
+    if (args.stays) process.on('SIGTERM', () => {});
+    clients.get(client).closeOnSignal(number(args.timeout));
+    return true;
+  },
   async contend(client, args) {
     const lock = lockOf(client, args);
     const holds = [];
@@ -99,6 +123,10 @@ const operations = {
     await lease.extend(number(args.ttl));
     return shown(lease);
   },
+  auto_renew(_client, args) {
+    leases.get(args.lease).autoRenew(args.renewing);
+    return true;
+  },
   lease: (_client, args) => shown(leases.get(args.lease)),
   check(_client, args) {
     leases.get(args.lease).check();
@@ -114,7 +142,7 @@ const operations = {
   inspect: async (client, args) => found(await clients.get(client).inspect(args.key)),
   is_locked: (client, args) => clients.get(client).isLocked(args.key),
   list: async (client, args) => (await clients.get(client).listLocks(args.prefix)).map(found),
-  force_release: (client, args) => clients.get(client).forceRelease(args.key, args.token),
+  force_release: (client, args) => clients.get(client).forceRelease(args.key, args.token ?? args.owner),
   async close(client, args) {
     await clients.get(client).close(number(args.timeout));
     return true;
@@ -174,8 +202,9 @@ function keep(args, lease) {
 }
 
 function shown(lease) {
-  const { key, token, owner, ttl, remaining, valid, status } = lease;
-  return { key, token, owner, ttl, remaining, valid, status, reason: status === 'lost' ? reasonOf(lease) : null };
+  const { key, token, owner, ttl, remaining, valid, lost, status } = lease;
+  const times = { acquired_at: lease.acquiredAt.getTime(), expires_at: lease.expiresAt.getTime() };
+  return { key, token, owner, ttl, remaining, valid, lost, status, ...times, reason: status === 'lost' ? reasonOf(lease) : null };
 }
 
 function reasonOf(lease) {
@@ -188,7 +217,8 @@ function reasonOf(lease) {
 }
 
 function found({ key, holder, queue, cluster }) {
-  return { key, holder: holder && { ...holder }, queue: queue.length, cluster };
+  const waiting = Object.fromEntries(queue.map((owner, at) => [at + 1, owner]));
+  return { key, holder: holder && { ...holder }, queue: queue.length, waiting, cluster };
 }
 
 /** Figures with the names that the other languages have. */

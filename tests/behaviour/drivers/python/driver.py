@@ -5,11 +5,13 @@ Times are in milliseconds, stamps are readings of CLOCK_MONOTONIC, which all pro
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -106,6 +108,29 @@ class Driver:
             held.append(await lock.is_locked())
         return {"token": leases[0].token, "same": len({lease.token for lease in leases}) == 1, "held": held}
 
+    async def work(self, keys: int, tasks: int, hold: float, **args: Any) -> dict[str, int]:
+        """Takes keys and holds each for a while, until the client is closed; counts what came of it."""
+        done = {"held": 0, "lost": 0, "unreleased": 0}
+
+        async def task(number: int) -> None:
+            lock = self.lock_of(**args | {"key": f"{args['key']}-{number % keys}"})
+            with contextlib.suppress(dlock.ClientClosed):
+                while True:
+                    lease = await lock.acquire()
+                    await asyncio.sleep(hold / 1000)
+                    done["held"] += 1
+                    done["lost"] += not lease.valid
+                    done["unreleased"] += not await lease.release()
+
+        await asyncio.gather(*(task(number) for number in range(tasks)))
+        return done
+
+    async def close_on_signal(self, client: str, timeout: Any, stays: bool = False, **_: Any) -> bool:
+        if stays:
+            signal.signal(signal.SIGTERM, lambda *_: None)
+        self.clients[client].close_on_signal(seconds(timeout))
+        return True
+
     async def contend(self, cycles: int, tasks: int, **args: Any) -> list[list[float]]:
         holds = []
 
@@ -131,6 +156,10 @@ class Driver:
     async def extend(self, lease: str, ttl: Any, **_: Any) -> dict[str, Any]:
         await self.leases[lease].extend(seconds(ttl))
         return shown(self.leases[lease])
+
+    async def auto_renew(self, lease: str, renewing: bool, **_: Any) -> bool:
+        self.leases[lease].auto_renew(renewing)
+        return True
 
     async def lease(self, lease: str, **_: Any) -> dict[str, Any]:
         return shown(self.leases[lease])
@@ -178,8 +207,8 @@ class Driver:
     async def list(self, client: str, prefix: str, **_: Any) -> list[dict[str, Any]]:
         return [found(one) for one in await self.clients[client].list_locks(prefix)]
 
-    async def force_release(self, client: str, key: str, token: int, **_: Any) -> bool:
-        return bool(await self.clients[client].force_release(key, token))
+    async def force_release(self, client: str, key: str, token: int | None = None, owner: str | None = None, **_: Any) -> bool:
+        return bool(await self.clients[client].force_release(key, token, owner=owner))
 
     async def close(self, client: str, timeout: float = 0, **_: Any) -> bool:
         await self.clients[client].close(seconds(timeout))
@@ -238,7 +267,8 @@ def millis(seconds: float | None) -> float | None:
 
 
 def shown(lease: Any) -> dict[str, Any]:
-    fields = {name: getattr(lease, name) for name in ("key", "token", "owner", "valid", "status")}
+    fields = {name: getattr(lease, name) for name in ("key", "token", "owner", "valid", "status", "lost")}
+    fields |= {name: getattr(lease, name).timestamp() * 1000 for name in ("acquired_at", "expires_at")}
     return fields | {"ttl": millis(lease.ttl), "remaining": millis(lease.remaining), "reason": reason(lease)}
 
 
@@ -255,6 +285,7 @@ def found(inspection: Any) -> dict[str, Any]:
         "key": inspection.key,
         "holder": holder(inspection.holder),
         "queue": len(inspection.queue),
+        "waiting": dict(enumerate(inspection.queue, 1)),
         "cluster": inspection.cluster,
     }
 

@@ -1,6 +1,6 @@
 //! The operations, each a call or two of the public interface.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use dlock::{Client, ClientOptions, Lease, Lock, LockOptions};
 use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::shown::{figures, happening, health};
@@ -52,6 +53,7 @@ impl Driver {
                 Ok(body.inspect(|body| body.notify_one()).is_some().into())
             }
             "nest" => self.nest(&request.client, args).await,
+            "work" => self.work(&request.client, args).await,
             "contend" => self.contend(&request.client, args).await,
             "release" => Ok(self.lease(args).release().await?.into()),
             "release_lock" => Ok(self.lock(&request.client, args)?.release().await?.into()),
@@ -60,6 +62,10 @@ impl Driver {
                 let lease = self.lease(args);
                 lease.extend(ttl).await?;
                 Ok(wire::lease(&lease))
+            }
+            "auto_renew" => {
+                self.lease(args).auto_renew(args.renewing.unwrap_or_default());
+                Ok(true.into())
             }
             "lease" => Ok(wire::lease(&self.lease(args))),
             "check" => self.lease(args).check().map(|()| true.into()),
@@ -78,7 +84,11 @@ impl Driver {
             "inspect" => Ok(inspection(&client.inspect(&args.key).await?)),
             "is_locked" => Ok(client.is_locked(&args.key).await?.into()),
             "list" => Ok(client.list_locks(&args.prefix).await?.iter().map(inspection).collect()),
-            "force_release" => Ok(client.force_release(&args.key, Whom::Token(args.token.unwrap_or_default())).await?.into()),
+            "force_release" => {
+                let token = || Whom::Token(args.token.unwrap_or_default());
+                let whom = args.owner.clone().map_or_else(token, Whom::Owner);
+                Ok(client.force_release(&args.key, whom).await?.into())
+            }
             "stats" => Ok(figures(&client.stats())),
             "health" => Ok(health(&client.health().await?)),
             "metrics" => Ok(client.metrics().into()),
@@ -90,6 +100,16 @@ impl Driver {
             "heard" => Ok(self.events.borrow()[&request.client].lock().iter().map(happening).collect()),
             "close" => {
                 client.close(duration("timeout", args.timeout.as_ref())?.unwrap_or_default()).await?;
+                Ok(true.into())
+            }
+            "close_on_signal" => {
+                // There is no call for this: a program listens as it likes. That takes the signal's own effect away.
+                let mut terminate = signal(SignalKind::terminate()).map_err(|error| no_signals(&error))?;
+                let timeout = duration("timeout", args.timeout.as_ref())?.unwrap_or_default();
+                tokio::task::spawn_local(async move {
+                    terminate.recv().await;
+                    client.close(timeout).await
+                });
                 Ok(true.into())
             }
             unknown => Err(Error::InvalidOptions { field: "op".into(), value: unknown.into(), allowed: "an operation".into() }),
@@ -136,6 +156,10 @@ impl Driver {
         if let Some(name) = &args.lock {
             return Ok(self.locks.borrow()[name].clone());
         }
+        self.lock_named(client, &args.key, args)
+    }
+
+    fn lock_named(&self, client: &str, key: &str, args: &Args) -> Result<Lock, Error> {
         let defaults = LockOptions::default();
         let options = LockOptions {
             ttl: duration("ttl", args.ttl.as_ref())?.unwrap_or(defaults.ttl),
@@ -150,7 +174,7 @@ impl Driver {
             metadata: args.metadata.clone(),
             op_timeout: duration("op_timeout", args.op_timeout.as_ref())?,
         };
-        let lock = self.client(client).lock_with(&args.key, options);
+        let lock = self.client(client).lock_with(key, options);
         lock.validate()?;
         Ok(lock)
     }
@@ -196,6 +220,32 @@ impl Driver {
         Ok(json!({"token": tokens[0], "same": tokens.iter().all(|token| *token == tokens[0]), "held": held}))
     }
 
+    /// Takes keys and holds each for a while, until the client is closed; counts what came of it.
+    async fn work(&self, client: &str, args: &Args) -> Result<Value, Error> {
+        let pause = duration("hold", args.hold.as_ref())?.unwrap_or_default();
+        let done = Cell::new((0, 0, 0));
+        let tasks = (0..args.tasks).map(|number| {
+            let done = &done;
+            async move {
+                let lock = self.lock_named(client, &format!("{}-{}", args.key, number % args.keys.max(1)), args)?;
+                loop {
+                    let lease = match lock.acquire().await {
+                        Err(Error::ClientClosed { .. }) => return Ok(()),
+                        granted => granted?,
+                    };
+                    tokio::time::sleep(pause).await;
+                    let lost = !lease.is_valid();
+                    let unreleased = !lease.release().await?;
+                    let (so_far, were_lost, were_unreleased) = done.get();
+                    done.set((so_far + 1, were_lost + u32::from(lost), were_unreleased + u32::from(unreleased)));
+                }
+            }
+        });
+        try_join_all(tasks).await.map(|_: Vec<()>| ())?;
+        let (held, lost, unreleased) = done.get();
+        Ok(json!({"held": held, "lost": lost, "unreleased": unreleased}))
+    }
+
     /// Takes the key again and again; answers `[token, from, to]` of each hold.
     async fn contend(&self, client: &str, args: &Args) -> Result<Value, Error> {
         let holds = (0..args.tasks.max(1)).map(|_| async {
@@ -212,6 +262,10 @@ impl Driver {
         });
         Ok(try_join_all(holds).await?.concat().into())
     }
+}
+
+fn no_signals(error: &std::io::Error) -> Error {
+    Error::InvalidOptions { field: "signal".into(), value: error.to_string(), allowed: "one that can be heard".into() }
 }
 
 /// Says how a body ended, also one that was dropped.

@@ -1,7 +1,7 @@
 //! What goes over the pipes: requests, answers, stamps.
 
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dlock::backend::Inspection;
 use dlock::error::Error;
@@ -9,7 +9,7 @@ use dlock::holder::Holder;
 use dlock::{Lease, Renewal, Retry, Status, Unit};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Request {
@@ -47,6 +47,10 @@ pub(crate) struct Args {
     pub(crate) levels: usize,
     pub(crate) metadata: Option<String>,
     pub(crate) token: Option<u64>,
+    pub(crate) owner: Option<String>,
+    pub(crate) renewing: Option<bool>,
+    pub(crate) keys: usize,
+    pub(crate) hold: Option<Number>,
     pub(crate) prefix: String,
     pub(crate) event: String,
     pub(crate) timeout: Option<Number>,
@@ -54,6 +58,8 @@ pub(crate) struct Args {
     #[serde(rename = "for")]
     pub(crate) blocked: Option<Number>,
     pub(crate) stubborn: bool,
+    /// For languages in which a signal ends the process otherwise.
+    pub(crate) stays: Option<bool>,
     pub(crate) cycles: usize,
     pub(crate) tasks: usize,
 }
@@ -180,12 +186,17 @@ pub(crate) fn lease(lease: &Lease) -> Value {
     };
     json!({
         "key": &**lease.key(), "token": lease.token(), "owner": lease.owner(), "ttl": millis(lease.ttl()),
-        "remaining": millis(lease.remaining()), "valid": lease.is_valid(), "status": lease.status().as_str(), "reason": reason,
+        "remaining": millis(lease.remaining()), "valid": lease.is_valid(), "lost": reason.is_some(), "status": lease.status().as_str(),
+        "acquired_at": since_1970(lease.acquired_at()), "expires_at": since_1970(lease.expires_at()), "reason": reason,
     })
 }
 
 pub(crate) fn inspection(found: &Inspection) -> Value {
-    json!({"key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue.len(), "cluster": found.cluster})
+    let waiting: Map<_, _> = found.queue.iter().enumerate().map(|(at, owner)| ((at + 1).to_string(), json!(owner))).collect();
+    json!({
+        "key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue.len(), "waiting": waiting,
+        "cluster": found.cluster,
+    })
 }
 
 fn holder(holder: &Holder) -> Value {
@@ -194,6 +205,10 @@ fn holder(holder: &Holder) -> Value {
         "owner": holder.owner, "token": holder.token, "remaining": holder.remaining.map(millis),
         "pid": note.map(|note| note.pid), "host": note.map(|note| &note.host), "metadata": note.and_then(|note| note.metadata.as_ref()),
     })
+}
+
+fn since_1970(time: SystemTime) -> f64 {
+    millis(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
 pub(crate) fn millis(duration: Duration) -> f64 {

@@ -1,0 +1,39 @@
+'use strict';
+
+// A signal that begins a drain, for programs that ask for it. By itself the package listens to none.
+
+const { constants } = require('node:os');
+const { inspect } = require('node:util');
+const { isMainThread } = require('node:worker_threads');
+const { classes } = require('./errors.js');
+
+const END = ['SIGTERM', 'SIGINT'];
+
+/**
+ * Has the first of these signals call `close`; returns a function that takes that back. What the signal would have done without us is put off
+ * until then, or until a second one comes; where others listen to it, the process is theirs to end.
+ */
+function closeOnSignal(close, signals = END) {
+  checkSignals(signals);
+  const end = () => signals.forEach((name) => process.off(name, hear));
+  async function hear(name) {
+    end();
+    try {
+      await close();
+    } finally {
+      if (process.listenerCount(name) === 0) process.kill(process.pid, name);
+    }
+  }
+  signals.forEach((name) => process.on(name, hear));
+  return end;
+}
+
+function checkSignals(signals) {
+  const known = Array.isArray(signals) && signals.every((name) => Object.hasOwn(constants.signals, name));
+  if (!known) throw classes.InvalidOptions.because('signals', inspect(signals, { maxStringLength: 80 }), 'an array of names such as "SIGTERM"');
+  if (isMainThread) return;
+  const message = 'closeOnSignal: signals reach the main thread only; close the client of a worker from there';
+  throw new classes.LockError(message, { code: 'NOT_MAIN_THREAD', operation: 'closeOnSignal' });
+}
+
+module.exports = { closeOnSignal };
