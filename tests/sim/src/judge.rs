@@ -80,6 +80,18 @@ impl Judge {
         }
     }
 
+    /// A holder has listened from `since` on and heard of no loss: was there none?
+    pub(crate) fn heard_nothing(&self, number: usize, since: Nanos) {
+        let now = self.world.now();
+        let late = self.history.read_one(number, |told| {
+            let end = told.end(now).max(since).max(self.asleep.last(told.client));
+            (now > end + TOLD).then(|| format!("told late: client {} never heard of the loss of {}", told.client, told.owner))
+        });
+        if let Some(Some(late)) = late {
+            self.world.violate(|| late);
+        }
+    }
+
     /// Whether anything happened that a lease may be lost by.
     fn may_be_lost(&self, told: &Told) -> bool {
         let forgotten = self.ledger.grant(told.owner, told.token).is_some_and(|(_, forgotten)| forgotten.is_some());
