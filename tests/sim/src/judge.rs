@@ -71,6 +71,8 @@ impl Judge {
             let excused = match reason {
                 LossReason::MaxHold | LossReason::MaxStall => told.is_bounded,
                 LossReason::Closed => self.drains.lock().get(client).copied().flatten().is_some_and(|drained| now >= drained),
+                // While it is vouched for, the server has it.
+                LossReason::Gone => self.was_forgotten(told) || told.end(Nanos::MAX) <= now,
                 _ => self.may_be_lost(told),
             };
             (!excused).then(|| format!("lost: client {client} lost {owner} for no reason: {reason}"))
@@ -94,12 +96,15 @@ impl Judge {
 
     /// Whether anything happened that a lease may be lost by.
     fn may_be_lost(&self, told: &Told) -> bool {
-        let forgotten = self.ledger.grant(told.owner, told.token).is_some_and(|(_, forgotten)| forgotten.is_some());
         told.renewed_after.is_none()
             || told.is_bounded
-            || forgotten
+            || self.was_forgotten(told)
             || self.ledger.troubles.last(told.client) >= told.at
             || self.asleep.last(told.client) >= told.at
+    }
+
+    fn was_forgotten(&self, told: &Told) -> bool {
+        self.ledger.grant(told.owner, told.token).is_some_and(|(_, forgotten)| forgotten.is_some())
     }
 
     /// Compares every two leases of a key.
