@@ -329,7 +329,7 @@ impl Story {
                 timeout: ttl,
             };
             let granted = (0..40).any(|_| {
-                let answer = self.around.server.acquire(us, self.world.now(), request());
+                let answer = self.around.server.acquire(us, self.world.now(), &request());
                 let granted = matches!(answer, Ok(Acquired::Granted(_)));
                 if !granted {
                     self.run_until(self.world.now() + 600 * MS, false);
