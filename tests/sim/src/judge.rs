@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dlock::LossReason;
+use dlock::owner::OwnerId;
 use parking_lot::Mutex;
 
 use crate::history::{History, Told};
@@ -54,6 +55,19 @@ impl Judge {
         if now > end && self.asleep.last(client) < began {
             self.world.violate(|| format!("told late: client {client} was closed {} ms too late", (now - end) / MS));
         }
+    }
+
+    /// A machine gives a place up: nobody of it may want it.
+    pub(crate) fn leaving(self: &Arc<Self>, client: usize, key: &Arc<str>, owner: OwnerId) {
+        let Some(since) = self.ledger.queued_since(key, owner) else { return };
+        let (judge, key) = (self.clone(), key.clone());
+        // By then its callers know whether they still wait.
+        self.world.after(MS, move || {
+            let closing = judge.drains.lock().get(client).copied().flatten().is_some();
+            if !closing && judge.asleep.last(client) < since && judge.history.was_wanted_since(client, &key, since) {
+                judge.world.violate(|| format!("order: client {client} gave up the place of {owner} while others wait for {key}"));
+            }
+        });
     }
 
     /// A holder that listened from `since` on heard that its lease is lost: in time, and for a reason?

@@ -108,7 +108,7 @@ impl Server {
             return Err(BackendError::new(Failure::Unknown, "the owner has left since"));
         }
         let answer = self.ask(client, |seat| seat.acquire(self.aged(request.clone())));
-        answer.map(|acquired| self.noted(client, request, acquired))
+        answer.map(|acquired| self.noted(client, sent, request, acquired))
     }
 
     /// A TTL that began before its request is over sooner.
@@ -122,7 +122,7 @@ impl Server {
     }
 
     /// What the ledger makes of an answer, and its sender of the TTL.
-    fn noted(&self, client: usize, request: &Acquire, acquired: Acquired) -> Acquired {
+    fn noted(&self, client: usize, sent: Nanos, request: &Acquire, acquired: Acquired) -> Acquired {
         let Acquire { key, owner, ttl, .. } = request;
         if let Acquired::Granted(mut grant) = acquired {
             self.ledger.granted(key, *owner, grant, request.fair);
@@ -130,7 +130,7 @@ impl Server {
             return Acquired::Granted(grant);
         }
         if request.enqueue {
-            self.ledger.queued(key, *owner, client);
+            self.ledger.queued(key, *owner, client, sent);
         }
         acquired
     }
@@ -147,11 +147,11 @@ impl Server {
         let handover = self.ask(client, |seat| seat.release(release))?;
         if let (Some(request), Outcome::Released) = (&next, handover.outcome) {
             // It had its place before the key was free.
-            self.ledger.queued(&key, request.owner, client);
+            self.ledger.queued(&key, request.owner, client, sent);
         }
         self.ledger.left(&key, owner);
         let answered = next.zip(handover.next);
-        let next = answered.map(|(request, acquired)| self.noted(client, &request, acquired));
+        let next = answered.map(|(request, acquired)| self.noted(client, sent, &request, acquired));
         Ok(Handover { outcome: handover.outcome, next })
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use crate::clock::{MachineClock, sleep};
 use crate::faults::Fault;
 use crate::history::History;
+use crate::judge::Judge;
 use crate::network::{Fate, Network};
 use crate::plan::Bound;
 use crate::server::{Answer, Server};
@@ -29,6 +30,7 @@ pub(crate) struct Wire {
     pub(crate) server: Arc<Server>,
     pub(crate) network: Arc<Network>,
     pub(crate) history: Arc<History>,
+    pub(crate) judge: Arc<Judge>,
     pub(crate) clock: Arc<MachineClock>,
     pub(crate) bound: Bound,
     pub(crate) capabilities: Capabilities,
@@ -214,6 +216,7 @@ impl Backend for Wire {
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, timeout: Duration) -> Reply<'_, ()> {
         let (what, client) = (self.server.world.label(|| format!("leave {key} by {owner}")), self.client);
+        self.judge.leaving(client, &key, owner);
         self.call(Kind::Lasting, timeout, what, move |server| server.leave(client, &key, owner))
     }
 
