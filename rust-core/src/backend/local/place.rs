@@ -248,7 +248,9 @@ mod tests {
             let path = scratch.path().join(format!("lock-{round}"));
             let (holder, start) = (locked(&path), Arc::new(Barrier::new(2)));
             let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
-            let notify: Notify = Arc::new(move || drop(told.send(())));
+            let notify: Notify = Arc::new(move || {
+                let _ = told.send(());
+            });
             let releasing = std::thread::spawn({
                 let (path, start) = (path.clone(), start.clone());
                 move || {
