@@ -25,11 +25,10 @@ class Observers {
     checkType('event', event, 'string');
     checkType('fn', fn, 'function');
     this.#listen([...this.#byEvent.keys(), event]);
-    const functions = this.#byEvent.get(event) ?? new Set();
     // A wrapper: the same function may be added twice.
     const observer = { fn };
-    functions.add(observer);
-    this.#byEvent.set(event, functions);
+    // A new list each time: the old one may be in use.
+    this.#byEvent.set(event, [...(this.#byEvent.get(event) ?? []), observer]);
     return () => this.#remove(event, observer);
   }
 
@@ -40,8 +39,10 @@ class Observers {
   }
 
   #remove(event, observer) {
-    const functions = this.#byEvent.get(event);
-    if (!functions?.delete(observer) || functions.size > 0) return;
+    const before = this.#byEvent.get(event);
+    if (!before?.includes(observer)) return;
+    const left = before.filter((each) => each !== observer);
+    if (left.length > 0) return void this.#byEvent.set(event, left);
     this.#byEvent.delete(event);
     if (this.#byEvent.size > 0) return this.#listen([...this.#byEvent.keys()]);
     bridge.endSubscription(this.#id);
@@ -53,10 +54,13 @@ class Observers {
   #deliver() {
     const text = bridge.events(this.#id);
     if (!text) return void happenings.delete(this.#id); // the client is gone
-    for (const event of JSON.parse(text)) {
-      for (const { fn } of [...(this.#byEvent.get(event.kind) ?? [])]) {
+    for (const [kind, key, token, owner, waited, held, reason] of JSON.parse(text)) {
+      const observers = this.#byEvent.get(kind);
+      if (observers === undefined) continue;
+      const event = Object.freeze({ kind, key, token, owner, waited, held, reason });
+      for (const { fn } of observers) {
         try {
-          fn(Object.freeze(event));
+          fn(event);
         } catch (error) {
           complain(event, error);
         }

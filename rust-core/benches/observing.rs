@@ -37,7 +37,7 @@ async fn pairs_a_second(client: &Client) -> [f64; 2] {
         })
     });
     let done: u32 = join_all(tasks).await.into_iter().map(Result::unwrap).sum();
-    [f64::from(done) / started.elapsed().as_secs_f64(), (cpu() - used).as_secs_f64() * 1e6 / f64::from(done)]
+    [f64::from(done) / started.elapsed().as_secs_f64(), cpu().saturating_sub(used).as_secs_f64() * 1e6 / f64::from(done)]
 }
 
 /// [`pairs_a_second`] under observation.

@@ -66,7 +66,7 @@ async fn r09_a_place_is_served_though_its_own_session_seems_to_hold_the_key() {
     let held = client.lock("k").try_acquire().await.unwrap().unwrap();
     assert!(matches!(server.acquire(request(place)).await.unwrap(), Acquired::Waiting(_)));
     assert!(other.force_release("k", Whom::Token(held.token())).await.unwrap());
-    let served = tokio::time::timeout(5 * SECOND, waiter).await.expect("it is served without a renewal").unwrap().unwrap();
-    assert_eq!(served.owner_id(), place);
-    assert!(served.token() > held.token());
+    let taken = tokio::time::timeout(5 * SECOND, waiter).await.expect("it is served without a renewal").unwrap().unwrap();
+    assert_eq!(taken.owner_id(), place);
+    assert!(taken.token() > held.token());
 }

@@ -119,7 +119,7 @@ class Observers:
 
     def __init__(self, native: _native.Client, completions: _native.Completions, number: int) -> None:
         self.subscription = native.subscribe(completions, number)
-        self._functions: dict[str, list[Observe]] = {}
+        self._functions: dict[str, tuple[Observe, ...]] = {}
 
     def add(self, event: str, observe: Observe) -> Callable[[], None]:
         """Has `observe` called with each such event; returns what takes it back."""
@@ -127,14 +127,17 @@ class Observers:
             shown = f"an object of type {type(observe).__name__}"
             raise invalid("fn", shown, "a plain function that takes the event; one that must await starts a task")
         self.subscription.listen([*self._functions, event])
-        self._functions.setdefault(event, []).append(observe)
+        # A new tuple each time: the old one may be in use.
+        self._functions[event] = (*self._functions.get(event, ()), observe)
         return lambda: self._remove(event, observe)
 
     def _remove(self, event: str, observe: Observe) -> None:
-        functions = self._functions.get(event, [])
+        functions = list(self._functions.get(event, ()))
         if observe in functions:
             functions.remove(observe)
-            if not functions:
+            if functions:
+                self._functions[event] = tuple(functions)
+            else:
                 del self._functions[event]
             try:
                 self.subscription.listen([*self._functions])
@@ -146,7 +149,7 @@ class Observers:
     def deliver(self) -> None:
         """Calls the observers with what has come. One that raises is logged, and the others are called all the same."""
         for event in self.subscription.take():
-            for observe in tuple(self._functions.get(event.kind, ())):
+            for observe in self._functions.get(event.kind, ()):
                 try:
                     observe(event)
                 except Exception:

@@ -10,7 +10,7 @@ use dlock::{Health, fork::process_id};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyDict, PyList, PyTuple};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
@@ -81,8 +81,9 @@ impl Drop for Subscription {
 /// A `dlock.Event`.
 fn happening<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static NEW: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
-    CLASS.import(py, "dlock._observe", "Event")?.call1((
+    let fields = (
         event.kind.as_str(),
         &*event.key,
         event.token,
@@ -90,7 +91,10 @@ fn happening<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyAny>>
         seconds(event.waited),
         seconds(event.held),
         event.reason.as_deref(),
-    ))
+    );
+    // A named tuple's own `__new__` is written in Python and would take as long as all the rest.
+    let new = NEW.get_or_try_init(py, || PyResult::Ok(py.get_type::<PyTuple>().getattr("__new__")?.unbind()))?;
+    new.bind(py).call1((CLASS.import(py, "dlock._observe", "Event")?, fields))
 }
 
 /// A `dlock.Stats`.

@@ -190,7 +190,10 @@ impl Caller {
         let reason = tokio::select! {
             biased;
             reason = lease.lost() => reason,
-            () = sleep(&self.clock, nanos) => return false,
+            () = sleep(&self.clock, nanos) => {
+                self.judge.heard_nothing(number, since);
+                return false;
+            }
         };
         self.judge.loss(number, reason, since);
         true

@@ -47,6 +47,8 @@ struct Pages {
     /// Owners that have been given back, from the moment their caller said so.
     released: HashSet<OwnerId>,
     lines: BTreeMap<(usize, Arc<str>), Line>,
+    /// When the last one left a line.
+    emptied: BTreeMap<(usize, Arc<str>), Nanos>,
     arrivals: u64,
 }
 
@@ -77,6 +79,9 @@ impl History {
         let fair = line.remove(&number).unwrap_or(false);
         let first = line.keys().next().copied();
         let is_empty = line.is_empty();
+        if is_empty {
+            pages.emptied.insert((client, key.clone()), self.world.now());
+        }
         drop(pages);
         if let (true, true, Some(first)) = (granted, fair, first)
             && first < number
@@ -84,6 +89,13 @@ impl History {
             self.world.violate(|| format!("order: client {client} served caller {number} of {key} before caller {first}"));
         }
         is_empty
+    }
+
+    /// Whether somebody of a machine has waited for the key at every moment since then.
+    pub(crate) fn was_wanted_since(&self, client: usize, key: &Arc<str>, since: Nanos) -> bool {
+        let (pages, line) = (self.pages.lock(), (client, key.clone()));
+        let emptied = pages.emptied.get(&line).copied().unwrap_or(0);
+        emptied < since && pages.lines.get(&line).is_some_and(|line| !line.is_empty())
     }
 
     /// A caller is told of a lease. Returns what to call it by.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dlock::LossReason;
+use dlock::owner::OwnerId;
 use parking_lot::Mutex;
 
 use crate::history::{History, Told};
@@ -56,6 +57,19 @@ impl Judge {
         }
     }
 
+    /// A machine gives a place up: nobody of it may want it.
+    pub(crate) fn leaving(self: &Arc<Self>, client: usize, key: &Arc<str>, owner: OwnerId) {
+        let Some(since) = self.ledger.queued_since(key, owner) else { return };
+        let (judge, key) = (self.clone(), key.clone());
+        // By then its callers know whether they still wait.
+        self.world.after(MS, move || {
+            let closing = judge.drains.lock().get(client).copied().flatten().is_some();
+            if !closing && judge.asleep.last(client) < since && judge.history.was_wanted_since(client, &key, since) {
+                judge.world.violate(|| format!("order: client {client} gave up the place of {owner} while others wait for {key}"));
+            }
+        });
+    }
+
     /// A holder that listened from `since` on heard that its lease is lost: in time, and for a reason?
     pub(crate) fn loss(&self, number: usize, reason: LossReason, since: Nanos) {
         let now = self.world.now();
@@ -71,6 +85,8 @@ impl Judge {
             let excused = match reason {
                 LossReason::MaxHold | LossReason::MaxStall => told.is_bounded,
                 LossReason::Closed => self.drains.lock().get(client).copied().flatten().is_some_and(|drained| now >= drained),
+                // While it is vouched for, the server has it.
+                LossReason::Gone => self.was_forgotten(told) || told.end(Nanos::MAX) <= now,
                 _ => self.may_be_lost(told),
             };
             (!excused).then(|| format!("lost: client {client} lost {owner} for no reason: {reason}"))
@@ -80,14 +96,29 @@ impl Judge {
         }
     }
 
+    /// A holder has listened from `since` on and heard of no loss: was there none?
+    pub(crate) fn heard_nothing(&self, number: usize, since: Nanos) {
+        let now = self.world.now();
+        let late = self.history.read_one(number, |told| {
+            let end = told.end(now).max(since).max(self.asleep.last(told.client));
+            (now > end + TOLD).then(|| format!("told late: client {} never heard of the loss of {}", told.client, told.owner))
+        });
+        if let Some(Some(late)) = late {
+            self.world.violate(|| late);
+        }
+    }
+
     /// Whether anything happened that a lease may be lost by.
     fn may_be_lost(&self, told: &Told) -> bool {
-        let forgotten = self.ledger.grant(told.owner, told.token).is_some_and(|(_, forgotten)| forgotten.is_some());
         told.renewed_after.is_none()
             || told.is_bounded
-            || forgotten
+            || self.was_forgotten(told)
             || self.ledger.troubles.last(told.client) >= told.at
             || self.asleep.last(told.client) >= told.at
+    }
+
+    fn was_forgotten(&self, told: &Told) -> bool {
+        self.ledger.grant(told.owner, told.token).is_some_and(|(_, forgotten)| forgotten.is_some())
     }
 
     /// Compares every two leases of a key.

@@ -2,7 +2,7 @@
 //!
 //! Order and haste are promised to those whom no fault has touched. A machine in *trouble* loses that claim for the places it has.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use dlock::backend::Grant;
@@ -46,6 +46,8 @@ pub(crate) struct Ledger {
 struct Book {
     keys: BTreeMap<Arc<str>, Page>,
     orders: u64,
+    /// Owners that were granted the key or have left: what they queue for after that is a ghost's.
+    over: HashSet<OwnerId>,
     /// When each grant was made, and when the server forgot it.
     grants: HashMap<(OwnerId, u64), (Nanos, Option<Nanos>)>,
 }
@@ -62,6 +64,8 @@ struct Placed {
     owner: OwnerId,
     client: usize,
     order: u64,
+    /// When it was asked for.
+    sent: Nanos,
     /// Nothing has gone wrong for it yet.
     untouched: bool,
 }
@@ -103,15 +107,22 @@ impl Ledger {
     }
 
     /// An owner was given a place, or has one.
-    pub(crate) fn queued(&self, key: &Arc<str>, owner: OwnerId, client: usize) {
+    pub(crate) fn queued(&self, key: &Arc<str>, owner: OwnerId, client: usize, sent: Nanos) {
         let mut book = self.book.lock();
         book.orders += 1;
         let order = book.orders;
         let untouched = self.troubles.last(client) < self.world.now();
         let page = book.keys.entry(key.clone()).or_default();
         if page.place(owner).is_none() {
-            page.places.push(Placed { owner, client, order, untouched });
+            page.places.push(Placed { owner, client, order, sent, untouched });
         }
+    }
+
+    /// When an owner asked for its place, if it has one.
+    pub(crate) fn queued_since(&self, key: &Arc<str>, owner: OwnerId) -> Option<Nanos> {
+        let book = self.book.lock();
+        let sent = book.keys.get(key)?.place(owner)?.sent;
+        (!book.over.contains(&owner)).then_some(sent)
     }
 
     /// Nobody of a machine waits for the key any more: what it still has in the queue is on its way out, or goes to whoever comes next.
@@ -124,7 +135,9 @@ impl Ledger {
     /// The owner has left or given the key back.
     pub(crate) fn left(&self, key: &Arc<str>, owner: OwnerId) {
         let now = self.world.now();
-        if let Some(page) = self.book.lock().keys.get_mut(key) {
+        let mut book = self.book.lock();
+        book.over.insert(owner);
+        if let Some(page) = book.keys.get_mut(key) {
             page.release(owner, now);
         }
     }
@@ -134,6 +147,7 @@ impl Ledger {
         let now = self.world.now();
         self.world.note(grant.token);
         let mut book = self.book.lock();
+        book.over.insert(owner);
         book.grants.entry((owner, grant.token)).or_insert((now, None));
         let page = book.keys.entry(key.clone()).or_default();
         if page.holder == Some((owner, grant.token)) {

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::clock::MachineClock;
 use crate::history::History;
+use crate::judge::Judge;
 use crate::network::Network;
 use crate::plan::Plan;
 use crate::server::Server;
@@ -75,6 +76,7 @@ pub(crate) struct Surroundings {
     pub(crate) server: Arc<Server>,
     pub(crate) network: Arc<Network>,
     pub(crate) history: Arc<History>,
+    pub(crate) judge: Arc<Judge>,
 }
 
 pub(crate) struct Machine {
@@ -104,7 +106,8 @@ impl Machine {
         let options =
             ClientOptions { op_timeout: plan.op_timeout, connect_timeout: plan.connect_timeout, ..ClientOptions::default() };
         let wire = {
-            let (server, network, history) = (around.server.clone(), around.network.clone(), around.history.clone());
+            let (server, network) = (around.server.clone(), around.network.clone());
+            let (history, judge) = (around.history.clone(), around.judge.clone());
             let (clock, capabilities, bound) = (clock.clone(), capabilities.clone(), plan.bound);
             move |context: &Context| {
                 if context.session == session_of(client) {
@@ -115,6 +118,7 @@ impl Machine {
                     server: server.clone(),
                     network: network.clone(),
                     history: history.clone(),
+                    judge: judge.clone(),
                     clock: clock.clone(),
                     bound,
                     capabilities: capabilities.clone(),

@@ -148,7 +148,7 @@ impl MachinePlan {
             _ => random.between(TRUE_RATE - error, TRUE_RATE + error),
         };
         let callers = 1 + random.below(3);
-        let callers = (0..callers).map(|_| (0..1 + random.below(4)).map(|_| Step::draw(random, ttl, keys)).collect()).collect();
+        let callers = (0..callers).map(|_| (0..=random.below(4)).map(|_| Step::draw(random, ttl, keys)).collect()).collect();
         Self { rate, origin: random.between(SECOND, 1_000_000 * SECOND), callers_apart: random.chance(300), callers }
     }
 }

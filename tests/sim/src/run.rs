@@ -72,7 +72,7 @@ fn work(total: &Total, tally: &Arc<Tally>, end: u64, current: &Mutex<(u64, Insta
         }
         *current.lock() = (seed, Instant::now());
         let mut outcome = story::run(seed, PROMISED_ERROR, false, tally);
-        if seed % REPEATED == 0 && story::run(seed, PROMISED_ERROR, false, &Arc::default()).digest != outcome.digest {
+        if seed.is_multiple_of(REPEATED) && story::run(seed, PROMISED_ERROR, false, &Arc::default()).digest != outcome.digest {
             outcome.violations.push("two runs of this seed differ: something in it is left to chance".to_owned());
         }
         total.grants.fetch_add(outcome.sums.grants, Ordering::Relaxed);

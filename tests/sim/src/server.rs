@@ -103,13 +103,12 @@ impl Server {
         seat.map_or_else(nobody, |seat| ask(&*seat).now_or_never().unwrap_or_else(nobody))
     }
 
-    pub(crate) fn acquire(&self, client: usize, sent: Nanos, request: Acquire) -> Answer<Acquired> {
+    pub(crate) fn acquire(&self, client: usize, sent: Nanos, request: &Acquire) -> Answer<Acquired> {
         if self.is_ghost(request.owner, sent) {
             return Err(BackendError::new(Failure::Unknown, "the owner has left since"));
         }
-        let (key, owner, ttl) = (request.key.clone(), request.owner, request.ttl);
         let answer = self.ask(client, |seat| seat.acquire(self.aged(request.clone())));
-        answer.map(|acquired| self.noted(client, &request, acquired, &key, owner, ttl))
+        answer.map(|acquired| self.noted(client, sent, request, acquired))
     }
 
     /// A TTL that began before its request is over sooner.
@@ -122,28 +121,18 @@ impl Server {
         Duration::from_nanos(u64::try_from(ttl.as_nanos()).unwrap_or(0) * self.age / 1000)
     }
 
-    fn noted(
-        &self,
-        client: usize,
-        request: &Acquire,
-        acquired: Acquired,
-        key: &Arc<str>,
-        owner: OwnerId,
-        ttl: Duration,
-    ) -> Acquired {
-        match acquired {
-            Acquired::Granted(mut grant) => {
-                self.ledger.granted(key, owner, grant, request.fair);
-                (grant.ttl, grant.age) = (ttl, self.age_of(ttl));
-                Acquired::Granted(grant)
-            }
-            Acquired::Waiting(waiting) => {
-                if request.enqueue {
-                    self.ledger.queued(key, owner, client);
-                }
-                Acquired::Waiting(waiting)
-            }
+    /// What the ledger makes of an answer, and its sender of the TTL.
+    fn noted(&self, client: usize, sent: Nanos, request: &Acquire, acquired: Acquired) -> Acquired {
+        let Acquire { key, owner, ttl, .. } = request;
+        if let Acquired::Granted(mut grant) = acquired {
+            self.ledger.granted(key, *owner, grant, request.fair);
+            (grant.ttl, grant.age) = (*ttl, self.age_of(*ttl));
+            return Acquired::Granted(grant);
         }
+        if request.enqueue {
+            self.ledger.queued(key, *owner, client, sent);
+        }
+        acquired
     }
 
     pub(crate) fn renew(&self, client: usize, batch: Vec<Renew>) -> Answer<Vec<Renewed>> {
@@ -158,14 +147,11 @@ impl Server {
         let handover = self.ask(client, |seat| seat.release(release))?;
         if let (Some(request), Outcome::Released) = (&next, handover.outcome) {
             // It had its place before the key was free.
-            self.ledger.queued(&key, request.owner, client);
+            self.ledger.queued(&key, request.owner, client, sent);
         }
         self.ledger.left(&key, owner);
         let answered = next.zip(handover.next);
-        let next = answered.map(|(request, acquired)| {
-            let (owner, ttl) = (request.owner, request.ttl);
-            self.noted(client, &request, acquired, &key, owner, ttl)
-        });
+        let next = answered.map(|(request, acquired)| self.noted(client, sent, &request, acquired));
         Ok(Handover { outcome: handover.outcome, next })
     }
 

@@ -37,7 +37,6 @@ struct Story {
     world: Arc<World>,
     around: Surroundings,
     ledger: Arc<Ledger>,
-    judge: Arc<Judge>,
     clocks: Vec<Arc<MachineClock>>,
     machines: Vec<Machine>,
     post: Arc<Post>,
@@ -90,7 +89,7 @@ impl Story {
         server.start(&post);
         let history = History::new(world, clocks.clone());
         let judge = Judge::new(world, &history, &ledger, clients);
-        let around = Surroundings { server, network, history };
+        let around = Surroundings { server, network, history, judge };
         let capabilities = capabilities(&plan);
         let machines = (0..clients)
             .map(|client| Machine::start(client, &plan, &clocks[client], &around, &capabilities))
@@ -99,7 +98,7 @@ impl Story {
         coming.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         let busy = (0..clients).map(|_| Arc::default()).collect();
         let (world, tally) = (world.clone(), tally.clone());
-        Ok(Self { plan, world, around, ledger, judge, clocks, machines, post, tally, busy, coming, events: 0, deserted: false })
+        Ok(Self { plan, world, around, ledger, clocks, machines, post, tally, busy, coming, events: 0, deserted: false })
     }
 
     fn play(&mut self) {
@@ -130,7 +129,7 @@ impl Story {
             clock: self.clocks[client].clone(),
             history: self.around.history.clone(),
             ledger: self.ledger.clone(),
-            judge: self.judge.clone(),
+            judge: self.around.judge.clone(),
             tally: self.tally.clone(),
             busy: self.busy[client].clone(),
         }
@@ -205,7 +204,7 @@ impl Story {
     }
 
     fn pause(&mut self, client: usize, lasts: Nanos) {
-        self.judge.sleeps(client, lasts);
+        self.around.judge.sleeps(client, lasts);
         let machine = &mut self.machines[client];
         machine.paused_until = machine.paused_until.max(self.world.now() + lasts);
         self.world.after(lasts, || {});
@@ -259,13 +258,13 @@ impl Story {
         self.machines[client].crashed = true;
         self.deserted = true;
         self.around.network.disconnect(client, true);
-        self.judge.sleeps(client, Nanos::MAX / 2);
+        self.around.judge.sleeps(client, Nanos::MAX / 2);
     }
 
     fn close(&mut self, client: usize, timeout: Nanos) {
         let machine = &self.machines[client];
         let Some(handle) = machine.client().cloned().filter(|_| !machine.crashed) else { return };
-        let judge = self.judge.clone();
+        let judge = self.around.judge.clone();
         judge.closing(client, self.world.now() + timeout * 97 / 100);
         // What a troubled client cannot give back in time is left to expire.
         self.deserted = true;
@@ -280,7 +279,7 @@ impl Story {
 
     /// Nothing may be left: no lease, no place, no task.
     fn end(&mut self) -> (Sums, u64) {
-        let sums = self.judge.compare();
+        let sums = self.around.judge.compare();
         let now = self.world.now();
         if self.deserted {
             // What a dead machine had runs out; what it had queued for is passed by.
@@ -329,7 +328,7 @@ impl Story {
                 timeout: ttl,
             };
             let granted = (0..40).any(|_| {
-                let answer = self.around.server.acquire(us, self.world.now(), request());
+                let answer = self.around.server.acquire(us, self.world.now(), &request());
                 let granted = matches!(answer, Ok(Acquired::Granted(_)));
                 if !granted {
                     self.run_until(self.world.now() + 600 * MS, false);

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use crate::clock::{MachineClock, sleep};
 use crate::faults::Fault;
 use crate::history::History;
+use crate::judge::Judge;
 use crate::network::{Fate, Network};
 use crate::plan::Bound;
 use crate::server::{Answer, Server};
@@ -29,6 +30,7 @@ pub(crate) struct Wire {
     pub(crate) server: Arc<Server>,
     pub(crate) network: Arc<Network>,
     pub(crate) history: Arc<History>,
+    pub(crate) judge: Arc<Judge>,
     pub(crate) clock: Arc<MachineClock>,
     pub(crate) bound: Bound,
     pub(crate) capabilities: Capabilities,
@@ -96,7 +98,7 @@ impl Wire {
             }
             let (reply, answer) = oneshot::channel();
             let waits = Waits(Arc::new(AtomicBool::new(true)));
-            self.dispatch(kind, fate, waits.0.clone(), Arc::new(execute), reply, what);
+            self.dispatch(kind, fate, &waits.0, &(Arc::new(execute) as Arc<Execute<T>>), reply, &what);
             let broken = async {
                 match fate.broken {
                     Some(after) => sleep(&self.clock, after).await,
@@ -129,10 +131,10 @@ impl Wire {
         &self,
         kind: Kind,
         fate: Fate,
-        waited_for: Arc<AtomicBool>,
-        execute: Arc<Execute<T>>,
+        waited_for: &Arc<AtomicBool>,
+        execute: &Arc<Execute<T>>,
         reply: oneshot::Sender<Answer<T>>,
-        what: String,
+        what: &str,
     ) {
         let Some(executed) = fate.executed else { return };
         let reply = Arc::new(Mutex::new(Some(reply)));
@@ -142,7 +144,7 @@ impl Wire {
                 continue;
             }
             let (server, network, waited_for) = (self.server.clone(), self.network.clone(), waited_for.clone());
-            let (execute, reply, client, what) = (execute.clone(), reply.clone(), self.client, what.clone());
+            let (execute, reply, client, what) = (execute.clone(), reply.clone(), self.client, what.to_owned());
             let guarded = self.bound == Bound::Guard && kind == Kind::Passing;
             self.server.world.after(after, move || {
                 let ghost = !waited_for.load(Ordering::Relaxed);
@@ -191,7 +193,7 @@ impl Backend for Wire {
         let what = self.server.world.label(|| format!("acquire {} by {} for {:?}", request.key, request.owner, request.ttl));
         let (client, sent) = (self.client, self.server.world.now());
         let kind = if request.enqueue { Kind::Lasting } else { Kind::Once };
-        self.call(kind, request.timeout, what, move |server| server.acquire(client, sent, request.clone()))
+        self.call(kind, request.timeout, what, move |server| server.acquire(client, sent, &request))
     }
 
     fn renew(&self, batch: Vec<Renew>, timeout: Duration) -> Reply<'_, Vec<Renewed>> {
@@ -214,6 +216,7 @@ impl Backend for Wire {
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, timeout: Duration) -> Reply<'_, ()> {
         let (what, client) = (self.server.world.label(|| format!("leave {key} by {owner}")), self.client);
+        self.judge.leaving(client, &key, owner);
         self.call(Kind::Lasting, timeout, what, move |server| server.leave(client, &key, owner))
     }
 

@@ -1,7 +1,8 @@
 //! Transactions go together where they would otherwise queue.
 //!
 //! Each request costs the cluster an entry in its log, written to disk by most of its servers; a transaction of many costs one as well. So
-//! one that comes while the line is free goes at once, and those that come while others are under way go together, nested in one.
+//! one that comes while the line is free goes at once, and those that come while others are under way go together, nested in one. Only where
+//! many were answered together a moment ago, the first one back waits for the others, a millisecond at most.
 //!
 //! What etcd makes of such a nest decides what may be in it. Compares see the store as it was before all of it, and everything in it
 //! happens at one revision: two places made in one queue would have the same age, so a batch makes one place in a queue at most. No key may
@@ -11,11 +12,12 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use etcd_client::{Client, ResponseHeader, Txn, TxnOp, TxnOpResponse};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant as Timer, timeout_at};
 
 use super::endpoints::Endpoints;
@@ -30,8 +32,12 @@ const MOST_BYTES: usize = 256 * 1024;
 /// How many requests are under way at most: one is on its way while the cluster works on another.
 const CALLS: usize = 2;
 
-/// From so many in a batch on, one request after the other is better than two at a time: each costs the server as much as seven locks.
+/// From so many in a batch on, one request after the other is better than two at a time. Each costs the server some 250 µs, and a lock taken
+/// and released in it 25.
 const CROWD: usize = 16;
+
+/// How long those who were answered in a crowd are waited for at most. They come back one by one, and the first would go alone.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// How many transactions may line up.
 const LONGEST_LINE: usize = 4_096;
@@ -59,6 +65,8 @@ struct Waiting {
 pub(super) struct Line {
     endpoints: Arc<Endpoints>,
     state: Mutex<State>,
+    /// Those who were lingered for are back.
+    back: Notify,
     /// Nothing in it writes: a batch then costs no entry in the log either, and each answer knows all of its revision.
     reads: bool,
 }
@@ -71,6 +79,8 @@ struct State {
     under_way: usize,
     /// The sizes of the last two batches. Of many who are answered at the same time the first one back goes alone, and the others after it.
     sizes: [usize; 2],
+    /// How many are lingered for.
+    expected: usize,
 }
 
 /// The answer that comes.
@@ -99,7 +109,7 @@ impl Coming {
 
 impl Line {
     pub(super) fn new(endpoints: Arc<Endpoints>) -> Self {
-        Self { endpoints, state: Mutex::default(), reads: false }
+        Self { endpoints, state: Mutex::default(), back: Notify::new(), reads: false }
     }
 
     /// A line for what only reads.
@@ -120,6 +130,9 @@ impl Line {
             state.waiting.push_back(Waiting { step, deadline, taken: taken.clone(), answer });
             Coming { line: self.clone(), deadline, taken, answer: coming }
         });
+        if state.expected > 0 && state.are_back() {
+            self.back.notify_one();
+        }
         if state.is_worth_a_call() {
             state.calls += 1;
             tokio::spawn(self.clone().call());
@@ -131,10 +144,24 @@ impl Line {
     async fn call(self: Arc<Self>) {
         loop {
             let Some(batch) = self.state.lock().next() else { return };
-            let size = batch.len();
+            let answered = batch.len();
             self.send(batch).await;
-            self.state.lock().under_way -= size;
+            self.state.lock().under_way -= answered;
+            if answered >= CROWD && !self.reads {
+                self.linger(answered).await;
+            }
         }
+    }
+
+    /// Waits until most of a crowd that was just answered are back in line, or do not seem to come.
+    async fn linger(&self, answered: usize) {
+        let end = Timer::now() + LINGER;
+        {
+            let mut state = self.state.lock();
+            state.expected = ((answered + state.waiting.len()) * 7 / 8).min(LARGEST);
+        }
+        while !self.state.lock().are_back() && timeout_at(end, self.back.notified()).await.is_ok() {}
+        self.state.lock().expected = 0;
     }
 
     async fn send(&self, batch: Vec<Waiting>) {
@@ -203,6 +230,10 @@ impl State {
         self.calls == 0 || (self.calls < CALLS && waiting >= if crowd { LARGEST } else { self.under_way })
     }
 
+    fn are_back(&self) -> bool {
+        self.waiting.len() >= self.expected
+    }
+
     /// The next batch, as far as the rules allow in the order of arrival; `None` when nobody waits or it is not worth a request, and then
     /// it is one call less.
     fn next(&mut self) -> Option<Vec<Waiting>> {
@@ -246,7 +277,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use crate::backend::etcd::address::Address;
 
     fn line_of(queues: &[Option<&str>]) -> State {
         let waiting = queues.iter().map(|queue| {
@@ -300,6 +331,29 @@ mod tests {
         assert!(goes_beside(&mut state, 1), "a request is full");
         state.calls = CALLS;
         assert!(!state.is_worth_a_call());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_back_of_a_crowd_waits_for_most_of_the_others_but_not_for_long() {
+        let line = Line::new(Arc::new(Endpoints::new(Address::parse("etcd://127.0.0.1:1").unwrap(), LINGER)));
+        let started = Timer::now();
+        line.linger(CROWD).await;
+        let (nobody, started) = (started.elapsed(), Timer::now());
+        assert!((LINGER..LINGER * 3).contains(&nobody), "{nobody:?}");
+        // One who comes is counted with those who wait already; calls are under way, so that none is sent here.
+        line.state.lock().calls = CALLS;
+        line.state.lock().waiting = line_of(&[None; CROWD - 2]).waiting;
+        let line = Arc::new(line);
+        let come = |line: &Arc<Line>| {
+            let step = Step { txn: Txn::new(), place_in: None, bytes: 1 };
+            drop(line.submit([step], Timer::now() + Duration::from_secs(1)));
+        };
+        let mut linger = Box::pin(line.linger(4));
+        assert!(futures_util::poll!(&mut linger).is_pending(), "14 of 18 are there, and most are 15");
+        come(&line);
+        linger.await;
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        assert_eq!(line.state.lock().expected, 0);
     }
 
     #[tokio::test]

@@ -159,6 +159,9 @@ pub(super) fn let_go(path: &Path, file: &Descriptor, at_path: bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Barrier};
+    use std::time::Duration;
+
     use super::super::scratch::Scratch;
     use super::*;
 
@@ -235,5 +238,34 @@ mod tests {
         assert_eq!(Record::decode(&std::fs::read(&path).unwrap()).unwrap().token, 1);
         assert_eq!(holding.end(&path).unwrap(), Some(false));
         assert!(!path.exists());
+    }
+
+    /// Freed before the watch is there, nobody would be told: so the lock is tried once more after.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn r08_what_frees_the_key_while_it_is_sought_is_seen() {
+        let scratch = Scratch::new();
+        for round in 0..600 {
+            let path = scratch.path().join(format!("lock-{round}"));
+            let (holder, start) = (locked(&path), Arc::new(Barrier::new(2)));
+            let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+            let notify: Notify = Arc::new(move || {
+                let _ = told.send(());
+            });
+            let releasing = std::thread::spawn({
+                let (path, start) = (path.clone(), start.clone());
+                move || {
+                    start.wait();
+                    // A little later each time, over what a search takes.
+                    (0..round % 100 * 20).for_each(|_| std::hint::spin_loop());
+                    let_go(&path, &holder, true);
+                }
+            });
+            start.wait();
+            // Where the file vanished before it could be watched, the waiter polls.
+            if let Found::Blocked(Place { watch: Some(_watch), .. }) = seek(&path, None, Some(&notify)).unwrap().unwrap() {
+                tokio::time::timeout(Duration::from_secs(5), heard.recv()).await.expect("it is told");
+            }
+            releasing.join().unwrap();
+        }
     }
 }
