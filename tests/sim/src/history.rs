@@ -39,7 +39,12 @@ pub(crate) struct Told {
 }
 
 /// Who waits in the local line of one machine, by arrival.
-type Line = BTreeMap<u64, bool>;
+type Line = BTreeMap<u64, Waits>;
+
+struct Waits {
+    fair: bool,
+    since: Nanos,
+}
 
 #[derive(Default)]
 struct Pages {
@@ -68,7 +73,7 @@ impl History {
         let mut pages = self.pages.lock();
         pages.arrivals += 1;
         let number = pages.arrivals;
-        pages.lines.entry((client, key.clone())).or_default().insert(number, fair);
+        pages.lines.entry((client, key.clone())).or_default().insert(number, Waits { fair, since: self.world.now() });
         number
     }
 
@@ -76,7 +81,7 @@ impl History {
     pub(crate) fn leave(&self, client: usize, key: &Arc<str>, number: u64, granted: bool) -> bool {
         let mut pages = self.pages.lock();
         let Some(line) = pages.lines.get_mut(&(client, key.clone())) else { return true };
-        let fair = line.remove(&number).unwrap_or(false);
+        let fair = line.remove(&number).is_some_and(|waits| waits.fair);
         let first = line.keys().next().copied();
         let is_empty = line.is_empty();
         if is_empty {
@@ -91,11 +96,11 @@ impl History {
         is_empty
     }
 
-    /// Whether somebody of a machine has waited for the key at every moment since then.
-    pub(crate) fn was_wanted_since(&self, client: usize, key: &Arc<str>, since: Nanos) -> bool {
+    /// Whether somebody of a machine has waited for the key at every moment since then, and somebody who came before `left` still does.
+    pub(crate) fn was_wanted_since(&self, client: usize, key: &Arc<str>, since: Nanos, left: Nanos) -> bool {
         let (pages, line) = (self.pages.lock(), (client, key.clone()));
         let emptied = pages.emptied.get(&line).copied().unwrap_or(0);
-        emptied < since && pages.lines.get(&line).is_some_and(|line| !line.is_empty())
+        emptied < since && pages.lines.get(&line).is_some_and(|line| line.values().any(|waits| waits.since < left))
     }
 
     /// A caller is told of a lease. Returns what to call it by.

@@ -1,5 +1,6 @@
 //! The judge: what the callers saw, held against what was promised to them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(crate) struct Judge {
     pub(crate) asleep: Arc<Troubles>,
     /// Up to when each client that is being closed must go on renewing.
     drains: Mutex<Vec<Option<Nanos>>>,
+    /// Owners that have asked to leave at least once.
+    leaving: Mutex<HashSet<OwnerId>>,
 }
 
 /// What a history came to.
@@ -38,7 +41,14 @@ pub(crate) struct Sums {
 impl Judge {
     pub(crate) fn new(world: &Arc<World>, history: &Arc<History>, ledger: &Arc<Ledger>, clients: usize) -> Arc<Self> {
         let (world, history, ledger) = (world.clone(), history.clone(), ledger.clone());
-        Arc::new(Self { world, history, ledger, asleep: Troubles::new(clients), drains: Mutex::new(vec![None; clients]) })
+        Arc::new(Self {
+            world,
+            history,
+            ledger,
+            asleep: Troubles::new(clients),
+            drains: Mutex::new(vec![None; clients]),
+            leaving: Mutex::default(),
+        })
     }
 
     /// A client is being closed, and drains until then.
@@ -59,12 +69,15 @@ impl Judge {
 
     /// A machine gives a place up: nobody of it may want it.
     pub(crate) fn leaving(self: &Arc<Self>, client: usize, key: &Arc<str>, owner: OwnerId) {
+        if !self.leaving.lock().insert(owner) {
+            return;
+        }
         let Some(since) = self.ledger.queued_since(key, owner) else { return };
-        let (judge, key) = (self.clone(), key.clone());
+        let (judge, key, left) = (self.clone(), key.clone(), self.world.now());
         // By then its callers know whether they still wait.
         self.world.after(MS, move || {
             let closing = judge.drains.lock().get(client).copied().flatten().is_some();
-            if !closing && judge.asleep.last(client) < since && judge.history.was_wanted_since(client, &key, since) {
+            if !closing && judge.asleep.last(client) < since && judge.history.was_wanted_since(client, &key, since, left) {
                 judge.world.violate(|| format!("order: client {client} gave up the place of {owner} while others wait for {key}"));
             }
         });

@@ -48,6 +48,8 @@ struct Story {
     events: u64,
     /// A machine left without saying goodbye.
     deserted: bool,
+    /// For how long machines were cut off, together.
+    cut_off: Nanos,
 }
 
 /// Runs one seed, with clocks that are wrong by at most `error` millionths.
@@ -98,7 +100,21 @@ impl Story {
         coming.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         let busy = (0..clients).map(|_| Arc::default()).collect();
         let (world, tally) = (world.clone(), tally.clone());
-        Ok(Self { plan, world, around, ledger, clocks, machines, post, tally, busy, coming, events: 0, deserted: false })
+        Ok(Self {
+            plan,
+            world,
+            around,
+            ledger,
+            clocks,
+            machines,
+            post,
+            tally,
+            busy,
+            coming,
+            events: 0,
+            deserted: false,
+            cut_off: 0,
+        })
     }
 
     fn play(&mut self) {
@@ -218,6 +234,9 @@ impl Story {
                 Fault::Pause
             }
             Disaster::Partition { client, cut, lasts } => {
+                // What could not be given up for a minute is left to the next who asks.
+                self.cut_off += lasts;
+                self.deserted |= self.cut_off > 50 * SECOND;
                 self.around.network.cut(client, cut, lasts);
                 Fault::Partition
             }
