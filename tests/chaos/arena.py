@@ -140,10 +140,11 @@ class EtcdArena(Arena):
         return server
 
     def leader(self) -> int:
-        """Which member leads, as some other member sees it."""
+        """Which member leads, as some other member sees it. LookupError while none does, or not all can say."""
         statuses = [self.member(number).call("maintenance/status") for number in range(MEMBERS)]
         ids = [status["header"]["member_id"] for status in statuses]
-        return ids.index(next(status["leader"] for status in statuses if status.get("leader") in ids))
+        leaders = [status["leader"] for status in statuses if status.get("leader") in ids]
+        return ids.index(leaders[0])
 
     def move_leader(self) -> None:
         leader = self.leader()

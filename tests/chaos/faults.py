@@ -200,7 +200,7 @@ async def move_leader(stage: Stage) -> None:
     """The cluster's leader hands over to another member."""
     async with stage.server_fault("leader moved", counts="leader moves"):
         # A cluster that has just lost its leader cannot move it.
-        with contextlib.suppress(OSError, StopIteration):
+        with contextlib.suppress(OSError, LookupError):
             await asyncio.to_thread(etcd(stage).move_leader)
             return
     stage.journal.counts["leader moves"] -= 1
@@ -208,7 +208,7 @@ async def move_leader(stage: Stage) -> None:
 
 async def kill_leader(stage: Stage) -> None:
     async with stage.server_fault("leader killed", counts="kills"):
-        with contextlib.suppress(OSError, StopIteration):
+        with contextlib.suppress(OSError, LookupError):
             leader = stage.arena.servers[await asyncio.to_thread(etcd(stage).leader)]
             await asyncio.to_thread(leader.kill)
             stage.journal.counts["leader moves"] += 1
