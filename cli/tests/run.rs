@@ -63,7 +63,7 @@ fn r15_bad_input_is_told_in_one_line_that_names_it() {
         (&["run", "k", "--url", "http://u:secret@host", "--", "true"], &["url", "http://***@host", "local:"]),
         (&["run", "k", "--url", "memory:", "--", "true"], &["url", "memory:", "one process"]),
         (&["run", "k", "--url", "", "--", "true"], &["url", "\"\"", "local:"]),
-        (&["run", "k", "--url", "rediss://:secret@host", "--", "true"], &["url", "rediss://***@host", "TLS is not supported yet"]),
+        (&["run", "k", "--url", "rediss://:secret@host?ca=/none", "--", "true"], &["url", "rediss://host", "ca must be"]),
         (&["run", "k", "--url", "redis://host:99999", "--", "true"], &["url", "redis://host:99999", "a port from 1 to 65535"]),
         (&["run", "k"], &["<CMD>", "dlock run KEY -- CMD"]),
         (&["run", "k", "true"], &["'true'", "dlock run KEY -- CMD"]),

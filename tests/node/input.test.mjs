@@ -78,7 +78,7 @@ describe('bad input', () => {
       ['no URL', () => new Client('here')],
       ['a number', () => new Client(6379)],
       ['an empty URL', () => new Client('')],
-      ['an encrypted connection', () => new Client('rediss://host')],
+      ['a certificate that is not there', () => new Client('rediss://host?ca=/none')],
       ['a port that does not exist', () => new Client('redis://host:99999')],
     ],
     fn: [

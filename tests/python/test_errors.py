@@ -145,7 +145,7 @@ def test_an_empty_url_is_refused_and_an_empty_variable_is_as_unset(face: Any, mo
     assert "memory:named" in repr(face.Client())
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "redis://h/notanumber", "nonsense", "redis://:geheim@h:99999999", "rediss://:geheim@h"])
+@pytest.mark.parametrize("url", ["ftp://x", "redis://h/notanumber", "nonsense", "redis://:geheim@h:99999999", "rediss://:geheim@h?ca=/none"])
 def test_r15_bad_urls_are_named_without_their_password(url: str) -> None:
     with pytest.raises(dlock.InvalidOptions) as bad:
         dlock.Client(url)

@@ -8,6 +8,7 @@ pub mod etcd;
 pub mod local;
 pub(crate) mod measured;
 pub mod memory;
+mod pem;
 pub mod redis;
 
 use std::fmt;
@@ -347,8 +348,7 @@ pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> 
     match parsed.scheme() {
         "memory" => memory::open(&parsed, context),
         "local" => local::open(&parsed, context),
-        "redis" | "redis+unix" | "unix" => redis::open(&parsed, context),
-        "rediss" => Err(refuse("TLS is not supported yet; use redis://, through a tunnel where the network is not trusted")),
+        "redis" | "rediss" | "redis+unix" | "unix" => redis::open(&parsed, context),
         _ => Err(refuse(URLS)),
     }
 }

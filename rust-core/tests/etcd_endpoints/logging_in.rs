@@ -7,7 +7,7 @@ use etcd_client::Client;
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
 
-use crate::certificates::{Authority, url};
+use crate::support::certificates::{Authority, url};
 use crate::support::etcd::{EtcdServer, Options, Version};
 use crate::{CONNECT_TIMEOUT, OP_TIMEOUT, connect, open, put};
 

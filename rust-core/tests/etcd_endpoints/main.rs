@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-mod certificates;
 mod failing_over;
 mod logging_in;
 mod parrot;

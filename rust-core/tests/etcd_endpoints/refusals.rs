@@ -6,8 +6,8 @@ use dlock::backend::etcd::address::Address;
 use dlock::error::{BackendError, Failure};
 use tokio::net::TcpListener;
 
-use crate::certificates::{Authority, Identity, url};
 use crate::parrot::Parrot;
+use crate::support::certificates::{Authority, Identity, url};
 use crate::support::etcd::{EtcdServer, Options, Version};
 use crate::support::redis::Server;
 use crate::{CONNECT_TIMEOUT, connect, open, put};

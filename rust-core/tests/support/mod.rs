@@ -5,6 +5,7 @@
 // A failing step fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod certificates;
 pub mod etcd;
 pub mod proxy;
 pub mod redis;

@@ -17,6 +17,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::certificates::{Authority, Identity};
 use super::eventually;
 
 pub const TTL: Duration = Duration::from_secs(30);
@@ -38,12 +39,34 @@ impl Server {
 
     /// Starts a server with further arguments.
     pub async fn start_with(arguments: &[&str]) -> Self {
+        let port = free_port();
+        Self::start_on(port, &[&["--port", &port.to_string()], arguments].concat()).await
+    }
+
+    /// Starts a server that speaks TLS alone, and may want a certificate of its clients.
+    pub async fn start_secure(authority: &Authority, wants_certificates: bool) -> Self {
+        let (Identity { certificate, key }, ca) = (authority.issue("server"), authority.certificate());
+        let port = free_port();
+        let port_text = port.to_string();
+        let of_clients = if wants_certificates { "yes" } else { "no" };
+        let arguments = [
+            ["--port", "0"],
+            ["--tls-port", &port_text],
+            ["--tls-auth-clients", of_clients],
+            ["--tls-cert-file", certificate.to_str().unwrap()],
+            ["--tls-key-file", key.to_str().unwrap()],
+            ["--tls-ca-cert-file", ca.to_str().unwrap()],
+        ];
+        Self::start_on(port, arguments.as_flattened()).await
+    }
+
+    async fn start_on(port: u16, arguments: &[&str]) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("dlock-redis-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        let mut server = Self { port: free_port(), directory, arguments, child: None };
+        let mut server = Self { port, directory, arguments, child: None };
         server.restart().await;
         server
     }
@@ -51,7 +74,7 @@ impl Server {
     /// Starts the server, again on the same port.
     pub async fn restart(&mut self) {
         let child = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--unixsocket", self.socket().to_str().unwrap(), "--daemonize", "no", "--dir"])
             .arg(&self.directory)
             .args(&self.arguments)
@@ -87,8 +110,13 @@ impl Server {
 
     /// A connection that is not ours: what `redis-cli` would do.
     pub async fn cli(&self) -> Cli {
-        let client = redis::Client::open(self.url()).unwrap();
-        Cli(client.get_multiplexed_async_connection().await.unwrap())
+        Cli::to(&self.url()).await
+    }
+
+    /// One through the socket, whatever the server speaks on its port.
+    pub async fn local_cli(&self) -> Cli {
+        eventually("the socket is there", || async { self.socket().exists() }).await;
+        Cli::to(&format!("redis+unix://{}", self.socket().display())).await
     }
 }
 
@@ -114,6 +142,10 @@ fn free_port() -> u16 {
 pub struct Cli(MultiplexedConnection);
 
 impl Cli {
+    async fn to(url: &str) -> Self {
+        Self(redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap())
+    }
+
     pub async fn run<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
         redis::cmd(command[0]).arg(&command[1..]).query_async(&mut self.0.clone()).await.unwrap()
     }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tonic::transport::{self, ClientTlsConfig};
 use url::{Url, form_urlencoded};
 
-use super::tls::{self, Files};
+use super::tls;
+use crate::backend::pem::Files;
 use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 2379;
@@ -192,14 +193,8 @@ fn credentials(user_info: Option<&str>) -> Result<Option<Credentials>, String> {
 fn files(query: &str) -> Result<Files, String> {
     let mut files = Files::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        let slot = match &*name {
-            "ca" => &mut files.ca,
-            "cert" => &mut files.cert,
-            "key" => &mut files.key,
-            _ => return Err(format!("there is no parameter {name:?}; there are ca, cert and key")),
-        };
-        if slot.replace(value.into_owned().into()).is_some() {
-            return Err(format!("{name} is given twice"));
+        if !files.take(&name, &value)? {
+            return Err(format!("there is no parameter {name:?}; there are ca, cert and key"));
         }
     }
     Ok(files)

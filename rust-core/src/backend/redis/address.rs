@@ -3,31 +3,37 @@
 use std::sync::Arc;
 
 use redis::io::tcp::TcpSettings;
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 use url::{Host, Url};
 
+use super::dial::Target;
+use super::tls::Tls;
+use crate::backend::pem::Files;
 use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 6379;
 
 /// A parsed URL.
 pub(super) struct Address {
-    /// What the client library connects with, password included.
-    pub(super) info: ConnectionInfo,
+    /// Password included.
+    pub(super) target: Target,
     /// What people may read.
     pub(super) shown: Arc<str>,
 }
 
-/// Reads `redis://[[user]:password@]host[:port][/db]` and `redis+unix:///path[?db=&user=&pass=]`.
+/// Reads `redis://[[user]:password@]host[:port][/db]`, or `rediss://` for TLS, with the parameters `ca`, `cert` and `key`: paths of PEM
+/// files; and `redis+unix:///path[?db=&user=&pass=]`.
 pub(super) fn parse(url: &Url) -> Result<Address, Error> {
     let shown = shown(url);
     let refuse = |allowed: &str| Error::invalid("url", shown.as_str(), allowed);
     let mut login = Login::default();
-    let unix = match url.scheme() {
-        "redis" => false,
-        "redis+unix" | "unix" => true,
-        _ => return Err(refuse("a redis:// or redis+unix:// URL")),
+    let (unix, secure) = match url.scheme() {
+        "redis" => (false, false),
+        "rediss" => (false, true),
+        "redis+unix" | "unix" => (true, false),
+        _ => return Err(refuse("a redis://, rediss:// or redis+unix:// URL")),
     };
+    let mut files = Files::default();
     if url.fragment().is_some() {
         return Err(refuse("a URL without #fragment"));
     }
@@ -36,8 +42,12 @@ pub(super) fn parse(url: &Url) -> Result<Address, Error> {
             ("db", _) => login.db = Some(value.parse().map_err(|_| refuse("db must be a number from 0"))?),
             ("user", true) => login.user = Some(value.into_owned()),
             ("pass", true) => login.password = Some(value.into_owned()),
-            _ => return Err(Error::invalid("url", shown.as_str(), format!("there is no parameter {name:?}"))),
+            _ if files.take(&name, &value).map_err(|allowed| refuse(&allowed))? => {}
+            _ => return Err(refuse(&format!("there is no parameter {name:?}"))),
         }
+    }
+    if !secure && files != Files::default() {
+        return Err(refuse("ca, cert and key are for rediss://"));
     }
     let in_query = login.db;
     let address = if unix {
@@ -49,13 +59,14 @@ pub(super) fn parse(url: &Url) -> Result<Address, Error> {
         tcp(url, &mut login).map_err(refuse)?
     };
     let info = address.into_connection_info().map_err(|_| refuse("a redis:// URL"))?;
-    let tcp = TcpSettings::default().set_nodelay(true);
+    let info = info.set_redis_settings(login.settings()).set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    let tls = if secure { Some(files.read().and_then(|pem| Tls::new(&pem)).map_err(|allowed| refuse(&allowed))?) } else { None };
     let shown = match in_query {
         Some(db) if unix => format!("{shown}?db={db}"),
         Some(db) => format!("{}/{db}", shown.trim_end_matches('/')),
         None => shown,
     };
-    Ok(Address { info: info.set_redis_settings(login.settings()).set_tcp_settings(tcp), shown: shown.into() })
+    Ok(Address { target: Target { info, tls }, shown: shown.into() })
 }
 
 #[derive(Default)]
@@ -110,7 +121,7 @@ fn shown(url: &Url) -> String {
     let mut shown = format!("{}://", url.scheme());
     if let Some(host) = url.host() {
         shown.push_str(&host.to_string());
-        if url.scheme() == "redis" {
+        if url.scheme().starts_with("redis") {
             shown.push(':');
             shown.push_str(&url.port().unwrap_or(DEFAULT_PORT).to_string());
         }
@@ -148,18 +159,18 @@ mod tests {
     #[test]
     fn an_url_gives_host_port_database_and_login() {
         let address = address("redis://me:s%40cret@example.org:7000/3").unwrap();
-        assert_eq!(address.info.addr(), &ConnectionAddr::Tcp("example.org".into(), 7000));
-        let login = address.info.redis_settings();
+        assert_eq!(address.target.info.addr(), &ConnectionAddr::Tcp("example.org".into(), 7000));
+        let login = address.target.info.redis_settings();
         assert_eq!((login.username(), login.password(), login.db()), (Some("me"), Some("s@cret"), 3));
     }
 
     #[test]
     fn defaults_and_sockets_are_understood() {
-        assert_eq!(address("redis://localhost").unwrap().info.addr(), &ConnectionAddr::Tcp("localhost".into(), 6379));
-        assert_eq!(address("redis://[::1]:1").unwrap().info.addr(), &ConnectionAddr::Tcp("::1".into(), 1));
+        assert_eq!(address("redis://localhost").unwrap().target.info.addr(), &ConnectionAddr::Tcp("localhost".into(), 6379));
+        assert_eq!(address("redis://[::1]:1").unwrap().target.info.addr(), &ConnectionAddr::Tcp("::1".into(), 1));
         let socket = address("redis+unix:///run/my%20redis.sock?db=2&pass=x").unwrap();
-        assert_eq!(socket.info.addr(), &ConnectionAddr::Unix("/run/my redis.sock".into()));
-        assert_eq!((socket.info.redis_settings().db(), socket.info.redis_settings().password()), (2, Some("x")));
+        assert_eq!(socket.target.info.addr(), &ConnectionAddr::Unix("/run/my redis.sock".into()));
+        assert_eq!((socket.target.info.redis_settings().db(), socket.target.info.redis_settings().password()), (2, Some("x")));
     }
 
     #[test]
@@ -182,10 +193,20 @@ mod tests {
 
     #[test]
     fn r15_urls_that_cannot_be_used_are_refused() {
-        for url in
-            ["redis://", "redis://h/x", "redis://h/1?db=2", "redis://h?timeout=1", "redis://h#f", "redis+unix://", "rediss://h"]
-        {
-            assert!(matches!(address(url), Err(Error::InvalidOptions { .. })), "{url}");
+        for (url, told) in [
+            ("redis://", "names a host"),
+            ("redis://h/x", "a path that is a database number"),
+            ("redis://h/1?db=2", "one database"),
+            ("redis://h?timeout=1", "there is no parameter \"timeout\""),
+            ("redis://h#f", "#fragment"),
+            ("redis+unix://", "redis+unix:///path/of/socket"),
+            ("redis://h?ca=/x", "ca, cert and key are for rediss://"),
+            ("redis+unix:///s?key=/x", "ca, cert and key are for rediss://"),
+            ("rediss://h?ca=/x&ca=/y", "ca is given twice"),
+            ("rediss://h?cert=/x", "cert and key"),
+        ] {
+            let error = address(url).err().unwrap_or_else(|| panic!("{url}"));
+            assert!(matches!(&error, Error::InvalidOptions { .. }) && error.to_string().contains(told), "{url}: {error}");
         }
     }
 }

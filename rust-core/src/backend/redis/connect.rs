@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::address::Address;
 use super::batch::Line;
+use super::dial::{Target, Wire};
 use super::pulse::Pulse;
 use super::scripts::Call;
 use super::server_clock::ServerClock;
@@ -35,7 +36,7 @@ const PAUSE_MEMORY: Duration = Duration::from_secs(2);
 
 /// A connection that is logged in and subscribed.
 pub(super) struct Link {
-    connection: MultiplexedConnection,
+    wire: Wire,
     /// The clock of the server at its other end.
     pub(super) server_clock: ServerClock,
     /// The engine's clock.
@@ -79,7 +80,7 @@ impl Link {
     }
 
     async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        command.query_async(&mut self.connection.clone()).await
+        command.query_async(&mut self.wire.connection.clone()).await
     }
 
     /// Waits for an answer until the deadline.
@@ -135,7 +136,7 @@ pub(super) struct Connector {
 
 /// What is needed to make a link.
 struct Wiring {
-    client: redis::Client,
+    target: Target,
     context: Context,
     shown: Arc<str>,
 }
@@ -154,9 +155,9 @@ struct State {
 }
 
 impl Connector {
-    pub(super) fn new(address: Address, context: Context) -> RedisResult<Self> {
-        let client = redis::Client::open(address.info)?;
-        Ok(Self { wiring: Arc::new(Wiring { client, context, shown: address.shown }), state: Mutex::default() })
+    pub(super) fn new(address: Address, context: Context) -> Self {
+        let Address { target, shown } = address;
+        Self { wiring: Arc::new(Wiring { target, context, shown }), state: Mutex::default() }
     }
 
     /// The current link, or a new one.
@@ -182,7 +183,7 @@ impl Connector {
                 self.note_failure(number);
                 Err(error)
             }
-            Err(_) => Err(BackendError::new(Failure::NotSent, "not connected in time")),
+            Err(_) => Err(self.wiring.late("not connected in time")),
         }
     }
 
@@ -234,12 +235,16 @@ impl Wiring {
     async fn connect(&self, again: bool) -> Result<Arc<Link>, BackendError> {
         let link = timeout(self.context.connect_timeout, self.log_in(again))
             .await
-            .unwrap_or_else(|_| Err(BackendError::new(Failure::NotSent, "not connected within connect_timeout")))?;
+            .unwrap_or_else(|_| Err(self.late("not connected within connect_timeout")))?;
         if again {
             // Whatever was published while nobody listened is lost.
             (self.context.on_hint)(Hint::All);
         }
         Ok(Arc::new(link))
+    }
+
+    fn late(&self, told: &str) -> BackendError {
+        self.target.late().unwrap_or_else(|| BackendError::new(Failure::NotSent, told))
     }
 
     async fn log_in(&self, again: bool) -> Result<Link, BackendError> {
@@ -249,10 +254,11 @@ impl Wiring {
             .set_response_timeout(None)
             .set_pipeline_buffer_size(WRITE_QUEUE)
             .set_push_sender(wakeup::listener(self.context.clone(), usable.clone()));
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(failure::of_connecting)?;
+        let wire = self.target.dial(&config).await?;
+        let connection = &wire.connection;
         // All four in one round trip. A sample of the server's clock is off by its round trip: hence the limit.
         let ready = timeout(self.context.op_timeout, async {
-            tokio::join!(self.subscribe(&connection), self.read_clock(&connection), read_policy(&connection), set_name(&connection))
+            tokio::join!(self.subscribe(connection), self.read_clock(connection), read_policy(connection), set_name(connection))
         });
         let Ok((subscribed, clock, policy, ())) = ready.await else {
             return Err(BackendError::new(Failure::NotSent, "connected, but no answer in time"));
@@ -263,7 +269,7 @@ impl Wiring {
             tracing::warn!(server = %self.shown, %policy, "maxmemory-policy is not noeviction: the server may drop locks that are held");
         }
         Ok(Link {
-            connection,
+            wire,
             server_clock,
             clock: self.context.clock.clone(),
             line: Line::new(),

@@ -1,6 +1,9 @@
 //! What an error of the client library says about the request.
 
+use std::io;
+
 use redis::{ErrorKind, RedisError, Value};
+use tokio_rustls::rustls;
 
 use crate::error::{BackendError, Failure};
 
@@ -9,6 +12,8 @@ const TRANSIENT: [&str; 8] = ["LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "
 
 /// Of these, what another connection may do better: the name may lead to the new master by now.
 const DEMOTED: [&str; 2] = ["READONLY", "MASTERDOWN"];
+
+const PLAIN: &str = "does it want no TLS, redis://? ";
 
 /// The failure of a request that was sent.
 pub(super) fn of_request(error: RedisError) -> BackendError {
@@ -24,6 +29,42 @@ pub(super) fn of_connecting(error: RedisError) -> BackendError {
         _ => answered(&error).unwrap_or(Failure::NotSent),
     };
     BackendError::because(failure, error)
+}
+
+/// The failure to log in where the network is between: the other side may expect to be spoken to in another way.
+pub(super) fn of_login(error: RedisError, secure: bool) -> BackendError {
+    let hung_up = error.is_connection_dropped() && !error.is_connection_refusal();
+    let told = match (secure, hung_up) {
+        (true, true) => "it hung up: does it want another certificate of its clients?",
+        (false, true) => "it hung up: does it want TLS, rediss://?",
+        // With TLS 1.3 the server says only now what it thinks of our certificate.
+        (true, false) if error.is_io_error() && !error.is_timeout() => return of_tls(Failure::Refused, "", error),
+        _ if error.kind() == ErrorKind::Parse => "it does not speak as Redis does: is the port right, and the scheme?",
+        _ => return of_connecting(error),
+    };
+    let failed = of_connecting(error);
+    BackendError { message: format!("{told} ({})", failed.message).into(), ..failed }
+}
+
+/// The failure to agree on TLS.
+pub(super) fn of_handshake(error: io::Error) -> BackendError {
+    // What rustls does not like about the other side comes as this.
+    let refused = error.kind() == io::ErrorKind::InvalidData;
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    if refused && !matches!(cause, Some(rustls::Error::InvalidMessage(_))) {
+        return of_tls(Failure::Refused, "", error);
+    }
+    of_tls(if refused { Failure::Refused } else { Failure::NotSent }, PLAIN, error)
+}
+
+/// The failure to hear anything when TLS was proposed.
+pub(super) fn of_silence() -> BackendError {
+    of_tls(Failure::NotSent, PLAIN, io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))
+}
+
+fn of_tls(failure: Failure, hint: &str, cause: impl std::error::Error + Send + Sync + 'static) -> BackendError {
+    let failed = BackendError::because(failure, cause);
+    BackendError { message: format!("the TLS handshake failed: {hint}{}", failed.message).into(), ..failed }
 }
 
 /// The error that a script caught for one request of many: its text as the server gave it.

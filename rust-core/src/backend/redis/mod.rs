@@ -17,6 +17,7 @@
 mod address;
 mod batch;
 mod connect;
+mod dial;
 mod failure;
 mod names;
 mod pulse;
@@ -24,6 +25,7 @@ mod reply;
 mod request;
 mod scripts;
 mod server_clock;
+mod tls;
 mod wakeup;
 
 use std::collections::BTreeMap;
@@ -70,8 +72,7 @@ pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
         return Err(Error::invalid("namespace", &*context.namespace, "a namespace that does not begin with \"dlock:\""));
     }
     let server = address.shown.clone();
-    let connector = Connector::new(address, context.clone())
-        .map_err(|error| Error::invalid("url", &*server, format!("a URL that the client can use ({error})")))?;
+    let connector = Connector::new(address, context.clone());
     let capabilities = Capabilities {
         scheme: "redis",
         fair: true,

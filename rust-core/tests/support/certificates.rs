@@ -5,22 +5,22 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
-use crate::support::etcd::Tls;
+use super::etcd::Tls;
 
 /// Its files live as long as it does.
-pub(crate) struct Authority {
+pub struct Authority {
     directory: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key.
-pub(crate) struct Identity {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
+pub struct Identity {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Authority {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("dlock-certificates-{}-{number}", std::process::id()));
@@ -34,12 +34,12 @@ impl Authority {
     }
 
     /// The authority's own certificate.
-    pub(crate) fn certificate(&self) -> PathBuf {
+    pub fn certificate(&self) -> PathBuf {
         self.directory.join("ca.pem")
     }
 
     /// For a server on loopback, or for a client.
-    pub(crate) fn issue(&self, name: &str) -> Identity {
+    pub fn issue(&self, name: &str) -> Identity {
         let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().unwrap();
@@ -51,13 +51,13 @@ impl Authority {
     }
 
     /// What a server is started with.
-    pub(crate) fn server(&self, client_ca: Option<PathBuf>) -> Tls {
+    pub fn server(&self, client_ca: Option<PathBuf>) -> Tls {
         let Identity { certificate, key } = self.issue("server");
         Tls { certificate, key, client_ca }
     }
 
     /// A file of any content.
-    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.directory.join(name);
         std::fs::write(&path, content).unwrap();
         path
@@ -71,7 +71,7 @@ impl Drop for Authority {
 }
 
 /// A URL with the files that a client needs.
-pub(crate) fn url(server: &str, ca: &Path, identity: Option<&Identity>) -> String {
+pub fn url(server: &str, ca: &Path, identity: Option<&Identity>) -> String {
     let ca = ca.display();
     match identity {
         Some(Identity { certificate, key }) => format!("{server}?ca={ca}&cert={}&key={}", certificate.display(), key.display()),

@@ -1,0 +1,64 @@
+//! How a connection is made: through TCP, TLS or a socket file.
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo};
+use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::failure;
+use super::tls::Tls;
+use crate::error::BackendError;
+
+/// Where a connection leads to, and how to log in there.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) info: ConnectionInfo,
+    pub(super) tls: Option<Tls>,
+}
+
+/// A connection that is logged in.
+pub(super) struct Wire {
+    pub(super) connection: MultiplexedConnection,
+    /// Ends the connection with this, as the client library does where it is the one that connects.
+    _driver: Option<AbortOnDropHandle<()>>,
+}
+
+impl Target {
+    /// What to say when the other side has not answered in time.
+    pub(super) fn late(&self) -> Option<BackendError> {
+        self.tls.as_ref().filter(|tls| tls.is_waiting()).map(|_| failure::of_silence())
+    }
+
+    /// Connects and logs in.
+    pub(super) async fn dial(&self, config: &AsyncConnectionConfig) -> Result<Wire, BackendError> {
+        match (&self.tls, self.info.addr()) {
+            (Some(tls), ConnectionAddr::Tcp(host, port)) => self.dial_through(tls, (host, *port), config).await,
+            _ => self.dial_plainly(config).await,
+        }
+    }
+
+    async fn dial_plainly(&self, config: &AsyncConnectionConfig) -> Result<Wire, BackendError> {
+        let client = Client::open(self.info.clone()).map_err(failure::of_connecting)?;
+        let connected = client.get_multiplexed_async_connection_with_config(config).await;
+        let connection = connected.map_err(|error| match self.info.addr() {
+            ConnectionAddr::Tcp(..) => failure::of_login(error, false),
+            _ => failure::of_connecting(error),
+        })?;
+        Ok(Wire { connection, _driver: None })
+    }
+
+    async fn dial_through(
+        &self,
+        tls: &Tls,
+        (host, port): (&str, u16),
+        config: &AsyncConnectionConfig,
+    ) -> Result<Wire, BackendError> {
+        tls.begin();
+        let stream = TcpStream::connect((host, port)).await.map_err(|error| failure::of_connecting(error.into()))?;
+        stream.set_nodelay(true).map_err(|error| failure::of_connecting(error.into()))?;
+        let stream = tls.shake_hands(host, stream).await.map_err(failure::of_handshake)?;
+        let logged_in = MultiplexedConnection::new_with_config(self.info.redis_settings(), stream, config.clone()).await;
+        let (connection, driver) = logged_in.map_err(|error| failure::of_login(error, true))?;
+        Ok(Wire { connection, _driver: Some(AbortOnDropHandle::new(tokio::spawn(driver))) })
+    }
+}
