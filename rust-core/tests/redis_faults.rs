@@ -193,6 +193,22 @@ async fn a_new_connection_listens_again_and_says_that_hints_may_be_missing() {
 }
 
 #[tokio::test]
+async fn a_client_keeps_its_name_on_a_new_connection() {
+    let server = Server::start().await;
+    let cli = server.cli().await;
+    let session = Setup::new(format!("{}?client_name=nightly-report", server.url())).open();
+    let names = async || cli.run::<String>(&["CLIENT", "LIST"]).await.matches(" name=nightly-report ").count();
+    session.granted("k", 1).await;
+    assert_eq!(names().await, 1);
+    cli.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    support::eventually("the connection is gone", || async { names().await == 0 }).await;
+    support::eventually("and the next one is named alike", || async {
+        session.backend.ping(TIMEOUT).await.is_ok() && names().await == 1
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_suspect_connection_is_replaced() {
     let server = Server::start().await;
     let proxy = Proxy::to(server.port).await;

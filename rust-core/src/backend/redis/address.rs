@@ -12,17 +12,20 @@ use crate::backend::pem::Files;
 use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 6379;
+const CLIENT_NAME: &str = "dlock";
 
 /// A parsed URL.
 pub(super) struct Address {
     /// Password included.
     pub(super) target: Target,
+    /// What the server's `CLIENT LIST` shows.
+    pub(super) client_name: String,
     /// What people may read.
     pub(super) shown: Arc<str>,
 }
 
 /// Reads `redis://[[user]:password@]host[:port][/db]`, or `rediss://` for TLS, with the parameters `ca`, `cert` and `key`: paths of PEM
-/// files; and `redis+unix:///path[?db=&user=&pass=]`.
+/// files; and `redis+unix:///path[?db=&user=&pass=]`. All may have a `client_name`.
 pub(super) fn parse(url: &Url) -> Result<Address, Error> {
     let shown = shown(url);
     let refuse = |allowed: &str| Error::invalid("url", shown.as_str(), allowed);
@@ -33,7 +36,7 @@ pub(super) fn parse(url: &Url) -> Result<Address, Error> {
         "redis+unix" | "unix" => (true, false),
         _ => return Err(refuse("a redis://, rediss:// or redis+unix:// URL")),
     };
-    let mut files = Files::default();
+    let (mut files, mut client_name) = (Files::default(), CLIENT_NAME.to_owned());
     if url.fragment().is_some() {
         return Err(refuse("a URL without #fragment"));
     }
@@ -42,6 +45,8 @@ pub(super) fn parse(url: &Url) -> Result<Address, Error> {
             ("db", _) => login.db = Some(value.parse().map_err(|_| refuse("db must be a number from 0"))?),
             ("user", true) => login.user = Some(value.into_owned()),
             ("pass", true) => login.password = Some(value.into_owned()),
+            ("client_name", _) if is_name(&value) => client_name = value.into_owned(),
+            ("client_name", _) => return Err(refuse("a client_name of printable ASCII without spaces")),
             _ if files.take(&name, &value).map_err(|allowed| refuse(&allowed))? => {}
             _ => return Err(refuse(&format!("there is no parameter {name:?}"))),
         }
@@ -66,7 +71,12 @@ pub(super) fn parse(url: &Url) -> Result<Address, Error> {
         Some(db) => format!("{}/{db}", shown.trim_end_matches('/')),
         None => shown,
     };
-    Ok(Address { target: Target { info, tls }, shown: shown.into() })
+    Ok(Address { target: Target { info, tls }, client_name, shown: shown.into() })
+}
+
+/// What `CLIENT SETNAME` takes.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[derive(Default)]
@@ -174,6 +184,15 @@ mod tests {
     }
 
     #[test]
+    fn clients_have_a_name() {
+        for (url, name) in
+            [("redis://h", "dlock"), ("redis://h?client_name=job-7", "job-7"), ("redis+unix:///s?client_name=%7Ejob", "~job")]
+        {
+            assert_eq!(address(url).unwrap().client_name, name);
+        }
+    }
+
+    #[test]
     fn r18_what_is_shown_holds_no_password() {
         for url in ["redis://me:secret@h:1/2", "redis+unix:///s?pass=secret", "redis://:secret@h?what=secret"] {
             let shown = address(url).map_or_else(|error| error.to_string(), |address| address.shown.to_string());
@@ -204,6 +223,9 @@ mod tests {
             ("redis+unix:///s?key=/x", "ca, cert and key are for rediss://"),
             ("rediss://h?ca=/x&ca=/y", "ca is given twice"),
             ("rediss://h?cert=/x", "cert and key"),
+            ("redis://h?client_name=", "printable ASCII"),
+            ("redis://h?client_name=my+job", "printable ASCII"),
+            ("redis+unix:///s?client_name=a%0Ab", "printable ASCII"),
         ] {
             let error = address(url).err().unwrap_or_else(|| panic!("{url}"));
             assert!(matches!(&error, Error::InvalidOptions { .. }) && error.to_string().contains(told), "{url}: {error}");

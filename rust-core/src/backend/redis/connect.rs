@@ -138,6 +138,7 @@ pub(super) struct Connector {
 struct Wiring {
     target: Target,
     context: Context,
+    client_name: String,
     shown: Arc<str>,
 }
 
@@ -156,8 +157,8 @@ struct State {
 
 impl Connector {
     pub(super) fn new(address: Address, context: Context) -> Self {
-        let Address { target, shown } = address;
-        Self { wiring: Arc::new(Wiring { target, context, shown }), state: Mutex::default() }
+        let Address { target, client_name, shown } = address;
+        Self { wiring: Arc::new(Wiring { target, context, client_name, shown }), state: Mutex::default() }
     }
 
     /// The current link, or a new one.
@@ -258,7 +259,12 @@ impl Wiring {
         let connection = &wire.connection;
         // All four in one round trip. A sample of the server's clock is off by its round trip: hence the limit.
         let ready = timeout(self.context.op_timeout, async {
-            tokio::join!(self.subscribe(connection), self.read_clock(connection), read_policy(connection), set_name(connection))
+            tokio::join!(
+                self.subscribe(connection),
+                self.read_clock(connection),
+                read_policy(connection),
+                self.set_name(connection)
+            )
         });
         let Ok((subscribed, clock, policy, ())) = ready.await else {
             return Err(BackendError::new(Failure::NotSent, "connected, but no answer in time"));
@@ -290,6 +296,13 @@ impl Wiring {
         let server_us = seconds.saturating_mul(1_000_000).saturating_add(micros);
         Ok(ServerClock::new(sent, self.context.clock.now(), server_us))
     }
+
+    /// For CLIENT LIST alone: a server that forbids it is fine.
+    async fn set_name(&self, connection: &MultiplexedConnection) {
+        let mut command = redis::cmd("CLIENT");
+        command.arg("SETNAME").arg(&self.client_name);
+        let _: Result<(), RedisError> = command.query_async(&mut connection.clone()).await;
+    }
 }
 
 /// `None` where CONFIG is forbidden, as managed servers do.
@@ -298,11 +311,4 @@ async fn read_policy(connection: &MultiplexedConnection) -> Option<String> {
     command.arg("GET").arg("maxmemory-policy");
     let answer: Result<Vec<(String, String)>, RedisError> = command.query_async(&mut connection.clone()).await;
     answer.ok()?.into_iter().next().map(|(_, policy)| policy)
-}
-
-/// For CLIENT LIST alone: a server that forbids it is fine.
-async fn set_name(connection: &MultiplexedConnection) {
-    let mut command = redis::cmd("CLIENT");
-    command.arg("SETNAME").arg("dlock");
-    let _: Result<(), RedisError> = command.query_async(&mut connection.clone()).await;
 }
