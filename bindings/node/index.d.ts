@@ -86,7 +86,8 @@ export type LossReason = 'expired' | 'gone' | 'max_hold' | 'max_stall' | 'closed
 export declare class Client implements AsyncDisposable {
   /**
    * For `local:`, `local:///path`, `memory:`, `memory:name`, `redis://[user:password@]host[:port][/db]` or
-   * `etcd://[user:password@]host[:port],host...`; `rediss://` and `etcds://` with TLS and `?ca=/file.pem&cert=/file.pem&key=/file.pem`. Default: what `DLOCK_URL` names, else `local:`, which excludes the processes of this user on this machine; `NODE_DEBUG=dlock` tells when that was chosen. An empty `DLOCK_URL` is
+   * `etcd://[user:password@]host[:port],host...`; `rediss://` and `etcds://` with TLS and `?ca=/file.pem&cert=/file.pem&key=/file.pem`;
+   * `redis+sentinel://[user:password@]host[:port],host.../service[/db]`, also as `rediss+sentinel://`. Default: what `DLOCK_URL` names, else `local:`, which excludes the processes of this user on this machine; `NODE_DEBUG=dlock` tells when that was chosen. An empty `DLOCK_URL` is
    * as good as none, an empty `url` is refused.
    */
   constructor(url?: string | URL, options?: ClientOptions);

@@ -55,8 +55,8 @@ const URL_VARIABLE: &str = "DLOCK_URL";
 /// Where the locks are.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// `local:`, `local:///directory`, `redis://[user:password@]host[:port][/db]` or `etcd://host[:port],host...`, with TLS `rediss://` or `etcds://` [default: what `DLOCK_URL` names, where a
-    /// password is safer than here, else `local:`]
+    /// `local:`, `local:///directory`, `redis://[user:password@]host[:port][/db]`, `redis+sentinel://host[:port],host.../service` or
+    /// `etcd://host[:port],host...`, with TLS `rediss` or `etcds` [default: what `DLOCK_URL` names, where a password is safer than here, else `local:`]
     #[arg(long)]
     url: Option<String>,
     /// Put before every key

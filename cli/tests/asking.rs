@@ -56,6 +56,15 @@ fn health_of_a_server_that_is_not_there_exits_with_69_and_says_why() {
 }
 
 #[test]
+fn a_service_that_no_sentinel_leads_to_is_down() {
+    let scratch = Scratch::on("redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:2/shop?sentinel_password=secret");
+    let (code, said, complaints) = outcome(scratch.dlock(&["health", "--timeout", "300ms"]));
+    assert_eq!(code, 69, "{said}{complaints}");
+    assert!(said.starts_with("down: redis+sentinel://127.0.0.1:1,127.0.0.1:2/shop"), "{said}");
+    assert!(said.contains("127.0.0.1:2: Connection refused") && !format!("{said}{complaints}").contains("secret"), "{said}");
+}
+
+#[test]
 fn json_shows_holders_to_programs() {
     let scratch = Scratch::new();
     let script = "$DLOCK --json inspect k; $DLOCK ls --json; $DLOCK release k --force --token $DLOCK_TOKEN --json";

@@ -53,7 +53,7 @@ fn a_command_that_cannot_be_executed_is_told_as_in_a_shell() {
 fn r15_bad_input_is_told_in_one_line_that_names_it() {
     let scratch = Scratch::new();
     let long = "x".repeat(513);
-    let cases: [(&[&str], &[&str]); 17] = [
+    let cases: [(&[&str], &[&str]); 18] = [
         (&["run", "", "--", "true"], &["key", "\"\"", "1 to 512 bytes"]),
         (&["run", &long, "--", "true"], &["key", "513 bytes", "512"]),
         (&["run", "k", "--ttl", "50ms", "--", "true"], &["ttl", "0.05 s", "0.1 s to 86400 s"]),
@@ -64,6 +64,7 @@ fn r15_bad_input_is_told_in_one_line_that_names_it() {
         (&["run", "k", "--url", "memory:", "--", "true"], &["url", "memory:", "one process"]),
         (&["run", "k", "--url", "", "--", "true"], &["url", "\"\"", "local:"]),
         (&["run", "k", "--url", "rediss://:secret@host?ca=/none", "--", "true"], &["url", "rediss://host", "ca must be"]),
+        (&["run", "k", "--url", "redis+sentinel://:secret@h1,h2", "--", "true"], &["url", "redis+sentinel://h1,h2", "a service"]),
         (&["run", "k", "--url", "redis://host:99999", "--", "true"], &["url", "redis://host:99999", "a port from 1 to 65535"]),
         (&["run", "k"], &["<CMD>", "dlock run KEY -- CMD"]),
         (&["run", "k", "true"], &["'true'", "dlock run KEY -- CMD"]),

@@ -44,7 +44,8 @@ impl fmt::Debug for Client {
 
 impl Client {
     /// A client for `local:`, `local:///path`, `memory:`, `memory:name`, `redis://[user:password@]host[:port][/db]` or
-    /// `etcd://[user:password@]host[:port],host...`; `rediss://` and `etcds://` with TLS and `?ca=/file.pem&cert=/file.pem&key=/file.pem`.
+    /// `etcd://[user:password@]host[:port],host...`; `rediss://` and `etcds://` with TLS and `?ca=/file.pem&cert=/file.pem&key=/file.pem`;
+    /// `redis+sentinel://[user:password@]host[:port],host.../service[/db]`, also as `rediss+sentinel://`, with `?sentinel_password=`.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`] for a URL that cannot be used. Nothing is connected yet.

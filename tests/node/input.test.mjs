@@ -79,6 +79,7 @@ describe('bad input', () => {
       ['a number', () => new Client(6379)],
       ['an empty URL', () => new Client('')],
       ['a certificate that is not there', () => new Client('rediss://host?ca=/none')],
+      ['sentinels without a service', () => new Client('redis+sentinel://h1,h2')],
       ['a port that does not exist', () => new Client('redis://host:99999')],
     ],
     fn: [
@@ -113,6 +114,21 @@ describe('bad input', () => {
     for (const url of ['mysql://user:secret@host', 'redis://user:secret@host:port', 'redis://:secret@host/?nonsense=1']) {
       const error = await refusal(() => new Client(url));
       assert.doesNotMatch(`${error.message} ${error.value} ${error.stack}`, /secret/);
+    }
+  });
+
+  test('URLs of every kind reach the engine', async () => {
+    const urls = {
+      'redis+sentinel://127.0.0.1:1,127.0.0.1:2/shop/3': 'redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:2/shop/3?sentinel_password=secret',
+      'rediss://127.0.0.1:1/2': 'rediss://:secret@127.0.0.1:1/2?client_name=job',
+      'redis+unix:///nowhere': 'redis+unix:///nowhere?pass=secret&client_name=job',
+      'etcds://127.0.0.1:1,127.0.0.1:2': 'etcds://me:secret@127.0.0.1:1,127.0.0.1:2',
+    };
+    for (const [server, url] of Object.entries(urls)) {
+      const error = await failure(connect(url, { connectTimeout: 300 }));
+      assert.ok(error instanceof BackendUnavailable, String(error));
+      assert.equal(error.server, server);
+      assert.doesNotMatch(error.message, /secret/);
     }
   });
 

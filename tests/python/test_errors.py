@@ -145,13 +145,44 @@ def test_an_empty_url_is_refused_and_an_empty_variable_is_as_unset(face: Any, mo
     assert "memory:named" in repr(face.Client())
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "redis://h/notanumber", "nonsense", "redis://:geheim@h:99999999", "rediss://:geheim@h?ca=/none"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x",
+        "redis://h/notanumber",
+        "nonsense",
+        "redis://:geheim@h:99999999",
+        "rediss://:geheim@h?ca=/none",
+        "redis+sentinel://:geheim@h1,h2",
+    ],
+)
 def test_r15_bad_urls_are_named_without_their_password(url: str) -> None:
     with pytest.raises(dlock.InvalidOptions) as bad:
         dlock.Client(url)
     assert bad.value.field == "url"
     assert "geheim" not in str(bad.value)
     assert "geheim" not in repr(vars(bad.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        (
+            "redis+sentinel://:geheim@127.0.0.1:1,127.0.0.1:2/shop/3?sentinel_user=geheim",
+            "redis+sentinel://127.0.0.1:1,127.0.0.1:2/shop/3",
+        ),
+        ("rediss://:geheim@127.0.0.1:1/2?client_name=job", "rediss://127.0.0.1:1/2"),
+        ("redis+unix:///nowhere?pass=geheim&client_name=job", "redis+unix:///nowhere"),
+        ("etcds://me:geheim@127.0.0.1:1,127.0.0.1:2", "etcds://127.0.0.1:1,127.0.0.1:2"),
+    ],
+)
+def test_urls_of_every_kind_reach_the_engine(url: str, server: str) -> None:
+    with dlock.sync.Client(url, connect_timeout=0.3) as client:
+        with pytest.raises(dlock.BackendUnavailable) as unavailable:
+            client.ping()
+        assert unavailable.value.server == server
+        assert server in repr(client)
+        assert "geheim" not in f"{client!r} {unavailable.value}"
 
 
 def test_unknown_keywords_are_type_errors() -> None:

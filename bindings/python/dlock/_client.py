@@ -23,7 +23,8 @@ T = TypeVar("T")
 class Client(ClientHandle):
     """Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
 
-    `Client("redis://localhost:6379")`; without a URL `DLOCK_URL` is used, else `local:`. `async with client` closes it at the end.
+    `Client("redis://localhost:6379")`, or another of `rediss://`, `redis+sentinel://`, `redis+unix://`, `etcd://`, `etcds://`,
+    `local:` and `memory:`; without a URL `DLOCK_URL` is used, else `local:`. `async with client` closes it at the end.
     """
 
     __slots__ = ()

@@ -81,7 +81,8 @@ def _taker() -> object:
 class Client(ClientHandle):
     """Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
 
-    `Client("redis://localhost:6379")`; without a URL `DLOCK_URL` is used, else `local:`. `with client` closes it at the end.
+    `Client("redis://localhost:6379")`, or another of `rediss://`, `redis+sentinel://`, `redis+unix://`, `etcd://`, `etcds://`,
+    `local:` and `memory:`; without a URL `DLOCK_URL` is used, else `local:`. `with client` closes it at the end.
     """
 
     __slots__ = ()

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "etcd")]
 pub mod etcd;
+mod hosts;
 pub mod local;
 pub(crate) mod measured;
 pub mod memory;
@@ -332,10 +333,12 @@ impl fmt::Debug for Context {
 /// # Errors
 /// [`Error::InvalidOptions`] for an unknown scheme or parameters that the backend does not have.
 pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
-    // Before it is parsed as others are: it names several hosts.
-    #[cfg(feature = "etcd")]
-    if url.starts_with("etcd://") || url.starts_with("etcds://") {
-        return etcd::open(url, context);
+    // Before they are parsed as others are: they name several hosts.
+    match url.split_once("://") {
+        #[cfg(feature = "etcd")]
+        Some(("etcd" | "etcds", _)) => return etcd::open(url, context),
+        Some(("redis+sentinel" | "rediss+sentinel", _)) => return redis::open_service(url, context),
+        _ => {}
     }
     let refuse = |allowed: &str| Error::invalid("url", shown(url), allowed);
     let parsed = url::Url::parse(url).map_err(|error| match error {
@@ -354,9 +357,9 @@ pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> 
 }
 
 #[cfg(feature = "etcd")]
-const URLS: &str = "local:, local:///path, memory:, memory:name, redis://host:port/db or etcd://host:port,host:port";
+const URLS: &str = "local:, local:///path, memory:, memory:name, redis://host:port/db, redis+sentinel://host:port/service or etcd://host:port,host:port";
 #[cfg(not(feature = "etcd"))]
-const URLS: &str = "local:, local:///path, memory:, memory:name or redis://host:port/db";
+const URLS: &str = "local:, local:///path, memory:, memory:name, redis://host:port/db or redis+sentinel://host:port/service";
 const PORTS: &str = "a port from 1 to 65535, or none";
 
 /// A URL as it may be shown, parsable or not: without parameters, and without whatever stands between the scheme and the last `@`.

@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod etcd;
 pub mod proxy;
 pub mod redis;
+pub mod sentinel;
 pub mod soak;
 
 use std::time::{Duration, Instant};

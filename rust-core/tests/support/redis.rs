@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dlock::backend::redis::open;
-use dlock::backend::{Acquire, Acquired, Backend, Context, Grant, Handover, Hint, Outcome, Place, Release, Waiting};
+use dlock::backend::{Acquire, Acquired, Backend, Context, Grant, Handover, Hint, Outcome, Place, Release, Waiting, from_url};
 use dlock::clock::{BootClock, Clock};
 use dlock::error::BackendError;
 use dlock::holder::Note;
@@ -128,7 +127,7 @@ impl Drop for Server {
 }
 
 /// Low enough that Cluster's bus port, 10,000 above, exists too.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         if port < 55_000 {
@@ -142,7 +141,7 @@ fn free_port() -> u16 {
 pub struct Cli(MultiplexedConnection);
 
 impl Cli {
-    async fn to(url: &str) -> Self {
+    pub async fn to(url: &str) -> Self {
         Self(redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap())
     }
 
@@ -196,7 +195,7 @@ impl Setup {
                 let _ = sender.send(hint);
             }),
         };
-        let backend = open(&self.url.parse().unwrap(), context).unwrap();
+        let backend = from_url(&self.url, context).unwrap();
         Session { backend, hints, id, timeout: self.op_timeout }
     }
 }

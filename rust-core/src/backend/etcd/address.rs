@@ -1,16 +1,16 @@
 //! The URL: which servers, how to log in, what to trust.
 //!
 //! `etcd://[user:password@]host[:port][,host[:port]…][/prefix]`, or `etcds://` for TLS, with the parameters `ca`, `cert` and `key`: paths of
-//! PEM files. `Url` reads one host only, so the list is taken apart here and each host is left to it.
+//! PEM files.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::transport::{self, ClientTlsConfig};
-use url::{Url, form_urlencoded};
 
 use super::tls;
+use crate::backend::hosts::{self, Parts, decoded};
 use crate::backend::pem::Files;
 use crate::error::Error;
 
@@ -79,9 +79,9 @@ impl Address {
             "etcds" => true,
             _ => return Err(refuse(format!("a URL such as {EXPECTED}"))),
         };
-        let names = names(parts.hosts).map_err(refuse)?;
+        let servers = hosts::servers(parts.hosts, DEFAULT_PORT, EXPECTED).map_err(refuse)?;
         let credentials = credentials(parts.user_info).map_err(refuse)?;
-        let files = files(parts.query).map_err(refuse)?;
+        let files = files(&parts).map_err(refuse)?;
         if parts.fragment {
             return Err(refuse("a URL without #fragment".to_owned()));
         }
@@ -90,7 +90,8 @@ impl Address {
         }
         let prefix = prefix(parts.path).map_err(refuse)?;
         let tls = if secure { Some(tls::config(&files).map_err(refuse)?) } else { None };
-        let endpoints = names.into_iter().map(|name| endpoint(name, tls.as_ref())).collect::<Result<_, _>>().map_err(refuse)?;
+        let endpoints =
+            servers.iter().map(|server| endpoint(server.to_string(), tls.as_ref())).collect::<Result<_, _>>().map_err(refuse)?;
         Ok(Self { endpoints, credentials, prefix, shown: shown.into() })
     }
 
@@ -109,62 +110,6 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Address").field(&self.shown).finish()
     }
-}
-
-/// A URL taken apart, nothing decoded.
-struct Parts<'a> {
-    scheme: &'a str,
-    user_info: Option<&'a str>,
-    hosts: &'a str,
-    path: &'a str,
-    query: &'a str,
-    fragment: bool,
-}
-
-impl<'a> Parts<'a> {
-    fn of(url: &'a str) -> Self {
-        let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
-        // A password may hold what ends an authority elsewhere: it reaches to the last `@` before a query.
-        let login_end = rest.split('?').next().and_then(|rest| rest.rfind('@'));
-        let (user_info, rest) = match login_end {
-            Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
-            None => (None, rest),
-        };
-        let (rest, fragment) = rest.split_once('#').map_or((rest, false), |(rest, _)| (rest, true));
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (hosts, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        Self { scheme, user_info, hosts, path, query, fragment }
-    }
-
-    fn shown(&self) -> String {
-        format!("{}://{}{}", self.scheme, self.hosts, self.path)
-    }
-}
-
-/// The servers, each as `host:port`.
-fn names(list: &str) -> Result<Vec<String>, String> {
-    let mut names = Vec::new();
-    for text in list.split(',') {
-        let name = name(text).ok_or_else(|| format!("{text:?} is not host:port; a URL such as {EXPECTED}"))?;
-        if names.contains(&name) {
-            return Err(format!("{name} is named twice"));
-        }
-        names.push(name);
-    }
-    Ok(names)
-}
-
-fn name(text: &str) -> Option<String> {
-    if text.contains(|c: char| c.is_whitespace() || c.is_control() || "/\\?#@%;".contains(c)) {
-        return None;
-    }
-    // With the web's own scheme, so that names are checked and addresses of four numbers are known as such.
-    let url = Url::parse(&format!("https://{text}")).ok()?;
-    let port = match text.rsplit_once(':') {
-        Some((_, port)) if !port.contains(']') => port.parse().ok().filter(|&port| port > 0)?,
-        _ => DEFAULT_PORT,
-    };
-    Some(format!("{}:{port}", url.host()?))
 }
 
 fn endpoint(name: String, tls: Option<&ClientTlsConfig>) -> Result<Endpoint, String> {
@@ -190,9 +135,9 @@ fn credentials(user_info: Option<&str>) -> Result<Option<Credentials>, String> {
     Ok(Some(Credentials { user, password }))
 }
 
-fn files(query: &str) -> Result<Files, String> {
+fn files(parts: &Parts<'_>) -> Result<Files, String> {
     let mut files = Files::default();
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+    for (name, value) in parts.parameters() {
         if !files.take(&name, &value)? {
             return Err(format!("there is no parameter {name:?}; there are ca, cert and key"));
         }
@@ -207,14 +152,6 @@ fn prefix(path: &str) -> Result<String, String> {
     }
     let path = path.trim_matches('/');
     Ok(if path.is_empty() { String::new() } else { format!("{path}/") })
-}
-
-/// Undoes percent-encoding.
-fn decoded(text: &str) -> Option<String> {
-    // In a form a plus is a space; here it is a plus.
-    let text = text.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
-    let (decoded, _) = form_urlencoded::parse(text.as_bytes()).next().unwrap_or_default();
-    (!decoded.contains(char::REPLACEMENT_CHARACTER)).then(|| decoded.into_owned())
 }
 
 #[cfg(test)]

@@ -2,120 +2,132 @@
 
 use std::sync::Arc;
 
-use redis::io::tcp::TcpSettings;
-use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+use redis::{ConnectionAddr, ProtocolVersion};
 use url::{Host, Url};
 
 use super::dial::Target;
-use super::tls::Tls;
-use crate::backend::pem::Files;
+use super::parameters::{Kind, Login, Parameters};
+use super::sentinel::{Sentinel, Service};
+use crate::backend::hosts::{self, Parts, decoded};
 use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 6379;
-const CLIENT_NAME: &str = "dlock";
+const SENTINEL_PORT: u16 = 26379;
+
+const EXPECTED: &str = "redis+sentinel://host:port,host:port/service";
 
 /// A parsed URL.
 pub(super) struct Address {
     /// Password included.
-    pub(super) target: Target,
+    pub(super) place: Place,
     /// What the server's `CLIENT LIST` shows.
     pub(super) client_name: String,
     /// What people may read.
     pub(super) shown: Arc<str>,
 }
 
+/// Where the server is.
+pub(super) enum Place {
+    /// Always the same.
+    Server(Target),
+    /// Wherever the sentinels say.
+    Service(Service),
+}
+
 /// Reads `redis://[[user]:password@]host[:port][/db]`, or `rediss://` for TLS, with the parameters `ca`, `cert` and `key`: paths of PEM
 /// files; and `redis+unix:///path[?db=&user=&pass=]`. All may have a `client_name`.
 pub(super) fn parse(url: &Url) -> Result<Address, Error> {
     let shown = shown(url);
-    let refuse = |allowed: &str| Error::invalid("url", shown.as_str(), allowed);
-    let mut login = Login::default();
-    let (unix, secure) = match url.scheme() {
-        "redis" => (false, false),
-        "rediss" => (false, true),
-        "redis+unix" | "unix" => (true, false),
-        _ => return Err(refuse("a redis://, rediss:// or redis+unix:// URL")),
+    let refuse = |allowed: String| Error::invalid("url", shown.as_str(), allowed);
+    let (kind, secure) = match url.scheme() {
+        "redis" => (Kind::Server, false),
+        "rediss" => (Kind::Server, true),
+        "redis+unix" | "unix" => (Kind::Socket, false),
+        _ => return Err(refuse("a redis://, rediss:// or redis+unix:// URL".to_owned())),
     };
-    let (mut files, mut client_name) = (Files::default(), CLIENT_NAME.to_owned());
     if url.fragment().is_some() {
-        return Err(refuse("a URL without #fragment"));
+        return Err(refuse("a URL without #fragment".to_owned()));
     }
-    for (name, value) in url.query_pairs() {
-        match (&*name, unix) {
-            ("db", _) => login.db = Some(value.parse().map_err(|_| refuse("db must be a number from 0"))?),
-            ("user", true) => login.user = Some(value.into_owned()),
-            ("pass", true) => login.password = Some(value.into_owned()),
-            ("client_name", _) if is_name(&value) => client_name = value.into_owned(),
-            ("client_name", _) => return Err(refuse("a client_name of printable ASCII without spaces")),
-            _ if files.take(&name, &value).map_err(|allowed| refuse(&allowed))? => {}
-            _ => return Err(refuse(&format!("there is no parameter {name:?}"))),
-        }
-    }
-    if !secure && files != Files::default() {
-        return Err(refuse("ca, cert and key are for rediss://"));
-    }
-    let in_query = login.db;
-    let address = if unix {
-        if url.path().len() < 2 || url.host().is_some() {
-            return Err(refuse("redis+unix:///path/of/socket"));
-        }
-        ConnectionAddr::Unix(decoded(url.path()).ok_or_else(|| refuse("a path in UTF-8"))?.into())
-    } else {
-        tcp(url, &mut login).map_err(refuse)?
-    };
-    let info = address.into_connection_info().map_err(|_| refuse("a redis:// URL"))?;
-    let info = info.set_redis_settings(login.settings()).set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    let tls = if secure { Some(files.read().and_then(|pem| Tls::new(&pem)).map_err(|allowed| refuse(&allowed))?) } else { None };
-    let shown = match in_query {
-        Some(db) if unix => format!("{shown}?db={db}"),
+    let mut parameters = Parameters::read(kind, url.query_pairs()).map_err(refuse)?;
+    let tls = parameters.tls(secure).map_err(refuse)?;
+    let shown = match parameters.login.db {
+        Some(db) if kind == Kind::Socket => format!("{shown}?db={db}"),
         Some(db) => format!("{}/{db}", shown.trim_end_matches('/')),
-        None => shown,
+        None => shown.clone(),
     };
-    Ok(Address { target: Target { info, tls }, client_name, shown: shown.into() })
+    let address = match kind {
+        Kind::Socket => socket(url),
+        _ => tcp(url, &mut parameters.login),
+    };
+    let client_name = parameters.client_name();
+    let target = address.and_then(|address| Target::new(address, parameters.login.settings(ProtocolVersion::RESP3), tls));
+    let target = target.map_err(|allowed| refuse(allowed.to_owned()))?;
+    Ok(Address { place: Place::Server(target), client_name, shown: shown.into() })
 }
 
-/// What `CLIENT SETNAME` takes.
-fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
+/// Reads `redis+sentinel://[[user]:password@]host[:port][,host[:port]…]/service[/db]`, or `rediss+sentinel://` for TLS, with
+/// `sentinel_user`, `sentinel_password` and the parameters of the others. User and password are the server's; hosts are the sentinels'.
+pub(super) fn parse_service(url: &str) -> Result<Address, Error> {
+    let parts = Parts::of(url);
+    let shown = parts.shown();
+    read_service(&parts, shown.clone().into()).map_err(|allowed| Error::invalid("url", shown, allowed))
 }
 
-#[derive(Default)]
-struct Login {
-    user: Option<String>,
-    password: Option<String>,
-    db: Option<u32>,
-}
-
-impl Login {
-    fn settings(self) -> RedisConnectionInfo {
-        let mut settings = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_skip_set_lib_name()
-            .set_db(i64::from(self.db.unwrap_or(0)));
-        if let Some(user) = self.user {
-            settings = settings.set_username(user);
-        }
-        if let Some(password) = self.password {
-            settings = settings.set_password(password);
-        }
-        settings
+fn read_service(parts: &Parts<'_>, shown: Arc<str>) -> Result<Address, String> {
+    let secure = match parts.scheme {
+        "redis+sentinel" => false,
+        "rediss+sentinel" => true,
+        _ => return Err(format!("a URL such as {EXPECTED}")),
+    };
+    if parts.fragment {
+        return Err("a URL without #fragment".to_owned());
     }
+    let sentinels = hosts::servers(parts.hosts, SENTINEL_PORT, EXPECTED)?;
+    let mut parameters = Parameters::read(Kind::Sentinels, parts.parameters())?;
+    let (name, db) = service(parts.path)?;
+    parameters.login.db = db;
+    let (user, password) = match parts.user_info.map(|login| login.split_once(':').unwrap_or((login, ""))) {
+        Some((user, password)) => (user, Some(password).filter(|password| !password.is_empty())),
+        None => ("", None),
+    };
+    parameters.login.take(user, password)?;
+    let (client_name, tls) = (parameters.client_name(), parameters.tls(secure)?);
+    let login = parameters.sentinel.settings(ProtocolVersion::RESP2);
+    let sentinels = sentinels.into_iter().map(|server| {
+        let address = ConnectionAddr::Tcp(bare(&server.host), server.port);
+        Ok(Sentinel { shown: server.to_string(), target: Target::new(address, login.clone(), tls.clone())? })
+    });
+    let sentinels = sentinels.collect::<Result<_, &str>>()?;
+    let service = Service::new(name, sentinels, parameters.login.settings(ProtocolVersion::RESP3), tls);
+    Ok(Address { place: Place::Service(service), client_name, shown })
+}
+
+/// `/service[/db]`.
+fn service(path: &str) -> Result<(String, Option<u32>), String> {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let (name, db) = path.split_once('/').unwrap_or((path, ""));
+    let name = decoded(name).filter(|name| !name.is_empty() && !name.chars().any(char::is_control));
+    let name = name.ok_or_else(|| format!("a service that the sentinels know, as in {EXPECTED}"))?;
+    let db = db.trim_end_matches('/');
+    let db = if db.is_empty() { None } else { Some(db.parse().map_err(|_| "after the service a database number, such as /0")?) };
+    Ok((name, db))
+}
+
+fn socket(url: &Url) -> Result<ConnectionAddr, &'static str> {
+    if url.path().len() < 2 || url.host().is_some() {
+        return Err("redis+unix:///path/of/socket");
+    }
+    Ok(ConnectionAddr::Unix(decoded(url.path()).ok_or("a path in UTF-8")?.into()))
 }
 
 fn tcp(url: &Url, login: &mut Login) -> Result<ConnectionAddr, &'static str> {
-    let host = match url.host() {
+    let host = match url.host().map(|host| host.to_owned()) {
         // The scheme is not one of the web's, so the parser leaves an address of four numbers as a name: both connect alike.
-        Some(Host::Domain(name)) if !name.is_empty() => decoded(name).ok_or("a host in UTF-8")?,
-        Some(Host::Ipv4(address)) => address.to_string(),
-        Some(Host::Ipv6(address)) => address.to_string(),
+        Some(Host::Domain(name)) if !name.is_empty() => decoded(&name).ok_or("a host in UTF-8")?,
+        Some(host @ (Host::Ipv4(_) | Host::Ipv6(_))) => bare(&host),
         _ => return Err("a URL that names a host, such as redis://localhost:6379"),
     };
-    if !url.username().is_empty() {
-        login.user = Some(decoded(url.username()).ok_or("a user in UTF-8")?);
-    }
-    if let Some(password) = url.password() {
-        login.password = Some(decoded(password).ok_or("a password in UTF-8")?);
-    }
+    login.take(url.username(), url.password())?;
     let db = url.path().trim_matches('/');
     if !db.is_empty() {
         if login.db.is_some() {
@@ -124,6 +136,14 @@ fn tcp(url: &Url, login: &mut Login) -> Result<ConnectionAddr, &'static str> {
         login.db = Some(db.parse().map_err(|_| "a path that is a database number, such as /0")?);
     }
     Ok(ConnectionAddr::Tcp(host, url.port().unwrap_or(DEFAULT_PORT)))
+}
+
+/// Without the brackets of a URL.
+fn bare(host: &Host<String>) -> String {
+    match host {
+        Host::Ipv6(address) => address.to_string(),
+        host => host.to_string(),
+    }
 }
 
 /// Scheme, host, port and path: neither user information nor parameters, which may hold a password.
@@ -140,47 +160,36 @@ fn shown(url: &Url) -> String {
     shown
 }
 
-/// Undoes percent-encoding.
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        let digit = |at: usize| tail.get(at).and_then(|&byte| char::from(byte).to_digit(16));
-        match (byte, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push(u8::try_from(high * 16 + low).ok()?);
-                rest = &tail[2..];
-            }
-            _ => bytes.push(byte),
-        }
-    }
-    String::from_utf8(bytes).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn address(url: &str) -> Result<Address, Error> {
-        parse(&Url::parse(url).unwrap())
+        if url.contains("+sentinel:") { parse_service(url) } else { parse(&Url::parse(url).unwrap()) }
+    }
+
+    fn target(url: &str) -> Target {
+        match address(url).unwrap().place {
+            Place::Server(target) => target,
+            Place::Service(_) => panic!("{url}"),
+        }
     }
 
     #[test]
     fn an_url_gives_host_port_database_and_login() {
-        let address = address("redis://me:s%40cret@example.org:7000/3").unwrap();
-        assert_eq!(address.target.info.addr(), &ConnectionAddr::Tcp("example.org".into(), 7000));
-        let login = address.target.info.redis_settings();
+        let target = target("redis://me:s%40cret@example.org:7000/3");
+        assert_eq!(target.info.addr(), &ConnectionAddr::Tcp("example.org".into(), 7000));
+        let login = target.info.redis_settings();
         assert_eq!((login.username(), login.password(), login.db()), (Some("me"), Some("s@cret"), 3));
     }
 
     #[test]
     fn defaults_and_sockets_are_understood() {
-        assert_eq!(address("redis://localhost").unwrap().target.info.addr(), &ConnectionAddr::Tcp("localhost".into(), 6379));
-        assert_eq!(address("redis://[::1]:1").unwrap().target.info.addr(), &ConnectionAddr::Tcp("::1".into(), 1));
-        let socket = address("redis+unix:///run/my%20redis.sock?db=2&pass=x").unwrap();
-        assert_eq!(socket.target.info.addr(), &ConnectionAddr::Unix("/run/my redis.sock".into()));
-        assert_eq!((socket.target.info.redis_settings().db(), socket.target.info.redis_settings().password()), (2, Some("x")));
+        assert_eq!(target("redis://localhost").info.addr(), &ConnectionAddr::Tcp("localhost".into(), 6379));
+        assert_eq!(target("redis://[::1]:1").info.addr(), &ConnectionAddr::Tcp("::1".into(), 1));
+        let socket = target("redis+unix:///run/my%20redis.sock?db=2&pass=x");
+        assert_eq!(socket.info.addr(), &ConnectionAddr::Unix("/run/my redis.sock".into()));
+        assert_eq!((socket.info.redis_settings().db(), socket.info.redis_settings().password()), (2, Some("x")));
     }
 
     #[test]
@@ -194,7 +203,13 @@ mod tests {
 
     #[test]
     fn r18_what_is_shown_holds_no_password() {
-        for url in ["redis://me:secret@h:1/2", "redis+unix:///s?pass=secret", "redis://:secret@h?what=secret"] {
+        for url in [
+            "redis://me:secret@h:1/2",
+            "redis+unix:///s?pass=secret",
+            "redis://:secret@h?what=secret",
+            "redis+sentinel://me:a/se@secret@h1,h2/service?sentinel_password=secret",
+            "redis+sentinel://:secret@h1,,h2/service?sentinel_password=secret",
+        ] {
             let shown = address(url).map_or_else(|error| error.to_string(), |address| address.shown.to_string());
             assert!(!shown.contains("secret"), "{shown}");
         }
@@ -211,6 +226,22 @@ mod tests {
     }
 
     #[test]
+    fn an_url_gives_sentinels_service_and_two_logins() {
+        let url =
+            "redis+sentinel://me:s%40cret@h1,h2:7000,[::1]/the%20service/3?sentinel_user=s&sentinel_password=p+w&client_name=job";
+        let Address { place: Place::Service(service), client_name, shown } = address(url).unwrap() else { panic!("no service") };
+        assert_eq!((&*shown, &*client_name), ("redis+sentinel://h1,h2:7000,[::1]/the%20service/3", "job"));
+        assert_eq!(service.name, "the service");
+        assert_eq!((service.login.username(), service.login.password(), service.login.db()), (Some("me"), Some("s@cret"), 3));
+        let addresses: Vec<_> = service.sentinels.iter().map(|sentinel| sentinel.target.info.addr().to_string()).collect();
+        assert_eq!(addresses, ["h1:26379", "h2:7000", "::1:26379"]);
+        for Sentinel { target, .. } in &service.sentinels {
+            let login = target.info.redis_settings();
+            assert_eq!((login.username(), login.password(), login.db()), (Some("s"), Some("p w"), 0));
+        }
+    }
+
+    #[test]
     fn r15_urls_that_cannot_be_used_are_refused() {
         for (url, told) in [
             ("redis://", "names a host"),
@@ -223,6 +254,15 @@ mod tests {
             ("redis+unix:///s?key=/x", "ca, cert and key are for rediss://"),
             ("rediss://h?ca=/x&ca=/y", "ca is given twice"),
             ("rediss://h?cert=/x", "cert and key"),
+            ("redis+sentinel://", "\"\" is not host:port"),
+            ("redis+sentinel://h1,h1:26379/s", "h1:26379 is named twice"),
+            ("redis+sentinel://h", "a service that the sentinels know"),
+            ("redis+sentinel://h//0", "a service that the sentinels know"),
+            ("redis+sentinel://h/s/x", "a database number"),
+            ("redis+sentinel://h/s?db=1", "there is no parameter \"db\""),
+            ("redis+sentinel://h/s?ca=/x", "ca, cert and key are for rediss://"),
+            ("redis+sentinel://h/s#f", "#fragment"),
+            ("redis://h?sentinel_password=x", "there is no parameter \"sentinel_password\""),
             ("redis://h?client_name=", "printable ASCII"),
             ("redis://h?client_name=my+job", "printable ASCII"),
             ("redis+unix:///s?client_name=a%0Ab", "printable ASCII"),

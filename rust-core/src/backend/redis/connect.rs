@@ -14,13 +14,13 @@ use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, R
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::address::Address;
+use super::address::{Address, Place};
 use super::batch::Line;
-use super::dial::{Target, Wire};
+use super::dial::Wire;
 use super::pulse::Pulse;
 use super::scripts::Call;
 use super::server_clock::ServerClock;
-use super::{failure, names, wakeup};
+use super::{LONGEST_TIMEOUT, failure, names, wakeup};
 use crate::backend::{Context, Hint};
 use crate::clock::Clock;
 use crate::error::{BackendError, Failure};
@@ -136,7 +136,7 @@ pub(super) struct Connector {
 
 /// What is needed to make a link.
 struct Wiring {
-    target: Target,
+    place: Place,
     context: Context,
     client_name: String,
     shown: Arc<str>,
@@ -157,8 +157,8 @@ struct State {
 
 impl Connector {
     pub(super) fn new(address: Address, context: Context) -> Self {
-        let Address { target, client_name, shown } = address;
-        Self { wiring: Arc::new(Wiring { target, context, client_name, shown }), state: Mutex::default() }
+        let Address { place, client_name, shown } = address;
+        Self { wiring: Arc::new(Wiring { place, context, client_name, shown }), state: Mutex::default() }
     }
 
     /// The current link, or a new one.
@@ -234,7 +234,8 @@ impl fmt::Debug for Connector {
 
 impl Wiring {
     async fn connect(&self, again: bool) -> Result<Arc<Link>, BackendError> {
-        let link = timeout(self.context.connect_timeout, self.log_in(again))
+        let deadline = Instant::now() + self.context.connect_timeout.min(LONGEST_TIMEOUT);
+        let link = timeout_at(deadline, self.log_in(again, deadline))
             .await
             .unwrap_or_else(|_| Err(self.late("not connected within connect_timeout")))?;
         if again {
@@ -245,17 +246,24 @@ impl Wiring {
     }
 
     fn late(&self, told: &str) -> BackendError {
-        self.target.late().unwrap_or_else(|| BackendError::new(Failure::NotSent, told))
+        let late = match &self.place {
+            Place::Server(target) => target.late(),
+            Place::Service(service) => service.late(),
+        };
+        late.unwrap_or_else(|| BackendError::new(Failure::NotSent, told))
     }
 
-    async fn log_in(&self, again: bool) -> Result<Link, BackendError> {
+    async fn log_in(&self, again: bool, deadline: Instant) -> Result<Link, BackendError> {
         let usable = Arc::new(AtomicBool::new(true));
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(WRITE_QUEUE)
             .set_push_sender(wakeup::listener(self.context.clone(), usable.clone()));
-        let wire = self.target.dial(&config).await?;
+        let wire = match &self.place {
+            Place::Server(target) => target.dial(&config).await?,
+            Place::Service(service) => service.dial(&config, deadline).await?,
+        };
         let connection = &wire.connection;
         // All four in one round trip. A sample of the server's clock is off by its round trip: hence the limit.
         let ready = timeout(self.context.op_timeout, async {

@@ -1,7 +1,8 @@
 //! How a connection is made: through TCP, TLS or a socket file.
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo};
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -24,9 +25,15 @@ pub(super) struct Wire {
 }
 
 impl Target {
-    /// What to say when the other side has not answered in time.
+    /// An error says what is expected instead.
+    pub(super) fn new(address: ConnectionAddr, login: RedisConnectionInfo, tls: Option<Tls>) -> Result<Self, &'static str> {
+        let info = address.into_connection_info().map_err(|_| "an address to connect to")?;
+        Ok(Self { info: info.set_redis_settings(login).set_tcp_settings(TcpSettings::default().set_nodelay(true)), tls })
+    }
+
+    /// What to say when the other side has not answered in time, where more is known than that.
     pub(super) fn late(&self) -> Option<BackendError> {
-        self.tls.as_ref().filter(|tls| tls.is_waiting()).map(|_| failure::of_silence())
+        self.tls.as_ref().and_then(Tls::late)
     }
 
     /// Connects and logs in.

@@ -42,8 +42,7 @@ pub(super) fn of_login(error: RedisError, secure: bool) -> BackendError {
         _ if error.kind() == ErrorKind::Parse => "it does not speak as Redis does: is the port right, and the scheme?",
         _ => return of_connecting(error),
     };
-    let failed = of_connecting(error);
-    BackendError { message: format!("{told} ({})", failed.message).into(), ..failed }
+    reworded(of_connecting(error), |words| format!("{told} ({words})"))
 }
 
 /// The failure to agree on TLS.
@@ -63,8 +62,12 @@ pub(super) fn of_silence() -> BackendError {
 }
 
 fn of_tls(failure: Failure, hint: &str, cause: impl std::error::Error + Send + Sync + 'static) -> BackendError {
-    let failed = BackendError::because(failure, cause);
-    BackendError { message: format!("the TLS handshake failed: {hint}{}", failed.message).into(), ..failed }
+    reworded(BackendError::because(failure, cause), |words| format!("the TLS handshake failed: {hint}{words}"))
+}
+
+/// The same failure, told in other words.
+pub(super) fn reworded(failed: BackendError, words: impl FnOnce(&str) -> String) -> BackendError {
+    BackendError { message: words(&failed.message).into(), ..failed }
 }
 
 /// The error that a script caught for one request of many: its text as the server gave it.

@@ -1,4 +1,4 @@
-//! `redis://`: locks on one Redis or Valkey server.
+//! `redis://`: locks on one Redis or Valkey server, or on the master that sentinels name.
 //!
 //! A lock is a plain string with a TTL, as `SET key value NX PX` makes it, so that older lock libraries and this one exclude each other on
 //! one key. Beside it, while somebody waits, there is a queue; `names` has the keys, the scripts have the steps.
@@ -12,6 +12,9 @@
 //! **Late requests.** An acquire carries a not-after in the server's time: one whose bytes were stalled until its caller had long given
 //! up, or got and released the lock on another connection, is refused instead of taking the key for nobody.
 //!
+//! **Failover.** A replica that becomes the master may lack what the last one acknowledged: then a key can be granted while somebody
+//! believes to hold it, until that one's next renewal. Clients pass on the highest token they have seen, and the token is what protects.
+//!
 //! **Batches.** Acquires and releases that would queue behind others go together in one call, each with its own answer; see [`batch`].
 
 mod address;
@@ -20,10 +23,12 @@ mod connect;
 mod dial;
 mod failure;
 mod names;
+mod parameters;
 mod pulse;
 mod reply;
 mod request;
 mod scripts;
+mod sentinel;
 mod server_clock;
 mod tls;
 mod wakeup;
@@ -38,6 +43,7 @@ use futures_util::future::{BoxFuture, ready, try_join_all};
 use tokio::time::Instant;
 use url::Url;
 
+use self::address::Address;
 use self::connect::{Connector, Link};
 use self::names::Names;
 use self::request::{Ask, Kind, Request};
@@ -67,7 +73,18 @@ const LISTED_LOCKS: usize = 10_000;
 /// # Errors
 /// [`Error::InvalidOptions`] for a URL or namespace that cannot be used.
 pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
-    let address = address::parse(url)?;
+    opened(address::parse(url)?, context)
+}
+
+/// Opens a backend on the master that sentinels name, `redis+sentinel://`; connects at first use.
+///
+/// # Errors
+/// [`Error::InvalidOptions`] for a URL or namespace that cannot be used.
+pub fn open_service(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
+    opened(address::parse_service(url)?, context)
+}
+
+fn opened(address: Address, context: Context) -> Result<Arc<dyn Backend>, Error> {
     if context.namespace.starts_with(names::SIDE) {
         return Err(Error::invalid("namespace", &*context.namespace, "a namespace that does not begin with \"dlock:\""));
     }

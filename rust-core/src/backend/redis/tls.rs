@@ -12,7 +12,9 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::failure;
 use crate::backend::pem::{self, Pem};
+use crate::error::BackendError;
 
 /// What connections are made with: read once, used for each.
 #[derive(Clone)]
@@ -44,9 +46,9 @@ impl Tls {
         self.waiting.store(false, Ordering::Relaxed);
     }
 
-    /// True if the other side was not heard: a server without TLS may wait for more, for ever.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed)
+    /// What to say if the other side was not heard in time: a server without TLS may wait for more, for ever.
+    pub(super) fn late(&self) -> Option<BackendError> {
+        self.waiting.load(Ordering::Relaxed).then(failure::of_silence)
     }
 
     /// Has the server prove that it is this one.

@@ -1,0 +1,88 @@
+//! URLs that name several servers. `Url` reads one host only, so the list is taken apart here and each host is left to it.
+
+use std::fmt;
+
+use url::{Host, Url, form_urlencoded};
+
+/// A URL taken apart, nothing decoded.
+pub(super) struct Parts<'a> {
+    pub(super) scheme: &'a str,
+    pub(super) user_info: Option<&'a str>,
+    pub(super) hosts: &'a str,
+    pub(super) path: &'a str,
+    pub(super) query: &'a str,
+    pub(super) fragment: bool,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn of(url: &'a str) -> Self {
+        let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+        // A password may hold what ends an authority elsewhere: it reaches to the last `@` before a query.
+        let login_end = rest.split('?').next().and_then(|rest| rest.rfind('@'));
+        let (user_info, rest) = match login_end {
+            Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
+            None => (None, rest),
+        };
+        let (rest, fragment) = rest.split_once('#').map_or((rest, false), |(rest, _)| (rest, true));
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (hosts, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        Self { scheme, user_info, hosts, path, query, fragment }
+    }
+
+    /// What people may read: neither user information nor parameters.
+    pub(super) fn shown(&self) -> String {
+        format!("{}://{}{}", self.scheme, self.hosts, self.path)
+    }
+
+    /// The parameters, decoded.
+    pub(super) fn parameters(&self) -> form_urlencoded::Parse<'a> {
+        form_urlencoded::parse(self.query.as_bytes())
+    }
+}
+
+/// Where one server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Server {
+    pub(super) host: Host<String>,
+    pub(super) port: u16,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// The servers of a list. An error says what is wrong with it; `example` is a URL that would do.
+pub(super) fn servers(list: &str, default_port: u16, example: &str) -> Result<Vec<Server>, String> {
+    let mut servers = Vec::new();
+    for text in list.split(',') {
+        let server = server(text, default_port).ok_or_else(|| format!("{text:?} is not host:port; a URL such as {example}"))?;
+        if servers.contains(&server) {
+            return Err(format!("{server} is named twice"));
+        }
+        servers.push(server);
+    }
+    Ok(servers)
+}
+
+fn server(text: &str, default_port: u16) -> Option<Server> {
+    if text.contains(|c: char| c.is_whitespace() || c.is_control() || "/\\?#@%;".contains(c)) {
+        return None;
+    }
+    // With the web's own scheme, so that names are checked and addresses of four numbers are known as such.
+    let url = Url::parse(&format!("https://{text}")).ok()?;
+    let port = match text.rsplit_once(':') {
+        Some((_, port)) if !port.contains(']') => port.parse().ok().filter(|&port| port > 0)?,
+        _ => default_port,
+    };
+    Some(Server { host: url.host()?.to_owned(), port })
+}
+
+/// Undoes percent-encoding; `None` for what is not UTF-8 then.
+pub(super) fn decoded(text: &str) -> Option<String> {
+    // In a form a plus is a space; here it is a plus.
+    let text = text.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
+    let (decoded, _) = form_urlencoded::parse(text.as_bytes()).next().unwrap_or_default();
+    (!decoded.contains(char::REPLACEMENT_CHARACTER)).then(|| decoded.into_owned())
+}

@@ -1,0 +1,190 @@
+//! `redis+sentinel://`: the master of the moment, and what happens when it is another one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use dlock::backend::Outcome;
+use dlock::error::{BackendError, Failure};
+use dlock::{Client, ClientOptions, Error, Status};
+use support::certificates::{self, Authority, Identity};
+use support::eventually;
+use support::redis::{Server, Setup, TIMEOUT};
+use support::sentinel::Sentinel;
+use tokio::net::TcpListener;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// So long that nothing is ever down.
+const NEVER: Duration = Duration::from_secs(600);
+const HOUR_US: u64 = 3_600_000_000;
+
+async fn replica_of(master: &Server) -> Server {
+    let replica = Server::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port)]).await;
+    let cli = replica.cli().await;
+    eventually("the replica follows", || async {
+        cli.run::<String>(&["INFO", "replication"]).await.contains("master_link_status:up")
+    })
+    .await;
+    replica
+}
+
+fn url(places: &[String], service: &str) -> String {
+    format!("redis+sentinel://{}/{service}", places.join(","))
+}
+
+/// Three sentinels, after one that is not there: the first that is asked cannot help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r07_a_client_follows_its_service_to_another_master_and_tokens_rise() {
+    let mut master = Server::start().await;
+    let replica = replica_of(&master).await;
+    let (mut sentinels, mut places) = (Vec::new(), vec!["127.0.0.1:1".to_owned()]);
+    for _ in 0..3 {
+        let sentinel = Sentinel::start("shop", &master, 2, SECOND / 2, &[]).await;
+        places.push(sentinel.place());
+        sentinels.push(sentinel);
+    }
+    for sentinel in &sentinels {
+        sentinel.knows("shop", 1, 2).await;
+    }
+    let options = ClientOptions { connect_timeout: 20 * SECOND, ..ClientOptions::default() };
+    let client = Client::with_options(&url(&places, "shop"), options).unwrap();
+    let (old, new) = (master.cli().await, replica.cli().await);
+
+    // A token far ahead of the clock, of which the new master will know nothing: then the client has to.
+    client.lock("k").acquire().await.unwrap().release().await.unwrap();
+    let last = old.run::<Vec<String>>(&["KEYS", "dlock:t:*"]).await.pop().unwrap();
+    old.run::<()>(&["SET", &last, &(old.time().await + HOUR_US).to_string()]).await;
+    let ahead = client.lock("k").acquire().await.unwrap();
+    assert!(ahead.token() > old.time().await + HOUR_US / 2);
+    ahead.release().await.unwrap();
+    old.run::<i64>(&["DEL", &last]).await;
+    let held = client.lock("held").ttl(20 * SECOND).acquire().await.unwrap();
+    eventually("the lease is replicated", || async { new.run::<i64>(&["EXISTS", "dlock/held"]).await == 1 }).await;
+
+    master.kill();
+    let lease = client.lock("k").acquire().await.unwrap();
+    // The sentinels broke all connections to it.
+    assert_eq!(replica.cli().await.run::<i64>(&["EXISTS", "dlock/k"]).await, 1, "it is on the new master");
+    assert!(lease.token() > ahead.token());
+    assert_eq!(held.status(), Status::Held);
+    assert!(held.extend(20 * SECOND).await.is_ok(), "what was replicated is kept");
+}
+
+/// No sentinel moves anything here: the servers change their parts by themselves, and the sentinel is told late.
+#[tokio::test]
+async fn a_master_that_lost_its_office_is_left_and_nothing_is_taken_from_it() {
+    let first = Server::start().await;
+    let second = replica_of(&first).await;
+    let sentinel = Sentinel::start("shop", &first, 1, NEVER, &[]).await;
+    let session = Setup::new(url(&[sentinel.place()], "shop")).open();
+    session.granted("k", 1).await;
+    let (one, two) = (first.cli().await, second.cli().await);
+    eventually("the lease is replicated", || async { two.run::<i64>(&["EXISTS", "ns/k"]).await == 1 }).await;
+    two.run::<()>(&["REPLICAOF", "NO", "ONE"]).await;
+    one.run::<()>(&["REPLICAOF", "127.0.0.1", &second.port.to_string()]).await;
+
+    let error = session.backend.acquire(session.request("other", 2)).await.unwrap_err();
+    assert_eq!(error.failure, Failure::NotSent, "{error}");
+    assert!(error.message.contains("read only"), "{error}");
+    let error = session.backend.acquire(session.request("other", 2)).await.unwrap_err();
+    assert_eq!(error.failure, Failure::NotSent, "{error}");
+    assert!(error.message.contains(&format!("127.0.0.1:{}, which says that it is none, but a slave", first.port)), "{error}");
+
+    let watcher = sentinel.cli().await;
+    watcher.run::<()>(&["SENTINEL", "REMOVE", "shop"]).await;
+    watcher.run::<()>(&["SENTINEL", "MONITOR", "shop", "127.0.0.1", &second.port.to_string(), "1"]).await;
+    session.granted("other", 2).await;
+    assert_eq!(two.run::<i64>(&["EXISTS", "ns/other"]).await, 1);
+    assert_eq!(session.release("k", 1).await, Outcome::Released, "it was replicated");
+}
+
+/// The failure of a first request, within `connect_timeout`.
+async fn refusal(url: &str) -> BackendError {
+    let setup = Setup { connect_timeout: 2 * SECOND, ..Setup::new(url) };
+    let started = Instant::now();
+    let error = setup.open().backend.ping(TIMEOUT).await.expect_err(url);
+    println!("{url}: {error}");
+    assert!(started.elapsed() < 3 * SECOND, "{error}");
+    error
+}
+
+#[tokio::test]
+async fn r16_a_service_that_no_sentinel_knows() {
+    let server = Server::start().await;
+    let sentinel = Sentinel::start("shop", &server, 1, NEVER, &[]).await;
+    let error = refusal(&url(&[sentinel.place()], "bank")).await;
+    assert_eq!(error.failure, Failure::Refused);
+    assert!(error.message.contains(&sentinel.place()) && error.message.contains("it knows no service \"bank\""), "{error}");
+}
+
+#[tokio::test]
+async fn r16_no_sentinel_that_answers() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = silent.local_addr().unwrap().to_string();
+    let error = refusal(&url(&["127.0.0.1:1".to_owned(), silent.clone()], "shop")).await;
+    assert_eq!(error.failure, Failure::NotSent);
+    for told in ["127.0.0.1:1: Connection refused", &format!("{silent}: no answer in time")] {
+        assert!(error.message.contains(told), "{told}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn r16_a_server_that_is_no_sentinel() {
+    let server = Server::start().await;
+    let error = refusal(&url(&[format!("127.0.0.1:{}", server.port)], "shop")).await;
+    assert_eq!(error.failure, Failure::Refused);
+    assert!(error.message.contains("SENTINEL"), "{error}");
+}
+
+#[tokio::test]
+async fn a_silent_sentinel_leaves_time_for_the_others() {
+    let server = Server::start().await;
+    let sentinel = Sentinel::start("shop", &server, 1, NEVER, &[]).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let places = [silent.local_addr().unwrap().to_string(), sentinel.place()];
+    let session = Setup { connect_timeout: 3 * SECOND, ..Setup::new(url(&places, "shop")) }.open();
+    session.granted("k", 1).await;
+    let cli = server.cli().await;
+    cli.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    let started = Instant::now();
+    eventually("connected again", || async { session.backend.ping(TIMEOUT).await.is_ok() }).await;
+    assert!(started.elapsed() < SECOND, "by the one that answered before");
+}
+
+#[tokio::test]
+async fn sentinels_and_their_master_speak_tls() {
+    let authority = Authority::new();
+    let server = Server::start_secure(&authority, false).await;
+    let Identity { certificate, key } = authority.issue("sentinel");
+    let lines = [
+        "port 0\ntls-port {port}\ntls-replication yes\ntls-auth-clients no",
+        &format!("tls-cert-file {}\ntls-key-file {}", certificate.display(), key.display()),
+        &format!("tls-ca-cert-file {}", authority.certificate().display()),
+    ];
+    let sentinel = Sentinel::start("shop", &server, 1, NEVER, &lines).await;
+    let secure = format!("rediss+sentinel://{}/shop", sentinel.place());
+    Setup::new(certificates::url(&secure, &authority.certificate(), None)).open().granted("k", 1).await;
+    let error = refusal(&url(&[sentinel.place()], "shop")).await;
+    assert!(error.message.contains(&sentinel.place()) && error.message.contains("rediss://"), "{error}");
+}
+
+#[tokio::test]
+async fn r18_sentinel_and_server_have_passwords_of_their_own() {
+    let server = Server::start_with(&["--requirepass", "of-the-server"]).await;
+    let lines = ["sentinel auth-pass shop of-the-server", "requirepass of-the-sentinel"];
+    let sentinel = Sentinel::start("shop", &server, 1, NEVER, &lines).await;
+    let place = sentinel.place();
+    let open =
+        |server, sentinel| Client::new(&format!("redis+sentinel://:{server}@{place}/shop?sentinel_password={sentinel}")).unwrap();
+    open("of-the-server", "of-the-sentinel").lock("k").acquire().await.unwrap().release().await.unwrap();
+    for (of_server, of_sentinel) in [("of-the-server", "guess"), ("guess", "of-the-sentinel")] {
+        let client = open(of_server, of_sentinel);
+        let error = client.ping().await.unwrap_err();
+        let Error::BackendUnavailable { server: named, source, .. } = &error else { panic!("{error:?}") };
+        assert_eq!((&**named, source.failure), (&*url(std::slice::from_ref(&place), "shop"), Failure::Refused));
+        let shown = format!("{error} {error:?} {client:?}");
+        assert!(!["guess", "of-the-"].iter().any(|secret| shown.contains(secret)), "{shown}");
+    }
+}
