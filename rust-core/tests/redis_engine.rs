@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dlock::Client;
+use dlock::{Client, ClientOptions};
 use futures_util::future::join_all;
+use support::proxy::{Gate, Proxy};
 use support::redis::{Cli, Server};
 
 /// Script calls so far.
@@ -115,6 +116,23 @@ async fn r08_waiting_for_ten_thousand_keys_costs_few_commands() {
     for woken in waiters {
         woken.await.unwrap();
     }
+}
+
+/// Else one more would be under way with every beat.
+#[tokio::test]
+async fn a_heartbeat_without_an_answer_is_given_up_when_the_next_one_is_due() {
+    let server = Server::start().await;
+    let proxy = Proxy::to(server.port).await;
+    let patient = ClientOptions { op_timeout: Duration::from_secs(600), ..ClientOptions::default() };
+    let (cli, holder) = (server.cli().await, Client::new(&server.url()).unwrap());
+    let client = Client::with_options(&format!("redis://127.0.0.1:{}", proxy.port), patient).unwrap();
+    let _held = holder.lock("k").acquire().await.unwrap();
+    let lock = client.lock("k");
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    support::eventually("it waits", || async { queues(&cli).await == 1 }).await;
+    proxy.answers(Gate::Stalled);
+    support::eventually("a beat is given up", || async { client.stats().backend_calls["keep_places"].errors > 0 }).await;
+    waiter.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
