@@ -33,13 +33,18 @@ impl Session {
         }
     }
 
-    /// Returns `then` if the lease is given back by somebody else already.
+    /// Returns `then` if there is nothing to wait for here: the lease has ended, or is given back by somebody else already.
     fn begin_release<T: FnOnce(Status) + Send + 'static>(self: &Arc<Self>, held: &Arc<Held>, then: Option<T>) -> Option<T> {
         // Taken first: a session that is closing sees no lease any more after `let_go`, and must still wait for the release.
         let _closing_waits = self.tasks.token();
         let since = self.clock.now();
-        if held.on_at(since, Event::Release) != Action::GiveBack {
-            return then;
+        match held.on_at(since, Event::Release) {
+            Action::GiveBack => {}
+            Action::Lose(reason) => {
+                self.on_loss(held, reason);
+                return then;
+            }
+            Action::Wait | Action::Renew => return then,
         }
         let parked = self.let_go(held);
         let then = Told(then.map(|then| (then, held.clone())));

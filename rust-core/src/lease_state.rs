@@ -294,10 +294,11 @@ impl LeaseState {
                 self.renew_at = self.terms.renew.then_some(now);
                 Action::Wait
             }
-            Event::Release => {
-                self.status = Status::Releasing;
-                Action::GiveBack
-            }
+            // What has run out is lost, whoever notices first: its holder must not wait for the server that it lost the key to.
+            Event::Release => match self.run_out(now) {
+                Some(reason) => self.lose(reason),
+                None => self.give_back(),
+            },
             Event::ReleaseEnded(_) => Action::Wait,
             Event::Close => self.lose(LossReason::Closed),
         }
@@ -342,6 +343,11 @@ impl LeaseState {
         } else {
             None
         }
+    }
+
+    fn give_back(&mut self) -> Action {
+        self.status = Status::Releasing;
+        Action::GiveBack
     }
 
     fn lose(&mut self, reason: LossReason) -> Action {

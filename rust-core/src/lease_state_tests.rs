@@ -105,6 +105,16 @@ fn r06_nothing_renews_a_released_lease() {
 }
 
 #[test]
+fn r01_a_release_of_what_has_run_out_finds_a_loss() {
+    let mut state = held();
+    let end = state.valid_until();
+    assert_eq!(state.on(end, Event::Release), Action::Lose(LossReason::Expired));
+    assert_eq!(state.status(), Status::Lost(LossReason::Expired));
+    let mut hung = LeaseState::granted(SENT, TTL, Terms { max_hold: Some(Duration::from_secs(5)), ..terms() });
+    assert_eq!(hung.on(after(5.0), Event::Release), Action::Lose(LossReason::MaxHold));
+}
+
+#[test]
 fn r06_a_lost_lease_stays_lost() {
     let mut state = held();
     state.on(after(1.0), Event::Gone);

@@ -184,7 +184,8 @@ impl Session {
         Error::BackendUnavailable { key, operation, server: self.backend.server().clone(), source }
     }
 
-    fn on_loss(self: &Arc<Self>, held: &Arc<Held>, reason: LossReason) {
+    /// A lease was just lost.
+    pub(crate) fn on_loss(self: &Arc<Self>, held: &Arc<Held>, reason: LossReason) {
         if reason == LossReason::Closed {
             // The user's own doing.
             tracing::info!(key = %held.key, token = held.token, %reason, "lease lost");

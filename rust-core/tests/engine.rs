@@ -216,6 +216,21 @@ async fn r01_a_lease_ends_by_the_clock_without_renewal() {
 }
 
 #[tokio::test]
+async fn r01_whoever_gives_back_late_is_told_of_the_loss_and_the_key_is_freed() {
+    let (client, clock) = on_manual_clock();
+    let lock = client.lock("k").renew(false).ttl(10 * SECOND).max_hold(5 * SECOND);
+    // Release and engine race for who notices: both must come to the same.
+    for _ in 0..50 {
+        let lease = lock.acquire().await.unwrap();
+        clock.advance(5 * SECOND);
+        assert!(!lease.release().await.unwrap());
+        assert_eq!(lease.status(), Status::Lost(LossReason::MaxHold));
+        assert!(matches!(lease.check(), Err(Error::LockLost { .. })));
+    }
+    eventually(async || !client.is_locked("k").await.unwrap()).await;
+}
+
+#[tokio::test]
 async fn it_is_renewed_for_as_long_as_it_is_held() {
     let (client, clock) = on_manual_clock();
     let lease = client.lock("k").ttl(9 * SECOND).acquire().await.unwrap();

@@ -4,7 +4,7 @@ import math
 import re
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Scenario:
     processes: str = "any"
     """`own`: each client must have a process of its own; `same`: all must share one; `any`: own ones where the backend can."""
     alone: bool = False
-    """Measures time, or a server of its own: nothing else runs meanwhile."""
+    """Measures time: nothing else runs meanwhile. What is counted on a server of its own is nobody else's."""
     turns: int = 1
     """How many times a mixed run deals the languages: three where each must play each part."""
 
@@ -155,9 +155,7 @@ def _of_file(file: Path) -> Iterator[Scenario]:
             "needs": frozenset(entry.get("needs", ())),
             "languages": tuple(entry.get("languages", LANGUAGES)),
         }
-        scenario = Scenario(**(entry | read), file=file.name)
-        # A server of its own is worth the machine's attention.
-        yield replace(scenario, alone=scenario.alone or scenario.uses_server())
+        yield Scenario(**(entry | read), file=file.name)
 
 
 def milliseconds(text: Any) -> float:
