@@ -18,6 +18,8 @@ setup: ## Build everything into .venv, node_modules and target
 
 services: ## Find, build or unpack the servers that the tests start
 	@tools/fetch-redis
+	@tools/fetch-faketime
+	@tools/fetch-redis-kin
 	@tools/fetch-etcd
 
 fmt: setup ## Format all sources

@@ -8,11 +8,13 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Self
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lossy_proxy import LossyProxy
 from network import Host, Network
+from wall_clock import WallClock
 
 from services import EtcdServer, RedisServer, ServerProcess, free_port
 
@@ -65,6 +67,11 @@ class Arena:
         places = [(gate, proxy.port) for proxy in self.proxies] if proxied else [(each.host, each.port) for each in self.servers]
         return f"{self.backend}://{','.join(f'{host}:{port}' for host, port in places)}"
 
+    @property
+    def clock(self) -> WallClock | None:
+        """Of the server, where it can be set."""
+        return None
+
     def counts(self) -> Counter[str]:
         return sum((proxy.counts for proxy in self.proxies), Counter[str]())
 
@@ -99,6 +106,20 @@ class LocalArena(Arena):
         return [file.name for file in self.files() if not file.name.startswith("slot-")]
 
 
+class SteppedRedisServer(RedisServer):
+    """A redis-server whose wall clock can be set."""
+
+    def __init__(self, **options: str) -> None:
+        super().__init__(**options)
+        self.clock = WallClock(self.folder)
+        self.enter = self.clock.enter
+
+    def start(self) -> Self:
+        super().start()
+        self.clock.tidy(self.pid)
+        return self
+
+
 class RedisArena(Arena):
     """The server logs what it does before it answers, so a killed one comes back with all that it acknowledged."""
 
@@ -112,6 +133,10 @@ class RedisArena(Arena):
             raise TypeError(server)
         return server
 
+    @property
+    def clock(self) -> WallClock | None:
+        return self.server.clock if isinstance(self.server, SteppedRedisServer) else None
+
     def forget(self) -> None:
         """Between a kill and a start: it comes back empty."""
         shutil.rmtree(self.server.folder / "appendonlydir", ignore_errors=True)
@@ -124,8 +149,11 @@ class RedisArena(Arena):
 
     def _make_servers(self) -> tuple[list[ServerProcess], list[Host]]:
         host = self.network.host()
-        server = RedisServer(appendonly="yes", appendfsync="no", protected_mode="no")
+        stepped = WallClock.can_be_had()
+        server = (SteppedRedisServer if stepped else RedisServer)(appendonly="yes", appendfsync="no", protected_mode="no")
         server.host, server.enter = host.address, host.enter
+        if isinstance(server, SteppedRedisServer):
+            server.enter = [*host.enter, *server.clock.enter]
         return [server], [host]
 
 

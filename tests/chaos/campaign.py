@@ -8,7 +8,7 @@ from typing import Any
 
 from arena import ARENAS, Arena
 from crew import Crew
-from faults import Misfortune, Stage
+from faults import Misfortune, Stage, heal
 from journal import Journal
 from network import Network
 from register import Register
@@ -71,8 +71,7 @@ async def play(stage: Stage, seconds: float, seed: int) -> dict[str, Any]:
     await stage.crew.start(lambda slot: arena.url(slot.proxied))
     misfortune = Misfortune(stage, seconds, seed)
     await misfortune.run()
-    for proxy in arena.proxies:
-        proxy.loses = 0
+    await heal(stage)
     complaints = await stage.crew.finish(FINISH_SECONDS)
     held, leftovers = await emptied(arena)
     return {
@@ -93,6 +92,7 @@ def facts(arena: Arena, crew: Crew) -> dict[str, Any]:
         "sessions": len(crew.slots),
         "tasks": TASKS,
         "namespaces": arena.network.real,
+        "clocks": arena.clock is not None,
         "workers": {slot.name: {"language": slot.language, "proxied": slot.proxied} for slot in crew.slots},
     }
 

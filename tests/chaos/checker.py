@@ -87,11 +87,16 @@ def _overlaps(leases: list[Attempt], crash_release: bool) -> Iterator[tuple[Atte
 def forgetting_between(history: History, first: Attempt, second: Attempt) -> Fault | None:
     """The fault that made the backend forget the first of two leases before it granted the second, if there was one.
 
-    A lease that was renewed after the fault had not been forgotten.
+    A lease that was renewed after the fault had not been forgotten. A clock that was set ahead, once or several times, ends a lease
+    by so much before its time and not earlier.
     """
+    ahead = 0.0
     for fault in history.faults:
         between = first.asked <= fault.ended and fault.began <= second.granted
-        if fault.forgets and between and first.vouched <= fault.ended + history.ttl:
+        if not (fault.forgets and between and first.vouched <= fault.ended + history.ttl):
+            continue
+        ahead += fault.ahead
+        if not fault.ahead or second.granted >= first.vouched - ahead:
             return fault
     return None
 
@@ -127,7 +132,16 @@ def _forgotten(history: History) -> Iterator[tuple[Fault, Attempt]]:
     granted = [attempt for attempt in history.attempts if attempt.was_granted]
     for fault in history.faults:
         if fault.forgets:
-            yield from ((fault, lease) for lease in granted if lease.granted <= fault.began and _relied_on(lease) > fault.ended)
+            relying = [lease for lease in granted if lease.granted <= fault.began and _relied_on(lease) > fault.ended]
+            yield from ((fault, lease) for lease in relying if not fault.ahead or _ended_early(history, fault, lease))
+
+
+def _ended_early(history: History, fault: Fault, lease: Attempt) -> bool:
+    """Whether a step of the clock cost this lease its key: somebody was told so, or has it. Most keys are renewed before that."""
+    if lease.vouched > fault.ended + history.ttl:
+        return False
+    taken = (fault.began <= other.granted < _relied_on(lease) for other in history.attempts if other.key == lease.key)
+    return lease.lost < NEVER or any(taken)
 
 
 def _relied_on(lease: Attempt) -> float:

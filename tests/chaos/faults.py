@@ -1,4 +1,4 @@
-"""What goes wrong, and how often. Each fault heals itself."""
+"""What goes wrong, and how often. Each fault heals itself, but the clock stays as it was set."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ from arena import MEMBERS, Arena, EtcdArena, LocalArena, RedisArena
 from crew import Crew, Slot
 from journal import Journal
 from network import Host
+from wall_clock import WallClock
 
 AWAITED_SECONDS = 0.6
 BEFORE_AN_ANSWER = "frozen before an answer"
@@ -31,9 +32,9 @@ class Stage:
         return self.random.uniform(0.2, most) * self.arena.ttl / 1000
 
     @contextlib.asynccontextmanager
-    async def server_fault(self, kind: str, counts: str = "", forgets: bool = False) -> AsyncIterator[None]:
+    async def server_fault(self, kind: str, counts: str = "", forgets: bool = False, ahead: float = 0) -> AsyncIterator[None]:
         async with self.arena.turn:
-            with self.journal.fault(kind, server=True, forgets=forgets, counts=counts):
+            with self.journal.fault(kind, server=True, forgets=forgets, counts=counts, ahead=ahead):
                 yield
             if forgets:
                 # Nothing else happens to the server while its losers are told: what keeps them from hearing is no reproach.
@@ -150,8 +151,8 @@ async def restart_server(stage: Stage) -> None:
         await asyncio.to_thread(server.start)
 
 
-async def redis_command(stage: Stage, kind: str, *words: str, forgets: bool = False) -> None:
-    async with stage.server_fault(kind, forgets=forgets):
+async def redis_command(stage: Stage, kind: str, *words: str) -> None:
+    async with stage.server_fault(kind):
         await asyncio.to_thread(redis(stage).server.command, *words)
 
 
@@ -172,7 +173,9 @@ async def script_flush(stage: Stage) -> None:
 
 
 async def flush_all(stage: Stage) -> None:
-    await redis_command(stage, "FLUSHALL", "FLUSHALL", forgets=True)
+    async with stage.server_fault("FLUSHALL", forgets=True):
+        catch_up(stage)
+        await asyncio.to_thread(redis(stage).server.command, "FLUSHALL")
 
 
 async def client_kill(stage: Stage) -> None:
@@ -193,7 +196,44 @@ async def restart_empty(stage: Stage) -> None:
     async with stage.server_fault("restart without data", counts="kills", forgets=True):
         await asyncio.to_thread(redis(stage).server.kill)
         redis(stage).forget()
+        catch_up(stage)
         await asyncio.to_thread(redis(stage).server.start)
+
+
+async def set_ahead(stage: Stage) -> None:
+    """The server's wall clock jumps, and keys end before their time."""
+    await step_clock(stage, stage.duration())
+
+
+async def set_back(stage: Stage) -> None:
+    """The server's wall clock jumps, and keys live longer."""
+    await step_clock(stage, -stage.duration())
+
+
+async def step_clock(stage: Stage, seconds: float) -> None:
+    kind = "clock set ahead" if seconds > 0 else "clock set back"
+    async with stage.server_fault(kind, forgets=seconds > 0, ahead=seconds * 1000):
+        clock_of(stage).step(seconds)
+
+
+def clock_of(stage: Stage) -> WallClock:
+    if stage.arena.clock is None:
+        raise TypeError(stage.arena)
+    return stage.arena.clock
+
+
+def catch_up(stage: Stage) -> None:
+    """A server that loses its last tokens draws the next from its clock; set back too, they may fall. No run does both."""
+    if stage.arena.clock:
+        stage.arena.clock.step(stage.arena.clock.behind)
+
+
+async def heal(stage: Stage) -> None:
+    """Ends what does not end by itself. Keys live on for as long as the clock has been set back."""
+    for proxy in stage.arena.proxies:
+        proxy.loses = 0
+    if stage.arena.clock and stage.arena.clock.behind:
+        await step_clock(stage, stage.arena.clock.behind)
 
 
 async def move_leader(stage: Stage) -> None:
@@ -208,12 +248,19 @@ async def move_leader(stage: Stage) -> None:
 
 async def kill_leader(stage: Stage) -> None:
     async with stage.server_fault("leader killed", counts="kills"):
-        with contextlib.suppress(OSError, LookupError):
-            leader = stage.arena.servers[await asyncio.to_thread(etcd(stage).leader)]
+        try:
+            number = await asyncio.to_thread(etcd(stage).leader)
+        except (OSError, LookupError):
+            number = None
+        if number is not None:
+            leader = stage.arena.servers[number]
             await asyncio.to_thread(leader.kill)
             stage.journal.counts["leader moves"] += 1
             await asyncio.sleep(stage.duration(1))
             await asyncio.to_thread(leader.start)
+            return
+    # A cluster that has just lost its leader has none to kill.
+    stage.journal.counts.subtract(["leader killed", "kills"])
 
 
 async def part_member(stage: Stage) -> None:
@@ -261,6 +308,8 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "SCRIPT FLUSH": Fault(0.05, script_flush),
         "CLIENT KILL": Fault(0.05, client_kill),
         "CLIENT PAUSE": Fault(0.03, client_pause),
+        "clock set ahead": Fault(0.04, set_ahead),
+        "clock set back": Fault(0.04, set_back),
     },
     "etcd": PROCESSES
     | WAYS
@@ -273,9 +322,12 @@ FAULTS: dict[str, dict[str, Fault]] = {
 }
 
 
-def possible(backend: str, namespaces: bool) -> dict[str, Fault]:
-    """Members can be cut off from each other only where there are network namespaces."""
-    return {name: fault for name, fault in FAULTS[backend].items() if name != "member cut off" or namespaces}
+def possible(backend: str, namespaces: bool, clocks: bool) -> dict[str, Fault]:
+    """Members can be cut off from each other only where there are network namespaces, clocks set only with a library for it."""
+    cannot = {"member cut off"} if not namespaces else set[str]()
+    if not clocks:
+        cannot |= {"clock set ahead", "clock set back"}
+    return {name: fault for name, fault in FAULTS[backend].items() if name not in cannot}
 
 
 class Misfortune:
@@ -293,7 +345,8 @@ class Misfortune:
 
     async def run(self) -> None:
         """Returns when all faults have healed. Each kind happens once at least."""
-        faults = possible(self._stage.arena.backend, self._stage.arena.network.real)
+        arena = self._stage.arena
+        faults = possible(arena.backend, arena.network.real, arena.clock is not None)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._seconds
         # Each kind draws for itself: what others do and how long they take changes nothing for it.

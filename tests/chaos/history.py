@@ -63,6 +63,8 @@ class Fault:
     who: str
     server: bool
     forgets: bool
+    ahead: float = 0.0
+    """By how many milliseconds it set the server's clock: keys end that much earlier, or later."""
 
     def touches(self, life: str, proxied: bool) -> bool:
         return self.server or self.who == life or (self.who == "proxied" and proxied)
@@ -115,7 +117,7 @@ def read(folder: Path) -> History:
     history = History(json.loads((folder / "run.json").read_text()))
     for entry in _lines(folder / "faults.jsonl"):
         history.faults.append(
-            Fault(entry["e"], entry["t"], entry["done"], entry["who"], entry["server"], entry["forgets"]),
+            Fault(entry["e"], entry["t"], entry["done"], entry["who"], entry["server"], entry["forgets"], entry.get("ahead", 0.0)),
         )
     for file in sorted(folder.glob("w*.jsonl")):
         _read_worker(history, file)

@@ -23,8 +23,13 @@ class Journal:
         self._file = (folder / "faults.jsonl").open("a")
 
     @contextlib.contextmanager
-    def fault(self, kind: str, *, who: str = "", server: bool = False, forgets: bool = False, counts: str = "") -> Iterator[None]:
-        """Notes when the body began and ended. `who` is the worker that it disturbs; `server` disturbs all of them."""
+    def fault(
+        self, kind: str, *, who: str = "", server: bool = False, forgets: bool = False, counts: str = "", ahead: float = 0
+    ) -> Iterator[None]:
+        """Notes when the body began and ended. `who` is the worker that it disturbs; `server` disturbs all of them.
+
+        `ahead` is by how many milliseconds it sets the server's clock.
+        """
         began = now()
         try:
             yield
@@ -32,7 +37,8 @@ class Journal:
             self.counts[kind] += 1
             if counts:
                 self.counts[counts] += 1
-            self._write({"t": began, "done": now(), "e": kind, "who": who, "server": server, "forgets": forgets})
+            entry = {"t": began, "done": now(), "e": kind, "who": who, "server": server, "forgets": forgets}
+            self._write(entry | ({"ahead": round(ahead, 3)} if ahead else {}))
 
     def save(self, name: str, content: dict[str, Any]) -> None:
         (self.folder / name).write_text(json.dumps(content, indent=1) + "\n")

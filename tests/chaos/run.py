@@ -31,6 +31,7 @@ from faults import possible  # noqa: E402
 from history import History, read  # noqa: E402
 from recovery import recoveries  # noqa: E402
 from totals import RESULTS, WANTED  # noqa: E402
+from wall_clock import WallClock  # noqa: E402
 
 SHORT = {"local": 6.0, "redis": 12.0, "etcd": 12.0}
 """Seconds of faults in a short mix."""
@@ -39,7 +40,7 @@ SHORT = {"local": 6.0, "redis": 12.0, "etcd": 12.0}
 def everything_happened(history: History) -> Verdict:
     """A mix without a kind of fault proves less than it says."""
     counts = history.end.get("faults", {})
-    kinds = [*possible(history.facts["backend"], history.facts["namespaces"])]
+    kinds = [*possible(history.facts["backend"], history.facts["namespaces"], history.facts.get("clocks", False))]
     if "stall" in kinds:
         kinds.append("dropped answers")
     verdict = Verdict("every kind of fault happened", looked_at=len(kinds))
@@ -112,6 +113,8 @@ def main() -> int:
         results = [report(options.check)]
     else:
         network.enter()
+        if not WallClock.can_be_had():
+            print("no libfaketime here: the clock of redis-server is not set")
         hear_signals()
         crew.build()
         results = [run(backend, options.seconds, options.seed) for backend in options.backend or ARENAS]

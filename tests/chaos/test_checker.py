@@ -50,6 +50,11 @@ def flush(at: float) -> Fault:
     return Fault("FLUSHALL", at, at + 2, "", server=True, forgets=True)
 
 
+def step(ahead: float, at: float) -> Fault:
+    kind = "clock set ahead" if ahead > 0 else "clock set back"
+    return Fault(kind, at, at + 2, "", server=True, forgets=ahead > 0, ahead=ahead)
+
+
 def pause(life: str, began: float, ended: float) -> Fault:
     return Fault("worker paused", began, ended, life, server=False, forgets=False)
 
@@ -131,6 +136,25 @@ def test_a_lease_renewed_after_the_forgetting_was_not_forgotten(check: Callable[
     assert not clean(check, history(*leases, faults=(flush(1100),)))
 
 
+@both
+def test_a_clock_that_is_set_ahead_makes_the_backend_forget(check: Callable[[History], Verdict]) -> None:
+    leases = held_on("w1", 1, 1000, lost=1700), lease("w2", 2, 1600)
+    assert clean(check, history(*leases, faults=(step(1500, 1100),)))
+    assert not clean(check, history(*leases, faults=(step(1500, 1650),)))
+
+
+@both
+def test_a_clock_that_is_set_back_excuses_nothing(check: Callable[[History], Verdict]) -> None:
+    assert not clean(check, history(held_on("w1", 1, 1000, lost=1700), lease("w2", 2, 1600), faults=(step(-1500, 1100),)))
+
+
+def test_a_step_ends_a_lease_by_as_much_and_no_earlier() -> None:
+    leases = held_on("w1", 1, 1000, lost=2600), lease("w2", 2, 2500)
+    for steps, excused in [([600], True), ([400], False), ([300, 300], True), ([600, -600], True), ([-600, 400], False)]:
+        faults = tuple(step(ahead, 1100 + 10 * number) for number, ahead in enumerate(steps))
+        assert clean(checker.no_two_valid_at_once, history(*leases, faults=faults)) == excused
+
+
 @pytest.mark.parametrize("check", [checker.tokens_rise, linearizable.linearizable])
 @pytest.mark.parametrize("token", [4, 5])
 def test_tokens_that_do_not_rise_are_found(check: Callable[[History], Verdict], token: int) -> None:
@@ -166,6 +190,19 @@ def test_losers_must_be_told_within_a_third_of_the_ttl_and_a_second() -> None:
     assert clean(checker.losers_are_told, told(1102 + 1660))
     assert not clean(checker.losers_are_told, told(1102 + 1680))
     assert not clean(checker.losers_are_told, told(NEVER))
+
+
+def test_of_a_step_the_losers_are_those_whose_key_ended() -> None:
+    judge = lambda *leases: checker.losers_are_told(history(*leases, faults=(step(1900, 1100),)))  # noqa: E731
+    spared = held_on("w1", 1, 1000, vouched=9000)
+    assert judge(spared, lease("w2", 2, 9100)).looked_at == 0
+    told = judge(held_on("w1", 1, 1000, lost=1700))
+    assert (told.looked_at, told.violations) == (1, [])
+    late = held_on("w1", 1, 1000, vouched=3090, lost=3080)
+    assert len(judge(late).violations) == 1
+    never_told = held_on("w1", 1, 1000, vouched=3090)
+    assert len(judge(never_told, lease("w2", 2, 1500)).violations) == 1
+    assert judge(never_told, lease("w2", 2, 3100)).looked_at == 0
 
 
 def test_losers_who_were_kept_from_hearing_are_not_judged() -> None:
@@ -222,9 +259,10 @@ def test_what_is_wrong_at_the_end_is_found(check: Callable[[History], Verdict], 
     assert not clean(check, judged)
 
 
-def test_a_run_without_its_faults_is_not_good() -> None:
-    judged = history(lease("w1", 1, 1000), namespaces=True, backend="etcd")
-    everything = dict.fromkeys([*possible("etcd", True), "dropped answers"], 1)
+@pytest.mark.parametrize("backend", ["redis", "etcd"])
+def test_a_run_without_its_faults_is_not_good(backend: str) -> None:
+    judged = history(lease("w1", 1, 1000), namespaces=True, clocks=True, backend=backend)
+    everything = dict.fromkeys([*possible(backend, namespaces=True, clocks=True), "dropped answers"], 1)
     judged.end["faults"] = everything
     assert clean(everything_happened, judged)
     for missing in everything:

@@ -6,11 +6,14 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from arena import SteppedRedisServer
 from lossy_proxy import Http2Frames, LossyProxy
 from register import Register
+from wall_clock import WallClock
 
 from services import RedisServer
 
@@ -65,6 +68,29 @@ async def lose_an_answer(private_redis: RedisServer) -> None:
     assert await asyncio.to_thread(private_redis.command, "GET", "k") == "1"
     assert proxy.counts["dropped answers"] == 1
     await proxy.close()
+
+
+def test_a_server_has_a_wall_clock_of_its_own_that_can_be_set() -> None:
+    if not WallClock.can_be_had():
+        return  # then clocks are not set, and runs say so
+    with SteppedRedisServer() as server:
+        server.command("SET", "k", "v", "PX", 60_000)
+        assert abs(ahead_of_us(server)) < 2
+        server.clock.step(30)
+        assert 28 < ahead_of_us(server) < 32
+        assert 0 < int(server.command("PTTL", "k")) < 32_000
+        server.clock.step(-40)
+        assert -12 < ahead_of_us(server) < -8
+        assert server.clock.behind == 40
+        assert int(server.command("PTTL", "k")) > 60_000
+        server.clock.step(server.clock.behind + 40)
+        assert server.command("EXISTS", "k") == "0"
+        assert server.clock.behind == 0
+        assert not [*Path("/dev/shm").glob(f"*faketime*_{server.pid}")]
+
+
+def ahead_of_us(server: RedisServer) -> float:
+    return int(server.command("TIME").split()[0]) - time.time()
 
 
 @pytest.mark.parametrize("side", ["client", "server"])

@@ -1,5 +1,6 @@
 """A redis-server of our own. It keeps nothing: after `kill` it comes back empty."""
 
+import os
 import socket
 import subprocess
 
@@ -7,9 +8,9 @@ from .server_process import START_SECONDS, ServerProcess
 
 
 class RedisServer(ServerProcess):
-    """Keyword options become options of the server: `RedisServer(requirepass="secret")`."""
+    """Keyword options become options of the server: `RedisServer(requirepass="secret")`. `REDIS_SERVER` names another program."""
 
-    program = "redis-server"
+    program = os.environ.get("REDIS_SERVER", "redis-server")
 
     def __init__(self, **options: str) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ class ServerProcess(ABC):
     """Words before its command line: they start it in a network namespace, for instance."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix=f"dlock-{self.program}-")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"dlock-{Path(self.program).name}-")
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 

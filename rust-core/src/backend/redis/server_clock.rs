@@ -12,7 +12,8 @@ const KEEP: Duration = Duration::from_secs(10);
 /// How far the server's clock is ahead of ours.
 ///
 /// The server read its clock after we sent, so `its time − our send` is never too small: a deadline computed with it is late by at most
-/// the round trip of the sample, and never early. The sample with the shortest round trip is the best one.
+/// the round trip of the sample, and never early. The sample with the shortest round trip is the best one, unless a newer one says less:
+/// that one is better all the same, or the clock was set back, and nothing that is held up on its way may make use of the time won.
 #[derive(Debug)]
 pub(super) struct ServerClock(Mutex<Sample>);
 
@@ -38,7 +39,8 @@ impl ServerClock {
     pub(super) fn learn(&self, sent: Instant, received: Instant, server_us: i64) {
         let sample = Sample::new(sent, received, server_us);
         let mut best = self.0.lock();
-        if sample.round_trip <= best.round_trip || received.since(best.taken) > KEEP {
+        let better = sample.round_trip <= best.round_trip || sample.ahead_us < best.ahead_us;
+        if better || received.since(best.taken) > KEEP {
             *best = sample;
         }
     }
@@ -74,6 +76,13 @@ mod tests {
         assert_eq!(clock.at(ms(500)), 1_301_000);
         clock.learn(ms(500), ms(900), 1_650_000);
         assert_eq!(clock.at(ms(500)), 1_301_000);
+    }
+
+    #[test]
+    fn r04_a_clock_that_was_set_back_is_noticed_with_the_next_answer_however_slow() {
+        let clock = ServerClock::new(ms(100), ms(101), 9_000_000);
+        clock.learn(ms(200), ms(300), 4_190_000);
+        assert_eq!(clock.at(ms(200)), 4_190_000);
     }
 
     #[test]

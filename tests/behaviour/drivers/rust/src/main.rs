@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, LocalSet};
+use tokio::task::{JoinHandle, LocalSet};
 
 use crate::operations::Driver;
 use crate::wire::{Request, cancelled, print};
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Starts every request in the order of arrival, until stdin ends.
 async fn serve(mut lines: mpsc::UnboundedReceiver<String>) -> Result<(), Box<dyn std::error::Error>> {
     let driver = Rc::new(Driver::default());
-    let tasks: Rc<RefCell<HashMap<u64, AbortHandle>>> = Rc::default();
+    let tasks: Rc<RefCell<HashMap<u64, JoinHandle<()>>>> = Rc::default();
     while let Some(line) = lines.recv().await {
         let request: Request = serde_json::from_str(&line).map_err(|error| format!("{error}: {line}"))?;
         let id = request.id;
@@ -55,7 +55,11 @@ async fn serve(mut lines: mpsc::UnboundedReceiver<String>) -> Result<(), Box<dyn
                 print(id, Ok(found.is_some().into()));
                 if let Some((task, handle)) = found {
                     handle.abort();
-                    print(task, Err(cancelled()));
+                    // Told when it is over, not when it was asked to end.
+                    tokio::task::spawn_local(async move {
+                        let _ = handle.await;
+                        print(task, Err(cancelled()));
+                    });
                 }
             }
             // Here and not in a task, so that everything else in this process really stands still.
@@ -70,7 +74,7 @@ async fn serve(mut lines: mpsc::UnboundedReceiver<String>) -> Result<(), Box<dyn
                     running.borrow_mut().remove(&id);
                     print(id, answer.map_err(|error| wire::describe(&error)));
                 });
-                tasks.borrow_mut().insert(id, task.abort_handle());
+                tasks.borrow_mut().insert(id, task);
             }
         }
     }
