@@ -31,7 +31,30 @@ impl<'a> Parts<'a> {
 
     /// What people may read: neither user information nor parameters.
     pub(super) fn shown(&self) -> String {
+        if self.may_show_a_password() {
+            return format!("{}://***", self.scheme);
+        }
         format!("{}://{}{}", self.scheme, self.hosts, self.path)
+    }
+
+    /// The servers, of which there is one at least. An error says what is wrong with the list; `example` is a URL that would do.
+    pub(super) fn servers(&self, default_port: u16, example: &str) -> Result<Vec<Server>, String> {
+        let mut servers = Vec::new();
+        for text in self.hosts.split(',') {
+            let told = || if self.may_show_a_password() { "***" } else { text };
+            let server =
+                server(text, default_port).ok_or_else(|| format!("{:?} is not host:port; a URL such as {example}", told()))?;
+            if servers.contains(&server) {
+                return Err(format!("{server} is named twice"));
+            }
+            servers.push(server);
+        }
+        Ok(servers)
+    }
+
+    /// True if a `?` in what was meant as a password may have ended it too soon.
+    fn may_show_a_password(&self) -> bool {
+        self.user_info.is_none() && self.query.contains('@') && self.hosts.split(',').any(|text| server(text, 0).is_none())
     }
 
     /// The parameters, decoded.
@@ -51,19 +74,6 @@ impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
-}
-
-/// The servers of a list. An error says what is wrong with it; `example` is a URL that would do.
-pub(super) fn servers(list: &str, default_port: u16, example: &str) -> Result<Vec<Server>, String> {
-    let mut servers = Vec::new();
-    for text in list.split(',') {
-        let server = server(text, default_port).ok_or_else(|| format!("{text:?} is not host:port; a URL such as {example}"))?;
-        if servers.contains(&server) {
-            return Err(format!("{server} is named twice"));
-        }
-        servers.push(server);
-    }
-    Ok(servers)
 }
 
 fn server(text: &str, default_port: u16) -> Option<Server> {

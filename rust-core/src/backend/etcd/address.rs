@@ -10,7 +10,7 @@ use std::time::Duration;
 use tonic::transport::{self, ClientTlsConfig};
 
 use super::tls;
-use crate::backend::hosts::{self, Parts, decoded};
+use crate::backend::hosts::{Parts, decoded};
 use crate::backend::pem::Files;
 use crate::error::Error;
 
@@ -79,7 +79,7 @@ impl Address {
             "etcds" => true,
             _ => return Err(refuse(format!("a URL such as {EXPECTED}"))),
         };
-        let servers = hosts::servers(parts.hosts, DEFAULT_PORT, EXPECTED).map_err(refuse)?;
+        let servers = parts.servers(DEFAULT_PORT, EXPECTED).map_err(refuse)?;
         let credentials = credentials(parts.user_info).map_err(refuse)?;
         let files = files(&parts).map_err(refuse)?;
         if parts.fragment {
@@ -189,6 +189,7 @@ mod tests {
             "etcd://me:secret@h?what=1",
             "etcd://me:a@b/secret@h1,,h2",
             "etcd://secret@h",
+            "etcd://me:secret?more@h",
             "x://a:secret@h",
         ] {
             let shown = Address::parse(url).map_or_else(|error| error.to_string(), |address| format!("{address:?}"));

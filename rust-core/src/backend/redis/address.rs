@@ -8,7 +8,7 @@ use url::{Host, Url};
 use super::dial::Target;
 use super::parameters::{Kind, Login, Parameters};
 use super::sentinel::{Sentinel, Service};
-use crate::backend::hosts::{self, Parts, decoded};
+use crate::backend::hosts::{Parts, decoded};
 use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 6379;
@@ -82,7 +82,7 @@ fn read_service(parts: &Parts<'_>, shown: Arc<str>) -> Result<Address, String> {
     if parts.fragment {
         return Err("a URL without #fragment".to_owned());
     }
-    let sentinels = hosts::servers(parts.hosts, SENTINEL_PORT, EXPECTED)?;
+    let sentinels = parts.servers(SENTINEL_PORT, EXPECTED)?;
     let mut parameters = Parameters::read(Kind::Sentinels, parts.parameters())?;
     let (name, db) = service(parts.path)?;
     parameters.login.db = db;
@@ -209,6 +209,8 @@ mod tests {
             "redis://:secret@h?what=secret",
             "redis+sentinel://me:a/se@secret@h1,h2/service?sentinel_password=secret",
             "redis+sentinel://:secret@h1,,h2/service?sentinel_password=secret",
+            "redis+sentinel://me:secret?more@h1/service",
+            "redis+sentinel://:a/secret?more@h1/service",
         ] {
             let shown = address(url).map_or_else(|error| error.to_string(), |address| address.shown.to_string());
             assert!(!shown.contains("secret"), "{shown}");
