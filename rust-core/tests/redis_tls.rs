@@ -10,6 +10,7 @@ use dlock::backend::Outcome;
 use dlock::error::{BackendError, Failure};
 use dlock::{Client, Error};
 use support::certificates::{Authority, Identity, url};
+use support::eventually;
 use support::redis::{Server, Setup, TIMEOUT};
 use tokio::net::TcpListener;
 
@@ -41,6 +42,15 @@ async fn a_lock_goes_through_tls() {
     assert_eq!(holder.release("k", 1).await, Outcome::Released);
     waiter.hint().await;
     assert!(waiter.granted("k", 1).await.token > first.token);
+
+    let cli = server.local_cli().await;
+    let connected = async || cli.run::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.lines().count();
+    cli.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    eventually("connected again", || async { waiter.backend.ping(TIMEOUT).await.is_ok() }).await;
+    assert_eq!(connected().await, 1);
+    assert_eq!(waiter.release("k", 1).await, Outcome::Released);
+    waiter.backend.close().await;
+    eventually("the connection is closed", || async { connected().await == 0 }).await;
 }
 
 #[tokio::test]
