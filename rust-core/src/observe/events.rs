@@ -166,20 +166,17 @@ impl Inner {
         Self { pid: process::id(), kinds, ended, queue: Mutex::default(), wake }
     }
 
-    fn wants(&self, kind: Kind) -> bool {
+    pub(super) fn wants(&self, kind: Kind) -> bool {
         Kinds(self.kinds.load(Ordering::Relaxed)).contains(kind)
     }
 
-    /// Whether the courier has to come. An event that finds the queue full is returned.
-    pub(super) fn push(&self, event: &Event) -> std::result::Result<bool, ()> {
-        if !self.wants(event.kind) {
-            return Ok(false);
-        }
+    /// Whether the courier has to come. An event that finds the queue full is dropped.
+    pub(super) fn push(&self, event: Event) -> std::result::Result<bool, ()> {
         let mut queue = self.queue.lock();
         if queue.events.len() >= QUEUE {
             return Err(());
         }
-        queue.events.push_back(event.clone());
+        queue.events.push_back(event);
         let first = queue.bell == Bell::Silent;
         if first {
             queue.bell = Bell::Armed;
