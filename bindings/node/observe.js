@@ -9,6 +9,17 @@ const { checkType } = require('./options.js');
 
 const LOGS = 0;
 
+// What the engine writes: how many rows there are, and whether that is not all; then for each the kind, the key's length, token, the owner's number,
+// waited, held and the reason's length. `event.rs` has the same lists.
+const HEAD = 2;
+const STRIDE = 7;
+const KINDS = ['acquired', 'released', 'renewed', 'renewal_failed', 'acquire_failed', 'lost'];
+/** So long is what the owners in a text begin with: 32 digits and a colon. */
+const SESSION = 33;
+
+const ROWS = 256;
+const rows = new Float64Array(HEAD + ROWS * STRIDE);
+
 /** The observers of one client. One queue for all of them, so that they hear of the events of a lease in order. */
 class Observers {
   #client;
@@ -52,19 +63,45 @@ class Observers {
   }
 
   #deliver() {
-    const text = bridge.events(this.#id);
-    if (!text) return void happenings.delete(this.#id); // the client is gone
-    for (const [kind, key, token, owner, waited, held, reason] of JSON.parse(text)) {
+    let more = true;
+    while (more) {
+      const text = bridge.events(this.#id, rows);
+      if (text === null) return void happenings.delete(this.#id); // the client is gone
+      // Read before the observers are called.
+      more = rows[1] === 1;
+      this.#tell(text);
+    }
+  }
+
+  /** Makes the events of these rows, one after the other, and calls their observers. */
+  #tell(text) {
+    const session = text.slice(-SESSION);
+    const end = HEAD + rows[0] * STRIDE;
+    for (let at = HEAD, start = 0; at < end; at += STRIDE) {
+      const kind = KINDS[rows[at]];
+      const middle = start + rows[at + 1];
+      const reason = rows[at + 6] >= 0 ? text.slice(middle, middle + rows[at + 6]) : null;
       const observers = this.#byEvent.get(kind);
-      if (observers === undefined) continue;
-      const event = Object.freeze({ kind, key, token, owner, waited, held, reason });
-      for (const { fn } of observers) {
-        try {
-          fn(event);
-        } catch (error) {
-          complain(event, error);
-        }
+      if (observers !== undefined) {
+        const key = text.slice(start, middle);
+        const owner = rows[at + 3] >= 0 ? session + rows[at + 3] : null;
+        const event = { kind, key, token: known(rows[at + 2]), owner, waited: known(rows[at + 4]), held: known(rows[at + 5]), reason };
+        call(observers, Object.freeze(event));
       }
+      start = middle + (reason?.length ?? 0);
+    }
+  }
+}
+
+/** What is not there comes as NaN. */
+const known = (number) => (number >= 0 ? number : null);
+
+function call(observers, event) {
+  for (const { fn } of observers) {
+    try {
+      fn(event);
+    } catch (error) {
+      complain(event, error);
     }
   }
 }
