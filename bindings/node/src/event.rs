@@ -2,8 +2,8 @@
 //!
 //! An object, or a string, that is made through N-API takes as long as everything else that an event costs. So JavaScript makes them.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::vec;
 
 use dlock::observe::{Event, Subscription};
 use dlock::owner::SessionId;
@@ -26,20 +26,20 @@ const ROOM: usize = 256;
 /// A subscription, and what was taken of it and not told yet.
 pub(crate) struct Hearing {
     pub(crate) subscription: Subscription,
-    left: vec::IntoIter<Event>,
+    left: VecDeque<Event>,
 }
 
 impl Hearing {
     pub(crate) fn new(subscription: Subscription) -> Self {
-        Self { subscription, left: vec::IntoIter::default() }
+        Self { subscription, left: VecDeque::new() }
     }
 
     /// Takes what has come, unless there is something left of the last time. Nothing once nothing more will come.
     pub(crate) fn next(&mut self, out: &mut [f64]) -> Option<String> {
-        if self.left.as_slice().is_empty() {
-            self.left = self.subscription.take().into_iter();
+        if self.left.is_empty() {
+            self.subscription.take_into(&mut self.left);
         }
-        if self.left.as_slice().is_empty() && self.subscription.is_over() {
+        if self.left.is_empty() && self.subscription.is_over() {
             return None;
         }
         Some(self.write(out))
@@ -49,7 +49,7 @@ impl Hearing {
     fn write(&mut self, out: &mut [f64]) -> String {
         let (head, rows) = out.split_at_mut(HEAD);
         let (mut text, mut count, mut session) = (String::with_capacity(ENOUGH + ROOM), 0, None);
-        for (row, event) in rows.chunks_exact_mut(STRIDE).zip(self.left.as_slice()) {
+        for (row, event) in rows.chunks_exact_mut(STRIDE).zip(&self.left) {
             let its = session_of(event);
             if text.len() >= ENOUGH || (session.is_some() && its.is_some() && its != session) {
                 break;
@@ -60,12 +60,12 @@ impl Hearing {
             session = session.or(its);
             count += 1;
         }
-        self.left.by_ref().take(count).for_each(drop);
+        self.left.drain(..count);
         if let Some(session) = session {
             // A string takes whatever is written.
             let _ = write!(text, "{session}:");
         }
-        head.copy_from_slice(&[whole(count), f64::from(u8::from(!self.left.as_slice().is_empty()))]);
+        head.copy_from_slice(&[whole(count), f64::from(u8::from(!self.left.is_empty()))]);
         text
     }
 }

@@ -131,7 +131,7 @@ class Observers:
 
     def deliver(self) -> None:
         """Calls the observers with what has come. One that raises is logged, and the others are called all the same."""
-        for event in self.subscription.take():
+        for event in self.subscription:
             for observe in self._functions.get(event.kind, ()):
                 try:
                     observe(event)

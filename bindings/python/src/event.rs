@@ -5,7 +5,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use dlock::observe::{Event as Happened, Kind};
-use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -19,7 +18,7 @@ const FIELDS: [&str; 7] = ["kind", "key", "token", "owner", "waited", "held", "r
 /// Something that happened to a lease, or to an attempt to get one.
 #[pyclass(frozen, eq, module = "dlock")]
 #[derive(PartialEq)]
-pub(crate) struct Event(Happened);
+pub(crate) struct Event(pub(crate) Happened);
 
 #[pymethods]
 impl Event {
@@ -135,25 +134,4 @@ impl Event {
 #[allow(clippy::needless_pass_by_value)] // what `map_err` hands over
 fn invalid(error: impl ToString) -> PyErr {
     PyValueError::new_err(error.to_string())
-}
-
-/// Events that have come, oldest first. Each is made an object when its turn comes, in the memory of the one before.
-#[pyclass(frozen, module = "dlock._native")]
-pub(crate) struct Batch(Mutex<std::vec::IntoIter<Happened>>);
-
-impl Batch {
-    pub(crate) fn new(events: Vec<Happened>) -> Self {
-        Self(Mutex::new(events.into_iter()))
-    }
-}
-
-#[pymethods]
-impl Batch {
-    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
-        this
-    }
-
-    fn __next__(&self) -> Option<Event> {
-        self.0.lock().next().map(Event)
-    }
 }

@@ -28,7 +28,7 @@ mod _native {
     #[pymodule_export]
     use crate::completion::{Call, Completions};
     #[pymodule_export]
-    use crate::event::{Batch, Event};
+    use crate::event::Event;
     #[pymodule_export]
     use crate::lease::{Grant, Lease};
     #[pymodule_export]

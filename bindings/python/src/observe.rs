@@ -1,6 +1,6 @@
 //! What a client shows of itself, and what the engine logs, as Python sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +16,15 @@ use tracing::level_filters::LevelFilter;
 
 use crate::completion::{Completions, Outcome, Queue};
 use crate::error::raise;
-use crate::event::Batch;
+use crate::event::Event;
 use crate::process::Owned;
 
 /// Events on their way to one event loop or thread.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Subscription {
     inner: Owned<dlock::observe::Subscription>,
+    /// Under the GIL at all times, so nobody ever waits for it.
+    taken: Mutex<VecDeque<dlock::observe::Event>>,
     queue: Arc<Queue>,
     number: u64,
 }
@@ -33,7 +35,7 @@ impl Subscription {
         let queue = completions.queue()?;
         let bell = queue.clone();
         let inner = client.subscribe(Kinds::default(), move || bell.push(number, Outcome::Done));
-        Ok(Self { inner: Owned::new(inner), queue, number })
+        Ok(Self { inner: Owned::new(inner), taken: Mutex::default(), queue, number })
     }
 }
 
@@ -47,9 +49,14 @@ impl Subscription {
         Ok(())
     }
 
-    /// What has come since, oldest first.
-    fn take(&self) -> PyResult<Batch> {
-        Ok(Batch::new(self.inner.get()?.take()))
+    /// What has come since, oldest first. Each event is made an object when its turn comes, in the memory of the one before.
+    fn __iter__(this: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
+        this.inner.get()?.take_into(&mut this.taken.lock());
+        Ok(this)
+    }
+
+    fn __next__(&self) -> Option<Event> {
+        self.taken.lock().pop_front().map(Event)
     }
 
     /// Wants nothing more; whoever waits for events is woken to see it.
