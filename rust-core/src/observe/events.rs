@@ -24,7 +24,7 @@ use crate::process;
 pub const QUEUE: usize = 16_384;
 
 /// The most room that is kept for later events once many have been taken.
-const ROOM: usize = 2048;
+const ROOM: usize = 4096;
 
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
