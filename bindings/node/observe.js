@@ -9,8 +9,8 @@ const { checkType } = require('./options.js');
 
 const LOGS = 0;
 
-// What the engine writes: how many rows there are, and whether that is not all; then for each the kind, the key's length, token, the owner's number,
-// waited, held and the reason's length. `event.rs` has the same lists.
+// What the engine writes: how many rows there are, and whether that is not all; then for each the kind, the key's length, token, the length of the
+// owner's number, waited, held and the reason's length. `event.rs` has the same lists.
 const HEAD = 2;
 const STRIDE = 7;
 const KINDS = ['acquired', 'released', 'renewed', 'renewal_failed', 'acquire_failed', 'lost'];
@@ -77,18 +77,23 @@ class Observers {
   #tell(text) {
     const session = text.slice(-SESSION);
     const end = HEAD + rows[0] * STRIDE;
-    for (let at = HEAD, start = 0; at < end; at += STRIDE) {
-      const kind = KINDS[rows[at]];
-      const middle = start + rows[at + 1];
-      const reason = rows[at + 6] >= 0 ? text.slice(middle, middle + rows[at + 6]) : null;
-      const observers = this.#byEvent.get(kind);
-      if (observers !== undefined) {
-        const key = text.slice(start, middle);
-        const owner = rows[at + 3] >= 0 ? session + rows[at + 3] : null;
-        const event = { kind, key, token: known(rows[at + 2]), owner, waited: known(rows[at + 4]), held: known(rows[at + 5]), reason };
-        call(observers, Object.freeze(event));
-      }
-      start = middle + (reason?.length ?? 0);
+    for (let at = HEAD, next = 0; at < end; at += STRIDE) {
+      const keyAt = next;
+      const ownerAt = keyAt + rows[at + 1];
+      const reasonAt = ownerAt + (known(rows[at + 3]) ?? 0);
+      next = reasonAt + (known(rows[at + 6]) ?? 0);
+      const observers = this.#byEvent.get(KINDS[rows[at]]);
+      if (observers === undefined) continue;
+      const event = {
+        kind: KINDS[rows[at]],
+        key: text.slice(keyAt, ownerAt),
+        token: known(rows[at + 2]),
+        owner: rows[at + 3] >= 0 ? session + text.slice(ownerAt, reasonAt) : null,
+        waited: known(rows[at + 4]),
+        held: known(rows[at + 5]),
+        reason: rows[at + 6] >= 0 ? text.slice(reasonAt, next) : null,
+      };
+      call(observers, Object.freeze(event));
     }
   }
 }

@@ -13,7 +13,7 @@ use crate::lease::millis;
 
 /// Before the rows: how many there are, and whether that is not all.
 const HEAD: usize = 2;
-/// Numbers per row: the kind's place in `Kind::ALL`, the key's length, token, sequence, waited, held, the reason's length.
+/// Numbers per row: the kind's place in `Kind::ALL`, the key's length, token, the length of the owner's number, waited, held, the reason's length.
 /// `observe.js` has the same lists.
 const STRIDE: usize = 7;
 /// What is not there.
@@ -45,7 +45,7 @@ impl Hearing {
         Some(self.write(out))
     }
 
-    /// The text is the key and the reason of each, and at last what all of their owners begin with.
+    /// The text is the key, the owner's number and the reason of each, and at last what all of their owners begin with.
     fn write(&mut self, out: &mut [f64]) -> String {
         let (head, rows) = out.split_at_mut(HEAD);
         let (mut text, mut count, mut session) = (String::with_capacity(ENOUGH + ROOM), 0, None);
@@ -54,9 +54,7 @@ impl Hearing {
             if text.len() >= ENOUGH || (session.is_some() && its.is_some() && its != session) {
                 break;
             }
-            row.copy_from_slice(&numbers(event));
-            text.push_str(&event.key);
-            text.push_str(event.reason.as_deref().unwrap_or_default());
+            row.copy_from_slice(&told(event, &mut text));
             session = session.or(its);
             count += 1;
         }
@@ -74,15 +72,21 @@ fn session_of(event: &Event) -> Option<SessionId> {
     event.owner.map(|owner| owner.session)
 }
 
-fn numbers(event: &Event) -> [f64; STRIDE] {
+/// The row, once the words that belong to it are at the end of the text.
+fn told(event: &Event, text: &mut String) -> [f64; STRIDE] {
+    let mut say = |word: &str| {
+        text.push_str(word);
+        length(word)
+    };
     [
         f64::from((event.kind as u8).trailing_zeros()),
-        length(&event.key),
+        say(&event.key),
         event.token.map_or(NONE, wide),
-        event.owner.map_or(NONE, |owner| wide(owner.sequence)),
+        // JavaScript would keep the text of each number for longer than the event.
+        event.owner.map_or(NONE, |owner| say(&owner.sequence.to_string())),
         event.waited.map_or(NONE, millis),
         event.held.map_or(NONE, millis),
-        event.reason.as_deref().map_or(NONE, length),
+        event.reason.as_deref().map_or(NONE, say),
     ]
 }
 
