@@ -9,6 +9,17 @@ const { checkType } = require('./options.js');
 
 const LOGS = 0;
 
+// What the engine writes: how many rows there are, and whether that is not all; then for each the kind, the key's length, token, the length of the
+// owner's number, waited, held and the reason's length. `event.rs` has the same lists.
+const HEAD = 2;
+const STRIDE = 7;
+const KINDS = ['acquired', 'released', 'renewed', 'renewal_failed', 'acquire_failed', 'lost'];
+/** So long is what the owners in a text begin with: 32 digits and a colon. */
+const SESSION = 33;
+
+const ROWS = 256;
+const rows = new Float64Array(HEAD + ROWS * STRIDE);
+
 /** The observers of one client. One queue for all of them, so that they hear of the events of a lease in order. */
 class Observers {
   #client;
@@ -52,19 +63,50 @@ class Observers {
   }
 
   #deliver() {
-    const text = bridge.events(this.#id);
-    if (!text) return void happenings.delete(this.#id); // the client is gone
-    for (const [kind, key, token, owner, waited, held, reason] of JSON.parse(text)) {
-      const observers = this.#byEvent.get(kind);
+    let more = true;
+    while (more) {
+      const text = bridge.events(this.#id, rows);
+      if (text === null) return void happenings.delete(this.#id); // the client is gone
+      // Read before the observers are called.
+      more = rows[1] === 1;
+      this.#tell(text);
+    }
+  }
+
+  /** Makes the events of these rows, one after the other, and calls their observers. */
+  #tell(text) {
+    const session = text.slice(-SESSION);
+    const end = HEAD + rows[0] * STRIDE;
+    for (let at = HEAD, next = 0; at < end; at += STRIDE) {
+      const keyAt = next;
+      const ownerAt = keyAt + rows[at + 1];
+      const reasonAt = ownerAt + (known(rows[at + 3]) ?? 0);
+      next = reasonAt + (known(rows[at + 6]) ?? 0);
+      const observers = this.#byEvent.get(KINDS[rows[at]]);
       if (observers === undefined) continue;
-      const event = Object.freeze({ kind, key, token, owner, waited, held, reason });
-      for (const { fn } of observers) {
-        try {
-          fn(event);
-        } catch (error) {
-          complain(event, error);
-        }
-      }
+      const event = {
+        kind: KINDS[rows[at]],
+        key: text.slice(keyAt, ownerAt),
+        token: known(rows[at + 2]),
+        owner: rows[at + 3] >= 0 ? session + text.slice(ownerAt, reasonAt) : null,
+        waited: known(rows[at + 4]),
+        held: known(rows[at + 5]),
+        reason: rows[at + 6] >= 0 ? text.slice(reasonAt, next) : null,
+      };
+      call(observers, Object.freeze(event));
+    }
+  }
+}
+
+/** What is not there comes as NaN. */
+const known = (number) => (number >= 0 ? number : null);
+
+function call(observers, event) {
+  for (const { fn } of observers) {
+    try {
+      fn(event);
+    } catch (error) {
+      complain(event, error);
     }
   }
 }

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { inspect } from 'node:util';
 import { Client, InvalidOptions } from '../../bindings/node/index.mjs';
 import { eventually, onBackends, runProgram } from './backends.mjs';
 
@@ -67,6 +68,49 @@ describe('observers', () => {
     await lock.withLock(() => eventually(() => told.length === 2, 'the first answers'));
     await eventually(() => told.length === 3, 'the last answer');
     assert.deepEqual(told, [1, true, false]);
+  });
+
+  test('events keep what they say, whatever the keys, and however many come at once', async () => {
+    const client = new Client('memory:');
+    const heard = [];
+    for (const event of ['acquired', 'acquire_failed', 'released']) client.on(event, (found) => heard.push(found));
+    const keys = Array.from({ length: 400 }, (_, number) => ['short', 'k\u00e4\u{1d11e}y', 'long'.repeat(50)][number % 3] + number);
+    const cycle = async (key) => {
+      const lease = await client.lock(key).acquire();
+      assert.equal(await client.lock(key).tryAcquire(), null);
+      await lease.release();
+      return { token: lease.token, owner: lease.owner };
+    };
+    const leases = new Map(await Promise.all(keys.map(async (key) => [key, await cycle(key)])));
+    await eventually(() => heard.length === 3 * keys.length, 'all events');
+    for (const key of keys) {
+      const [acquired, failed, released] = heard.filter((event) => event.key === key);
+      const { waited } = acquired;
+      assert.deepEqual({ ...acquired }, { kind: 'acquired', key, ...leases.get(key), waited, held: null, reason: null });
+      const none = { token: null, owner: null, held: null };
+      assert.deepEqual({ ...failed }, { kind: 'acquire_failed', key, ...none, waited: failed.waited, reason: 'LOCK_BUSY' });
+      const { held } = released;
+      assert.deepEqual(JSON.parse(JSON.stringify(released)), {
+        kind: 'released', key, ...leases.get(key), waited: null, held, reason: 'released',
+      });
+      assert.ok(waited >= 0 && failed.waited >= 0 && held > 0);
+    }
+    assert.match(inspect(heard[0]), /kind: 'acquired'.*token: \d+.*reason: null/s);
+    assert.ok(Object.isFrozen(heard[0]));
+  });
+
+  test('one that leaves hears no more, not even of what has come already', async () => {
+    const client = new Client('memory:');
+    const heard = [];
+    const others = [];
+    const end = client.on('acquired', (event) => {
+      heard.push(event);
+      end();
+    });
+    client.on('acquired', (event) => others.push(event));
+    for (let turn = 0; turn < 20; turn += 1) await client.lock('k').withLock(() => {});
+    await eventually(() => others.length === 20, 'the other observer');
+    assert.equal(heard.length, 1);
   });
 
   test('one that throws is told and harms nothing', async () => {

@@ -1,10 +1,12 @@
 """What a client shows of itself: figures, events, metrics, health, logs."""
 
 import asyncio
+import copy
 import gc
 import io
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -99,6 +101,72 @@ def test_an_observer_may_ask_its_client_and_its_lock(key: str) -> None:
         with lock:
             until(lambda: told == [(1, True)], "what it was told in the body")
         until(lambda: told == [(1, True), (0, False)], "what it was told afterwards")
+
+
+def test_an_event_can_be_kept_shown_compared_and_sent(key: str) -> None:
+    heard: list[dlock.Event] = []
+    with sync.Client("memory:") as client:
+        for name in ("acquired", "released", "acquire_failed"):
+            client.on(name, heard.append)
+        with client.lock(key) as lease:
+            assert client.lock(key).try_acquire() is None
+        until(lambda: len(heard) == 3, "the events")
+    gc.collect()
+    acquired, failed, released = heard
+    assert (acquired.key, acquired.token, acquired.owner, acquired.held) == (key, lease.token, lease.owner, None)
+    assert (failed.kind, failed.token, failed.owner, failed.reason) == ("acquire_failed", None, None, "LOCK_BUSY")
+    assert failed.waited is not None
+    assert repr(acquired) == (
+        f"Event(kind='acquired', key={key!r}, token={lease.token}, owner={lease.owner!r}, waited={acquired.waited}, held=None, "
+        "reason=None)"
+    )
+    for event in heard:
+        fields = event._asdict()
+        assert fields == {name: getattr(event, name) for name in dlock.Event.__match_args__}
+        for same in (dlock.Event(**fields), copy.copy(event), pickle.loads(pickle.dumps(event))):
+            assert same == event
+            assert hash(same) == hash(event)
+    assert len(set(heard)) == 3
+    assert acquired != released
+    assert acquired != tuple(acquired._asdict().values())
+    with pytest.raises(AttributeError):
+        acquired.key = "another"  # type: ignore[misc]
+    match released:
+        case dlock.Event("released", found, token, reason=reason):
+            assert (found, token, reason) == (key, lease.token, "released")
+        case _:
+            pytest.fail(f"{released} matches nothing")
+
+
+def test_r15_an_event_is_checked() -> None:
+    with pytest.raises(dlock.InvalidOptions, match="renewal_failed"):
+        dlock.Event("aquired", "k")  # type: ignore[arg-type]
+    for fields in ({"waited": -1.0}, {"held": float("nan")}, {"owner": "me"}):
+        with pytest.raises(ValueError, match=r"."):
+            dlock.Event("lost", "k", **fields)  # type: ignore[arg-type]
+
+
+def test_an_observer_that_leaves_hears_no_more(key: str) -> None:
+    """Not even of what has come with the same batch."""
+
+    async def main() -> None:
+        async with dlock.Client("memory:") as client:
+            heard = []
+
+            def once(event: dlock.Event) -> None:
+                heard.append(event)
+                end()
+
+            others: list[dlock.Event] = []
+            end = client.on("acquired", once)
+            client.on("acquired", others.append)
+            for _ in range(20):
+                async with client.lock(key):
+                    pass
+            await eventually(lambda: asyncio.sleep(0, len(others) == 20), "the other observer")
+            assert len(heard) == 1
+
+    asyncio.run(main())
 
 
 def test_an_observer_that_raises_is_logged_and_harms_nothing(key: str, caplog: pytest.LogCaptureFixture) -> None:

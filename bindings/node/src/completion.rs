@@ -117,7 +117,7 @@ mod kind {
 const STRIDE: usize = 6;
 
 /// A `Float64Array` of the caller's. Named, because the macros take a plain `&mut` for one of our classes.
-type Numbers<'a> = &'a mut [f64];
+pub(crate) type Numbers<'a> = &'a mut [f64];
 
 #[napi]
 impl Bridge {
@@ -225,6 +225,6 @@ fn number(call: i64) -> f64 {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn wide(value: u64) -> f64 {
+pub(crate) fn wide(value: u64) -> f64 {
     value as f64
 }

@@ -8,6 +8,7 @@
 mod client;
 mod completion;
 mod error;
+mod event;
 mod lease;
 mod lock;
 mod observe;
@@ -54,7 +55,7 @@ struct Tables {
     leases: HashMap<i64, dlock::Lease>,
     /// Acquires under way.
     acquires: HashMap<i64, AbortHandle>,
-    subscriptions: HashMap<i64, dlock::observe::Subscription>,
+    subscriptions: HashMap<i64, event::Hearing>,
 }
 
 #[napi]
@@ -112,8 +113,8 @@ fn leave(tables: &RefCell<Tables>, completions: &Completions) {
     for acquire in left.acquires.values() {
         acquire.abort();
     }
-    for subscription in left.subscriptions.values() {
-        subscription.end();
+    for hearing in left.subscriptions.values() {
+        hearing.subscription.end();
     }
     for lease in left.leases.values() {
         // In a forked child there is nothing to give back.

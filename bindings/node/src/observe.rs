@@ -4,15 +4,16 @@ use std::sync::{Arc, Weak};
 
 use dlock::Health;
 use dlock::logs;
-use dlock::observe::{Calls, Event, Kind, Kinds, Stats};
+use dlock::observe::{Calls, Kind, Kinds, Stats};
 use napi_derive::napi;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tracing::level_filters::LevelFilter;
 
 use crate::Bridge;
-use crate::completion::{Completions, Outcome};
+use crate::completion::{Completions, Numbers, Outcome};
 use crate::error::describe;
+use crate::event::Hearing;
 use crate::lease::millis;
 
 /// Under this number comes the word that something was logged.
@@ -54,34 +55,31 @@ impl Bridge {
         };
         let mut tables = self.tables.borrow_mut();
         if let Some(known) = tables.subscriptions.get(&subscription) {
-            known.set_kinds(kinds);
+            known.subscription.set_kinds(kinds);
         } else if let Some(client) = tables.clients.get(&client) {
             let completions = self.completions.clone();
             let made = client.subscribe(kinds, move || completions.push(subscription, Outcome::Happened));
-            tables.subscriptions.insert(subscription, made);
+            tables.subscriptions.insert(subscription, Hearing::new(made));
         }
         None
     }
 
-    /// What has come since, as a JSON text, a row of values for each event; nothing once nothing more will come.
+    /// Writes what has come since, as many events as fit, and returns the text that belongs to them; nothing once nothing more will come.
     #[napi]
-    pub fn events(&self, subscription: i64) -> Option<String> {
+    pub fn events(&self, subscription: i64, out: Numbers<'_>) -> Option<String> {
         let mut tables = self.tables.borrow_mut();
-        let known = tables.subscriptions.get(&subscription)?;
-        if known.is_over() {
+        let text = tables.subscriptions.get_mut(&subscription)?.next(out);
+        if text.is_none() {
             tables.subscriptions.remove(&subscription);
-            return None;
         }
-        let events = known.take();
-        let rows: Vec<_> = events.iter().map(row).collect();
-        Some(serde_json::to_string(&rows).unwrap_or_default())
+        text
     }
 
     /// Wants nothing more.
     #[napi]
     pub fn end_subscription(&self, subscription: i64) {
         if let Some(known) = self.tables.borrow_mut().subscriptions.remove(&subscription) {
-            known.end();
+            known.subscription.end();
         }
     }
 
@@ -111,15 +109,6 @@ impl Bridge {
         let lost = (dropped > 0).then(|| format!("warn {dropped} log records were dropped"));
         lines.chain(lost).collect()
     }
-}
-
-/// Kind, key, token, owner, waited, held, reason. `observe.js` has the same list. Names are left out: they would be read anew for each event.
-type Row<'a> = (&'static str, &'a str, Option<u64>, Option<String>, Option<f64>, Option<f64>, Option<&'a str>);
-
-fn row(event: &Event) -> Row<'_> {
-    let owner = event.owner.map(|owner| owner.to_string());
-    let (waited, held) = (event.waited.map(millis), event.held.map(millis));
-    (event.kind.as_str(), &event.key, event.token, owner, waited, held, event.reason.as_deref())
 }
 
 fn figures(stats: &Stats) -> Value {

@@ -22,7 +22,8 @@ from dlock import sync
 from dlock._client import Client, Lock, configure, connect, current_lease, lock, locked, with_lock
 from dlock._holder import Holder, Inspection
 from dlock._lease import Lease
-from dlock._observe import Event, Health, Stats
+from dlock._native import Event
+from dlock._observe import Health, Stats
 from dlock._options import ClientOptions, LockOptions, Renewal, Retry
 from dlock.errors import (
     AcquireTimeout,

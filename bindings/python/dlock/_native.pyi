@@ -5,12 +5,13 @@ from typing import Any, final
 
 from typing_extensions import disjoint_base
 
-from dlock._observe import Event, Stats
+from dlock._observe import EventName, Stats
 
 __all__ = [
     "Call",
     "Client",
     "Completions",
+    "Event",
     "Grant",
     "Lease",
     "Lock",
@@ -108,9 +109,55 @@ class Lock:
     def forgotten(self) -> list[tuple[str, int]]: ...
 
 @final
+class Event:
+    """Something that happened to a lease, or to an attempt to get one."""
+
+    __match_args__ = ("kind", "key", "token", "owner", "waited", "held", "reason")
+    def __new__(
+        cls,
+        kind: EventName,
+        key: str,
+        token: int | None = None,
+        owner: str | None = None,
+        waited: float | None = None,
+        held: float | None = None,
+        reason: str | None = None,
+    ) -> Event: ...
+    @property
+    def kind(self) -> EventName: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def token(self) -> int | None:
+        """None where no lease was got."""
+
+    @property
+    def owner(self) -> str | None:
+        """None where no lease was got."""
+
+    @property
+    def waited(self) -> float | None:
+        """How many seconds the attempt took: of `acquired` and `acquire_failed`."""
+
+    @property
+    def held(self) -> float | None:
+        """For how many seconds the lease has been held, or was: of all that happens to a lease after it was got."""
+
+    @property
+    def reason(self) -> str | None:
+        """Of `lost` why, of `acquire_failed` the error's code or `CANCELLED`, of `renewal_failed` the backend's error, of
+        `released` the lease's status."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+    def __eq__(self, value: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[type[Event], tuple[Any, ...]]: ...
+
+@final
 class Subscription:
     def listen(self, events: list[str]) -> None: ...
-    def take(self) -> list[Event]: ...
+    def __iter__(self) -> Subscription: ...
+    def __next__(self) -> Event: ...
     def end(self) -> None: ...
     @property
     def over(self) -> bool: ...

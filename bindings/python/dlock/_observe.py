@@ -3,32 +3,15 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from dlock import _native
 from dlock._log import logger
+from dlock._native import Event
 from dlock.errors import ForkedError, invalid
 
 EventName = Literal["acquired", "released", "renewed", "renewal_failed", "acquire_failed", "lost"]
-Observe = Callable[["Event"], object]
-
-
-class Event(NamedTuple):
-    """Something that happened to a lease, or to an attempt to get one."""
-
-    kind: EventName
-    key: str
-    token: int | None
-    """None where no lease was got."""
-    owner: str | None
-    """None where no lease was got."""
-    waited: float | None
-    """How many seconds the attempt took: of `acquired` and `acquire_failed`."""
-    held: float | None
-    """For how many seconds the lease has been held, or was: of all that happens to a lease after it was got."""
-    reason: str | None
-    """Of `lost` why, of `acquire_failed` the error's code or `CANCELLED`, of `renewal_failed` the backend's error, of `released`
-    the lease's status."""
+Observe = Callable[[Event], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +131,7 @@ class Observers:
 
     def deliver(self) -> None:
         """Calls the observers with what has come. One that raises is logged, and the others are called all the same."""
-        for event in self.subscription.take():
+        for event in self.subscription:
             for observe in self._functions.get(event.kind, ()):
                 try:
                     observe(event)

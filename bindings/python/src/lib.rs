@@ -4,6 +4,7 @@
 mod client;
 mod completion;
 mod error;
+mod event;
 mod lease;
 mod lock;
 mod observe;
@@ -26,6 +27,8 @@ mod _native {
     use crate::client::Client;
     #[pymodule_export]
     use crate::completion::{Call, Completions};
+    #[pymodule_export]
+    use crate::event::Event;
     #[pymodule_export]
     use crate::lease::{Grant, Lease};
     #[pymodule_export]

@@ -1,27 +1,30 @@
 //! What a client shows of itself, and what the engine logs, as Python sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dlock::logs::{self, Record};
-use dlock::observe::{Calls, Event, Kind, Kinds, Stats};
+use dlock::observe::{Calls, Kind, Kinds, Stats};
 use dlock::{Health, fork::process_id};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::PyDict;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
 use crate::completion::{Completions, Outcome, Queue};
 use crate::error::raise;
+use crate::event::Event;
 use crate::process::Owned;
 
 /// Events on their way to one event loop or thread.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Subscription {
     inner: Owned<dlock::observe::Subscription>,
+    /// Under the GIL at all times, so nobody ever waits for it.
+    taken: Mutex<VecDeque<dlock::observe::Event>>,
     queue: Arc<Queue>,
     number: u64,
 }
@@ -32,7 +35,7 @@ impl Subscription {
         let queue = completions.queue()?;
         let bell = queue.clone();
         let inner = client.subscribe(Kinds::default(), move || bell.push(number, Outcome::Done));
-        Ok(Self { inner: Owned::new(inner), queue, number })
+        Ok(Self { inner: Owned::new(inner), taken: Mutex::default(), queue, number })
     }
 }
 
@@ -46,13 +49,14 @@ impl Subscription {
         Ok(())
     }
 
-    /// What has come since, oldest first.
-    fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let list = PyList::empty(py);
-        for event in self.inner.get()?.take() {
-            list.append(happening(py, &event)?)?;
-        }
-        Ok(list)
+    /// What has come since, oldest first. Each event is made an object when its turn comes, in the memory of the one before.
+    fn __iter__(this: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
+        this.inner.get()?.take_into(&mut this.taken.lock());
+        Ok(this)
+    }
+
+    fn __next__(&self) -> Option<Event> {
+        self.taken.lock().pop_front().map(Event)
     }
 
     /// Wants nothing more; whoever waits for events is woken to see it.
@@ -76,25 +80,6 @@ impl Drop for Subscription {
             subscription.end();
         }
     }
-}
-
-/// A `dlock.Event`.
-fn happening<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static NEW: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
-    let fields = (
-        event.kind.as_str(),
-        &*event.key,
-        event.token,
-        event.owner.map(|owner| owner.to_string()),
-        seconds(event.waited),
-        seconds(event.held),
-        event.reason.as_deref(),
-    );
-    // A named tuple's own `__new__` is written in Python and would take as long as all the rest.
-    let new = NEW.get_or_try_init(py, || PyResult::Ok(py.get_type::<PyTuple>().getattr("__new__")?.unbind()))?;
-    new.bind(py).call1((CLASS.import(py, "dlock._observe", "Event")?, fields))
 }
 
 /// A `dlock.Stats`.

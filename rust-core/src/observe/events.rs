@@ -23,8 +23,8 @@ use crate::process;
 /// How many events wait for one subscriber; more are dropped. The renewals of 10,000 leases may come at once.
 pub const QUEUE: usize = 16_384;
 
-/// The most room that is kept for a batch before it comes.
-const ROOM: usize = 1024;
+/// The most room that is kept for later events once many have been taken.
+const ROOM: usize = 4096;
 
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -145,10 +145,13 @@ struct Queue {
 }
 
 impl Queue {
-    /// The next batch will be about as long: its room is made in one go.
-    fn take(&mut self) -> VecDeque<Event> {
-        let room = VecDeque::with_capacity(self.events.len().min(ROOM));
-        std::mem::replace(&mut self.events, room)
+    /// Moves everything to the end of `batch`, whose room is used anew as a rule: new memory for each batch would take longer than all the rest.
+    fn take_into(&mut self, batch: &mut VecDeque<Event>) {
+        if batch.is_empty() {
+            std::mem::swap(&mut self.events, batch);
+        } else {
+            batch.append(&mut self.events);
+        }
     }
 }
 
@@ -166,20 +169,17 @@ impl Inner {
         Self { pid: process::id(), kinds, ended, queue: Mutex::default(), wake }
     }
 
-    fn wants(&self, kind: Kind) -> bool {
+    pub(super) fn wants(&self, kind: Kind) -> bool {
         Kinds(self.kinds.load(Ordering::Relaxed)).contains(kind)
     }
 
-    /// Whether the courier has to come. An event that finds the queue full is returned.
-    pub(super) fn push(&self, event: &Event) -> std::result::Result<bool, ()> {
-        if !self.wants(event.kind) {
-            return Ok(false);
-        }
+    /// Whether the courier has to come. An event that finds the queue full is dropped.
+    pub(super) fn push(&self, event: Event) -> std::result::Result<bool, ()> {
         let mut queue = self.queue.lock();
         if queue.events.len() >= QUEUE {
             return Err(());
         }
-        queue.events.push_back(event.clone());
+        queue.events.push_back(event);
         let first = queue.bell == Bell::Silent;
         if first {
             queue.bell = Bell::Armed;
@@ -225,12 +225,13 @@ impl Inner {
     }
 
     /// Everything that came. With nothing left, whatever comes next rings anew.
-    fn take_or_rest(&self) -> VecDeque<Event> {
+    fn take_or_rest(&self, batch: &mut VecDeque<Event>) {
+        batch.shrink_to(ROOM);
         let mut queue = self.queue.lock();
         if queue.events.is_empty() {
             queue.bell = Bell::Silent;
         }
-        queue.take()
+        queue.take_into(batch);
     }
 }
 
@@ -257,14 +258,14 @@ impl Subscription {
 
     /// A subscription whose events are handed to `observe`, in order, one after the other, on a thread that is free to block.
     pub(super) fn calling(observer: &Arc<Observer>, kinds: Kinds, observe: impl FnMut(&Event) + Send + 'static) -> Self {
-        let observe: Arc<Mutex<Observe>> = Arc::new(Mutex::new(observe));
+        let caller = Arc::new(Mutex::new(Caller { observe: Box::new(observe), batch: VecDeque::new() }));
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
             let inner = inner.clone();
             let wake = move || {
-                let (inner, observe) = (inner.clone(), observe.clone());
+                let (inner, caller) = (inner.clone(), caller.clone());
                 // Without the engine there is nobody left to call.
                 if let Ok(engine) = tokio::runtime::Handle::try_current() {
-                    engine.spawn_blocking(move || call(&inner, &mut *observe.lock()));
+                    engine.spawn_blocking(move || caller.lock().call(&inner));
                 }
             };
             Inner::new(kinds, Box::new(wake))
@@ -275,9 +276,17 @@ impl Subscription {
 
     /// What has come since, oldest first.
     pub fn take(&self) -> Vec<Event> {
+        let mut batch = VecDeque::new();
+        self.take_into(&mut batch);
+        batch.into()
+    }
+
+    /// Moves what has come since to the end of `batch`. With the same one each time, its room is used again.
+    pub fn take_into(&self, batch: &mut VecDeque<Event>) {
+        batch.shrink_to(ROOM);
         let mut queue = self.inner.queue.lock();
         queue.bell = Bell::Silent;
-        queue.take().into()
+        queue.take_into(batch);
     }
 
     /// Wants these kinds from now on.
@@ -304,21 +313,27 @@ impl Subscription {
     }
 }
 
-type Observe = dyn FnMut(&Event) + Send;
+/// An observer, and the events that it is being called with.
+struct Caller {
+    observe: Box<dyn FnMut(&Event) + Send>,
+    batch: VecDeque<Event>,
+}
 
-/// Calls an observer with all that has come. A panic is logged, and the next event is told all the same.
-fn call(inner: &Weak<Inner>, observe: &mut Observe) {
-    while let Some(inner) = inner.upgrade() {
-        let events = inner.take_or_rest();
-        if events.is_empty() {
-            return;
-        }
-        for event in &events {
-            if inner.ended.load(Ordering::Relaxed) {
+impl Caller {
+    /// Calls the observer with all that has come. A panic is logged, and the next event is told all the same.
+    fn call(&mut self, inner: &Weak<Inner>) {
+        while let Some(inner) = inner.upgrade() {
+            inner.take_or_rest(&mut self.batch);
+            if self.batch.is_empty() {
                 return;
             }
-            if catch_unwind(AssertUnwindSafe(|| observe(event))).is_err() {
-                tracing::error!(event = event.kind.as_str(), key = %event.key, "an observer panicked");
+            for event in self.batch.drain(..) {
+                if inner.ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                if catch_unwind(AssertUnwindSafe(|| (self.observe)(&event))).is_err() {
+                    tracing::error!(event = event.kind.as_str(), key = %event.key, "an observer panicked");
+                }
             }
         }
     }

@@ -123,14 +123,22 @@ impl Observer {
         if self.listened.load(Ordering::Relaxed) & kind as u8 == 0 {
             return;
         }
+        let subscriptions = self.subscriptions.read();
+        let mut wanting = subscriptions.iter().filter(|subscription| subscription.wants(kind));
+        let Some(mut one) = wanting.next() else { return };
         let event = event();
         let mut first = false;
-        for subscription in self.subscriptions.read().iter() {
-            match subscription.push(&event) {
-                Ok(armed) => first |= armed,
-                Err(()) => self.figures.dropped(),
-            }
+        let mut push = |subscription: &Inner, event| match subscription.push(event) {
+            Ok(armed) => first |= armed,
+            Err(()) => self.figures.dropped(),
+        };
+        for another in wanting {
+            push(one, event.clone());
+            one = another;
         }
+        // As a rule there is one, and nothing is copied.
+        push(one, event);
+        drop(subscriptions);
         if first {
             self.arrived.notify_one();
         }

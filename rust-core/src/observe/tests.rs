@@ -1,5 +1,6 @@
 //! Events and figures, without a backend.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -60,6 +61,29 @@ fn r17_a_subscriber_who_takes_nothing_costs_a_bounded_queue() {
     assert_eq!(stats.lost["expired"], QUEUE as u64 + 5);
     let first = idle.take();
     assert_eq!((first.len(), first[0].token), (QUEUE, Some(0)));
+}
+
+#[test]
+fn r17_a_batch_keeps_its_order_and_not_the_room_that_a_rush_took() {
+    let observer = Arc::new(Observer::default());
+    let subscription = observer.subscribe(Kind::Lost.into(), || {});
+    let lose = |tokens: std::ops::Range<u64>| tokens.for_each(|token| observer.lost(subject(&"k".into(), token), LossReason::Gone));
+    let mut batch = VecDeque::new();
+    lose(0..3);
+    subscription.take_into(&mut batch);
+    assert_eq!(batch.pop_front().and_then(|event| event.token), Some(0));
+    lose(3..5);
+    subscription.take_into(&mut batch);
+    assert_eq!(batch.drain(..).filter_map(|event| event.token).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    lose(0..QUEUE as u64);
+    subscription.take_into(&mut batch);
+    assert_eq!(batch.len(), QUEUE);
+    for _ in 0..2 {
+        batch.clear();
+        lose(0..1);
+        subscription.take_into(&mut batch);
+        assert!(batch.len() == 1 && batch.capacity() < QUEUE / 2, "keeps room for {}", batch.capacity());
+    }
 }
 
 #[test]
