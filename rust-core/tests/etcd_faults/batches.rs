@@ -35,6 +35,11 @@ impl Held {
         self.session.clone()
     }
 
+    /// The proxy that holds the requests back, and those requests.
+    pub(crate) fn into_parts(self) -> (Proxy, Vec<tokio::task::JoinHandle<Acquired>>) {
+        (self.proxy, self.under_way)
+    }
+
     /// Lets the requests through.
     pub(crate) async fn let_go(self) -> Proxy {
         // Those that were made meanwhile are in line.

@@ -7,11 +7,11 @@ use tokio::time::Instant as Timer;
 
 use super::Store;
 use super::attempts::{Attempt, Turned};
-use super::batch::Step;
 use super::guard::guard_too_fast;
 use super::leases::{Kept, Lease, Seat, class};
 use super::names::{self, Queue};
-use super::request::{self, Ahead, Answer, Asked, Guarded, Looked, Rehung};
+use super::request::{self, Ahead, Answer, Ask, Asked, Guarded, Looked, Rehung};
+use super::step::Step;
 use crate::backend::{Acquire, Acquired, Grant, Waiting};
 use crate::clock::Instant;
 use crate::error::{BackendError, Failure};
@@ -66,18 +66,19 @@ impl Store {
         let Asking { queue, acquire, since, deadline } = asking;
         if !acquire.enqueue && !attempt.unanswered && self.seen.is_recent(&queue.prefix, self.context.clock.now()) {
             // A try that fails costs the cluster an entry in its log, a look does not.
-            if let Some(holder) = request::peeked(&self.read(request::peek(queue).txn, *deadline).await?)? {
+            if let Some(holder) = request::peeked(&self.read(request::peek(queue).txn(), *deadline).await?)? {
                 return Ok(Some(self.held(asking, Some(holder))));
             }
         }
-        let (prepared, step) = self.prepare(asking, attempt).await?;
-        let [coming] = self.line.submit([step], *deadline)?;
+        let (prepared, mut ask) = self.prepare(asking, attempt).await?;
+        ask.hopeful = !self.wanted.is_recent(&queue.prefix, self.context.clock.now());
+        let [coming] = self.line.submit([Step::Ask(ask)], *deadline)?;
         let (answer, kept) = tokio::join!(coming.wait(), self.pool.freshen(&prepared.lease, *since, *deadline));
         self.conclude(asking, attempt, prepared, answer, kept).await
     }
 
     /// What a request for a place needs: the guard's revision and a lease.
-    pub(super) async fn prepare(&self, asking: &Asking, attempt: &mut Attempt) -> Result<(Prepared, Step), BackendError> {
+    pub(super) async fn prepare(&self, asking: &Asking, attempt: &mut Attempt) -> Result<(Prepared, Ask), BackendError> {
         let Asking { queue, acquire, deadline, .. } = asking;
         let guard = self.guard.current(*deadline).await?;
         let seat = match attempt.seat.take() {
@@ -90,8 +91,8 @@ impl Store {
         if !attempt.unanswered {
             attempt.floor = acquire.floor;
         }
-        let step = request::ask(queue, attempt.chair, acquire, lease.id, &guard);
-        Ok((Prepared { guard, lease }, step))
+        let ask = Ask::new(queue, attempt.chair, acquire, lease.id, guard.clone());
+        Ok((Prepared { guard, lease }, ask))
     }
 
     /// Takes the answer to a request for a place. `None`: look at what has become of it, or ask again.
@@ -177,7 +178,7 @@ impl Store {
     /// cluster that was restored from a snapshot brought it back.
     async fn clear_chair(&self, asking: &Asking, attempt: &Attempt, created: i64) -> Result<(), BackendError> {
         let place = asking.queue.place(asking.acquire.owner.session, attempt.chair);
-        let [coming] = self.line.submit([request::delete(place, created)], asking.deadline)?;
+        let [coming] = self.line.submit([Step::Delete { place, created }], asking.deadline)?;
         coming.wait().await.map(drop)
     }
 
@@ -260,7 +261,7 @@ impl Store {
 
     fn wait(&self, asking: &Asking, attempt: &mut Attempt, ahead: &Ahead) -> Acquired {
         let Asking { queue, acquire, .. } = asking;
-        self.seen.note(&queue.prefix, self.context.clock.now());
+        self.note_others(queue);
         let watched = attempt.watching.as_ref().is_some_and(|watching| watching.is_of(&ahead.next));
         if !watched {
             attempt.watching = Some(self.watches.watch(ahead, acquire.key.clone(), acquire.owner, class(acquire.ttl)));
@@ -269,8 +270,14 @@ impl Store {
     }
 
     fn held(&self, asking: &Asking, holder: Option<Holder>) -> Acquired {
-        self.seen.note(&asking.queue.prefix, self.context.clock.now());
+        self.note_others(&asking.queue);
         Acquired::Waiting(Waiting { look_again: look_again(asking.acquire.ttl), position: None, holder })
+    }
+
+    fn note_others(&self, queue: &Queue) {
+        let now = self.context.clock.now();
+        self.seen.note(&queue.prefix, now);
+        self.wanted.note(&queue.prefix, now);
     }
 
     /// Puts a grant's key under a lease for other terms, and with `note` another value in it.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, ResponseHeader, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Client, ResponseHeader, Txn};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -22,7 +22,8 @@ use tokio::time::{Instant as Timer, timeout_at};
 
 use super::endpoints::Endpoints;
 use super::leases::remaining;
-use super::request::{Answer, unexpected};
+use super::request::{Answer, Said};
+use super::step::{self, Confidence, Step};
 use crate::error::{BackendError, Failure};
 
 /// How many go together. etcd allows 128 operations, of which each transaction inside has a few; and it limits the bytes of a request.
@@ -43,15 +44,6 @@ const LINGER: Duration = Duration::from_millis(1);
 const LONGEST_LINE: usize = 4_096;
 
 type Answered = Result<Answer, BackendError>;
-
-/// A transaction for a batch.
-#[derive(Clone)]
-pub(super) struct Step {
-    pub(super) txn: Txn,
-    /// The queue it makes a place in, if it makes one.
-    pub(super) place_in: Option<Vec<u8>>,
-    pub(super) bytes: usize,
-}
 
 struct Waiting {
     step: Step,
@@ -81,6 +73,7 @@ struct State {
     sizes: [usize; 2],
     /// How many are lingered for.
     expected: usize,
+    confidence: Confidence,
 }
 
 /// The answer that comes.
@@ -166,28 +159,52 @@ impl Line {
 
     async fn send(&self, batch: Vec<Waiting>) {
         let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).max() else { return };
-        match &*batch {
-            [_] => self.send_alone(batch).await,
-            _ => match self.execute(|| nest(&batch), deadline).await.and_then(|answer| unnest(&answer, batch.len(), self.reads)) {
-                Ok(answers) => {
-                    for (waiting, answer) in batch.into_iter().zip(answers) {
-                        let _ = waiting.answer.send(Ok(answer));
-                    }
+        if let [_] = &*batch {
+            return self.send_alone(batch, false).await;
+        }
+        let (answered, ghosts) = self.send_together(&batch, deadline).await;
+        let answers = answered.and_then(|answer| step::each(&answer.haunted(ghosts), batch.len(), self.reads));
+        match answers {
+            Ok(answers) => {
+                for (waiting, answer) in batch.into_iter().zip(answers) {
+                    let _ = waiting.answer.send(Ok(answer));
                 }
-                // One of them is to blame, and the others are not.
-                Err(error) if error.failure == Failure::Refused => self.send_alone(batch).await,
-                Err(error) => {
-                    for waiting in batch {
-                        let _ = waiting.answer.send(Err(error.clone()));
-                    }
+            }
+            // One of them is to blame, and the others are not.
+            Err(error) if error.failure == Failure::Refused => self.send_alone(batch, ghosts).await,
+            Err(error) => {
+                let error = haunted(error, ghosts);
+                for waiting in batch {
+                    let _ = waiting.answer.send(Err(error.clone()));
                 }
-            },
+            }
         }
     }
 
-    async fn send_alone(&self, batch: Vec<Waiting>) {
+    /// The answer to a batch, and whether one that was given up for it may still be executed.
+    async fn send_together(&self, batch: &[Waiting], deadline: Timer) -> (Answered, bool) {
+        let steps = batch.iter().map(|waiting| &waiting.step);
+        let mut ghosts = false;
+        if step::are_hopeful(steps.clone()) && self.state.lock().confidence.next() {
+            match self.execute(|| step::flat(steps.clone()), deadline).await {
+                Ok(answer) => {
+                    self.state.lock().confidence.note(answer.succeeded());
+                    if answer.succeeded() {
+                        return (Ok(answer), false);
+                    }
+                    // This server did nothing. Another one may have been asked first, and may do it yet.
+                    ghosts = answer.ghosts;
+                }
+                Err(error) => return (Err(error), false),
+            }
+        }
+        (self.execute(|| step::nested(steps.clone()), deadline).await, ghosts)
+    }
+
+    async fn send_alone(&self, batch: Vec<Waiting>, ghosts: bool) {
         let sent = batch.into_iter().map(|waiting| async move {
-            let answered = self.execute(|| waiting.step.txn.clone(), waiting.deadline).await;
+            let answered = self.execute(|| waiting.step.txn(), waiting.deadline).await;
+            let answered = answered.map(|answer| answer.haunted(ghosts)).map_err(|error| haunted(error, ghosts));
             let _ = waiting.answer.send(answered);
         });
         join_all(sent).await;
@@ -201,25 +218,13 @@ impl Line {
         };
         let answer = self.endpoints.run(remaining(deadline), request).await?;
         let revision = answer.value.header().map_or(0, ResponseHeader::revision);
-        Ok(Answer { txn: answer.value, revision, unseen: revision + 1, ghosts: answer.ghosts })
+        Ok(Answer { said: Said::Txn(answer.value), revision, unseen: revision + 1, ghosts: answer.ghosts })
     }
 }
 
-/// One transaction that executes all, each by its own compares.
-fn nest(batch: &[Waiting]) -> Txn {
-    let all: Vec<_> = batch.iter().map(|waiting| TxnOp::txn(waiting.step.txn.clone())).collect();
-    Txn::new().and_then(all)
-}
-
-fn unnest(answer: &Answer, count: usize, reads: bool) -> Result<Vec<Answer>, BackendError> {
-    let (revision, ghosts) = (answer.revision, answer.ghosts);
-    let unseen = if reads { revision + 1 } else { revision };
-    let answers = answer.txn.op_responses().into_iter().map(|response| match response {
-        TxnOpResponse::Txn(txn) => Ok(Answer { txn, revision, unseen, ghosts }),
-        _ => Err(unexpected()),
-    });
-    let answers: Vec<_> = answers.collect::<Result<_, _>>()?;
-    if answers.len() == count { Ok(answers) } else { Err(unexpected()) }
+/// What an error means if the same was given to another server as well, which may do it yet.
+fn haunted(error: BackendError, ghosts: bool) -> BackendError {
+    if ghosts { BackendError { failure: Failure::Unknown, ..error } } else { error }
 }
 
 impl State {
@@ -249,15 +254,15 @@ impl State {
         while batch.len() < LARGEST
             && let Some(waiting) = self.waiting.pop_front()
         {
-            let second_place = waiting.step.place_in.as_ref().is_some_and(|queue| places.contains(queue));
-            let too_large = !batch.is_empty() && bytes + waiting.step.bytes > MOST_BYTES;
+            let second_place = waiting.step.place_in().is_some_and(|queue| places.contains(queue));
+            let too_large = !batch.is_empty() && bytes + waiting.step.bytes() > MOST_BYTES;
             if waiting.deadline <= now {
                 let _ = waiting.answer.send(Err(BackendError::new(Failure::NotSent, "not sent in time")));
             } else if second_place || too_large {
                 later.push_back(waiting);
             } else {
-                places.extend(waiting.step.place_in.clone());
-                bytes += waiting.step.bytes;
+                places.extend(waiting.step.place_in().map(<[u8]>::to_vec));
+                bytes += waiting.step.bytes();
                 waiting.taken.store(true, Ordering::Relaxed);
                 batch.push(waiting);
             }
@@ -278,17 +283,17 @@ impl State {
 mod tests {
     use super::*;
     use crate::backend::etcd::address::Address;
+    use crate::backend::etcd::request::Ask;
+
+    fn other(bytes: usize) -> Step {
+        Step::Other { txn: Txn::new(), bytes }
+    }
 
     fn line_of(queues: &[Option<&str>]) -> State {
         let waiting = queues.iter().map(|queue| {
-            let place_in = queue.map(|queue| queue.as_bytes().to_vec());
+            let step = queue.map_or_else(|| other(100), |queue| Step::Ask(Ask::sample(queue)));
             let deadline = Timer::now() + Duration::from_secs(1);
-            Waiting {
-                step: Step { txn: Txn::new(), place_in, bytes: 100 },
-                deadline,
-                taken: Arc::default(),
-                answer: oneshot::channel().0,
-            }
+            Waiting { step, deadline, taken: Arc::default(), answer: oneshot::channel().0 }
         });
         State { waiting: waiting.collect(), calls: 1, ..State::default() }
     }
@@ -309,7 +314,7 @@ mod tests {
         let mut state = line_of(&[None; 250]);
         assert_eq!(sizes(&mut state), [100, 100, 50]);
         let mut state = line_of(&[None; 3]);
-        state.waiting[1].step.bytes = MOST_BYTES;
+        state.waiting[1].step = other(MOST_BYTES);
         assert_eq!(sizes(&mut state), [2, 1], "one that is large goes alone, and holds nobody up");
     }
 
@@ -345,7 +350,7 @@ mod tests {
         line.state.lock().waiting = line_of(&[None; CROWD - 2]).waiting;
         let line = Arc::new(line);
         let come = |line: &Arc<Line>| {
-            let step = Step { txn: Txn::new(), place_in: None, bytes: 1 };
+            let step = other(1);
             drop(line.submit([step], Timer::now() + Duration::from_secs(1)));
         };
         let mut linger = Box::pin(line.linger(4));

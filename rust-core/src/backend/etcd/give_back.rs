@@ -11,6 +11,7 @@ use super::attempts::{Attempt, Turned};
 use super::guard::guard_too_fast;
 use super::names::Queue;
 use super::request::{self, Answer, Cleared};
+use super::step::Step;
 use crate::backend::{Acquired, Handover, Outcome};
 use crate::error::{BackendError, Failure};
 use crate::owner::OwnerId;
@@ -101,15 +102,16 @@ impl Store {
     ) -> Result<Handover, BackendError> {
         let Asking { queue, since, deadline, .. } = next;
         let prepared = if is_plain(attempt, attempt_next) { self.prepare(next, attempt_next).await.ok() } else { None };
-        let Some((prepared, step)) = prepared else {
+        let Some((prepared, ask)) = prepared else {
             // Something without an answer is to be cleared up first, or there is a place already: one after the other.
             let outcome = self.take_back(queue, owner, attempt, *deadline).await?;
             let acquired = self.get(next, attempt_next).await.map(Some);
             let acquired = acquired.map_err(|error| attempt_next.judge(error)).or_else(not_asked)?;
             return Ok(Handover { outcome, next: acquired });
         };
-        let delete = request::delete(queue.place(owner.session, attempt.chair), attempt.created.unwrap_or(0));
-        let [released, asked] = self.line.submit([delete, step], *deadline)?;
+        let place = queue.place(owner.session, attempt.chair);
+        let delete = Step::Delete { place, created: attempt.created.unwrap_or(0) };
+        let [released, asked] = self.line.submit([delete, Step::Ask(ask)], *deadline)?;
         let kept = self.pool.freshen(&prepared.lease, *since, *deadline);
         let (released, asked, kept) = tokio::join!(released.wait(), asked.wait(), kept);
         let acquired = match self.conclude(next, attempt_next, prepared, asked, kept).await {
@@ -135,7 +137,7 @@ impl Store {
         let place = queue.place(owner.session, attempt.chair);
         match attempt.created {
             Some(created) if !attempt.unanswered => {
-                let [coming] = self.line.submit([request::delete(place, created)], deadline)?;
+                let [coming] = self.line.submit([Step::Delete { place, created }], deadline)?;
                 released_by(attempt, &coming.wait().await?)
             }
             _ => self.clear(place, attempt, deadline).await,
@@ -179,7 +181,7 @@ fn is_plain(attempt: &Attempt, next: &Attempt) -> bool {
 
 /// Takes the answer to a deletion: nothing of the attempt is left.
 fn released_by(attempt: &mut Attempt, answer: &Answer) -> Result<Outcome, BackendError> {
-    released(attempt, attempt.granted && answer.txn.succeeded(), answer.ghosts)
+    released(attempt, attempt.granted && answer.succeeded(), answer.ghosts)
 }
 
 fn released(attempt: &mut Attempt, held: bool, ghosts: bool) -> Result<Outcome, BackendError> {

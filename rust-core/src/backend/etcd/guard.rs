@@ -23,7 +23,7 @@ const TTL: Duration = Duration::from_secs(60);
 
 /// A session's guard.
 pub(super) struct Guard {
-    key: Vec<u8>,
+    key: Arc<[u8]>,
     endpoints: Arc<Endpoints>,
     pool: Arc<Pool>,
     state: Mutex<State>,
@@ -39,7 +39,7 @@ struct State {
 
 impl Guard {
     pub(super) fn new(key: Vec<u8>, endpoints: Arc<Endpoints>, pool: Arc<Pool>) -> Self {
-        Self { key, endpoints, pool, state: Mutex::default(), making: tokio::sync::Mutex::default() }
+        Self { key: key.into(), endpoints, pool, state: Mutex::default(), making: tokio::sync::Mutex::default() }
     }
 
     /// The guard as far as this session knows. Made at first use.
@@ -96,7 +96,7 @@ impl Guard {
             let seat = self.pool.join(TTL, deadline).await?;
             self.state.lock().seat.insert(seat).lease.id
         };
-        Ok(TxnOp::put(self.key.clone(), "", Some(PutOptions::new().with_lease(lease))))
+        Ok(TxnOp::put(&*self.key, "", Some(PutOptions::new().with_lease(lease))))
     }
 
     /// A transaction with [`Self::put`] in it was executed at this revision.

@@ -35,7 +35,7 @@ impl Store {
         let by_age =
             |limit| GetOptions::new().with_range(queue.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(limit);
         let txn = Txn::new().and_then(vec![TxnOp::get(queue.prefix.clone(), Some(by_age(NAMED_WAITERS + 1)))]);
-        let answer = self.read(txn, deadline).await?.txn.op_responses();
+        let answer = self.read(txn, deadline).await?.op_responses();
         let [TxnOpResponse::Get(all)] = &*answer else { return Err(unexpected()) };
         let waiting = all.kvs().iter().skip(1).map(|place| holder(place).owner).collect();
         let Some(first) = all.kvs().first() else { return Ok(Inspection { key: key.to_string(), ..Inspection::default() }) };
@@ -121,7 +121,7 @@ impl Store {
         let queue = Queue::of(&self.root, &key);
         let first = GetOptions::new().with_range(queue.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(1);
         let read = Txn::new().and_then(vec![TxnOp::get(queue.prefix.clone(), Some(first))]);
-        let answer = self.read(read, deadline).await?.txn.op_responses();
+        let answer = self.read(read, deadline).await?.op_responses();
         let [TxnOpResponse::Get(first)] = &*answer else { return Err(unexpected()) };
         let Some(first) = first.kvs().first() else { return Ok(false) };
         let meant = match &whom {
@@ -136,6 +136,6 @@ impl Store {
         let delete = TxnOp::delete(first.key(), Some(DeleteOptions::new()));
         let answer = self.line.execute(|| Txn::new().when(vec![same.clone()]).and_then(vec![delete.clone()]), deadline).await?;
         // Another server may have been asked first and have done it: it was held by whom it was to be taken from, and it is gone.
-        Ok(answer.txn.succeeded() || answer.ghosts)
+        Ok(answer.succeeded() || answer.ghosts)
     }
 }

@@ -27,6 +27,7 @@ mod names;
 mod renew;
 mod request;
 mod seen;
+mod step;
 mod tls;
 mod versions;
 mod watch;
@@ -112,6 +113,7 @@ pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
         looks,
         attempts: Attempts::default(),
         seen: Seen::default(),
+        wanted: Seen::default(),
         closed: CancellationToken::new(),
     };
     Ok(Arc::new(Etcd { store: Arc::new(store), capabilities, server, engine: OnceLock::new() }))
@@ -143,6 +145,8 @@ struct Store {
     looks: Arc<Line>,
     attempts: Attempts,
     seen: Seen,
+    /// Locks that others wanted as well, of late.
+    wanted: Seen,
     closed: CancellationToken,
 }
 

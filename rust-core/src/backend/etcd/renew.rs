@@ -88,7 +88,7 @@ impl Store {
         let options = GetOptions::new().with_keys_only();
         let gets: Vec<_> = part.iter().map(|stays| TxnOp::get(stays.place.clone(), Some(options.clone()))).collect();
         let answer = self.read(Txn::new().and_then(gets), deadline).await?;
-        let there = answer.txn.op_responses().into_iter().zip(part).map(|(response, stays)| match response {
+        let there = answer.op_responses().into_iter().zip(part).map(|(response, stays)| match response {
             TxnOpResponse::Get(own) => own.kvs().first().is_some_and(|own| own.create_revision() == stays.created),
             _ => false,
         });

@@ -6,13 +6,15 @@
 //! to be executed any more moves the guard on. A request that deletes a key compares the key's create revision, or the guard's: executed
 //! late, it must not meet the key of the next one who has this chair.
 
+use std::sync::Arc;
+
 use etcd_client::{
     Compare, CompareOp, DeleteOptions, GetOptions, GetResponse, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
     TxnOpResponse, TxnResponse,
 };
 
-use super::batch::Step;
 use super::names::{self, Queue};
+use super::step::Step;
 use crate::backend::{Acquire, Waiting};
 use crate::error::{BackendError, Failure};
 use crate::holder::{Holder, Note};
@@ -20,13 +22,13 @@ use crate::holder::{Holder, Note};
 /// The guard's key and the revision of it that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Guarded {
-    pub(super) key: Vec<u8>,
+    pub(super) key: Arc<[u8]>,
     pub(super) revision: i64,
 }
 
 impl Guarded {
-    fn compare(&self) -> Compare {
-        Compare::mod_revision(self.key.clone(), CompareOp::Equal, self.revision)
+    pub(super) fn compare(&self) -> Compare {
+        Compare::mod_revision(&*self.key, CompareOp::Equal, self.revision)
     }
 
     /// True if this read of the guard is the one that counts.
@@ -35,16 +37,58 @@ impl Guarded {
     }
 }
 
+/// What was answered to a transaction.
+#[derive(Debug)]
+pub(super) enum Said {
+    Txn(TxnResponse),
+    /// It found what it hoped for, and was done: a place was made with nobody ahead, or a key deleted.
+    Done,
+}
+
 /// The answer to a transaction.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) txn: TxnResponse,
+    pub(super) said: Said,
     /// The store's revision behind it.
     pub(super) revision: i64,
     /// The first revision of which it does not know all: its own one if others were executed with it.
     pub(super) unseen: i64,
     /// The same request may be executed once more: another server got it first and did not answer.
     pub(super) ghosts: bool,
+}
+
+impl Answer {
+    /// The same answer; with `ghosts` the request may be executed once more.
+    pub(super) fn haunted(self, ghosts: bool) -> Self {
+        Self { ghosts: self.ghosts | ghosts, ..self }
+    }
+
+    pub(super) fn succeeded(&self) -> bool {
+        match &self.said {
+            Said::Txn(txn) => txn.succeeded(),
+            Said::Done => true,
+        }
+    }
+
+    pub(super) fn op_responses(&self) -> Vec<TxnOpResponse> {
+        match &self.said {
+            Said::Txn(txn) => txn.op_responses(),
+            Said::Done => Vec::new(),
+        }
+    }
+}
+
+/// A request for a place: at the end of the queue, or for a try only where nobody else has one.
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    pub(super) queue: Queue,
+    place: Vec<u8>,
+    value: String,
+    lease: i64,
+    pub(super) guard: Guarded,
+    enqueue: bool,
+    /// Nothing is known of others that have or want the lock.
+    pub(super) hopeful: bool,
 }
 
 /// What a request for a place says.
@@ -85,33 +129,55 @@ impl Ahead {
     }
 }
 
-/// Asks for a place: at the end of the queue, or for a try only where nobody else has one.
-///
-/// One request decides both. For a place in the queue: who is last, then our own key, in this order, so that whoever is last is next
-/// ahead of us; nobody is last: we hold. For a try: our own key if the whole queue is empty.
-///
-/// What is not there costs nothing: most places are made in an empty queue, and servers read each request twice.
-pub(super) fn ask(queue: &Queue, chair: u32, acquire: &Acquire, lease: i64, guard: &Guarded) -> Step {
-    let own = queue.place(acquire.owner.session, chair);
-    let value = names::value(acquire.owner, &acquire.note);
-    let bytes = value.len() + bytes(queue);
-    let put = TxnOp::put(own.clone(), value, Some(PutOptions::new().with_lease(lease)));
-    let txn = if acquire.enqueue {
-        let free = Compare::create_revision(own, CompareOp::Equal, 0);
-        let last = by_age(queue, SortOrder::Descend, GetOptions::new());
-        Txn::new().when(vec![guard.compare(), free]).and_then(vec![last, put])
-    } else {
-        // Of an empty range etcd compares a key that was never made.
-        let empty = Compare::create_revision(queue.prefix.clone(), CompareOp::Equal, 0).with_range(queue.end());
-        Txn::new().when(vec![guard.compare(), empty]).and_then(vec![put]).or_else(reasons(queue, own, guard))
-    };
-    Step { txn, place_in: Some(queue.prefix.clone()), bytes }
+impl Ask {
+    pub(super) fn new(queue: &Queue, chair: u32, acquire: &Acquire, lease: i64, guard: Guarded) -> Self {
+        Self {
+            place: queue.place(acquire.owner.session, chair),
+            value: names::value(acquire.owner, &acquire.note),
+            queue: queue.clone(),
+            lease,
+            guard,
+            enqueue: acquire.enqueue,
+            hopeful: false,
+        }
+    }
+
+    /// One request decides whether there is a place and whether it is the first. For a place in the queue: who is last, then our own key, in
+    /// this order, so that whoever is last is next ahead of us; nobody is last: we hold. For a try: our own key if the whole queue is empty.
+    ///
+    /// What is not there costs nothing: most places are made in an empty queue, and servers read each request twice.
+    pub(super) fn txn(&self) -> Txn {
+        if self.enqueue {
+            let free = Compare::create_revision(&*self.place, CompareOp::Equal, 0);
+            let last = by_age(&self.queue, SortOrder::Descend, GetOptions::new());
+            Txn::new().when(vec![self.guard.compare(), free]).and_then(vec![last, self.put()])
+        } else {
+            Txn::new().when(vec![self.guard.compare(), self.nobody_there()]).and_then(vec![self.put()]).or_else(reasons(
+                &self.queue,
+                self.place.clone(),
+                &self.guard,
+            ))
+        }
+    }
+
+    pub(super) fn put(&self) -> TxnOp {
+        TxnOp::put(&*self.place, &*self.value, Some(PutOptions::new().with_lease(self.lease)))
+    }
+
+    /// Of an empty range etcd compares a key that was never made.
+    pub(super) fn nobody_there(&self) -> Compare {
+        Compare::create_revision(&*self.queue.prefix, CompareOp::Equal, 0).with_range(self.queue.end())
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.value.len() + bytes(&self.queue)
+    }
 }
 
-/// Reads the answer to [`ask`].
+/// Reads the answer to [`Ask`].
 pub(super) fn asked(acquire: &Acquire, guard: &Guarded, answer: &Answer) -> Result<Asked, BackendError> {
-    match (answer.txn.succeeded(), &*answer.txn.op_responses()) {
-        (true, [TxnOpResponse::Put(_)]) => Ok(Asked::First(answer.revision)),
+    match (answer.succeeded(), &*answer.op_responses()) {
+        (true, [] | [TxnOpResponse::Put(_)]) => Ok(Asked::First(answer.revision)),
         (true, [TxnOpResponse::Get(last), TxnOpResponse::Put(_)]) => Ok(match last.kvs().first() {
             None => Asked::First(answer.revision),
             Some(next) => {
@@ -130,20 +196,16 @@ pub(super) fn asked(acquire: &Acquire, guard: &Guarded, answer: &Answer) -> Resu
 /// Reads why no place was made.
 pub(super) fn why_not(queue: &Queue, chair: u32, acquire: &Acquire, guard: &Guarded) -> Step {
     let txn = Txn::new().and_then(reasons(queue, queue.place(acquire.owner.session, chair), guard));
-    Step { txn, place_in: None, bytes: bytes(queue) }
+    Step::Other { txn, bytes: bytes(queue) }
 }
 
 fn reasons(queue: &Queue, own: Vec<u8>, guard: &Guarded) -> Vec<TxnOp> {
-    vec![
-        TxnOp::get(guard.key.clone(), Some(keys_only())),
-        TxnOp::get(own, None),
-        by_age(queue, SortOrder::Ascend, GetOptions::new()),
-    ]
+    vec![TxnOp::get(&*guard.key, Some(keys_only())), TxnOp::get(own, None), by_age(queue, SortOrder::Ascend, GetOptions::new())]
 }
 
 /// Reads the answer to [`why_not`].
 pub(super) fn why(acquire: &Acquire, guard: &Guarded, answer: &Answer) -> Result<Asked, BackendError> {
-    reason(acquire, guard, &answer.txn.op_responses())
+    reason(acquire, guard, &answer.op_responses())
 }
 
 fn reason(acquire: &Acquire, guard: &Guarded, responses: &[TxnOpResponse]) -> Result<Asked, BackendError> {
@@ -161,12 +223,12 @@ fn reason(acquire: &Acquire, guard: &Guarded, responses: &[TxnOpResponse]) -> Re
 /// Reads who has the key.
 pub(super) fn peek(queue: &Queue) -> Step {
     let txn = Txn::new().and_then(vec![by_age(queue, SortOrder::Ascend, GetOptions::new())]);
-    Step { txn, place_in: None, bytes: bytes(queue) }
+    Step::Other { txn, bytes: bytes(queue) }
 }
 
 /// Reads the answer to [`peek`].
 pub(super) fn peeked(answer: &Answer) -> Result<Option<Holder>, BackendError> {
-    match &*answer.txn.op_responses() {
+    match &*answer.op_responses() {
         [TxnOpResponse::Get(first)] => Ok(first.kvs().first().map(holder)),
         _ => Err(unexpected()),
     }
@@ -180,7 +242,7 @@ pub(super) fn look(queue: &Queue, place: Vec<u8>, created: i64) -> Step {
         by_age(queue, SortOrder::Ascend, GetOptions::new()),
         by_age(queue, SortOrder::Descend, older),
     ]);
-    Step { txn, place_in: None, bytes: bytes(queue) }
+    Step::Other { txn, bytes: bytes(queue) }
 }
 
 /// What a look at a place says, and the lease that its key is under.
@@ -196,7 +258,7 @@ pub(super) enum Looked {
 
 /// Reads the answer to [`look`]: it holds only who has a key *and* is first.
 pub(super) fn looked(created: i64, answer: &Answer) -> Result<Looked, BackendError> {
-    let responses = answer.txn.op_responses();
+    let responses = answer.op_responses();
     let [TxnOpResponse::Get(own), TxnOpResponse::Get(first), TxnOpResponse::Get(older)] = &*responses else {
         return Err(unexpected());
     };
@@ -209,15 +271,6 @@ pub(super) fn looked(created: i64, answer: &Answer) -> Result<Looked, BackendErr
             Looked::Behind { lease, ahead: Ahead { next: next.key().to_vec(), since: answer.unseen, holder, position: None } }
         }
     })
-}
-
-/// Deletes the key that was made at `created`, and no later one: executed once more it does nothing. Succeeds as a transaction if the key
-/// was there.
-pub(super) fn delete(place: Vec<u8>, created: i64) -> Step {
-    let bytes = 2 * place.len();
-    let same = Compare::create_revision(place.clone(), CompareOp::Equal, created);
-    let txn = Txn::new().when(vec![same]).and_then(vec![TxnOp::delete(place, None)]);
-    Step { txn, place_in: None, bytes }
 }
 
 /// Deletes whatever an attempt may have made by now, and with `put` moves the guard on in the same step: what was asked before and is not
@@ -240,7 +293,7 @@ pub(super) enum Cleared {
 
 /// Reads the answer to [`clear`].
 pub(super) fn cleared(answer: &Answer) -> Result<Cleared, BackendError> {
-    match (answer.txn.succeeded(), &*answer.txn.op_responses()) {
+    match (answer.succeeded(), &*answer.op_responses()) {
         (true, [TxnOpResponse::Put(_), TxnOpResponse::Delete(deleted)]) => {
             Ok(Cleared::Done(deleted.prev_kvs().first().map(KeyValue::create_revision)))
         }
@@ -255,10 +308,10 @@ pub(super) fn rehang(place: Vec<u8>, created: i64, lease: i64, value: Option<Str
     let options = PutOptions::new().with_lease(lease);
     let options = if value.is_some() { options } else { options.with_ignore_value() };
     let put = TxnOp::put(place.clone(), value.unwrap_or_default(), Some(options));
-    let other = vec![TxnOp::get(guard.key.clone(), Some(keys_only()))];
+    let other = vec![TxnOp::get(&*guard.key, Some(keys_only()))];
     let same = Compare::create_revision(place, CompareOp::Equal, created);
     let txn = Txn::new().when(vec![guard.compare(), same]).and_then(vec![put]).or_else(other);
-    Step { txn, place_in: None, bytes }
+    Step::Other { txn, bytes }
 }
 
 /// What became of a grant's key that was to go under another lease.
@@ -273,7 +326,7 @@ pub(super) enum Rehung {
 
 /// Reads the answer to [`rehang`].
 pub(super) fn rehung(guard: &Guarded, answer: &Answer) -> Result<Rehung, BackendError> {
-    match (answer.txn.succeeded(), &*answer.txn.op_responses()) {
+    match (answer.succeeded(), &*answer.op_responses()) {
         (true, _) => Ok(Rehung::Done),
         (false, [TxnOpResponse::Get(guarded)]) => Ok(if guard.is(guarded) { Rehung::Gone } else { Rehung::Unguarded }),
         _ => Err(unexpected()),
@@ -309,4 +362,15 @@ pub(super) fn unexpected() -> BackendError {
 pub(super) fn is_lease_gone(error: &BackendError) -> bool {
     let cause = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<etcd_client::Error>());
     matches!(cause, Some(etcd_client::Error::GRpcStatus(status)) if status.message().contains("requested lease not found"))
+}
+
+#[cfg(test)]
+impl Ask {
+    /// One for a place in the queue of `key`.
+    pub(super) fn sample(key: &str) -> Self {
+        let owner = crate::owner::OwnerId { session: crate::owner::SessionId::from_u128(1), sequence: 1 };
+        let (value, guard) = (names::value(owner, ""), Guarded { key: Arc::from(*b"guard"), revision: 1 });
+        let (queue, place) = (Queue::of("dlock/", key), Queue::of("dlock/", key).place(owner.session, 0));
+        Self { queue, place, value, lease: 1, guard, enqueue: true, hopeful: true }
+    }
 }
