@@ -12,7 +12,8 @@ use crate::support::eventually;
 use crate::support::proxy::{Gate, Proxy};
 
 const FIRST: u64 = 10;
-const MANY: std::ops::Range<u64> = FIRST..20;
+const MANY: std::ops::Range<u64> = FIRST..FIRST + 40;
+const COUNT: usize = 40;
 
 fn key(sequence: u64) -> String {
     format!("k{sequence}")
@@ -26,7 +27,7 @@ async fn ask(session: &Arc<Session>) -> Vec<tokio::task::JoinHandle<Acquired>> {
     });
     let asked = asked.collect();
     // One thread runs them all.
-    for _ in 0..10 {
+    for _ in 0..20 {
         tokio::task::yield_now().await;
     }
     asked
@@ -67,12 +68,12 @@ async fn a_lock_that_somebody_has_is_in_nobody_elses_way() {
             Acquired::Granted(grant) => tokens.push(grant.token),
         }
     }
-    assert_eq!(tokens.len(), 9);
+    assert_eq!(tokens.len(), COUNT - 1);
     assert_eq!(server.raft_index().await - before, 3, "what went before, one for nothing, and one that was done");
     assert_eq!(other.release(&key(FIRST), 1).await, Outcome::Released);
     let next = session.granted(&key(FIRST), FIRST).await;
     assert!(next.token > held_by_other.token);
-    assert_eq!(release(&session).await, [Outcome::Released; 10]);
+    assert_eq!(release(&session).await, [Outcome::Released; COUNT]);
 }
 
 #[tokio::test]
@@ -86,7 +87,7 @@ async fn who_lost_its_lock_does_not_keep_others_from_giving_theirs_back() {
     let lost = places(&onlooker, &key(FIRST + 5)).await;
     onlooker.delete(lost[0].key(), None).await.unwrap();
     let outcomes = release(&session).await;
-    let not_held: Vec<_> = (0..10).filter(|&index| outcomes[index] == Outcome::NotHeld).collect();
+    let not_held: Vec<_> = (0..COUNT).filter(|&index| outcomes[index] == Outcome::NotHeld).collect();
     assert_eq!(not_held, [5], "{outcomes:?}");
     assert_eq!(all_places(&onlooker).await.len(), 0);
 }
@@ -104,7 +105,7 @@ async fn a_guard_that_is_gone_is_made_again_and_all_are_granted() {
     for asked in asked {
         grant(asked.await.unwrap());
     }
-    assert_eq!(release(&session).await, [Outcome::Released; 10]);
+    assert_eq!(release(&session).await, [Outcome::Released; COUNT]);
 }
 
 #[tokio::test]
@@ -125,7 +126,7 @@ async fn r04_a_batch_that_was_done_and_not_answered_is_done_once() {
         let places = places(&onlooker, &key(sequence)).await;
         assert_eq!(places.iter().map(|place| place.create_revision().cast_unsigned()).collect::<Vec<_>>(), [token]);
     }
-    assert_eq!(release(&session).await, [Outcome::Released; 10]);
+    assert_eq!(release(&session).await, [Outcome::Released; COUNT]);
 }
 
 /// A session whose batch is held up on its way to the server, while what it sends from then on gets there.
@@ -174,7 +175,7 @@ async fn r04_a_batch_that_is_executed_late_makes_no_keys() {
     for asked in std::mem::take(&mut stuck.asked) {
         grant(asked.await.unwrap());
     }
-    assert_eq!(release(&stuck.session).await, [Outcome::Released; 10]);
+    assert_eq!(release(&stuck.session).await, [Outcome::Released; COUNT]);
     stuck.execute_it().await;
     assert_eq!(all_places(&stuck.onlooker).await.len(), 3, "keys that nobody wants");
 }
@@ -190,7 +191,7 @@ async fn r04_one_that_failed_elsewhere_and_is_executed_late_makes_no_keys() {
         if sequence == FIRST { drop(waiting(acquired)) } else { drop(grant(acquired)) }
     }
     stuck.session.backend.leave(key(FIRST).into(), stuck.session.owner(FIRST), TIMEOUT).await.unwrap();
-    assert_eq!(release(&stuck.session).await[1..], [Outcome::Released; 9]);
+    assert_eq!(release(&stuck.session).await[1..], [Outcome::Released; COUNT - 1]);
     assert_eq!(other.release(&key(FIRST), 1).await, Outcome::Released);
     stuck.execute_it().await;
     assert_eq!(all_places(&stuck.onlooker).await.len(), 3, "keys that nobody wants");
@@ -205,7 +206,7 @@ async fn r04_releases_that_are_executed_late_spare_the_next_ones_in_the_chairs()
         grant(asked.await.unwrap());
     }
     proxy.requests(Gate::Stalled);
-    assert_eq!(release(&session).await, [Outcome::Released; 10], "on another connection");
+    assert_eq!(release(&session).await, [Outcome::Released; COUNT], "on another connection");
     let next = ask(&session).await;
     for asked in next {
         grant(asked.await.unwrap());
@@ -213,6 +214,6 @@ async fn r04_releases_that_are_executed_late_spare_the_next_ones_in_the_chairs()
     let before = server.raft_index().await;
     proxy.let_late_requests_through();
     eventually("they are executed", || async { server.raft_index().await > before }).await;
-    assert_eq!(all_places(&onlooker(&server.client_url()).await).await.len(), 10);
-    assert_eq!(release(&session).await, [Outcome::Released; 10]);
+    assert_eq!(all_places(&onlooker(&server.client_url()).await).await.len(), COUNT);
+    assert_eq!(release(&session).await, [Outcome::Released; COUNT]);
 }

@@ -147,6 +147,7 @@ impl Store {
     /// Deletes what an attempt has, or may still get: what may still be executed would make the key again. So in the same transaction the
     /// guard moves on, past it. It goes alone, as no two transactions of a batch may write the guard.
     async fn clear(&self, place: Vec<u8>, attempt: &mut Attempt, deadline: Timer) -> Result<Outcome, BackendError> {
+        let _one_at_a_time = self.guard.turn(deadline).await?;
         let mut ghosts = false;
         for _ in 0..ROUNDS {
             let guard = self.guard.current(deadline).await?;
