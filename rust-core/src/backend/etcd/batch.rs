@@ -1,10 +1,10 @@
 //! Transactions go together where they would otherwise queue.
 //!
 //! Each request costs the cluster an entry in its log, written to disk by most of its servers; a transaction of many costs one as well. So
-//! one that comes while the line is free goes at once, and those that come while others are under way go together, nested in one. Only where
-//! many were answered together a moment ago, the first one back waits for the others, a millisecond at most.
+//! one that comes while the line is free goes at once, and those that come while others are under way go together, in one of the two shapes
+//! that `step` has. Only where many were answered together a moment ago, the first one back waits for the others, a millisecond at most.
 //!
-//! What etcd makes of such a nest decides what may be in it. Compares see the store as it was before all of it, and everything in it
+//! What etcd makes of such a batch decides what may be in it. Compares see the store as it was before all of it, and everything in it
 //! happens at one revision: two places made in one queue would have the same age, so a batch makes one place in a queue at most. No key may
 //! be written twice: the attempts' turns see to that. Operations count on each level, and are limited. A lease that is over rejects the
 //! whole batch: then each transaction is sent by itself.
