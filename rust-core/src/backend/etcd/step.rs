@@ -3,8 +3,8 @@
 //! **Nested**, each step is a transaction inside the batch's, with compares and an answer of its own: that serves whatever the steps find.
 //!
 //! **Flat**, the batch's own compares say that each step finds what it hopes for: nobody has or wants the lock that it asks for, the key
-//! that it deletes is there, the guard has not moved. Then the steps are bare puts and deletions, which costs the server and the client a
-//! third less. If one of them finds something else nothing at all is done, and the batch goes again, nested. So what has reason to doubt is
+//! that it deletes is there, the guard has not moved. Then the steps are bare puts and deletions, which costs the server a quarter
+//! less. If one of them finds something else nothing at all is done, and the batch goes again, nested. So what has reason to doubt is
 //! nested in the flat batch of the others, and a session whose flat batches fail makes fewer of them: see [`Confidence`].
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse};
@@ -130,7 +130,7 @@ pub(super) fn each(answer: &Answer, count: usize, reads: bool) -> Result<Vec<Ans
     if answers.len() == count { Ok(answers) } else { Err(unexpected()) }
 }
 
-/// Whether the next batch is worth a try as a flat one. A failure costs a request for nothing, a success saves a third of one.
+/// Whether the next batch is worth a try as a flat one. A failure costs a request for nothing, a success saves a quarter of one.
 #[derive(Debug, Default)]
 pub(super) struct Confidence {
     /// How many batches stay nested after the next failure, twice that.
