@@ -52,6 +52,10 @@ impl Session {
         let span = tracing::debug_span!("release", key = %held.key, token = held.token);
         let given_back = async move {
             session.give_back(&held, since, parked, then).await;
+            if held.status() == Status::Unconfirmed {
+                // Its own time is over, but what the backend keeps it under may be kept alive for others.
+                session.leave(&held.key, held.owner).await;
+            }
             session.leave_again(&held.key, held.owner, held.unanswered).await;
         };
         self.tasks.spawn_on(given_back.instrument(span), &self.engine);

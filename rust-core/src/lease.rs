@@ -154,7 +154,8 @@ impl Lease {
         }
     }
 
-    /// Has `tell` called once, on an engine thread, when the lease is lost; at once if it already is. Replaces an earlier one.
+    /// Has `tell` called once when the lease is lost, on an engine thread or on that of whoever gives back what has run out; at once if it
+    /// already is lost. Replaces an earlier one.
     pub fn on_lost(&self, tell: impl FnOnce(LossReason) + Send + 'static) {
         self.held().when_lost(Box::new(move |status| {
             if let Status::Lost(reason) = status {

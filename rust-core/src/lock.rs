@@ -346,9 +346,12 @@ async fn lease(session: Bound<Session>, attempt: Box<Attempt>, outstanding: Arc<
 
 /// Adds a lease; forgets those that were lost and that nobody can ask about any more.
 fn remember(outstanding: &Outstanding, lease: Lease) {
-    let mut outstanding = outstanding.lock();
-    outstanding.retain(|lease| lease.status() == Status::Held || !lease.is_forgotten());
-    outstanding.push(lease);
+    let mut all = outstanding.lock();
+    let ended: Vec<_> = all.extract_if(.., |lease| lease.status() != Status::Held && lease.is_forgotten()).collect();
+    all.push(lease);
+    drop(all);
+    // Not before: the last handle of a lease that has run out may tell of the loss, to somebody who asks for this lock.
+    drop(ended);
 }
 
 /// Gives a lease back when its scope is left, by whatever way.
@@ -371,5 +374,35 @@ impl Drop for Scope {
             // In a forked child there is nothing to give back.
             let _ = self.lease.release_then(drop);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::ground::Ground;
+    use crate::options::ClientOptions;
+
+    #[tokio::test]
+    async fn who_is_told_of_a_loss_may_ask_for_the_lock() {
+        let clock = ManualClock::new();
+        // On this thread: what the engine would notice first, it does not before the next await.
+        let ground = Ground { engine: Some(Handle::current()), ..Ground::at("memory:", Arc::new(clock.clone())) };
+        let client = Client::on_ground(ClientOptions::default(), ground).unwrap();
+        let lock = client.lock("a").renew(false).ttl(Duration::from_secs(10));
+        let lease = lock.acquire().await.unwrap();
+        let next = client.lock("b").acquire().await.unwrap();
+        let (outstanding, told) = (lock.outstanding.clone(), Arc::new(AtomicBool::new(false)));
+        let heard = told.clone();
+        lease.on_lost(move |_| heard.store(!outstanding.is_locked(), Ordering::Relaxed));
+        drop(lease);
+        clock.advance(Duration::from_secs(10));
+        remember(&lock.outstanding, next);
+        assert!(told.load(Ordering::Relaxed), "not told, or while the lock's leases are in use");
     }
 }

@@ -42,14 +42,26 @@ pub(crate) struct Entered(Mutex<Vec<(Caller, Weak<Handle>)>>);
 impl Entered {
     /// The caller's own lease, entered once more.
     pub(crate) fn again(&self, caller: Caller) -> Option<Lease> {
-        let taken = self.0.lock();
-        let mut own = taken.iter().filter(|(taker, _)| *taker == caller).filter_map(|(_, lease)| lease.upgrade().map(Lease::from));
-        own.find(Lease::enter)
+        let own: Vec<_> = {
+            let taken = self.0.lock();
+            taken.iter().filter(|(taker, _)| *taker == caller).filter_map(|(_, lease)| lease.upgrade().map(Lease::from)).collect()
+        };
+        // Dropped outside the lock: the last handle of a lease may tell of its loss.
+        own.into_iter().find(Lease::enter)
     }
 
     pub(crate) fn remember(&self, caller: Caller, lease: &Lease) {
         let mut taken = self.0.lock();
-        taken.retain(|(_, lease)| lease.upgrade().is_some_and(|handle| !handle.has_ended()));
+        let mut seen = Vec::with_capacity(taken.len());
+        taken.retain(|(_, lease)| {
+            lease.upgrade().is_some_and(|handle| {
+                let goes_on = !handle.has_ended();
+                seen.push(handle);
+                goes_on
+            })
+        });
         taken.push((caller, lease.downgrade()));
+        // Before `seen`, as above.
+        drop(taken);
     }
 }

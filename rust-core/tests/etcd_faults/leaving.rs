@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use dlock::{Client, ClientOptions, Status};
+
 use crate::session::{Session, TIMEOUT, all_places, onlooker, places};
 use crate::support::etcd::EtcdServer;
 use crate::support::eventually;
@@ -40,4 +42,28 @@ async fn r04_a_leave_that_failed_is_made_up_for_under_a_lease_that_lives_on() {
     session.granted("k", 4).await;
     assert!(places(&onlooker, "k").await[0].key().ends_with(b":0"));
     session.backend.leave("k".into(), session.owner(4), TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn r04_a_release_that_had_no_answer_in_its_time_is_made_up_for_under_a_lease_that_lives_on() {
+    let mut server = EtcdServer::start().await;
+    let (second, ttl) = (Duration::from_secs(1), Duration::from_secs(2));
+    let options = ClientOptions { connect_timeout: 60 * second, op_timeout: second, ..ClientOptions::default() };
+    let other = Client::new(&server.url()).unwrap();
+    let _held = other.lock("w").ttl(60 * second).acquire().await.unwrap();
+    let client = Client::with_options(&server.url(), options).unwrap();
+    let lease = client.lock("k").ttl(ttl).acquire().await.unwrap();
+    // Keeps the lease alive that both are under.
+    let waiter = tokio::spawn({
+        let lock = client.lock("w").ttl(ttl);
+        async move { drop(lock.acquire().await) }
+    });
+    eventually("it waits", || async { other.inspect("w").await.unwrap().queue.len() == 1 }).await;
+    server.kill();
+    assert!(!lease.release().await.unwrap());
+    eventually("it was given up", || async { lease.status() == Status::Unconfirmed }).await;
+    server.restart().await;
+    eventually("the key is free", || async { client.is_locked("k").await.is_ok_and(|locked| !locked) }).await;
+    assert!(!waiter.is_finished());
+    waiter.abort();
 }

@@ -6,6 +6,7 @@ mod batches;
 mod chairs;
 mod cluster;
 mod cost;
+mod dead_leases;
 mod flat;
 mod ghosts;
 mod leaving;

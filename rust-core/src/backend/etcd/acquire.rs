@@ -46,10 +46,9 @@ impl Store {
     }
 
     pub(super) async fn get(&self, asking: &Asking, attempt: &mut Attempt) -> Result<Acquired, BackendError> {
-        for _ in 0..ROUNDS {
-            if Timer::now() >= asking.deadline {
-                break;
-            }
+        let mut rounds = ROUNDS;
+        while rounds > 0 && Timer::now() < asking.deadline {
+            let guard = self.guard.known();
             let step = match attempt.created {
                 Some(created) => self.look(asking, attempt, created).await?,
                 None => self.ask(asking, attempt).await?,
@@ -57,6 +56,8 @@ impl Store {
             if let Some(acquired) = step {
                 return Ok(acquired);
             }
+            // A guard that others have moved meanwhile says nothing about the key.
+            rounds -= usize::from(self.guard.known() == guard);
         }
         Err(BackendError::new(Failure::Unknown, "things changed faster than they could be looked at"))
     }

@@ -195,6 +195,8 @@ impl Line {
                     // This server did nothing. Another one may have been asked first, and may do it yet.
                     ghosts = answer.ghosts;
                 }
+                // Nothing was done: a lease is over, or the server takes fewer compares.
+                Err(error) if error.failure == Failure::Refused => self.state.lock().confidence.note(false),
                 Err(error) => return (Err(error), false),
             }
         }

@@ -154,7 +154,9 @@ impl Store {
             let put = self.guard.put(deadline).await?;
             let answer = match self.line.execute(|| request::clear(place.clone(), &guard, put.clone()), deadline).await {
                 Ok(answer) => answer,
-                Err(error) if request::is_lease_gone(&error) => {
+                // It went alone, so it is the guard's.
+                Err(error) if request::names_a_lease_that_is_gone(&error) => {
+                    ghosts |= error.failure == Failure::Unknown;
                     self.guard.unseat();
                     continue;
                 }

@@ -63,7 +63,8 @@ impl Guard {
         }
     }
 
-    fn known(&self) -> Option<Guarded> {
+    /// The guard, if it was made and nobody has found another one since.
+    pub(super) fn known(&self) -> Option<Guarded> {
         let revision = self.state.lock().revision?;
         Some(Guarded { key: self.key.clone(), revision })
     }
@@ -79,7 +80,8 @@ impl Guard {
             };
             match self.endpoints.run(remaining(deadline), request).await {
                 Ok(answer) => return Ok(self.moved_to(answer.value.header().map_or(0, ResponseHeader::revision))),
-                Err(error) if again && request::is_lease_gone(&error) => {
+                // Whatever another server makes of it: no later one may be put under that lease.
+                Err(error) if again && request::names_a_lease_that_is_gone(&error) => {
                     again = false;
                     self.unseat();
                 }

@@ -358,8 +358,13 @@ pub(super) fn unexpected() -> BackendError {
     BackendError::new(Failure::Unknown, "an answer that does not fit the request")
 }
 
-/// True for the answer that a lease is over: nothing was executed.
+/// True for the answer that a lease is over: nothing was executed. Of a batch it is one of its leases, and it goes again in pieces.
 pub(super) fn is_lease_gone(error: &BackendError) -> bool {
+    error.failure == Failure::Refused && names_a_lease_that_is_gone(error)
+}
+
+/// True where a server said that a lease is over. With an unknown outcome another server was asked first, and may execute it yet.
+pub(super) fn names_a_lease_that_is_gone(error: &BackendError) -> bool {
     let cause = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<etcd_client::Error>());
     matches!(cause, Some(etcd_client::Error::GRpcStatus(status)) if status.message().contains("requested lease not found"))
 }
