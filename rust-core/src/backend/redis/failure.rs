@@ -15,6 +15,9 @@ const DEMOTED: [&str; 2] = ["READONLY", "MASTERDOWN"];
 
 const PLAIN: &str = "does it want no TLS, redis://? ";
 
+/// Before a server repeats what it was sent, which may be a password.
+const REPEATED: &str = ", with args beginning with";
+
 /// The failure of a request that was sent.
 pub(super) fn of_request(error: RedisError) -> BackendError {
     BackendError::because(answered(&error).unwrap_or(Failure::Unknown), error)
@@ -22,6 +25,11 @@ pub(super) fn of_request(error: RedisError) -> BackendError {
 
 /// The failure to connect: no request was sent.
 pub(super) fn of_connecting(error: RedisError) -> BackendError {
+    // HELLO has the password with it. The cause would show it as well.
+    if let Some((told, _)) = error.to_string().split_once(REPEATED) {
+        let needed = if told.contains("HELLO") { ": Redis 6 or newer is needed, and this command under its own name" } else { "" };
+        return BackendError::new(refused_or_transient(&error), format!("{told}{needed}"));
+    }
     let failure = match error.kind() {
         ErrorKind::AuthenticationFailed | ErrorKind::RESP3NotSupported | ErrorKind::InvalidClientConfig => {
             refused_or_transient(&error)
@@ -134,6 +142,19 @@ mod tests {
         assert_eq!(failure("WRONGTYPE Operation against a key holding the wrong kind of value"), Failure::Refused);
         assert_eq!(failure("NOPERM this user has no permissions to run the 'evalsha' command"), Failure::Refused);
         assert_eq!(failure("OOM command not allowed when used memory > 'maxmemory'."), Failure::Refused);
+    }
+
+    #[test]
+    fn r18_a_server_that_repeats_what_it_was_sent_is_cut_short() {
+        for answer in [
+            "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 's3cretpw' ",
+            "ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `s3cretpw`, ",
+        ] {
+            for failed in [of_connecting(of_text(answer)), of_login(of_text(answer), false), of_login(of_text(answer), true)] {
+                assert_eq!((failed.failure, failed.cause.is_none()), (Failure::Refused, true));
+                assert!(failed.message.contains("HELLO") && !failed.message.contains("s3cretpw"), "{failed}");
+            }
+        }
     }
 
     #[test]
