@@ -1,6 +1,8 @@
 //! What an error of the client library says about the request.
 
+use std::error::Error;
 use std::io;
+use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError, Value};
 use tokio_rustls::rustls;
@@ -12,6 +14,9 @@ const TRANSIENT: [&str; 8] = ["LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "
 
 /// Of these, what another connection may do better: the name may lead to the new master by now.
 const DEMOTED: [&str; 2] = ["READONLY", "MASTERDOWN"];
+
+/// What rustls does not like about the other side comes as this.
+const OF_RUSTLS: io::ErrorKind = io::ErrorKind::InvalidData;
 
 const PLAIN: &str = "does it want no TLS, redis://? ";
 
@@ -46,7 +51,7 @@ pub(super) fn of_login(error: RedisError, secure: bool) -> BackendError {
         (true, true) => "it hung up: does it want another certificate of its clients?",
         (false, true) => "it hung up: does it want TLS, rediss://?",
         // With TLS 1.3 the server says only now what it thinks of our certificate.
-        (true, false) if error.is_io_error() && !error.is_timeout() => return of_tls(Failure::Refused, "", error),
+        (true, false) if is_of_rustls(&error) => return of_tls(Failure::Refused, "", error),
         _ if error.kind() == ErrorKind::Parse => "it does not speak as Redis does: is the port right, and the scheme?",
         _ => return of_connecting(error),
     };
@@ -55,13 +60,20 @@ pub(super) fn of_login(error: RedisError, secure: bool) -> BackendError {
 
 /// The failure to agree on TLS.
 pub(super) fn of_handshake(error: io::Error) -> BackendError {
-    // What rustls does not like about the other side comes as this.
-    let refused = error.kind() == io::ErrorKind::InvalidData;
+    let refused = error.kind() == OF_RUSTLS;
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
     if refused && !matches!(cause, Some(rustls::Error::InvalidMessage(_))) {
         return of_tls(Failure::Refused, "", error);
     }
     of_tls(if refused { Failure::Refused } else { Failure::NotSent }, PLAIN, error)
+}
+
+/// True if TLS ended the login, and not the network below it.
+fn is_of_rustls(error: &RedisError) -> bool {
+    // The client library shares the error and gives out its share as the source.
+    let shared = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let told = shared.and_then(|error| error.downcast_ref::<io::Error>());
+    told.is_some_and(|error| error.kind() == OF_RUSTLS)
 }
 
 /// The failure to hear anything when TLS was proposed.
@@ -142,6 +154,18 @@ mod tests {
         assert_eq!(failure("WRONGTYPE Operation against a key holding the wrong kind of value"), Failure::Refused);
         assert_eq!(failure("NOPERM this user has no permissions to run the 'evalsha' command"), Failure::Refused);
         assert_eq!(failure("OOM command not allowed when used memory > 'maxmemory'."), Failure::Refused);
+    }
+
+    #[test]
+    fn a_network_that_fails_in_a_login_through_tls_is_worth_another_try() {
+        let failed = |error: io::Error| of_login(error.into(), true);
+        for kind in [io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable, io::ErrorKind::TimedOut] {
+            let failed = failed(kind.into());
+            assert!(failed.failure == Failure::NotSent && !failed.message.contains("TLS"), "{failed}");
+        }
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
+        let failed = failed(io::Error::new(io::ErrorKind::InvalidData, alert));
+        assert!(failed.failure == Failure::Refused && failed.message.contains("TLS handshake"), "{failed}");
     }
 
     #[test]
