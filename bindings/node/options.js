@@ -68,7 +68,10 @@ function checkOptions(options, known, part) {
 function checkType(field, value, type) {
   if (typeof value !== type || value === null) throw InvalidOptions.because(field, shown(value), `a value of type ${type}`);
   // Such text would become another on its way to the engine.
-  if (type === 'string' && !value.isWellFormed()) throw InvalidOptions.because(field, shown(value), 'text without lone surrogates');
+  if (type === 'string' && !value.isWellFormed()) {
+    // In a URL there may be a password.
+    throw InvalidOptions.because(field, field === 'url' ? 'this text' : shown(value), 'text without lone surrogates');
+  }
 }
 
 function checkKey(key) {

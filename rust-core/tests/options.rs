@@ -170,3 +170,26 @@ fn r15_outside_of_tokio_a_reentrant_lock_cannot_know_who_acquires() {
     let refused = futures_util::future::FutureExt::now_or_never(lock.acquire()).unwrap().unwrap_err();
     assert_eq!(refused.code(), "INVALID_OPTIONS");
 }
+
+#[test]
+fn r18_a_url_that_is_refused_shows_no_password() {
+    for url in [
+        "http://me:secret@h",
+        "redis://me:secret/more@h",
+        "redis://me:12345678?secret@h",
+        "redis://me:0/secret@h",
+        "redis://me:12?secret@h",
+        "redis+sentinel://me:12?secret@h/service",
+        "redis+sentinel:me:secret@h/service",
+        "redis+unix://:secret@/s?db=x",
+        "etcd://me:12?secret@h",
+        "etcd:me:secret@h",
+        "memory://me:secret@h",
+        "memory:name?secret",
+        "local://me:secret@h",
+    ] {
+        let error = Client::new(url).unwrap_err();
+        assert_eq!(error.code(), "INVALID_OPTIONS", "{url}");
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+    }
+}

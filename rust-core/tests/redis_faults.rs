@@ -298,6 +298,24 @@ async fn r18_a_wrong_password_is_refused_and_never_shown() {
     }
 }
 
+/// Such a server repeats in its answer what came with the command: the password.
+#[tokio::test]
+async fn r18_a_server_without_hello_does_not_bring_the_password_into_the_error() {
+    let server = Server::start_with(&["--rename-command", "HELLO", "", "--requirepass", "s3cretpw"]).await;
+    let url = format!("redis://:s3cretpw@127.0.0.1:{}", server.port);
+    let error = dlock::Client::new(&url).unwrap().ping().await.unwrap_err();
+    let mut shown = vec![format!("{error} {error:?}")];
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        shown.push(format!("{cause} {cause:?}"));
+        source = cause.source();
+    }
+    let shown = shown.join("\n");
+    assert!(shown.contains("HELLO") && !shown.contains("s3cretpw"), "{shown}");
+    let dlock::Error::BackendUnavailable { source, .. } = error else { panic!("{error:?}") };
+    assert_eq!(source.failure, Failure::Refused, "{source}");
+}
+
 #[tokio::test]
 async fn a_server_that_cannot_serve_now_is_worth_another_try() {
     let master = Server::start().await;

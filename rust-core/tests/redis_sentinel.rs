@@ -153,6 +153,31 @@ async fn a_silent_sentinel_leaves_time_for_the_others() {
     assert!(started.elapsed() < SECOND, "by the one that answered before");
 }
 
+/// What was the master's address may be anybody's by now, and a sentinel that was cut off still names it.
+#[tokio::test]
+async fn a_sentinel_that_names_a_stranger_keeps_nobody_out() {
+    let (stranger, master) = (Server::start_with(&["--requirepass", "of-the-stranger"]).await, Server::start().await);
+    let stale = Sentinel::start("shop", &stranger, 1, NEVER, &[]).await;
+    let good = Sentinel::start("shop", &master, 1, NEVER, &[]).await;
+    let error = refusal(&url(&[stale.place()], "shop")).await;
+    assert_eq!(error.failure, Failure::Refused, "nobody names another: {error}");
+    let gone = "127.0.0.1:1".to_owned();
+    let error = refusal(&url(&[stale.place(), gone], "shop")).await;
+    assert_eq!(error.failure, Failure::NotSent, "another may name another later: {error}");
+    Setup::new(url(&[stale.place(), good.place()], "shop")).open().granted("k", 1).await;
+    assert_eq!(master.cli().await.run::<i64>(&["EXISTS", "ns/k"]).await, 1);
+}
+
+#[tokio::test]
+async fn r16_a_password_that_the_one_master_does_not_take() {
+    let master = Server::start_with(&["--requirepass", "geheim"]).await;
+    let (one, two) = (Sentinel::start("shop", &master, 1, NEVER, &[]).await, Sentinel::start("shop", &master, 1, NEVER, &[]).await);
+    let wrong = url(&[one.place(), two.place()], "shop").replace("://", "://:nichts@");
+    let error = refusal(&wrong).await;
+    assert_eq!(error.failure, Failure::Refused, "{error}");
+    assert!(!error.message.contains(&two.place()), "asked once: {error}");
+}
+
 #[tokio::test]
 async fn sentinels_and_their_master_speak_tls() {
     let authority = Authority::new();

@@ -111,7 +111,8 @@ describe('bad input', () => {
   });
 
   test('r18_passwords_are_not_shown', async () => {
-    for (const url of ['mysql://user:secret@host', 'redis://user:secret@host:port', 'redis://:secret@host/?nonsense=1']) {
+    const refused = ['mysql://user:secret@host', 'redis://user:secret@host:port', 'redis://:secret@host/?nonsense=1'];
+    for (const url of [...refused, 'redis://user:12?secret@host', 'redis://:secret\ud800@host']) {
       const error = await refusal(() => new Client(url));
       assert.doesNotMatch(`${error.message} ${error.value} ${error.stack}`, /secret/);
     }

@@ -127,6 +127,7 @@ def test_r18_values_that_may_hold_a_password_are_not_shown() -> None:
     for call in (
         lambda: dlock.Client({"password": "geheim"}),
         lambda: dlock.Client(b"redis://:geheim@host"),
+        lambda: dlock.Client("redis://:geheim\udc80@host"),
         lambda: dlock.Client("memory:").lock("k", metadata={"password": "geheim"}),
     ):
         with pytest.raises(dlock.InvalidOptions) as bad:

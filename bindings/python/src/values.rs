@@ -88,13 +88,13 @@ pub(crate) fn whom(field: &str, value: &Bound<'_, PyAny>) -> PyResult<Whom> {
 
 /// `InvalidOptions` for a value of the wrong type.
 fn refuse(field: &str, value: &Bound<'_, PyAny>, allowed: &str) -> PyErr {
-    raise(Error::InvalidOptions { field: field.into(), value: shown(value), allowed: allowed.into() })
+    raise(Error::InvalidOptions { field: field.into(), value: shown(field, value), allowed: allowed.into() })
 }
 
-/// What an error may show of a value: more than a plain one may hold a password.
-fn shown(value: &Bound<'_, PyAny>) -> String {
+/// What an error may show of a value: more than a plain one may hold a password, and so may a URL.
+fn shown(field: &str, value: &Bound<'_, PyAny>) -> String {
     let plain = value.is_none()
-        || value.is_instance_of::<PyString>()
+        || (value.is_instance_of::<PyString>() && field != "url")
         || value.is_instance_of::<PyInt>()
         || value.is_instance_of::<PyFloat>();
     match value.repr() {

@@ -4,6 +4,11 @@ use std::fmt;
 
 use url::{Host, Url, form_urlencoded};
 
+use crate::error::Error;
+
+/// What may have gone wrong where an `@` stands after the host.
+const ESCAPED: &str = "in a user or password, / ? # and @ are written %2F %3F %23 and %40";
+
 /// A URL taken apart, nothing decoded.
 pub(super) struct Parts<'a> {
     pub(super) scheme: &'a str,
@@ -11,29 +16,26 @@ pub(super) struct Parts<'a> {
     pub(super) hosts: &'a str,
     pub(super) path: &'a str,
     pub(super) query: &'a str,
-    pub(super) fragment: bool,
+    pub(super) fragment: Option<&'a str>,
 }
 
 impl<'a> Parts<'a> {
     pub(super) fn of(url: &'a str) -> Self {
-        let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+        let (scheme, rest) = url.split_once("://").unwrap_or_else(|| (url.split(':').next().unwrap_or_default(), ""));
         // A password may hold what ends an authority elsewhere: it reaches to the last `@` before a query.
         let login_end = rest.split('?').next().and_then(|rest| rest.rfind('@'));
         let (user_info, rest) = match login_end {
             Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
             None => (None, rest),
         };
-        let (rest, fragment) = rest.split_once('#').map_or((rest, false), |(rest, _)| (rest, true));
+        let (rest, fragment) = rest.split_once('#').map_or((rest, None), |(rest, fragment)| (rest, Some(fragment)));
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (hosts, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         Self { scheme, user_info, hosts, path, query, fragment }
     }
 
-    /// What people may read: neither user information nor parameters.
+    /// What people may read of a URL that can be used: neither user information nor parameters.
     pub(super) fn shown(&self) -> String {
-        if self.may_show_a_password() {
-            return format!("{}://***", self.scheme);
-        }
         format!("{}://{}{}", self.scheme, self.hosts, self.path)
     }
 
@@ -41,26 +43,54 @@ impl<'a> Parts<'a> {
     pub(super) fn servers(&self, default_port: u16, example: &str) -> Result<Vec<Server>, String> {
         let mut servers = Vec::new();
         for text in self.hosts.split(',') {
-            let told = || if self.may_show_a_password() { "***" } else { text };
+            let told = |name: &str| if self.may_show_a_password() { "***".to_owned() } else { name.to_owned() };
             let server =
-                server(text, default_port).ok_or_else(|| format!("{:?} is not host:port; a URL such as {example}", told()))?;
+                server(text, default_port).ok_or_else(|| format!("{:?} is not host:port; a URL such as {example}", told(text)))?;
             if servers.contains(&server) {
-                return Err(format!("{server} is named twice"));
+                return Err(format!("{} is named twice", told(&server.to_string())));
             }
             servers.push(server);
         }
         Ok(servers)
     }
 
-    /// True if a `?` in what was meant as a password may have ended it too soon.
+    /// Why this URL cannot be used.
+    pub(super) fn refused(&self, allowed: String) -> Error {
+        refused(self.scheme, self.shown(), self.may_show_a_password(), allowed)
+    }
+
+    /// True if a `?` or `#` in what was meant as a password may have ended it too soon.
     fn may_show_a_password(&self) -> bool {
-        self.user_info.is_none() && self.query.contains('@') && self.hosts.split(',').any(|text| server(text, 0).is_none())
+        self.query.contains('@') || self.fragment.is_some_and(|fragment| fragment.contains('@'))
     }
 
     /// The parameters, decoded.
     pub(super) fn parameters(&self) -> form_urlencoded::Parse<'a> {
         form_urlencoded::parse(self.query.as_bytes())
     }
+}
+
+/// Why a URL of one host cannot be used; `shown` is what people may read if all is where it belongs.
+pub(super) fn refused_url(url: &Url, shown: &str, allowed: String) -> Error {
+    let after_host = [Some(url.path()), url.query(), url.fragment()];
+    let may_show_a_password = after_host.iter().flatten().any(|part| part.contains('@'));
+    refused(url.scheme(), shown.to_owned(), may_show_a_password, allowed)
+}
+
+/// An `@` after the host may be the true end of the user information: then the host and all the rest may be a part of the password.
+fn refused(scheme: &str, shown: String, may_show_a_password: bool, allowed: String) -> Error {
+    if may_show_a_password {
+        return Error::invalid("url", format!("{scheme}://***"), format!("{allowed}; {ESCAPED}"));
+    }
+    Error::invalid("url", shown, allowed)
+}
+
+/// What to say of a parameter that is not known. What is taken for its name may be a part of a password.
+pub(super) fn no_parameter(query: &str, name: &str) -> String {
+    if query.contains('@') {
+        return "there is no parameter of that name".to_owned();
+    }
+    format!("there is no parameter {name:?}")
 }
 
 /// Where one server listens.

@@ -33,7 +33,7 @@ pub const CLAIM: Duration = Duration::from_secs(1);
 /// [`Error::InvalidOptions`] for a URL with a host, a query or a fragment.
 pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
     if url.has_host() || url.query().is_some() || url.fragment().is_some() {
-        return Err(Error::invalid("url", url.as_str(), "memory: or memory:name"));
+        return Err(Error::invalid("url", super::shown(url.as_str()), "memory: or memory:name, without host and parameters"));
     }
     let store = match url.path() {
         "" => Arc::default(),

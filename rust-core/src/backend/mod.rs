@@ -364,12 +364,36 @@ const PORTS: &str = "a port from 1 to 65535, or none";
 
 /// A URL as it may be shown, parsable or not: without parameters, and without whatever stands between the scheme and the last `@`.
 fn shown(url: &str) -> String {
-    let (before, host) = match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => (format!("{scheme}://***@"), host),
-        (None, Some((_, host))) => ("***@".to_owned(), host),
-        _ if url.is_empty() => return "\"\"".to_owned(),
-        _ => (String::new(), url),
+    if url.is_empty() {
+        return "\"\"".to_owned();
+    }
+    let scheme = url.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
+    let place = match url.rsplit_once('@') {
+        // What follows this one may be the end of a parameter that is a password.
+        Some((before, _)) if before.contains(['?', '#']) => return format!("{scheme}***"),
+        Some((_, host)) => format!("{scheme}***@{host}"),
+        None => url.to_owned(),
     };
-    let place = host.split('?').next().unwrap_or_default();
-    format!("{before}{place}")
+    place.split(['?', '#']).next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn r18_a_url_that_no_backend_takes_is_shown_without_a_password() {
+        for (url, expected) in [
+            ("http://me:secret@h:1/x?y", "http://***@h:1/x"),
+            ("redis://me:se/cr@et@h:1", "redis://***@h:1"),
+            ("redis://me:12345678?secret@h", "redis://***"),
+            ("redis://me:12345678#secret@h", "redis://***"),
+            ("redis+unix://h:99999/s?pass=a@secret", "redis+unix://***"),
+            ("me:secret@h", "***@h"),
+            ("h:1", "h:1"),
+            ("", "\"\""),
+        ] {
+            assert_eq!(shown(url), expected, "{url}");
+        }
+    }
 }

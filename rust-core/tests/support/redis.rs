@@ -114,7 +114,8 @@ impl Server {
 
     /// One through the socket, whatever the server speaks on its port.
     pub async fn local_cli(&self) -> Cli {
-        eventually("the socket is there", || async { self.socket().exists() }).await;
+        // The file is there before the server listens.
+        eventually("the socket answers", || async { tokio::net::UnixStream::connect(self.socket()).await.is_ok() }).await;
         Cli::to(&format!("redis+unix://{}", self.socket().display())).await
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tonic::transport::{self, ClientTlsConfig};
 
 use super::tls;
-use crate::backend::hosts::{Parts, decoded};
+use crate::backend::hosts::{Parts, decoded, no_parameter};
 use crate::backend::pem::Files;
 use crate::error::Error;
 
@@ -72,19 +72,18 @@ impl Address {
     /// [`Error::InvalidOptions`] for a URL or file that cannot be used.
     pub fn parse(url: &str) -> Result<Self, Error> {
         let parts = Parts::of(url);
-        let shown = parts.shown();
-        let refuse = |allowed: String| Error::invalid("url", shown.as_str(), allowed);
+        let refuse = |allowed: String| parts.refused(allowed);
         let secure = match parts.scheme {
             "etcd" => false,
             "etcds" => true,
             _ => return Err(refuse(format!("a URL such as {EXPECTED}"))),
         };
+        if parts.fragment.is_some() {
+            return Err(refuse("a URL without #fragment".to_owned()));
+        }
         let servers = parts.servers(DEFAULT_PORT, EXPECTED).map_err(refuse)?;
         let credentials = credentials(parts.user_info).map_err(refuse)?;
         let files = files(&parts).map_err(refuse)?;
-        if parts.fragment {
-            return Err(refuse("a URL without #fragment".to_owned()));
-        }
         if !secure && files != Files::default() {
             return Err(refuse("ca, cert and key are for etcds://".to_owned()));
         }
@@ -92,7 +91,7 @@ impl Address {
         let tls = if secure { Some(tls::config(&files).map_err(refuse)?) } else { None };
         let endpoints =
             servers.iter().map(|server| endpoint(server.to_string(), tls.as_ref())).collect::<Result<_, _>>().map_err(refuse)?;
-        Ok(Self { endpoints, credentials, prefix, shown: shown.into() })
+        Ok(Self { endpoints, credentials, prefix, shown: parts.shown().into() })
     }
 
     /// What people may read: neither user information nor parameters.
@@ -139,7 +138,7 @@ fn files(parts: &Parts<'_>) -> Result<Files, String> {
     let mut files = Files::default();
     for (name, value) in parts.parameters() {
         if !files.take(&name, &value)? {
-            return Err(format!("there is no parameter {name:?}; there are ca, cert and key"));
+            return Err(format!("{}; there are ca, cert and key", no_parameter(parts.query, &name)));
         }
     }
     Ok(files)
@@ -190,6 +189,15 @@ mod tests {
             "etcd://me:a@b/secret@h1,,h2",
             "etcd://secret@h",
             "etcd://me:secret?more@h",
+            "etcd://me:12?secret@h",
+            "etcd://secret:12?more@h",
+            "etcd://secret,secret?more@h",
+            "etcd://me:12?secret&more@h",
+            "etcd://me:12#secret?more@h",
+            "etcd://me:12/secret#more@h",
+            "etcd://me:a@b?secret@h",
+            "etcd://secret:a@b,secret?more@h",
+            "etcd:me:secret@h",
             "x://a:secret@h",
         ] {
             let shown = Address::parse(url).map_or_else(|error| error.to_string(), |address| format!("{address:?}"));

@@ -8,6 +8,7 @@ use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 use url::Url;
 
+use crate::backend::shown;
 use crate::error::{BackendError, Error, Failure};
 
 /// The environment variable that chooses another directory.
@@ -29,7 +30,7 @@ pub(super) enum Choice {
 impl Choice {
     /// Reads `local:` or `local:///path`; the URL goes before [`VARIABLE`]. No I/O.
     pub(super) fn new(url: &Url, variable: Option<std::ffi::OsString>) -> Result<Self, Error> {
-        let invalid = |allowed: &str| Err(Error::invalid("url", url.as_str(), allowed));
+        let invalid = |allowed: &str| Err(Error::invalid("url", shown(url.as_str()), allowed));
         if url.query().is_some() || url.fragment().is_some() {
             return invalid("local: takes no parameters");
         }
@@ -56,7 +57,7 @@ impl Choice {
 
     fn named(path: &str, url: &Url) -> Result<Self, Error> {
         let file = Url::parse(&format!("file://{path}")).ok().and_then(|file| file.to_file_path().ok());
-        file.map(Self::Named).ok_or_else(|| Error::invalid("url", url.as_str(), "a path of this machine"))
+        file.map(Self::Named).ok_or_else(|| Error::invalid("url", shown(url.as_str()), "a path of this machine"))
     }
 
     /// Finds the directory, and makes it if it is not there.
@@ -191,6 +192,14 @@ mod tests {
             assert_eq!(choice(url, None).unwrap_err().code(), "INVALID_OPTIONS", "{url}");
         }
         assert!(choice("local:", Some("relative")).unwrap_err().to_string().starts_with("DLOCK_DIR: relative is not valid"));
+    }
+
+    #[test]
+    fn r18_a_password_that_does_not_belong_here_is_not_shown() {
+        for url in ["local://me:secret@h/a", "local://me:12?secret@h", "local:me:secret@h"] {
+            let error = choice(url, None).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use url::{Host, Url};
 use super::dial::Target;
 use super::parameters::{Kind, Login, Parameters};
 use super::sentinel::{Sentinel, Service};
-use crate::backend::hosts::{Parts, decoded};
+use crate::backend::hosts::{Parts, decoded, refused_url};
 use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 6379;
@@ -38,7 +38,7 @@ pub(super) enum Place {
 /// files; and `redis+unix:///path[?db=&user=&pass=]`. All may have a `client_name`.
 pub(super) fn parse(url: &Url) -> Result<Address, Error> {
     let shown = shown(url);
-    let refuse = |allowed: String| Error::invalid("url", shown.as_str(), allowed);
+    let refuse = |allowed: String| refused_url(url, &shown, allowed);
     let (kind, secure) = match url.scheme() {
         "redis" => (Kind::Server, false),
         "rediss" => (Kind::Server, true),
@@ -48,7 +48,7 @@ pub(super) fn parse(url: &Url) -> Result<Address, Error> {
     if url.fragment().is_some() {
         return Err(refuse("a URL without #fragment".to_owned()));
     }
-    let mut parameters = Parameters::read(kind, url.query_pairs()).map_err(refuse)?;
+    let mut parameters = Parameters::read(kind, url.query().unwrap_or_default()).map_err(refuse)?;
     let tls = parameters.tls(secure).map_err(refuse)?;
     let shown = match parameters.login.db {
         Some(db) if kind == Kind::Socket => format!("{shown}?db={db}"),
@@ -69,21 +69,20 @@ pub(super) fn parse(url: &Url) -> Result<Address, Error> {
 /// `sentinel_user`, `sentinel_password` and the parameters of the others. User and password are the server's; hosts are the sentinels'.
 pub(super) fn parse_service(url: &str) -> Result<Address, Error> {
     let parts = Parts::of(url);
-    let shown = parts.shown();
-    read_service(&parts, shown.clone().into()).map_err(|allowed| Error::invalid("url", shown, allowed))
+    read_service(&parts).map_err(|allowed| parts.refused(allowed))
 }
 
-fn read_service(parts: &Parts<'_>, shown: Arc<str>) -> Result<Address, String> {
+fn read_service(parts: &Parts<'_>) -> Result<Address, String> {
     let secure = match parts.scheme {
         "redis+sentinel" => false,
         "rediss+sentinel" => true,
         _ => return Err(format!("a URL such as {EXPECTED}")),
     };
-    if parts.fragment {
+    if parts.fragment.is_some() {
         return Err("a URL without #fragment".to_owned());
     }
     let sentinels = parts.servers(SENTINEL_PORT, EXPECTED)?;
-    let mut parameters = Parameters::read(Kind::Sentinels, parts.parameters())?;
+    let mut parameters = Parameters::read(Kind::Sentinels, parts.query)?;
     let (name, db) = service(parts.path)?;
     parameters.login.db = db;
     let (user, password) = match parts.user_info.map(|login| login.split_once(':').unwrap_or((login, ""))) {
@@ -99,7 +98,7 @@ fn read_service(parts: &Parts<'_>, shown: Arc<str>) -> Result<Address, String> {
     });
     let sentinels = sentinels.collect::<Result<_, &str>>()?;
     let service = Service::new(name, sentinels, parameters.login.settings(ProtocolVersion::RESP3), tls);
-    Ok(Address { place: Place::Service(service), client_name, shown })
+    Ok(Address { place: Place::Service(service), client_name, shown: parts.shown().into() })
 }
 
 /// `/service[/db]`.
@@ -114,7 +113,7 @@ fn service(path: &str) -> Result<(String, Option<u32>), String> {
 }
 
 fn socket(url: &Url) -> Result<ConnectionAddr, &'static str> {
-    if url.path().len() < 2 || url.host().is_some() {
+    if url.path().len() < 2 || !url.path().starts_with('/') || url.host().is_some() {
         return Err("redis+unix:///path/of/socket");
     }
     Ok(ConnectionAddr::Unix(decoded(url.path()).ok_or("a path in UTF-8")?.into()))
@@ -211,11 +210,40 @@ mod tests {
             "redis+sentinel://:secret@h1,,h2/service?sentinel_password=secret",
             "redis+sentinel://me:secret?more@h1/service",
             "redis+sentinel://:a/secret?more@h1/service",
+            "redis://me:12/secret@h:1/0",
+            "redis://me:12?secret@h/0",
+            "redis://secret:12?more@h/0",
+            "redis://me:12?secret&more@h/0",
+            "redis://me:12?secret=more@h/0",
+            "redis://me:12?more#secret@h/0",
+            "rediss://secret:12#more@h",
+            "rediss://me:12#secret@h",
+            "redis://me:a@b/secret@h:1",
+            "redis://me:a@secret?more@h",
+            "redis:me:secret@h",
+            "redis+unix://me:12/secret@/s",
+            "redis+unix:me:secret@/s",
+            "redis+sentinel://me:12?secret@h/svc",
+            "redis+sentinel://tok?secret@h/svc",
+            "redis+sentinel://secret?more@h/svc",
+            "redis+sentinel://secret,secret?more@h/svc",
+            "redis+sentinel://secret:12#more?more@h/svc",
+            "redis+sentinel://secret:a@secret?more@h/svc",
         ] {
             let shown = address(url).map_or_else(|error| error.to_string(), |address| address.shown.to_string());
             assert!(!shown.contains("secret"), "{shown}");
         }
         assert_eq!(&*address("redis://me:secret@h").unwrap().shown, "redis://h:6379");
+    }
+
+    #[test]
+    fn an_at_sign_in_a_parameter_that_is_known_hides_nothing() {
+        let shown = |url| address(url).unwrap().shown.to_string();
+        assert_eq!(shown("redis://h?client_name=job@host"), "redis://h:6379");
+        assert_eq!(shown("redis+unix:///run/me@work/s"), "redis+unix:///run/me@work/s");
+        assert_eq!(shown("redis+sentinel://h/s?client_name=job@host"), "redis+sentinel://h/s");
+        let error = address("rediss://h?ca=/none/me@work/none.pem").err().unwrap().to_string();
+        assert!(error.contains("/none/me@work/none.pem: No such file"), "{error}");
     }
 
     #[test]
@@ -252,6 +280,9 @@ mod tests {
             ("redis://h?timeout=1", "there is no parameter \"timeout\""),
             ("redis://h#f", "#fragment"),
             ("redis+unix://", "redis+unix:///path/of/socket"),
+            ("redis+unix:path", "redis+unix:///path/of/socket"),
+            ("redis://me:12/b@h", "%2F"),
+            ("redis://me:12?b@h", "%3F"),
             ("redis://h?ca=/x", "ca, cert and key are for rediss://"),
             ("redis+unix:///s?key=/x", "ca, cert and key are for rediss://"),
             ("rediss://h?ca=/x&ca=/y", "ca is given twice"),

@@ -1,6 +1,8 @@
 //! What an error of the client library says about the request.
 
+use std::error::Error;
 use std::io;
+use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError, Value};
 use tokio_rustls::rustls;
@@ -13,7 +15,13 @@ const TRANSIENT: [&str; 8] = ["LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "
 /// Of these, what another connection may do better: the name may lead to the new master by now.
 const DEMOTED: [&str; 2] = ["READONLY", "MASTERDOWN"];
 
+/// What rustls does not like about the other side comes as this.
+const OF_RUSTLS: io::ErrorKind = io::ErrorKind::InvalidData;
+
 const PLAIN: &str = "does it want no TLS, redis://? ";
+
+/// Before a server repeats what it was sent, which may be a password.
+const REPEATED: &str = ", with args beginning with";
 
 /// The failure of a request that was sent.
 pub(super) fn of_request(error: RedisError) -> BackendError {
@@ -22,6 +30,11 @@ pub(super) fn of_request(error: RedisError) -> BackendError {
 
 /// The failure to connect: no request was sent.
 pub(super) fn of_connecting(error: RedisError) -> BackendError {
+    // HELLO has the password with it. The cause would show it as well.
+    if let Some((told, _)) = error.to_string().split_once(REPEATED) {
+        let needed = if told.contains("HELLO") { ": Redis 6 or newer is needed, and this command under its own name" } else { "" };
+        return BackendError::new(refused_or_transient(&error), format!("{told}{needed}"));
+    }
     let failure = match error.kind() {
         ErrorKind::AuthenticationFailed | ErrorKind::RESP3NotSupported | ErrorKind::InvalidClientConfig => {
             refused_or_transient(&error)
@@ -38,7 +51,7 @@ pub(super) fn of_login(error: RedisError, secure: bool) -> BackendError {
         (true, true) => "it hung up: does it want another certificate of its clients?",
         (false, true) => "it hung up: does it want TLS, rediss://?",
         // With TLS 1.3 the server says only now what it thinks of our certificate.
-        (true, false) if error.is_io_error() && !error.is_timeout() => return of_tls(Failure::Refused, "", error),
+        (true, false) if is_of_rustls(&error) => return of_tls(Failure::Refused, "", error),
         _ if error.kind() == ErrorKind::Parse => "it does not speak as Redis does: is the port right, and the scheme?",
         _ => return of_connecting(error),
     };
@@ -47,13 +60,20 @@ pub(super) fn of_login(error: RedisError, secure: bool) -> BackendError {
 
 /// The failure to agree on TLS.
 pub(super) fn of_handshake(error: io::Error) -> BackendError {
-    // What rustls does not like about the other side comes as this.
-    let refused = error.kind() == io::ErrorKind::InvalidData;
+    let refused = error.kind() == OF_RUSTLS;
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
     if refused && !matches!(cause, Some(rustls::Error::InvalidMessage(_))) {
         return of_tls(Failure::Refused, "", error);
     }
     of_tls(if refused { Failure::Refused } else { Failure::NotSent }, PLAIN, error)
+}
+
+/// True if TLS ended the login, and not the network below it.
+fn is_of_rustls(error: &RedisError) -> bool {
+    // The client library shares the error and gives out its share as the source.
+    let shared = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let told = shared.and_then(|error| error.downcast_ref::<io::Error>());
+    told.is_some_and(|error| error.kind() == OF_RUSTLS)
 }
 
 /// The failure to hear anything when TLS was proposed.
@@ -134,6 +154,31 @@ mod tests {
         assert_eq!(failure("WRONGTYPE Operation against a key holding the wrong kind of value"), Failure::Refused);
         assert_eq!(failure("NOPERM this user has no permissions to run the 'evalsha' command"), Failure::Refused);
         assert_eq!(failure("OOM command not allowed when used memory > 'maxmemory'."), Failure::Refused);
+    }
+
+    #[test]
+    fn a_network_that_fails_in_a_login_through_tls_is_worth_another_try() {
+        let failed = |error: io::Error| of_login(error.into(), true);
+        for kind in [io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable, io::ErrorKind::TimedOut] {
+            let failed = failed(kind.into());
+            assert!(failed.failure == Failure::NotSent && !failed.message.contains("TLS"), "{failed}");
+        }
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
+        let failed = failed(io::Error::new(io::ErrorKind::InvalidData, alert));
+        assert!(failed.failure == Failure::Refused && failed.message.contains("TLS handshake"), "{failed}");
+    }
+
+    #[test]
+    fn r18_a_server_that_repeats_what_it_was_sent_is_cut_short() {
+        for answer in [
+            "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 's3cretpw' ",
+            "ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `s3cretpw`, ",
+        ] {
+            for failed in [of_connecting(of_text(answer)), of_login(of_text(answer), false), of_login(of_text(answer), true)] {
+                assert_eq!((failed.failure, failed.cause.is_none()), (Failure::Refused, true));
+                assert!(failed.message.contains("HELLO") && !failed.message.contains("s3cretpw"), "{failed}");
+            }
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What a URL says beside the place: how to log in, whom to trust, what to be called.
 
 use redis::{ProtocolVersion, RedisConnectionInfo};
+use url::form_urlencoded;
 
 use super::tls::Tls;
-use crate::backend::hosts::decoded;
+use crate::backend::hosts::{decoded, no_parameter};
 use crate::backend::pem::Files;
 
 const CLIENT_NAME: &str = "dlock";
@@ -34,16 +35,19 @@ pub(super) struct Login {
 }
 
 impl Parameters {
-    /// Reads decoded parameters. An error says what is expected instead.
-    pub(super) fn read<T: AsRef<str>>(kind: Kind, pairs: impl Iterator<Item = (T, T)>) -> Result<Self, String> {
+    /// Reads what stands after the `?`. An error says what is expected instead.
+    pub(super) fn read(kind: Kind, query: &str) -> Result<Self, String> {
         let mut read = Self::default();
-        for (name, value) in pairs {
-            read.take(kind, name.as_ref(), value.as_ref())?;
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if !read.take(kind, &name, &value)? {
+                return Err(no_parameter(query, &name));
+            }
         }
         Ok(read)
     }
 
-    fn take(&mut self, kind: Kind, name: &str, value: &str) -> Result<(), String> {
+    /// False if there is no such parameter.
+    fn take(&mut self, kind: Kind, name: &str, value: &str) -> Result<bool, String> {
         let text = || Some(value.to_owned());
         match (name, kind) {
             ("db", Kind::Server | Kind::Socket) => {
@@ -55,10 +59,9 @@ impl Parameters {
             ("sentinel_password", Kind::Sentinels) => self.sentinel.password = text(),
             ("client_name", _) if is_name(value) => self.client_name = text(),
             ("client_name", _) => return Err("a client_name of printable ASCII without spaces".to_owned()),
-            _ if self.files.take(name, value)? => {}
-            _ => return Err(format!("there is no parameter {name:?}")),
+            _ => return self.files.take(name, value),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What the server's `CLIENT LIST` shows.

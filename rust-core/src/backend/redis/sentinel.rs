@@ -69,12 +69,8 @@ impl Service {
                 }
                 Err(error) => {
                     let (host, port) = &master;
-                    let error = named(failure::reworded(error, |words| format!("the master is {host}:{port}, {words}")));
-                    // No other sentinel can help where the master does not want us.
-                    if error.failure == Failure::Refused {
-                        return Err(error);
-                    }
-                    failures.push(error);
+                    // Refused or not: what does not want us may be a stranger at an address that was the master's.
+                    failures.push(named(failure::reworded(error, |words| format!("the master is {host}:{port}, {words}"))));
                     tried.push(master);
                 }
             }
