@@ -63,11 +63,6 @@ impl<'a> Parts<'a> {
     fn may_show_a_password(&self) -> bool {
         self.query.contains('@') || self.fragment.is_some_and(|fragment| fragment.contains('@'))
     }
-
-    /// The parameters, decoded.
-    pub(super) fn parameters(&self) -> form_urlencoded::Parse<'a> {
-        form_urlencoded::parse(self.query.as_bytes())
-    }
 }
 
 /// Why a URL of one host cannot be used; `shown` is what people may read if all is where it belongs.

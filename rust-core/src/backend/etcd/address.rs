@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::transport::{self, ClientTlsConfig};
+use url::form_urlencoded;
 
 use super::tls;
 use crate::backend::hosts::{Parts, decoded, no_parameter};
@@ -136,7 +137,7 @@ fn credentials(user_info: Option<&str>) -> Result<Option<Credentials>, String> {
 
 fn files(parts: &Parts<'_>) -> Result<Files, String> {
     let mut files = Files::default();
-    for (name, value) in parts.parameters() {
+    for (name, value) in form_urlencoded::parse(parts.query.as_bytes()) {
         if !files.take(&name, &value)? {
             return Err(format!("{}; there are ca, cert and key", no_parameter(parts.query, &name)));
         }
