@@ -119,6 +119,13 @@ def test_what_the_backend_forgot_is_judged_apart(check: Callable[[History], Verd
     assert not clean(check, history(*leases))
 
 
+@both
+def test_a_grant_that_was_forgotten_before_it_was_told_is_judged_apart(check: Callable[[History], Verdict]) -> None:
+    leases = lease("w1", 1, 1300, asked=990, vouched=2990, lost=1302), held_on("w2", 2, 1200, vouched=3900, renewed=1900)
+    assert clean(check, history(*leases, faults=(flush(1100), pause("w1", 995, 1299))))
+    assert not clean(check, history(*leases, faults=(flush(900), pause("w1", 995, 1299))))
+
+
 def test_overlaps_after_forgetting_are_counted() -> None:
     leases = held_on("w1", 1, 1000, lost=1250), lease("w2", 2, 1200)
     assert "1 after FLUSHALL, the longest 50 ms" in checker.no_two_valid_at_once(history(*leases, faults=(flush(1100),))).remark
