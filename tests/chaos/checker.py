@@ -62,7 +62,7 @@ def no_two_valid_at_once(history: History) -> Verdict:
         verdict.looked_at += len(leases)
         for first, second in _overlaps(leases, history.crash_release):
             amount = min(first.valid_until(history.crash_release), second.valid_until(history.crash_release)) - second.granted
-            # A grant may be told to a process that stood still long after the server gave it, and another one since: tokens have the order.
+            # A process that stood still may be told of its grant after somebody else of a later one: tokens have the order.
             if fault := forgetting_between(history, *sorted((first, second), key=lambda each: each.token)):
                 forgotten[fault.kind] += 1
                 longest = max(longest, amount)
