@@ -120,14 +120,22 @@ impl Session {
             },
             Some(Entered::First(turn)) => turn,
             Some(Entered::Behind(ticket)) => {
+                let turn = ticket.turn().instrument(tracing::debug_span!("wait", key = %attempt.key));
                 // While this session holds the key itself, there is nothing to be had past the line.
-                if !attempt.options.fair
-                    && self.lines.holder(&attempt.key).is_none()
-                    && let Some(held) = Box::pin(self.try_once(attempt)).await?
-                {
-                    return Ok(held);
+                if attempt.options.fair || self.lines.holder(&attempt.key).is_some() {
+                    turn.await
+                } else {
+                    tokio::pin!(turn);
+                    // Whose turn it is may be handed the key meanwhile: that does not wait for the answer to a try.
+                    tokio::select! {
+                        biased;
+                        turn = &mut turn => turn,
+                        held = Box::pin(self.try_once(attempt)) => match held? {
+                            Some(held) => return Ok(held),
+                            None => turn.await,
+                        },
+                    }
                 }
-                ticket.turn().instrument(tracing::debug_span!("wait", key = %attempt.key)).await
             }
         };
         self.drive(turn, attempt).await
