@@ -93,6 +93,33 @@ async fn an_unfair_waiter_does_not_ask_for_what_its_own_session_holds() {
     assert!(second.await.unwrap().release().await.unwrap());
 }
 
+/// A try past the line whose answer is missing does not keep its task from the turn that is handed to it meanwhile.
+#[tokio::test]
+async fn r09_an_unfair_waiter_takes_its_turn_while_its_try_has_no_answer() {
+    let server = Server::start().await;
+    let proxy = Proxy::to(server.port).await;
+    let patient = ClientOptions { op_timeout: Duration::from_secs(600), ..ClientOptions::default() };
+    let (cli, holder) = (server.cli().await, Client::new(&server.url()).unwrap());
+    let client = Client::with_options(&format!("redis://127.0.0.1:{}", proxy.port), patient).unwrap();
+    let lease = holder.lock("k").acquire().await.unwrap();
+    let wait = || {
+        let lock = client.lock("k").fair(false);
+        tokio::spawn(async move { lock.acquire().await })
+    };
+    let first = wait();
+    support::eventually("the first one waits", || async { queues(&cli).await == 1 }).await;
+    let before = calls(&cli).await;
+    proxy.answers(Gate::Stalled);
+    let second = wait();
+    support::eventually("the second one has tried", || async { calls(&cli).await > before }).await;
+    lease.release().await.unwrap();
+    first.abort();
+    // The server offers the key for a second, and lends it for 30 s to whoever says yes.
+    support::eventually("the second one has said yes", || async { cli.left("dlock/k").await > Duration::from_secs(20) }).await;
+    proxy.answers(Gate::Open);
+    assert!(second.await.unwrap().unwrap().release().await.unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r08_waiting_for_ten_thousand_keys_costs_few_commands() {
     const KEYS: usize = 10_000;
