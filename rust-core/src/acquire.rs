@@ -6,75 +6,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tracing::Instrument;
 use tracing::field::Empty;
 
+use crate::attempt::Attempt;
 use crate::backend::{self, Acquired, Grant, Waiting};
 use crate::clock::Instant;
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::held::Held;
-use crate::holder::{Holder, Note};
 use crate::lease_state::{Event, LeaseState, Terms};
-use crate::observe::Trying;
-use crate::options::LockOptions;
-use crate::owner::OwnerId;
 use crate::session::Session;
 use crate::waiters::{Carried, Entered, Place, Turn};
 
-/// A wait this long is worth a warning that names the holder.
-const LONG_WAIT: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A backend that says "look now" again and again is asked no faster than this.
 const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
-/// One attempt to get a key.
-pub(crate) struct Attempt {
-    pub(crate) key: Arc<str>,
-    options: LockOptions,
-    op_timeout: Duration,
-    note: Arc<str>,
-    started: Instant,
-    /// Who held the key when last seen.
-    pub(crate) seen: Mutex<Option<Holder>>,
-    /// Since when, and with what, the backend has been failing.
-    pub(crate) trouble: Mutex<Option<(Instant, BackendError)>>,
-    /// Where it stands in the local line; `None` for a single try, which stands in none.
-    entered: Option<Entered>,
-    trying: Trying,
-}
-
 impl Session {
-    /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
-    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Box<Attempt> {
-        let once = options.wait == Some(Duration::ZERO) || options.retry.is_some();
-        let started = self.clock.now();
-        let mut attempt = Box::new(Attempt {
-            trying: Trying::new(&self.observer, &self.clock, &key, started),
-            entered: None,
-            note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
-            op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
-            started,
-            seen: Mutex::new(None),
-            trouble: Mutex::new(None),
-            key,
-            options,
-        });
-        if !once {
-            let request = || self.request(&attempt, self.next_owner(), true, attempt.op_timeout);
-            attempt.entered = Some(self.lines.enter(&attempt.key, request));
-        }
-        attempt
-    }
-
     /// Goes on with an attempt until the key is got.
     ///
     /// # Cancel safety
     /// May be dropped at any time: nothing stays behind in the backend.
     pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Box<Attempt>) -> Result<Arc<Held>> {
         let span = tracing::debug_span!("acquire", key = %attempt.key, token = Empty);
-        let result = self.go_on(&mut attempt).instrument(span.clone()).await;
+        // Boxed: the task around it is moved as a whole, several times.
+        let result = Box::pin(self.go_on(&mut attempt)).instrument(span.clone()).await;
         if let Ok(held) = &result {
             span.record("token", held.token);
         }
@@ -141,34 +98,6 @@ impl Session {
         self.drive(turn, attempt).await
     }
 
-    /// Resolves to the error of an attempt whose time is up; warns on the way when it takes long.
-    async fn end_of_wait(&self, attempt: &Attempt) -> Error {
-        let wait = attempt.options.wait.filter(|wait| !wait.is_zero());
-        if wait.is_none_or(|wait| wait > LONG_WAIT) {
-            self.clock.sleep_until(attempt.started + LONG_WAIT).await;
-            let holder = attempt.seen.lock().as_ref().map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(key = %attempt.key, holder, "still waiting for a lock after {LONG_WAIT:?}");
-        }
-        match wait {
-            None => std::future::pending().await,
-            Some(wait) => self.clock.sleep_until(attempt.started + wait).await,
-        }
-        if let Some((_, source)) = attempt.trouble.lock().take() {
-            return self.unavailable("acquire", Some(attempt.key.clone()), source);
-        }
-        let holder = attempt.seen.lock().take().or_else(|| self.own_holder(&attempt.key));
-        let waited = self.clock.now().since(attempt.started);
-        Error::AcquireTimeout { key: attempt.key.clone(), waited, holder: holder.map(Box::new) }
-    }
-
-    /// This session's own lease of the key, described as the backend would.
-    fn own_holder(&self, key: &str) -> Option<Holder> {
-        let held = self.lines.holder(key)?;
-        let remaining = held.read(LeaseState::valid_until).since(self.clock.now());
-        let note = Note::of_this_process(held.acquired_at, None);
-        Some(Holder { owner: held.owner.to_string(), token: Some(held.token), remaining: Some(remaining), note: Some(note) })
-    }
-
     /// Asks until the key is ours.
     async fn drive(self: &Arc<Self>, mut turn: Turn, attempt: &Attempt) -> Result<Arc<Held>> {
         if !turn.has_asked {
@@ -223,7 +152,7 @@ impl Session {
             return None;
         }
         let request = self.request(attempt, owner, true, attempt.op_timeout);
-        Some(self.send(place, request).await)
+        Some(self.send(attempt, place, request).await)
     }
 
     /// Waits until it is worth asking again.
@@ -246,19 +175,6 @@ impl Session {
         }
     }
 
-    /// Notes a failure; an error once the backend has failed for too long, or will not do better.
-    fn suffer(&self, attempt: &Attempt, error: BackendError) -> Result<()> {
-        let now = self.clock.now();
-        let refused = error.failure == Failure::Refused;
-        let mut trouble = attempt.trouble.lock();
-        let since = trouble.as_ref().map_or(now, |(since, _)| *since);
-        if refused || now.since(since) >= self.options.connect_timeout {
-            return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
-        }
-        *trouble = Some((since, error));
-        Ok(())
-    }
-
     /// Asks once, past the local line, and leaves nothing behind.
     async fn try_once(self: &Arc<Self>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
         self.try_under(&mut self.trace(attempt), attempt).await
@@ -277,7 +193,7 @@ impl Session {
         loop {
             let place = trace.place.get_or_insert_with(|| Place::new(self.next_owner()));
             let timeout = give_up.since(self.clock.now()).max(SHORTEST_LOOK);
-            let (sent, answer) = self.send(place, self.request(attempt, place.owner, false, timeout)).await;
+            let (sent, answer) = self.send(attempt, place, self.request(attempt, place.owner, false, timeout)).await;
             match answer {
                 Ok(Acquired::Granted(grant)) => {
                     if let Some(held) = self.hold(attempt, place, sent, grant) {
@@ -309,29 +225,22 @@ impl Session {
     }
 
     /// One request for a place, with a note in it while the answer is missing.
-    async fn send(&self, place: &mut Place, request: backend::Acquire) -> (Instant, std::result::Result<Acquired, BackendError>) {
+    async fn send(
+        &self,
+        attempt: &Attempt,
+        place: &mut Place,
+        request: backend::Acquire,
+    ) -> (Instant, std::result::Result<Acquired, BackendError>) {
         // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
         let sent = self.clock.now();
         let before = (place.sent, place.unanswered);
         (place.sent, place.unanswered) = (Some(sent), Some(sent));
+        let asking = attempt.asking();
         let answer = self.backend.acquire(request).await;
+        drop(asking);
         (place.sent, place.unanswered) = before;
         place.answered(sent, &answer);
         (sent, answer)
-    }
-
-    fn request(&self, attempt: &Attempt, owner: OwnerId, enqueue: bool, timeout: Duration) -> backend::Acquire {
-        backend::Acquire {
-            key: attempt.key.clone(),
-            owner,
-            ttl: attempt.options.ttl,
-            fair: attempt.options.fair,
-            enqueue,
-            note: attempt.note.clone(),
-            renew: attempt.options.renew,
-            floor: self.floor(),
-            timeout,
-        }
     }
 
     /// Turns a grant into a lease; `None` if it is over before it is told.

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod acquire;
+mod attempt;
 pub mod backend;
 pub mod client;
 pub mod clock;

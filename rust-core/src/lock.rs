@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use crate::acquire::Attempt;
+use crate::attempt::Attempt;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::lease::{Lease, Outstanding};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::acquire::Attempt;
+use crate::attempt::Attempt;
 use crate::error::{Error, Failure, Result};
 use crate::held::Held;
 use crate::options::Retry;

@@ -107,7 +107,7 @@ class LeaseHandle(_native.Lease):
         """Ends what we do for the lease on this side."""
         self._released = True
         known = self._leases.get(self._key)
-        if known is not None and known() in (self, None):
+        if known is not None and ((lease := known()) is self or lease is None):
             self._leases.pop(self._key, None)
 
 

@@ -103,8 +103,12 @@ class Lease(LeaseHandle):
     def _leave_well(self) -> Future[None]:
         """`_leave` where nothing has to be explained. No coroutine, which would be paid for at every await."""
         self._body = None
-        state = self._state or current()
-        self._unwatch()
+        state = self._state
+        if state is None:
+            state = current()
+        else:
+            state.unwatch(self._number)
+            self._state = None
         number = state.next_number()
         if self._end(state.completions, number):
             self._let_go()

@@ -189,7 +189,7 @@ impl Redis {
             }
             call = call.arg(if exact { link.server_clock.at(deadline.not_after) } else { 0 });
             for renew in batch {
-                call = call.arg(renew.owner.to_string()).arg(millis(renew.ttl)).arg(u8::from(renew.exact));
+                call = call.text(renew.owner).arg(millis(renew.ttl)).arg(u8::from(renew.exact));
             }
             let sent = self.context.clock.now();
             match reply::renewed(&link.call(&call, deadline.at).await?, batch.len())? {
@@ -205,17 +205,17 @@ impl Redis {
         let mut call = Call::new(&scripts::KEEP_PLACES);
         for place in places {
             let names = self.names(&place.key)?;
-            call = call.key(names.lock).key(names.queue).key(names.beats);
+            call = call.key(names.lock()).key(names.queue()).key(names.beats());
         }
         for place in places {
-            call = call.arg(place.owner.to_string());
+            call = call.text(place.owner);
         }
         reply::kept(&link.call(&call, deadline.at).await?, places.len())
     }
 
     async fn read(&self, link: &Link, key: String, deadline: Instant) -> Result<Inspection, BackendError> {
         let names = self.names(&key)?;
-        let call = Call::new(&scripts::INSPECT).key(names.lock).key(names.queue).arg(NAMED_WAITERS);
+        let call = Call::new(&scripts::INSPECT).key(names.lock()).key(names.queue()).arg(NAMED_WAITERS);
         reply::inspected(key, &link.call(&call, deadline).await?)
     }
 
@@ -312,7 +312,8 @@ impl Backend for Redis {
                 Whom::Owner(owner) => ("owner", owner),
             };
             let names = self.names(&key)?;
-            let call = Call::new(&scripts::FORCE_RELEASE).key(names.lock).key(names.queue).key(names.beats).arg(kind).arg(text);
+            let call =
+                Call::new(&scripts::FORCE_RELEASE).key(names.lock()).key(names.queue()).key(names.beats()).arg(kind).arg(text);
             reply::yes(&self.connector.link(deadline).await?.call(&call, deadline).await?)
         }
         .boxed()

@@ -8,45 +8,74 @@ pub(super) const SIDE: &str = "dlock:";
 const SLOTS: u16 = 16_384;
 
 /// The keys of one lock, all in one hash slot.
+///
+/// In one piece of memory: every request needs them, and four texts would take longer than the rest of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Names {
-    /// The lock itself.
-    pub(super) lock: String,
-    /// The waiting order: owners by arrival.
-    pub(super) queue: String,
-    /// The waiters' heartbeats.
-    pub(super) beats: String,
-    /// The last token of the slot.
-    pub(super) token: String,
+    text: String,
+    lock: usize,
+    token: usize,
+    queue: usize,
 }
 
 impl Names {
-    pub(super) fn of(namespace: &str, key: &str) -> Self {
-        Self::of_lock(lock(namespace, key))
-    }
-
     /// `{lock}` as the tag would not do: a lock key may itself hold braces. So the tag is a short text from a table, chosen to hash to
     /// the lock key's slot.
-    fn of_lock(lock: String) -> Self {
-        let tag = tag(slot(lock.as_bytes()));
-        // By hand: every request needs them, and formatting would take longer than the rest of it.
-        Self {
-            queue: joined(&[SIDE, "q:{", &tag, "}:", &lock]),
-            beats: joined(&[SIDE, "w:{", &tag, "}:", &lock]),
-            token: joined(&[SIDE, "t:{", &tag, "}"]),
-            lock,
-        }
+    pub(super) fn of(namespace: &str, key: &str) -> Self {
+        let mut text = String::with_capacity(3 * (namespace.len() + 1 + key.len() + SIDE.len() + LONGEST_TAG + 5));
+        push_lock(&mut text, namespace, key);
+        let lock = text.len();
+        let tag = tag(slot(text.as_bytes()));
+        let mut push_side = |kind: &str, with_lock: bool| {
+            for part in [SIDE, kind, ":{", tag.as_str(), "}"] {
+                text.push_str(part);
+            }
+            if with_lock {
+                text.push(':');
+                text.extend_from_within(..lock);
+            }
+            text.len()
+        };
+        let token = push_side("t", false);
+        let queue = push_side("q", true);
+        push_side("w", true);
+        Self { text, lock, token, queue }
+    }
+
+    /// The lock itself.
+    pub(super) fn lock(&self) -> &str {
+        &self.text[..self.lock]
+    }
+
+    /// The last token of the slot.
+    pub(super) fn token(&self) -> &str {
+        &self.text[self.lock..self.token]
+    }
+
+    /// The waiting order: owners by arrival.
+    pub(super) fn queue(&self) -> &str {
+        &self.text[self.token..self.queue]
+    }
+
+    /// The waiters' heartbeats.
+    pub(super) fn beats(&self) -> &str {
+        &self.text[self.queue..]
     }
 }
 
 /// The Redis key of a lock.
 pub(super) fn lock(namespace: &str, key: &str) -> String {
-    if namespace.is_empty() { key.to_owned() } else { joined(&[namespace, "/", key]) }
+    let mut lock = String::with_capacity(namespace.len() + 1 + key.len());
+    push_lock(&mut lock, namespace, key);
+    lock
 }
 
-/// In one piece of memory of the right size.
-fn joined(parts: &[&str]) -> String {
-    parts.concat()
+fn push_lock(text: &mut String, namespace: &str, key: &str) {
+    if !namespace.is_empty() {
+        text.push_str(namespace);
+        text.push('/');
+    }
+    text.push_str(key);
 }
 
 /// The lock's key without its namespace, `None` if it is of another one.
@@ -63,14 +92,14 @@ pub(super) fn channel(session: impl std::fmt::Display) -> String {
 }
 
 /// A short text that hashes to `slot`.
-fn tag(slot: u16) -> String {
+fn tag(slot: u16) -> Tag {
     static TAGS: OnceLock<Vec<u32>> = OnceLock::new();
     let tags = TAGS.get_or_init(|| {
         let mut tags = vec![u32::MAX; usize::from(SLOTS)];
         let mut missing = tags.len();
         // Some 170,000 steps of a few nanoseconds each; every slot is met long before the numbers run out.
         for number in 0..u32::MAX {
-            let slot = &mut tags[usize::from(slot_of_tag(spell(number).as_bytes()))];
+            let slot = &mut tags[usize::from(slot_of_tag(Tag::of(number).as_str().as_bytes()))];
             if *slot == u32::MAX {
                 *slot = number;
                 missing -= 1;
@@ -81,19 +110,35 @@ fn tag(slot: u16) -> String {
         }
         tags
     });
-    spell(tags[usize::from(slot)])
+    Tag::of(tags[usize::from(slot)])
 }
 
-/// A number in base 36.
-fn spell(mut number: u32) -> String {
-    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut text = String::with_capacity(4);
-    loop {
-        text.push(char::from(DIGITS[(number % 36) as usize]));
-        number /= 36;
-        if number == 0 {
-            return text;
+/// As many digits as the largest number has.
+const LONGEST_TAG: usize = 7;
+
+/// A number in base 36, its lowest digit first.
+struct Tag {
+    digits: [u8; LONGEST_TAG],
+    length: usize,
+}
+
+impl Tag {
+    fn of(mut number: u32) -> Self {
+        const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+        let mut tag = Self { digits: [0; LONGEST_TAG], length: 0 };
+        loop {
+            tag.digits[tag.length] = DIGITS[(number % 36) as usize];
+            tag.length += 1;
+            number /= 36;
+            if number == 0 {
+                return tag;
+            }
         }
+    }
+
+    fn as_str(&self) -> &str {
+        // All of them are ASCII.
+        std::str::from_utf8(&self.digits[..self.length]).unwrap_or_default()
     }
 }
 
@@ -148,7 +193,7 @@ mod tests {
     #[test]
     fn every_slot_has_a_tag() {
         for number in 0..SLOTS {
-            assert_eq!(slot_of_tag(tag(number).as_bytes()), number);
+            assert_eq!(slot_of_tag(tag(number).as_str().as_bytes()), number);
         }
     }
 
@@ -157,7 +202,7 @@ mod tests {
         for key in ["plain", "{user1}:lock", "a}b", "{}x", "}{", "{", "{a", "x{y}z{w}", "ключ"] {
             for namespace in ["", "dlock", "{team}"] {
                 let names = Names::of(namespace, key);
-                let slots = [&names.lock, &names.queue, &names.beats, &names.token].map(|name| slot(name.as_bytes()));
+                let slots = [names.lock(), names.queue(), names.beats(), names.token()].map(|name| slot(name.as_bytes()));
                 assert!(slots.iter().all(|&each| each == slots[0]), "{names:?}");
             }
         }

@@ -1,6 +1,5 @@
 //! What goes into a batch, and how the answers come out of it.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +51,7 @@ impl Ask {
     }
 
     fn write(&self, call: Call) -> Call {
-        call.arg(text(self.owner)).arg(&*self.note).arg(self.ttl_ms).arg(self.not_after)
+        call.text(self.owner).arg(&*self.note).arg(self.ttl_ms).arg(self.not_after)
     }
 
     const fn kind(&self) -> &'static str {
@@ -84,37 +83,30 @@ pub(super) fn call<'a>(batch: impl ExactSizeIterator<Item = &'a Request> + Clone
     // Enough for the keys and the note of most; a buffer grows where it is not.
     let mut call = Call::with_capacity(&scripts::BATCH, batch.len() * 11, batch.len() * 320);
     for request in batch.clone() {
-        call = call.key(&request.names.lock);
+        call = call.key(request.names.lock());
     }
     // A token may well be higher than it needs to be: one floor does for all.
     let (mut asking, mut floor) = (0, 0);
     for (request, ask) in batch.clone().filter_map(|request| Some((request, request.ask()?))) {
-        call = call.key(&request.names.token);
+        call = call.key(request.names.token());
         asking += 1;
         floor = ask.floor.max(floor);
     }
     for request in batch.clone() {
-        call = call.key(&request.names.queue);
+        call = call.key(request.names.queue());
     }
     for request in batch.clone() {
-        call = call.key(&request.names.beats);
+        call = call.key(request.names.beats());
     }
     call = call.arg(asking).arg(floor);
     for request in batch {
         call = match &request.kind {
             Kind::Acquire(ask) => ask.write(call.arg(ask.kind())),
-            Kind::Release(owner, None) => call.arg("r").arg(text(*owner)),
-            Kind::Release(owner, Some(next)) => next.write(call.arg("n").arg(text(*owner))),
+            Kind::Release(owner, None) => call.arg("r").text(owner),
+            Kind::Release(owner, Some(next)) => next.write(call.arg("n").text(owner)),
         };
     }
     call
-}
-
-/// An owner id in memory of the right size: text that grows as it is formatted is moved again and again.
-fn text(owner: OwnerId) -> String {
-    let mut text = String::with_capacity(56);
-    let _ = write!(text, "{owner}");
-    text
 }
 
 /// The answer to one request of a batch.

@@ -1,5 +1,7 @@
 //! The Lua scripts, and how one is called.
 
+use std::fmt::Display;
+use std::io::Write;
 use std::sync::LazyLock;
 
 use redis::{Cmd, RedisWrite, Script, ToRedisArgs};
@@ -48,7 +50,7 @@ impl RedisWrite for Arguments {
         self.ends.push(self.bytes.len());
     }
 
-    fn writer_for_next_arg(&mut self) -> impl std::io::Write + '_ {
+    fn writer_for_next_arg(&mut self) -> impl Write + '_ {
         Next(self)
     }
 }
@@ -56,7 +58,7 @@ impl RedisWrite for Arguments {
 /// Ends its argument when it is dropped.
 struct Next<'a>(&'a mut Arguments);
 
-impl std::io::Write for Next<'_> {
+impl Write for Next<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -92,6 +94,12 @@ impl Call {
     /// Adds an argument.
     pub(super) fn arg(mut self, argument: impl ToRedisArgs) -> Self {
         argument.write_redis_args(&mut self.arguments);
+        self
+    }
+
+    /// Adds an argument as it is displayed: written to its place, where a text of its own would be moved again and again as it grows.
+    pub(super) fn text(mut self, argument: impl Display) -> Self {
+        let _ = write!(self.arguments.writer_for_next_arg(), "{argument}");
         self
     }
 
