@@ -35,7 +35,7 @@ from services import ServerProcess  # noqa: E402
 Shared = dict[str, ServerProcess]
 
 # Most of a scenario is waiting.
-AT_ONCE = 2 + max(2, os.cpu_count() or 2)
+AT_ONCE = 6 + max(2, os.cpu_count() or 2)
 
 
 @dataclass
