@@ -34,8 +34,9 @@ from services import ServerProcess  # noqa: E402
 # The servers that scenarios share, by backend.
 Shared = dict[str, ServerProcess]
 
-# Most of a scenario is waiting.
-AT_ONCE = 6 + max(2, os.cpu_count() or 2)
+# Most of a scenario is waiting. Those with faults have servers of their own each.
+CORES = max(2, os.cpu_count() or 2)
+AT_ONCE = {"scenarios": 6 + CORES, "faults": 2 + CORES}
 
 
 @dataclass
@@ -87,12 +88,12 @@ async def play(case: Case, folder: Path, shared: Shared) -> None:
         case.failure = f"{case.failure}\n{this.said()}".rstrip()
 
 
-async def play_all(cases: list[Case]) -> None:
+async def play_all(cases: list[Case], at_once: int) -> None:
     """Those that measure run alone, after the others."""
     with tempfile.TemporaryDirectory(prefix="dlock-behaviour-") as folder, ExitStack() as servers:
         wanted = {case.backend for case in cases} & SERVERS.keys()
         shared = {backend: servers.enter_context(SERVERS[backend]()) for backend in wanted}
-        slots = asyncio.Semaphore(AT_ONCE)
+        slots = asyncio.Semaphore(at_once)
 
         async def in_turn(case: Case) -> None:
             async with slots:
@@ -146,7 +147,7 @@ def main() -> int:
     ]
     cases = list(cases_of(options, scenarios))
     build({language for case in cases for language in case.scenario.cast(case.mode, case.turn).values()})
-    asyncio.run(play_all(cases))
+    asyncio.run(play_all(cases, AT_ONCE[options.suite]))
     missing = never_ran(options, scenarios, cases)
     for name in missing:
         print(f"FAILED no backend ran {name!r}")
