@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from driver_process import DriverProcess, now
 from expectation import Mismatch, check_answer, check_value
-from monitor import Commands, RaftEntries
 from scenario import Step
 
 if TYPE_CHECKING:
@@ -191,32 +190,18 @@ async def proxy(play: "Play", what: str, step: Step) -> None:
 
 
 async def monitor(play: "Play", what: str, step: Step) -> None:
-    """`start`; `stop` with `expect` or `at-most` steps of the server since; `settle` until it takes `at-most` in a second."""
+    """`start`; `stop` with `expect` or `at-most` steps of the server since."""
     ours = play.place.monitor
     if ours is None:
         raise RuntimeError("there is no server to watch")
     if what == "start":
         await ours.start()
         return
-    if what == "settle":
-        await settle(ours, step["at-most"], now() + play.milliseconds(step["within"]))
-        return
     seen = await ours.stop()
     if "measure" in step:
         play.figures.append(f"{step['measure']}: {len(seen)} {ours.unit}")
     if len(seen) > step.get("at-most", len(seen)) or len(seen) != step.get("expect", len(seen)):
         raise Mismatch(f"{len(seen)} {ours.unit}:\n" + "\n".join(line[:160] for line in seen[:40]))
-
-
-async def settle(ours: Commands | RaftEntries, at_most: int, deadline: float) -> None:
-    while True:
-        await ours.start()
-        await asyncio.sleep(1)
-        seen = await ours.stop()
-        if len(seen) <= at_most:
-            return
-        if now() > deadline:
-            raise Mismatch(f"the server does not come to rest: {len(seen)} {ours.unit} in a second")
 
 
 Intervention = Callable[["Play", Any, Step], Awaitable[None]]

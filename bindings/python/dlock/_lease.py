@@ -106,7 +106,7 @@ class Lease(LeaseHandle):
         state = self._state
         if state is None:
             state = current()
-        else:
+        else:  # as `_unwatch` does, without one more call at each release
             state.unwatch(self._number)
             self._state = None
         number = state.next_number()

@@ -9,7 +9,7 @@ const SLOTS: u16 = 16_384;
 
 /// The keys of one lock, all in one hash slot.
 ///
-/// In one piece of memory: every request needs them, and four texts would take longer than the rest of it.
+/// In one piece of memory: every request needs them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Names {
     text: String,
