@@ -16,6 +16,8 @@ from scenario import BACKENDS, CLIENTS, DURATION, Scenario, Step, milliseconds
 PATIENCE = 30_000.0
 """How long a step may take that sets no bound of its own, in ms."""
 POLL_SECONDS = 0.01
+# Of a step that is repeated until each of many is as expected.
+CHECKS_AT_ONCE = 100
 TAIL = 4000
 
 # What a step says beside the operation's own arguments.
@@ -99,7 +101,7 @@ class Play:
             return
         await self.introduce(client)
         if "count" in step:
-            await self._many(client, op, args, step["count"])
+            await self._many(client, op, args, step)
         elif op.startswith("start-"):
             self._begin(client, op.removeprefix("start-"), args)
         elif op in ("await", "cancel", "leave"):
@@ -201,17 +203,25 @@ class Play:
         self._tasks[args.get("as") or args["task"]] = (self.process_of[client], call)
         return call
 
-    async def _many(self, client: str, op: str, args: dict[str, Any], count: int) -> None:
+    async def _many(self, client: str, op: str, args: dict[str, Any], step: Step) -> None:
         """The same operation many times over, `{n}` being the number; waits for those that are not started in the background."""
-        calls = []
-        for n in range(count):
+        calls, checks, slots = [], [], asyncio.Semaphore(CHECKS_AT_ONCE)
+
+        async def check(numbered: dict[str, Any]) -> None:
+            async with slots:
+                await self._eventually(client, op, numbered, step)
+
+        for n in range(step["count"]):
             numbered = {name: value.replace("{n}", str(n)) if isinstance(value, str) else value for name, value in args.items()}
-            if op.startswith("start-"):
+            if "eventually" in step:
+                checks.append(check(numbered))
+            elif op.startswith("start-"):
                 self._begin(client, op.removeprefix("start-"), numbered)
             else:
                 calls.append(self.send(client, op, numbered))
         for call in calls:
             check_answer(await self.patiently(call.answer))
+        await asyncio.gather(*checks)
 
     async def _end_of_task(self, op: str, args: dict[str, Any], step: Step) -> None:
         name = args.get("task") or args["lease"]

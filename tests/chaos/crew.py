@@ -19,7 +19,7 @@ WORKERS = Path(__file__).resolve().parent / "workers"
 COMMANDS = {
     "python": [str(ROOT / ".venv/bin/python"), str(WORKERS / "worker.py")],
     "node": ["node", str(WORKERS / "worker.mjs")],
-    "rust": [str(ROOT / "target/debug/dlock-chaos")],
+    "rust": [str(ROOT / "target/release/dlock-chaos")],
 }
 START_SECONDS = 20.0
 IMPATIENT, PATIENT = 1000, 4000
@@ -28,7 +28,7 @@ IMPATIENT, PATIENT = 1000, 4000
 
 def build() -> None:
     """Builds what is not built by `make setup`."""
-    subprocess.run(["cargo", "build", "--quiet", "--locked", "-p", "dlock-chaos"], cwd=ROOT, check=True)
+    subprocess.run([ROOT / "tools/build-tests"], check=True)
 
 
 class Slot:

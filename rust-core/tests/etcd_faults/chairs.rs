@@ -1,13 +1,14 @@
 //! A session's attempts at one lock use a few keys again and again: nothing that is executed late may touch the next one's.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use dlock::backend::{Acquire, Grant, Outcome, Renew, Renewed};
 use dlock::error::Failure;
 use etcd_client::{Client, PutOptions, WatchOptions};
 
 use crate::session::{Session, TIMEOUT, TTL, all_places, onlooker, places, waiting};
-use crate::support::etcd::EtcdServer;
+use crate::support::etcd::{EtcdServer, Options};
 use crate::support::eventually;
 use crate::support::proxy::{Gate, Proxy};
 
@@ -93,7 +94,10 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let server = EtcdServer::start().await;
+        Self::at(EtcdServer::start().await).await
+    }
+
+    async fn at(server: EtcdServer) -> Self {
         let proxy = Proxy::to(server.port).await;
         let session = Session::new(&format!("etcd://127.0.0.1:{}", proxy.port));
         session.granted("warm", 1).await;
@@ -186,6 +190,37 @@ async fn r04_a_try_that_is_executed_late_makes_no_key() {
     assert_eq!(holder.release("k", 1).await, Outcome::Released);
     scene.execute_late_requests().await;
     assert_eq!(all_places(&scene.onlooker).await.len(), 0, "nothing remains of a try");
+}
+
+#[tokio::test]
+async fn r04_a_deletion_that_is_executed_late_spares_what_its_owner_asked_for_since() {
+    let scene = Scene::new().await;
+    let holder = Session::new(&scene.server.url());
+    holder.granted("k", 1).await;
+    scene.session.waiting("k", 2).await;
+    scene.proxy.requests(Gate::Stalled);
+    // Too short for another connection.
+    scene.session.backend.leave("k".into(), scene.session.owner(2), Duration::from_millis(300)).await.unwrap_err();
+    assert_eq!(holder.release("k", 1).await, Outcome::Released);
+    let grant = scene.session.granted("k", 2).await;
+    scene.execute_late_requests().await;
+    scene.holds("k", 2, grant).await;
+}
+
+#[tokio::test]
+async fn r04_a_server_that_takes_few_operations_is_asked_for_one_deletion_after_the_other() {
+    let few = Options { arguments: vec!["--max-txn-ops=3".to_owned()], ..Options::default() };
+    let scene = Scene::at(EtcdServer::start_with(few).await).await;
+    // All of them are asked for twice, so the guard moves on with their end.
+    for sequence in 2..7 {
+        scene.proxy.answers(Gate::Lost);
+        scene.session.granted(&format!("k{sequence}"), sequence).await;
+    }
+    let before = scene.server.raft_index().await;
+    let released = (2..7).map(async |sequence| scene.session.release(&format!("k{sequence}"), sequence).await);
+    assert_eq!(futures_util::future::join_all(released).await, [Outcome::Released; 5]);
+    assert_eq!(scene.server.raft_index().await - before, 5);
+    assert_eq!(all_places(&scene.onlooker).await.len(), 0);
 }
 
 #[tokio::test]

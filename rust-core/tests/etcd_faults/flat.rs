@@ -126,7 +126,10 @@ async fn r04_a_batch_that_was_done_and_not_answered_is_done_once() {
         let places = places(&onlooker, &key(sequence)).await;
         assert_eq!(places.iter().map(|place| place.create_revision().cast_unsigned()).collect::<Vec<_>>(), [token]);
     }
+    let before = server.raft_index().await;
     assert_eq!(release(&session).await, [Outcome::Released; COUNT]);
+    let cost = server.raft_index().await - before;
+    assert!(cost <= 2, "{cost}: what is left of them goes together");
 }
 
 /// A session whose batch is held up on its way to the server, while what it sends from then on gets there.

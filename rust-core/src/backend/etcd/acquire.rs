@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant as Timer;
 
 use super::Store;
-use super::attempts::{Attempt, Turned};
+use super::attempts::{Attempt, Leaving, Turned};
 use super::guard::guard_too_fast;
 use super::leases::{Kept, Lease, Seat, class};
 use super::names::{self, Queue};
@@ -46,6 +46,10 @@ impl Store {
     }
 
     pub(super) async fn get(&self, asking: &Asking, attempt: &mut Attempt) -> Result<Acquired, BackendError> {
+        if attempt.leaving != Leaving::No {
+            // A deletion that is executed late must not meet what is asked for now: another one is answered first, and then it finds nothing.
+            self.take_back(&asking.queue, asking.acquire.owner, attempt, asking.deadline).await?;
+        }
         let mut rounds = ROUNDS;
         while rounds > 0 && Timer::now() < asking.deadline {
             let guard = self.guard.known();

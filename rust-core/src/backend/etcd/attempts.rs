@@ -39,8 +39,18 @@ pub(super) struct Attempt {
     /// The value of the key.
     pub(super) note: Arc<str>,
     pub(super) watching: Option<Watching>,
-    /// Somebody sees to it that nothing of it is left.
-    pub(super) swept: bool,
+    pub(super) leaving: Leaving,
+}
+
+/// Whether an attempt's key is being deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Leaving {
+    #[default]
+    No,
+    /// That was asked for and not answered: it may still be executed.
+    Begun,
+    /// And somebody sees to it that nothing is left in the end.
+    Swept,
 }
 
 impl Attempt {

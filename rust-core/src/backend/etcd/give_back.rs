@@ -6,11 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant as Timer;
 
 use super::Store;
-use super::acquire::{Asking, ROUNDS};
-use super::attempts::{Attempt, Turned};
-use super::guard::guard_too_fast;
+use super::acquire::Asking;
+use super::attempts::{Attempt, Leaving, Turned};
 use super::names::Queue;
-use super::request::{self, Answer, Cleared};
+use super::request::Answer;
 use super::step::Step;
 use crate::backend::{Acquired, Handover, Outcome};
 use crate::error::{BackendError, Failure};
@@ -48,7 +47,7 @@ impl Store {
     ) -> Result<(), BackendError> {
         let mut turn = turned.wait(deadline).await?;
         let outcome = self.take_back(&queue, owner, &mut turn, deadline).await;
-        if outcome.is_err() && !std::mem::replace(&mut turn.swept, true) {
+        if outcome.is_err() && std::mem::replace(&mut turn.leaving, Leaving::Swept) != Leaving::Swept {
             tokio::spawn(self.clone().sweep(queue, owner));
         }
         self.attempts.end(owner, turn);
@@ -135,45 +134,20 @@ impl Store {
             return Ok(Outcome::NotHeld);
         }
         let place = queue.place(owner.session, attempt.chair);
+        if attempt.leaving == Leaving::No {
+            attempt.leaving = Leaving::Begun;
+        }
         match attempt.created {
             Some(created) if !attempt.unanswered => {
                 let [coming] = self.line.submit([Step::Delete { place, created }], deadline)?;
                 released_by(attempt, &coming.wait().await?)
             }
-            _ => self.clear(place, attempt, deadline).await,
-        }
-    }
-
-    /// Deletes what an attempt has, or may still get: what may still be executed would make the key again. So in the same transaction the
-    /// guard moves on, past it. It goes alone, as no two transactions of a batch may write the guard.
-    async fn clear(&self, place: Vec<u8>, attempt: &mut Attempt, deadline: Timer) -> Result<Outcome, BackendError> {
-        let _one_at_a_time = self.guard.turn(deadline).await?;
-        let mut ghosts = false;
-        for _ in 0..ROUNDS {
-            let guard = self.guard.current(deadline).await?;
-            let put = self.guard.put(deadline).await?;
-            let answer = match self.line.execute(|| request::clear(place.clone(), &guard, put.clone()), deadline).await {
-                Ok(answer) => answer,
-                // It went alone, so it is the guard's.
-                Err(error) if request::names_a_lease_that_is_gone(&error) => {
-                    ghosts |= error.failure == Failure::Unknown;
-                    self.guard.unseat();
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            // It may have been this that moved the guard on, and deleted the key.
-            ghosts |= answer.ghosts;
-            match request::cleared(&answer)? {
-                Cleared::Done(created) => {
-                    self.guard.moved_to(answer.revision);
-                    let held = attempt.granted && created.is_some() && created == attempt.created;
-                    return released(attempt, held, ghosts);
-                }
-                Cleared::Unguarded => self.guard.forget(&guard),
+            _ => {
+                let cleared = self.clearing.clear(place, deadline).await?;
+                let held = attempt.granted && cleared.created.is_some() && cleared.created == attempt.created;
+                released(attempt, held, cleared.ghosts)
             }
         }
-        Err(guard_too_fast())
     }
 }
 

@@ -28,7 +28,6 @@ pub(super) struct Guard {
     pool: Arc<Pool>,
     state: Mutex<State>,
     making: tokio::sync::Mutex<()>,
-    moving: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -40,14 +39,7 @@ struct State {
 
 impl Guard {
     pub(super) fn new(key: Vec<u8>, endpoints: Arc<Endpoints>, pool: Arc<Pool>) -> Self {
-        Self {
-            key: key.into(),
-            endpoints,
-            pool,
-            state: Mutex::default(),
-            making: tokio::sync::Mutex::default(),
-            moving: tokio::sync::Mutex::default(),
-        }
+        Self { key: key.into(), endpoints, pool, state: Mutex::default(), making: tokio::sync::Mutex::default() }
     }
 
     /// The guard as far as this session knows. Made at first use.
@@ -90,12 +82,6 @@ impl Guard {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// The turn to move the guard on with a transaction that compares it: of two at once, one would fail.
-    pub(super) async fn turn(&self, deadline: Timer) -> Result<impl Drop + '_, BackendError> {
-        let late = || BackendError::new(Failure::NotSent, "others moved the session's guard all the time");
-        timeout_at(deadline, self.moving.lock()).await.map_err(|_| late())
     }
 
     /// Moves the guard on: what was asked before this and is not executed yet will never be.

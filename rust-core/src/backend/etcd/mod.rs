@@ -4,7 +4,7 @@
 //! is the set of keys itself, and a lock passes on when its holder's key is deleted or the lease that the key is under ends. Each waiter
 //! watches the key of the one before it.
 //!
-//! **Steps.** `acquire` asks for a place and looks at it, `give_back` deletes it, `renew` extends; `request` has the transactions.
+//! **Steps.** `acquire` asks for a place and looks at it, `give_back` deletes it (`clear` after an unknown outcome), `renew` extends; `request` has the transactions.
 //! **Batches.** Requests that would queue behind others go together; see [`batch`].
 //! **Late requests** are kept from doing harm by the [`guard`]. **Leases** are shared by locks; see [`leases`].
 
@@ -13,6 +13,7 @@ mod acquire;
 pub mod address;
 mod attempts;
 mod batch;
+mod clear;
 mod cluster;
 #[doc(hidden)]
 pub mod endpoints;
@@ -48,6 +49,7 @@ use self::acquire::Asking;
 use self::address::Address;
 use self::attempts::Attempts;
 use self::batch::Line;
+use self::clear::Clearing;
 use self::endpoints::Endpoints;
 use self::guard::Guard;
 use self::leases::Pool;
@@ -85,8 +87,9 @@ pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
         Box::new(move || on_hint(Hint::All))
     };
     let pool = Pool::new(endpoints.clone(), context.clock.clone(), context.op_timeout, on_end);
-    let guard = Guard::new(names::guard(&root, context.session), endpoints.clone(), pool.clone());
+    let guard = Arc::new(Guard::new(names::guard(&root, context.session), endpoints.clone(), pool.clone()));
     let line = Arc::new(Line::new(endpoints.clone()));
+    let clearing = Arc::new(Clearing::new(line.clone(), guard.clone()));
     let looks = Arc::new(Line::of_reads(endpoints.clone()));
     let watches = Watches::new(endpoints.clone(), context.clone());
     let capabilities = Capabilities {
@@ -111,6 +114,7 @@ pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
         watches,
         line,
         looks,
+        clearing,
         attempts: Attempts::default(),
         seen: Seen::default(),
         wanted: Seen::default(),
@@ -139,10 +143,11 @@ struct Store {
     root: String,
     endpoints: Arc<Endpoints>,
     pool: Arc<Pool>,
-    guard: Guard,
+    guard: Arc<Guard>,
     watches: Arc<Watches>,
     line: Arc<Line>,
     looks: Arc<Line>,
+    clearing: Arc<Clearing>,
     attempts: Attempts,
     seen: Seen,
     /// Locks that others wanted as well, of late.

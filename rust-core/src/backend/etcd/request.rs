@@ -273,33 +273,29 @@ pub(super) fn looked(created: i64, answer: &Answer) -> Result<Looked, BackendErr
     })
 }
 
-/// Deletes whatever an attempt may have made by now, and with `put` moves the guard on in the same step: what was asked before and is not
+/// Deletes whatever attempts may have made by now, and with `put` moves the guard on in the same step: what was asked before and is not
 /// executed yet will never be.
 ///
-/// It compares the guard, which it changes, so it is executed once at most: never when the chair is somebody else's.
-pub(super) fn clear(place: Vec<u8>, guard: &Guarded, put: TxnOp) -> Txn {
-    let delete = TxnOp::delete(place, Some(DeleteOptions::new().with_prev_key()));
-    Txn::new().when(vec![guard.compare()]).and_then(vec![put, delete])
+/// It compares the guard, which it changes, so it is executed once at most: never when a chair is somebody else's.
+pub(super) fn clear(places: &[&[u8]], guard: &Guarded, put: TxnOp) -> Txn {
+    let delete = |place: &&[u8]| TxnOp::delete(*place, Some(DeleteOptions::new().with_prev_key()));
+    let steps = std::iter::once(put).chain(places.iter().map(delete)).collect::<Vec<_>>();
+    Txn::new().when(vec![guard.compare()]).and_then(steps)
 }
 
-/// What became of a key that was to be deleted.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Cleared {
-    /// This is the create revision of what was there, if anything was.
-    Done(Option<i64>),
-    /// The guard has moved on: nothing was done.
-    Unguarded,
-}
-
-/// Reads the answer to [`clear`].
-pub(super) fn cleared(answer: &Answer) -> Result<Cleared, BackendError> {
-    match (answer.succeeded(), &*answer.op_responses()) {
-        (true, [TxnOpResponse::Put(_), TxnOpResponse::Delete(deleted)]) => {
-            Ok(Cleared::Done(deleted.prev_kvs().first().map(KeyValue::create_revision)))
-        }
-        (false, _) => Ok(Cleared::Unguarded),
-        _ => Err(unexpected()),
+/// Reads the answer to [`clear`]: the create revision of what was at each of so many places, if anything was; `None` if the guard has moved
+/// on, and nothing was done.
+pub(super) fn cleared(answer: &Answer, count: usize) -> Result<Option<Vec<Option<i64>>>, BackendError> {
+    if !answer.succeeded() {
+        return Ok(None);
     }
+    let responses = answer.op_responses();
+    let found = responses.iter().filter_map(|response| match response {
+        TxnOpResponse::Delete(deleted) => Some(deleted.prev_kvs().first().map(KeyValue::create_revision)),
+        _ => None,
+    });
+    let found: Vec<_> = found.collect();
+    if found.len() == count { Ok(Some(found)) } else { Err(unexpected()) }
 }
 
 /// Puts the key that was made at `created` under another lease, and a new value in it if there is one; its create revision stays.
