@@ -1,5 +1,6 @@
 """A server of our own: on a free loopback port, in an empty folder, gone at the end."""
 
+import itertools
 import os
 import signal
 import socket
@@ -8,7 +9,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -132,9 +133,16 @@ class ServerProcess(ABC):
             process.wait()
 
 
+# Below those that the system gives to outgoing connections. Test processes that run at once begin far from each other.
+PORTS = range(10_000, 32_000)
+_places = itertools.count(os.getpid() * 7_919)
+
+
 def free_port() -> int:
-    """A loopback port that nobody used a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody used a moment ago, and that is nobody else's while its server is down."""
+    for place in itertools.islice(_places, len(PORTS)):
+        port = PORTS[place % len(PORTS)]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")

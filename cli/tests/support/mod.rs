@@ -4,6 +4,8 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod redis;
+#[path = "../../../rust-core/tests/support/starting.rs"]
+pub mod starting;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};

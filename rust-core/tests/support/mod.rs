@@ -11,6 +11,7 @@ pub mod proxy;
 pub mod redis;
 pub mod sentinel;
 pub mod soak;
+pub mod starting;
 
 use std::time::{Duration, Instant};
 

@@ -1,10 +1,8 @@
 //! A real redis-server, and sessions that use it.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dlock::backend::{Acquire, Acquired, Backend, Context, Grant, Handover, Hint, Outcome, Place, Release, Waiting, from_url};
@@ -13,11 +11,12 @@ use dlock::error::BackendError;
 use dlock::holder::Note;
 use dlock::owner::{OwnerId, SessionId};
 use redis::aio::MultiplexedConnection;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::certificates::{Authority, Identity};
-use super::eventually;
+use super::starting::{START_ATTEMPTS, START_TIMEOUT, free_port, next_number};
 
 pub const TTL: Duration = Duration::from_secs(30);
 /// Long enough for a busy machine.
@@ -38,40 +37,50 @@ impl Server {
 
     /// Starts a server with further arguments.
     pub async fn start_with(arguments: &[&str]) -> Self {
-        let port = free_port();
-        Self::start_on(port, &[&["--port", &port.to_string()], arguments].concat()).await
+        Self::start_on(|port| [&["--port", port], arguments].concat().into_iter().map(str::to_owned).collect()).await
     }
 
     /// Starts a server that speaks TLS alone, and may want a certificate of its clients.
     pub async fn start_secure(authority: &Authority, wants_certificates: bool) -> Self {
         let (Identity { certificate, key }, ca) = (authority.issue("server"), authority.certificate());
-        let port = free_port();
-        let port_text = port.to_string();
         let of_clients = if wants_certificates { "yes" } else { "no" };
-        let arguments = [
-            ["--port", "0"],
-            ["--tls-port", &port_text],
-            ["--tls-auth-clients", of_clients],
-            ["--tls-cert-file", certificate.to_str().unwrap()],
-            ["--tls-key-file", key.to_str().unwrap()],
-            ["--tls-ca-cert-file", ca.to_str().unwrap()],
-        ];
-        Self::start_on(port, arguments.as_flattened()).await
+        Self::start_on(|port| {
+            let arguments = [
+                ["--port", "0"],
+                ["--tls-port", port],
+                ["--tls-auth-clients", of_clients],
+                ["--tls-cert-file", certificate.to_str().unwrap()],
+                ["--tls-key-file", key.to_str().unwrap()],
+                ["--tls-ca-cert-file", ca.to_str().unwrap()],
+            ];
+            arguments.as_flattened().iter().copied().map(str::to_owned).collect()
+        })
+        .await
     }
 
-    async fn start_on(port: u16, arguments: &[&str]) -> Self {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("dlock-redis-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let arguments = arguments.iter().map(ToString::to_string).collect();
-        let mut server = Self { port, directory, arguments, child: None };
-        server.restart().await;
-        server
+    /// Starts a server on a free port; its arguments say which.
+    async fn start_on(arguments: impl Fn(&str) -> Vec<String>) -> Self {
+        for _ in 0..START_ATTEMPTS {
+            let directory = std::env::temp_dir().join(format!("dlock-redis-{}-{}", std::process::id(), next_number()));
+            std::fs::create_dir_all(&directory).unwrap();
+            let port = free_port();
+            let mut server = Self { port, directory, arguments: arguments(&port.to_string()), child: None };
+            server.spawn();
+            if server.serves().await {
+                return server;
+            }
+        }
+        panic!("redis-server does not start");
     }
 
     /// Starts the server, again on the same port.
     pub async fn restart(&mut self) {
+        self.spawn();
+        assert!(self.serves().await, "redis-server does not start again");
+    }
+
+    fn spawn(&mut self) {
+        let _ = std::fs::remove_file(self.socket());
         let child = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--unixsocket", self.socket().to_str().unwrap(), "--daemonize", "no", "--dir"])
@@ -82,9 +91,18 @@ impl Server {
             .spawn()
             .expect("redis-server must be on PATH");
         self.child = Some(child);
-        let port = self.port;
-        eventually("redis-server answers", || async move { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() })
-            .await;
+    }
+
+    /// False if the process ends instead: its port may be somebody else's, who answers there. The socket is its own, and comes after the port.
+    async fn serves(&mut self) -> bool {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while Instant::now() < deadline && self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none()) {
+            if UnixStream::connect(self.socket()).await.is_ok() {
+                return true;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        false
     }
 
     /// SIGKILL.
@@ -114,8 +132,6 @@ impl Server {
 
     /// One through the socket, whatever the server speaks on its port.
     pub async fn local_cli(&self) -> Cli {
-        // The file is there before the server listens.
-        eventually("the socket answers", || async { tokio::net::UnixStream::connect(self.socket()).await.is_ok() }).await;
         Cli::to(&format!("redis+unix://{}", self.socket().display())).await
     }
 }
@@ -124,16 +140,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-/// Low enough that Cluster's bus port, 10,000 above, exists too.
-pub fn free_port() -> u16 {
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < 55_000 {
-            return port;
-        }
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::eventually;
-use super::redis::{Cli, Server, free_port};
+use super::redis::{Cli, Server};
+use super::starting::{free_port, next_number};
 
 /// Ended by Drop.
 pub struct Sentinel {
@@ -19,9 +19,7 @@ impl Sentinel {
     /// One that watches a server called `name` and counts it as down after this time. Sentinels of one server find each other. More lines of configuration
     /// may follow, with `{port}` for its own.
     pub async fn start(name: &str, server: &Server, votes: usize, down_after: Duration, lines: &[&str]) -> Self {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("dlock-sentinel-{}-{number}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("dlock-sentinel-{}-{}", std::process::id(), next_number()));
         std::fs::create_dir_all(&directory).unwrap();
         let (port, file) = (free_port(), directory.join("sentinel.conf"));
         let down_after = down_after.as_millis();

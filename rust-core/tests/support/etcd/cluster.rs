@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::server::{EtcdServer, Options, START_ATTEMPTS, START_TIMEOUT, Status};
+use super::server::{EtcdServer, Options, Status};
+use crate::support::starting::{START_ATTEMPTS, START_TIMEOUT};
 
 /// Three members. They are named by their index.
 pub struct EtcdCluster {

@@ -1,11 +1,9 @@
 //! A real server of etcd.
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,11 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::eventually;
+use crate::support::starting::{START_ATTEMPTS, START_TIMEOUT, free_port, next_number};
 
-/// What a port taken between looking and binding costs: another try.
-pub(super) const START_ATTEMPTS: usize = 5;
-/// Long enough for a busy machine to elect a leader.
-pub(super) const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a member that is alive may take to tell its status.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -339,25 +334,4 @@ fn stands_still(pid: u32) -> bool {
     };
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     threads.flatten().all(|thread| state(&thread.path()).is_none_or(|state| state == 'T'))
-}
-
-fn next_number() -> u32 {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    NUMBER.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A loopback port that nobody used a moment ago, below those that the system gives to outgoing connections: while a server
-/// is down its port stays free, and a client that knocks there does not meet itself.
-fn free_port() -> u16 {
-    const FIRST: u32 = 10_000;
-    const COUNT: u32 = 22_000;
-    for _ in 0..COUNT {
-        // Test processes that run at once begin far from each other.
-        let place = std::process::id().wrapping_mul(7_919).wrapping_add(next_number());
-        let port = u16::try_from(FIRST + place % COUNT).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no port is free");
 }
