@@ -47,7 +47,7 @@ impl Store {
 
     pub(super) async fn get(&self, asking: &Asking, attempt: &mut Attempt) -> Result<Acquired, BackendError> {
         if attempt.leaving != Leaving::No {
-            // A deletion that is executed late must not meet what is asked for now: another one is answered first, and then it finds nothing.
+            // A deletion that is executed late would find the place, and that may be granted by then: first the place is gone for sure.
             self.take_back(&asking.queue, asking.acquire.owner, attempt, asking.deadline).await?;
         }
         let mut rounds = ROUNDS;

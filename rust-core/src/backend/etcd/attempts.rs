@@ -47,7 +47,7 @@ pub(super) struct Attempt {
 pub(super) enum Leaving {
     #[default]
     No,
-    /// That was asked for and not answered: it may still be executed.
+    /// No answer has said that it is gone: a deletion may still be executed.
     Begun,
     /// And somebody sees to it that nothing is left in the end.
     Swept,
@@ -67,6 +67,13 @@ impl Attempt {
             self.seat = Some(self.elsewhere.swap_remove(index));
         }
         self.elsewhere.clear();
+    }
+
+    /// From here on its key is to be deleted.
+    pub(super) fn leave(&mut self) {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::Begun;
+        }
     }
 
     /// What a failed request means for the attempt: only an unknown outcome has its owner leave.

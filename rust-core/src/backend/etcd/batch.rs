@@ -225,7 +225,7 @@ impl Line {
 }
 
 /// What an error means if the same was given to another server as well, which may do it yet.
-fn haunted(error: BackendError, ghosts: bool) -> BackendError {
+pub(super) fn haunted(error: BackendError, ghosts: bool) -> BackendError {
     if ghosts { BackendError { failure: Failure::Unknown, ..error } } else { error }
 }
 

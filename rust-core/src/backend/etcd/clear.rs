@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant as Timer, timeout_at};
 
 use super::acquire::ROUNDS;
-use super::batch::Line;
+use super::batch::{Line, haunted};
 use super::guard::{Guard, guard_too_fast};
 use super::request;
 use crate::error::{BackendError, Failure};
@@ -73,7 +73,7 @@ impl Clearing {
         }
         match timeout_at(deadline, answered).await {
             Ok(Ok(answered)) => answered,
-            // Unsent: its time was over, or the engine is shutting down.
+            // Or unsent, where its time was over in line or the engine is shutting down.
             Ok(Err(_)) | Err(_) => Err(BackendError::new(Failure::Unknown, "no answer in time")),
         }
     }
@@ -82,7 +82,9 @@ impl Clearing {
     async fn run(self: Arc<Self>) {
         loop {
             let Some(batch) = self.state.lock().next() else { return };
-            self.send(batch).await;
+            let this = self.clone();
+            // In a task of its own: whatever ends it, those in line are not forgotten.
+            let _ = tokio::spawn(async move { this.send(batch).await }).await;
         }
     }
 
@@ -95,7 +97,7 @@ impl Clearing {
                     let _ = waiting.answer.send(Ok(cleared));
                 }
             }
-            // Nothing was done: the server takes fewer operations.
+            // Nothing was done: with so many operations, perhaps.
             Err(error) if error.failure == Failure::Refused && batch.len() > 1 => {
                 for waiting in batch {
                     let alone = self.delete(&[&waiting.place], waiting.deadline).await;
@@ -112,24 +114,29 @@ impl Clearing {
 
     async fn delete(&self, places: &[&[u8]], deadline: Timer) -> Result<Vec<Cleared>, BackendError> {
         let mut ghosts = false;
+        // One of the requests before the last may have been executed.
+        self.try_to_delete(places, deadline, &mut ghosts).await.map_err(|error| haunted(error, ghosts))
+    }
+
+    async fn try_to_delete(&self, places: &[&[u8]], deadline: Timer, ghosts: &mut bool) -> Result<Vec<Cleared>, BackendError> {
         for _ in 0..ROUNDS {
             let guard = self.guard.current(deadline).await?;
-            let put = self.guard.put(deadline).await?;
+            let (put, lease) = self.guard.put(deadline).await?;
             let answer = match self.line.execute(|| request::clear(places, &guard, put.clone()), deadline).await {
                 Ok(answer) => answer,
                 // It went alone, so it is the guard's.
                 Err(error) if request::names_a_lease_that_is_gone(&error) => {
-                    ghosts |= error.failure == Failure::Unknown;
-                    self.guard.unseat();
+                    *ghosts |= error.failure == Failure::Unknown;
+                    self.guard.unseat(lease);
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             // It may have been this that moved the guard on, and deleted the keys.
-            ghosts |= answer.ghosts;
+            *ghosts |= answer.ghosts;
             if let Some(found) = request::cleared(&answer, places.len())? {
                 self.guard.moved_to(answer.revision);
-                return Ok(found.into_iter().map(|created| Cleared { created, ghosts }).collect());
+                return Ok(found.into_iter().map(|created| Cleared { created, ghosts: *ghosts }).collect());
             }
             self.guard.forget(&guard);
         }

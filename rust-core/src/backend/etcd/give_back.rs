@@ -63,6 +63,10 @@ impl Store {
             let Some(turned) = self.attempts.find(owner) else { return };
             let deadline = Timer::now() + self.context.op_timeout;
             let Ok(mut turn) = turned.wait(deadline).await else { continue };
+            if turn.leaving != Leaving::Swept {
+                // It was gone, and its owner has asked for another one.
+                return self.attempts.end(owner, turn);
+            }
             let swept = self.take_back(&queue, owner, &mut turn, deadline).await.is_ok();
             self.attempts.end(owner, turn);
             if swept {
@@ -110,6 +114,7 @@ impl Store {
         };
         let place = queue.place(owner.session, attempt.chair);
         let delete = Step::Delete { place, created: attempt.created.unwrap_or(0) };
+        attempt.leave();
         let [released, asked] = self.line.submit([delete, Step::Ask(ask)], *deadline)?;
         let kept = self.pool.freshen(&prepared.lease, *since, *deadline);
         let (released, asked, kept) = tokio::join!(released.wait(), asked.wait(), kept);
@@ -134,9 +139,7 @@ impl Store {
             return Ok(Outcome::NotHeld);
         }
         let place = queue.place(owner.session, attempt.chair);
-        if attempt.leaving == Leaving::No {
-            attempt.leaving = Leaving::Begun;
-        }
+        attempt.leave();
         match attempt.created {
             Some(created) if !attempt.unanswered => {
                 let [coming] = self.line.submit([Step::Delete { place, created }], deadline)?;

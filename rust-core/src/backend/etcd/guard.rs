@@ -65,7 +65,8 @@ impl Guard {
         // Twice at most: the lease may have ended.
         let mut again = true;
         loop {
-            let txn = Txn::new().and_then(vec![self.put(deadline).await?]);
+            let (put, lease) = self.put(deadline).await?;
+            let txn = Txn::new().and_then(vec![put]);
             let request = |mut client: Client| {
                 let txn = txn.clone();
                 async move { client.txn(txn).await }
@@ -75,7 +76,7 @@ impl Guard {
                 // Whatever another server makes of it: no later one may be put under that lease.
                 Err(error) if again && request::names_a_lease_that_is_gone(&error) => {
                     again = false;
-                    self.unseat();
+                    self.unseat(lease);
                 }
                 // Nothing of the caller's own was sent.
                 Err(error) if error.failure == Failure::Unknown => return Err(BackendError { failure: Failure::NotSent, ..error }),
@@ -89,8 +90,8 @@ impl Guard {
         self.make(deadline).await.map(drop)
     }
 
-    /// Puts the guard's key. In a transaction it moves the guard on: see [`Self::moved_to`].
-    pub(super) async fn put(&self, deadline: Timer) -> Result<TxnOp, BackendError> {
+    /// Puts the guard's key, under the lease of this id. In a transaction it moves the guard on: see [`Self::moved_to`].
+    pub(super) async fn put(&self, deadline: Timer) -> Result<(TxnOp, i64), BackendError> {
         let lease = self.state.lock().seat.as_ref().map(|seat| seat.lease.id);
         let lease = if let Some(lease) = lease {
             lease
@@ -98,7 +99,7 @@ impl Guard {
             let seat = self.pool.join(TTL, deadline).await?;
             self.state.lock().seat.insert(seat).lease.id
         };
-        Ok(TxnOp::put(&*self.key, "", Some(PutOptions::new().with_lease(lease))))
+        Ok((TxnOp::put(&*self.key, "", Some(PutOptions::new().with_lease(lease))), lease))
     }
 
     /// A transaction with [`Self::put`] in it was executed at this revision.
@@ -118,13 +119,13 @@ impl Guard {
         }
     }
 
-    /// The lease that the guard's key is under has ended.
-    pub(super) fn unseat(&self) {
+    /// This lease, which the guard's key was put under, has ended. Another one may have been found meanwhile.
+    pub(super) fn unseat(&self, lease: i64) {
         let mut state = self.state.lock();
-        if let Some(seat) = state.seat.take() {
+        if let Some(seat) = state.seat.take_if(|seat| seat.lease.id == lease) {
             self.pool.is_over(&seat.lease);
+            state.revision = None;
         }
-        state.revision = None;
     }
 }
 

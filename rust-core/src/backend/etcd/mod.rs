@@ -4,7 +4,8 @@
 //! is the set of keys itself, and a lock passes on when its holder's key is deleted or the lease that the key is under ends. Each waiter
 //! watches the key of the one before it.
 //!
-//! **Steps.** `acquire` asks for a place and looks at it, `give_back` deletes it (`clear` after an unknown outcome), `renew` extends; `request` has the transactions.
+//! **Steps.** `acquire` asks for a place and looks at it, `give_back` deletes it, after an unknown outcome by way of `clear`, `renew` extends;
+//! `request` has the transactions.
 //! **Batches.** Requests that would queue behind others go together; see [`batch`].
 //! **Late requests** are kept from doing harm by the [`guard`]. **Leases** are shared by locks; see [`leases`].
 
