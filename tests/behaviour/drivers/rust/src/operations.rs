@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dlock::backend::Whom;
 use dlock::error::Error;
-use dlock::observe::{Event, Kind};
+use dlock::observe::{Event, Kind, Kinds, Subscription};
 use dlock::{Client, ClientOptions, Lease, Lock, LockOptions};
 use futures_util::future::try_join_all;
 use parking_lot::Mutex;
@@ -26,7 +26,28 @@ pub(crate) struct Driver {
     locks: RefCell<HashMap<String, Lock>>,
     leases: RefCell<HashMap<String, Lease>>,
     bodies: RefCell<HashMap<String, Rc<Notify>>>,
-    events: RefCell<HashMap<String, Arc<Mutex<Vec<Event>>>>>,
+    heard: RefCell<HashMap<String, Heard>>,
+}
+
+/// What a client has heard, by one subscription: of two, each would keep an order of its own.
+struct Heard {
+    subscription: Subscription,
+    kinds: Vec<Kind>,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Heard {
+    fn by(client: &Client) -> Self {
+        let events = Arc::<Mutex<Vec<Event>>>::default();
+        let heard = events.clone();
+        let subscription = client.on(Kinds::default(), move |event| heard.lock().push(event.clone()));
+        Self { subscription, kinds: Vec::new(), events }
+    }
+
+    fn listen_to(&mut self, kind: Kind) {
+        self.kinds.push(kind);
+        self.subscription.set_kinds(self.kinds.iter().copied().collect());
+    }
 }
 
 impl Driver {
@@ -93,11 +114,11 @@ impl Driver {
             "health" => Ok(health(&client.health().await?)),
             "metrics" => Ok(client.metrics().into()),
             "on" => {
-                let heard = self.events.borrow_mut().entry(request.client.clone()).or_default().clone();
-                client.on(Kind::parse(&args.event)?, move |event| heard.lock().push(event.clone()));
+                let kind = Kind::parse(&args.event)?;
+                self.heard.borrow_mut().entry(request.client.clone()).or_insert_with(|| Heard::by(&client)).listen_to(kind);
                 Ok(true.into())
             }
-            "heard" => Ok(self.events.borrow()[&request.client].lock().iter().map(happening).collect()),
+            "heard" => Ok(self.heard.borrow()[&request.client].events.lock().iter().map(happening).collect()),
             "close" => {
                 client.close(duration("timeout", args.timeout.as_ref())?.unwrap_or_default()).await?;
                 Ok(true.into())
@@ -132,6 +153,7 @@ impl Driver {
         }
         let client = Client::with_options(&args.url, options)?;
         self.clients.borrow_mut().insert(name.to_owned(), client);
+        self.heard.borrow_mut().remove(name);
         Ok(std::process::id().into())
     }
 
