@@ -91,7 +91,9 @@ mod tests {
 
     #[test]
     fn a_zombie_holds_nothing() {
+        let starting = super::super::scratch::STARTING.lock();
         let mut child = std::process::Command::new("true").spawn().unwrap();
+        drop(starting);
         let process = Process { pid: child.id(), started: 0 };
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
         while process.is_alive() {
