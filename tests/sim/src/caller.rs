@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use dlock::clock::Clock;
 use dlock::{Client, Error, Lease, Lock, LockOptions};
 use parking_lot::Mutex;
 
@@ -173,10 +174,17 @@ impl Caller {
             return;
         }
         self.history.releasing(number);
+        let vouched_until = self.clock.now() + lease.remaining();
         match step.end {
-            End::Release(cancel) => drop(self.until(cancel, lease.release()).await),
+            End::Release(cancel) => {
+                let _ = self.until(cancel, lease.release()).await;
+                self.judge.given_back(&lease, self.clock.now() < vouched_until);
+            }
             End::ReleaseThen => drop(lease.release_then(drop)),
-            End::Loss => drop(lease.release().await),
+            End::Loss => {
+                let _ = lease.release().await;
+                self.judge.given_back(&lease, self.clock.now() < vouched_until);
+            }
             End::Forget => {
                 drop(lock);
                 drop(lease);

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dlock::LossReason;
 use dlock::owner::OwnerId;
+use dlock::{Lease, LossReason, Status};
 use parking_lot::Mutex;
 
 use crate::history::{History, Told};
@@ -118,6 +118,13 @@ impl Judge {
         });
         if let Some(Some(late)) = late {
             self.world.violate(|| late);
+        }
+    }
+
+    /// A release has returned, `in_time` while the lease would still have been vouched for: until then it is tried again, not given up.
+    pub(crate) fn given_back(&self, lease: &Lease, in_time: bool) {
+        if in_time && lease.status() == Status::Unconfirmed {
+            self.world.violate(|| format!("release: {} was given up before its time", lease.owner()));
         }
     }
 
