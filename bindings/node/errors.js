@@ -20,6 +20,7 @@ class RetriesExhausted extends NotAcquired {}
 class LockLost extends LockError {}
 class NotHeld extends LockError {}
 class BackendUnavailable extends LockError {}
+class BackendRefused extends LockError {}
 class ClientClosed extends LockError {}
 class ForkedError extends LockError {}
 
@@ -40,6 +41,7 @@ const classes = {
   LockLost,
   NotHeld,
   BackendUnavailable,
+  BackendRefused,
   InvalidOptions,
   ClientClosed,
   ForkedError,
@@ -57,6 +59,7 @@ const byCode = {
   LOCK_LOST: LockLost,
   NOT_HELD: NotHeld,
   BACKEND_UNAVAILABLE: BackendUnavailable,
+  BACKEND_REFUSED: BackendRefused,
   INVALID_OPTIONS: InvalidOptions,
   CLIENT_CLOSED: ClientClosed,
   FORKED: ForkedError,

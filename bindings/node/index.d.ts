@@ -353,8 +353,14 @@ export declare class NotHeld extends LockError {
   readonly key: string;
 }
 
-/** The backend could not be reached or could not serve the request. */
+/** The backend could not be reached or cannot serve the request now. */
 export declare class BackendUnavailable extends LockError {
+  /** Its address, without the password. */
+  readonly server: string;
+}
+
+/** The backend answers and says no: login, rights, a limit, a value that is not a lock's. Trying again will not help. */
+export declare class BackendRefused extends LockError {
   /** Its address, without the password. */
   readonly server: string;
 }

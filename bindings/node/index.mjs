@@ -2,6 +2,7 @@ import dlock from './index.js';
 
 export const {
   AcquireTimeout,
+  BackendRefused,
   BackendUnavailable,
   Client,
   ClientClosed,

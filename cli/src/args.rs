@@ -22,6 +22,7 @@ Exit codes of all commands (those of `dlock run` are in `dlock run --help`):
    0  done                            69  the backend is unavailable
    1  `release`: not held so          70  a fault that should not happen
   64  wrong usage                     71  the system refused something
+                                      77  the backend refused: login, rights, limits
 
 Colours are for terminals only; NO_COLOR=1 switches them off there too.";
 
@@ -137,9 +138,9 @@ and the command is ended when dlock goes on.
 
 Exit code: the command's own, 128+n if signal n ended it, or
   64  wrong usage                          76  the lock was lost while the command ran
-  69  the backend is unavailable          126  the command cannot be executed
-  71  the system refused something        127  the command was not found
-  75  not acquired within --wait or --retries
+  69  the backend is unavailable           77  the backend refused: login, rights, limits
+  71  the system refused something        126  the command cannot be executed
+  75  not acquired in time or attempts    127  the command was not found
 
 Times are seconds, or have a unit: 500ms, 30s, 5m, 2h.";
 

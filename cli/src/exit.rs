@@ -9,7 +9,7 @@ use crate::json;
 
 /// The call cannot be understood: `EX_USAGE` of sysexits.h.
 pub(crate) const USAGE: u8 = 64;
-/// The backend cannot be reached or cannot serve us: `EX_UNAVAILABLE`.
+/// The backend cannot be reached or cannot serve us now: `EX_UNAVAILABLE`.
 pub(crate) const UNAVAILABLE: u8 = 69;
 /// A fault that should not happen: `EX_SOFTWARE`.
 pub(crate) const SOFTWARE: u8 = 70;
@@ -19,6 +19,8 @@ pub(crate) const SYSTEM: u8 = 71;
 pub(crate) const NOT_ACQUIRED: u8 = 75;
 /// The lock was lost while the command ran.
 pub(crate) const LOST: u8 = 76;
+/// The backend answers and says no (login, rights, limits): `EX_NOPERM`.
+pub(crate) const REFUSED: u8 = 77;
 /// The command was found but cannot be executed, as in a shell.
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
 /// The command was not found, as in a shell.
@@ -69,6 +71,7 @@ impl From<Error> for Failure {
         let code = match error {
             Error::InvalidOptions { .. } => USAGE,
             Error::BackendUnavailable { .. } => UNAVAILABLE,
+            Error::BackendRefused { .. } => REFUSED,
             Error::AcquireTimeout { .. } | Error::LockBusy { .. } | Error::RetriesExhausted { .. } => NOT_ACQUIRED,
             Error::LockLost { .. } => LOST,
             _ => SOFTWARE,

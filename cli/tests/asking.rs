@@ -130,11 +130,11 @@ fn help_shows_examples_and_exit_codes() {
         assert!(said.contains("Examples:\n  dlock ") && said.contains(&format!("  dlock {command}")), "{said}");
     }
     let (_, said, _) = outcome(scratch.dlock(&["--help"]));
-    for code in ["  0  ", "  1  ", "64  ", "69  ", "70  ", "71  "] {
+    for code in ["  0  ", "  1  ", "64  ", "69  ", "70  ", "71  ", "77  "] {
         assert!(said.contains(code), "{code} is not in {said}");
     }
     let (_, said, _) = outcome(scratch.dlock(&["run", "--help"]));
-    for code in ["64", "69", "71", "75", "76", "126", "127", "128+n"] {
+    for code in ["64", "69", "71", "75", "76", "77", "126", "127", "128+n"] {
         assert!(said.contains(code), "{code} is not in {said}");
     }
 }

@@ -6,6 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use support::redis::Server;
 use support::{PATIENCE, Process, Scratch, eventually, outcome, outcome_of};
 
 #[test]
@@ -129,6 +130,19 @@ fn r18_an_unreachable_server_is_named_without_its_password() {
     assert!(said.contains("127.0.0.1:1") && !said.contains("secret") && said.lines().count() == 1, "{said}");
     let (_, help, _) = outcome(scratch.dlock(&["run", "--help"]));
     assert!(help.contains("DLOCK_URL") && !help.contains("secret"), "{help}");
+}
+
+#[test]
+fn r16_a_backend_that_refuses_exits_with_77_and_says_why() {
+    let server = Server::start_with(&["--requirepass", "s3cret"]);
+    for url in [server.url(), server.url().replace("://", "://:wr0ng@"), "local:///dev/null".to_owned()] {
+        let scratch = Scratch::on(&url);
+        let calls = [scratch.run(&[], "true"), scratch.run(&["--wait", "0"], "true"), scratch.dlock(&["inspect", "k"])];
+        for (code, out, said) in calls.into_iter().map(outcome) {
+            assert_eq!((code, &*out, said.lines().count()), (77, "", 1), "{url}: {said}");
+            assert!(said.contains(" refused: ") && !said.contains("wr0ng"), "{said}");
+        }
+    }
 }
 
 #[test]

@@ -75,7 +75,7 @@ pub enum Error {
         leases: usize,
     },
 
-    /// The backend could not be reached or could not serve the request. Python: `BackendUnavailable`, also a `ConnectionError`.
+    /// The backend could not be reached or cannot serve the request now. Python: `BackendUnavailable`, also a `ConnectionError`.
     #[error("{operation}{}: {server} is unavailable: {source}", key.as_ref().map(|key| format!(" {}", quoted(key))).unwrap_or_default())]
     BackendUnavailable {
         /// The key, where the operation is about one.
@@ -85,6 +85,20 @@ pub enum Error {
         /// The server's address without its password.
         server: Arc<str>,
         /// What went wrong underneath.
+        source: BackendError,
+    },
+
+    /// The backend answers and says no: login, rights, a limit, a value that is not a lock's. Trying again will not help. Python:
+    /// `BackendRefused`, no `ConnectionError`.
+    #[error("{operation}{}: {server} refused: {source}", key.as_ref().map(|key| format!(" {}", quoted(key))).unwrap_or_default())]
+    BackendRefused {
+        /// The key, where the operation is about one.
+        key: Option<Arc<str>>,
+        /// What was tried.
+        operation: &'static str,
+        /// The server's address without its password.
+        server: Arc<str>,
+        /// Why it says no.
         source: BackendError,
     },
 
@@ -125,6 +139,7 @@ impl Error {
             Self::NotHeld { .. } => "NOT_HELD",
             Self::Ambiguous { .. } => "AMBIGUOUS",
             Self::BackendUnavailable { .. } => "BACKEND_UNAVAILABLE",
+            Self::BackendRefused { .. } => "BACKEND_REFUSED",
             Self::InvalidOptions { .. } => "INVALID_OPTIONS",
             Self::ClientClosed { .. } => "CLIENT_CLOSED",
             Self::Forked { .. } => "FORKED",
@@ -140,7 +155,7 @@ impl Error {
             | Self::LockLost { key, .. }
             | Self::NotHeld { key, .. }
             | Self::Ambiguous { key, .. } => Some(key),
-            Self::BackendUnavailable { key, .. } => key.as_deref(),
+            Self::BackendUnavailable { key, .. } | Self::BackendRefused { key, .. } => key.as_deref(),
             _ => None,
         }
     }
@@ -152,6 +167,14 @@ impl Error {
                 holder.as_deref()
             }
             _ => None,
+        }
+    }
+
+    /// What a failed request to the backend at `server` is for the caller: will trying again help?
+    pub(crate) fn of_backend(operation: &'static str, key: Option<Arc<str>>, server: Arc<str>, source: BackendError) -> Self {
+        match source.failure {
+            Failure::Refused => Self::BackendRefused { key, operation, server, source },
+            Failure::Unknown | Failure::NotSent => Self::BackendUnavailable { key, operation, server, source },
         }
     }
 
@@ -272,5 +295,15 @@ mod tests {
         };
         assert_eq!(error.to_string(), "acquire lock \"k\": redis://localhost:1 is unavailable: refused");
         assert!(std::error::Error::source(&error).unwrap().source().is_some());
+    }
+
+    #[test]
+    fn r16_a_refusal_is_told_from_an_unavailable_backend() {
+        let error = |failure| Error::of_backend("ping", None, "redis://h:1".into(), BackendError::new(failure, "no"));
+        let refused = error(Failure::Refused);
+        assert_eq!((refused.code(), &*refused.to_string()), ("BACKEND_REFUSED", "ping: redis://h:1 refused: no"));
+        for failure in [Failure::NotSent, Failure::Unknown] {
+            assert_eq!(error(failure).code(), "BACKEND_UNAVAILABLE");
+        }
     }
 }

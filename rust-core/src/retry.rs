@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::attempt::Attempt;
-use crate::error::{Error, Failure, Result};
+use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::options::Retry;
 use crate::session::Session;
@@ -19,7 +19,7 @@ impl Session {
             let failure = match self.try_under(&mut trace, attempt).await {
                 Ok(Some(held)) => return Ok(held),
                 Ok(None) => None,
-                Err(Error::BackendUnavailable { source, .. }) if source.failure != Failure::Refused => Some(source),
+                Err(Error::BackendUnavailable { source, .. }) => Some(source),
                 Err(error) => return Err(error),
             };
             attempts += 1;

@@ -179,9 +179,9 @@ impl Session {
         self.leases.lock().values().cloned().collect()
     }
 
-    /// An error of the backend, told with what was tried.
+    /// An error of the backend, told with what was tried: unavailable or refused.
     pub(crate) fn unavailable(&self, operation: &'static str, key: Option<Arc<str>>, source: BackendError) -> Error {
-        Error::BackendUnavailable { key, operation, server: self.backend.server().clone(), source }
+        Error::of_backend(operation, key, self.backend.server().clone(), source)
     }
 
     /// A lease was just lost.

@@ -312,7 +312,7 @@ async fn r18_a_server_without_hello_does_not_bring_the_password_into_the_error()
     }
     let shown = shown.join("\n");
     assert!(shown.contains("HELLO") && !shown.contains("s3cretpw"), "{shown}");
-    let dlock::Error::BackendUnavailable { source, .. } = error else { panic!("{error:?}") };
+    let dlock::Error::BackendRefused { source, .. } = error else { panic!("{error:?}") };
     assert_eq!(source.failure, Failure::Refused, "{source}");
 }
 

@@ -207,7 +207,7 @@ async fn r18_sentinel_and_server_have_passwords_of_their_own() {
     for (of_server, of_sentinel) in [("of-the-server", "guess"), ("guess", "of-the-sentinel")] {
         let client = open(of_server, of_sentinel);
         let error = client.ping().await.unwrap_err();
-        let Error::BackendUnavailable { server: named, source, .. } = &error else { panic!("{error:?}") };
+        let Error::BackendRefused { server: named, source, .. } = &error else { panic!("{error:?}") };
         assert_eq!((&**named, source.failure), (&*url(std::slice::from_ref(&place), "shop"), Failure::Refused));
         let shown = format!("{error} {error:?} {client:?}");
         assert!(!["guess", "of-the-"].iter().any(|secret| shown.contains(secret)), "{shown}");

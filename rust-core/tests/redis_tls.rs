@@ -109,7 +109,7 @@ async fn r18_a_password_goes_through_tls_and_is_not_shown() {
     let client = Client::new(&address("geheim")).unwrap();
     client.lock("k").acquire().await.unwrap().release().await.unwrap();
     let error = Client::new(&address("nichts")).unwrap().ping().await.unwrap_err();
-    let Error::BackendUnavailable { server: named, source, .. } = &error else { panic!("{error:?}") };
+    let Error::BackendRefused { server: named, source, .. } = &error else { panic!("{error:?}") };
     assert_eq!((&**named, source.failure), (&*of(&server), Failure::Refused));
     assert!(!error.to_string().contains("nichts"), "{error}");
 }

@@ -48,9 +48,10 @@ test('a client without a URL goes where DLOCK_URL says', async () => {
 });
 
 test('errors have their names, codes and classes', () => {
-  const { AcquireTimeout, BackendUnavailable, ClientClosed, ForkedError, InvalidOptions, LockBusy } = dlock;
+  const { AcquireTimeout, BackendRefused, BackendUnavailable, ClientClosed, ForkedError, InvalidOptions, LockBusy } = dlock;
   const { LockError, LockLost, NotAcquired, NotHeld } = dlock;
-  const family = { AcquireTimeout, BackendUnavailable, ClientClosed, ForkedError, InvalidOptions, LockBusy, LockLost, NotHeld };
+  const named = { AcquireTimeout, BackendRefused, BackendUnavailable, ClientClosed, ForkedError };
+  const family = { ...named, InvalidOptions, LockBusy, LockLost, NotHeld };
   for (const [name, ErrorClass] of Object.entries(family)) {
     const error = new ErrorClass('words', { code: 'CODE', cause: 7 });
     assert.deepEqual([error.name, error.message, error.code, error.cause], [name, 'words', 'CODE', 7]);

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import dlock
-from services import free_port
+from services import RedisServer, free_port
 
 NOBODY = "redis://127.0.0.1:1"
 
@@ -184,6 +184,19 @@ def test_urls_of_every_kind_reach_the_engine(url: str, server: str) -> None:
         assert unavailable.value.server == server
         assert server in repr(client)
         assert "geheim" not in f"{client!r} {unavailable.value}"
+
+
+@pytest.mark.parametrize("url", ["redis://:geheim@127.0.0.1:{port}", "redis://127.0.0.1:{port}"])
+def test_r16_a_server_that_says_no_refuses_and_is_no_broken_connection(url: str) -> None:
+    with RedisServer(requirepass="s3cret") as server, dlock.sync.Client(url.format(port=server.port)) as client:
+        for call in (client.ping, client.lock("k").acquire, client.lock("k").try_acquire, lambda: client.inspect("k")):
+            with pytest.raises(dlock.BackendRefused) as refused:
+                call()
+            error = refused.value
+            assert (error.code, error.server) == ("BACKEND_REFUSED", f"redis://127.0.0.1:{server.port}")
+            assert not isinstance(error, ConnectionError)
+            assert " refused: " in str(error)
+            assert "geheim" not in f"{error} {error.__cause__}"
 
 
 def test_unknown_keywords_are_type_errors() -> None:

@@ -33,7 +33,7 @@ pub(crate) fn describe(error: &Error) -> String {
         Error::NotHeld { operation, .. } | Error::Ambiguous { operation, .. } | Error::ClientClosed { operation } => {
             set("operation", (*operation).into());
         }
-        Error::BackendUnavailable { operation, server, .. } => {
+        Error::BackendUnavailable { operation, server, .. } | Error::BackendRefused { operation, server, .. } => {
             set("operation", (*operation).into());
             set("server", server.as_ref().into());
         }

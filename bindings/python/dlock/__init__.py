@@ -27,6 +27,7 @@ from dlock._observe import Health, Stats
 from dlock._options import ClientOptions, LockOptions, Renewal, Retry
 from dlock.errors import (
     AcquireTimeout,
+    BackendRefused,
     BackendUnavailable,
     ClientClosed,
     ForkedError,
@@ -41,6 +42,7 @@ from dlock.errors import (
 
 __all__ = [
     "AcquireTimeout",
+    "BackendRefused",
     "BackendUnavailable",
     "Client",
     "ClientClosed",

@@ -7,6 +7,7 @@ from dlock._holder import Holder
 
 __all__ = [
     "AcquireTimeout",
+    "BackendRefused",
     "BackendUnavailable",
     "ClientClosed",
     "ForkedError",
@@ -76,7 +77,11 @@ class NotHeld(LockError):
 
 
 class BackendUnavailable(LockError, ConnectionError):
-    """The backend could not be reached or could not serve the request."""
+    """The backend could not be reached or cannot serve the request now."""
+
+
+class BackendRefused(LockError):
+    """The backend answers and says no: login, rights, a limit, a value that is not a lock's. Trying again will not help."""
 
 
 class InvalidOptions(LockError, ValueError):
@@ -102,6 +107,7 @@ _CLASSES: dict[str, type[LockError]] = {
     "LOCK_LOST": LockLost,
     "NOT_HELD": NotHeld,
     "BACKEND_UNAVAILABLE": BackendUnavailable,
+    "BACKEND_REFUSED": BackendRefused,
     "INVALID_OPTIONS": InvalidOptions,
     "CLIENT_CLOSED": ClientClosed,
     "FORKED": ForkedError,

@@ -38,7 +38,7 @@ pub(crate) fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'
         Error::NotHeld { operation, .. } | Error::Ambiguous { operation, .. } | Error::ClientClosed { operation } => {
             fields.set_item("operation", operation)?;
         }
-        Error::BackendUnavailable { operation, server, .. } => {
+        Error::BackendUnavailable { operation, server, .. } | Error::BackendRefused { operation, server, .. } => {
             fields.set_item("operation", operation)?;
             fields.set_item("server", server.as_ref())?;
         }

@@ -15,11 +15,12 @@ pub(super) const OUTCOMES: [&str; 3] = ["released", "not_held", "unknown"];
 /// The words for why a lease was lost. The last is for whatever has no word yet.
 pub(super) const LOSSES: [&str; 6] = ["expired", "gone", "max_hold", "max_stall", "closed", "other"];
 /// The codes with which an acquire fails. The last is for whatever has no place of its own.
-pub(super) const CODES: [&str; 8] = [
+pub(super) const CODES: [&str; 9] = [
     "ACQUIRE_TIMEOUT",
     "LOCK_BUSY",
     "RETRIES_EXHAUSTED",
     "BACKEND_UNAVAILABLE",
+    "BACKEND_REFUSED",
     "CLIENT_CLOSED",
     "CANCELLED",
     "LOCK_LOST",

@@ -169,7 +169,7 @@ pub(crate) fn describe(error: &Error) -> Value {
         Error::InvalidOptions { field, value, allowed } => {
             (fields["field"], fields["value"], fields["allowed"]) = (json!(field), json!(value), json!(allowed));
         }
-        Error::BackendUnavailable { server, operation, .. } => {
+        Error::BackendUnavailable { server, operation, .. } | Error::BackendRefused { server, operation, .. } => {
             (fields["server"], fields["operation"]) = (json!(&**server), json!(operation));
         }
         Error::RetriesExhausted { attempts, .. } => fields["attempts"] = json!(attempts),
