@@ -4,7 +4,7 @@
 
 const { isMainThread } = require('node:worker_threads');
 const { setInterval } = require('node:timers');
-const native = require('./native.node');
+const native = require('./load.js');
 const { errorOf } = require('./errors.js');
 
 // What the engine writes for each outcome: call, kind, and four more numbers. `completion.rs` has the same lists.

@@ -9,7 +9,8 @@ class LockError extends Error {
   constructor(message, fields = {}) {
     const { cause, ...others } = fields;
     super(message, cause === undefined ? undefined : { cause });
-    Object.assign(this, others);
+    // The class's code, unless this error has one of its own.
+    Object.assign(this, { code: this.code }, others);
   }
 }
 
@@ -28,7 +29,7 @@ class InvalidOptions extends LockError {
   /** For what only JavaScript can see: wrong types and unknown names. Ranges are the engine's. */
   static because(field, value, allowed) {
     const message = `${field}: ${value} is not valid: ${allowed}`;
-    return new InvalidOptions(message, { code: 'INVALID_OPTIONS', field, value, allowed });
+    return new InvalidOptions(message, { field, value, allowed });
   }
 }
 
@@ -47,23 +48,31 @@ const classes = {
   ForkedError,
 };
 
-// On the prototype, as the built-in errors have it: no field of its own in every instance.
-for (const [name, errorClass] of Object.entries(classes)) {
-  Object.defineProperty(errorClass.prototype, 'name', { value: name, configurable: true, writable: true });
-}
-
-const byCode = {
-  ACQUIRE_TIMEOUT: AcquireTimeout,
-  LOCK_BUSY: LockBusy,
-  RETRIES_EXHAUSTED: RetriesExhausted,
-  LOCK_LOST: LockLost,
-  NOT_HELD: NotHeld,
-  BACKEND_UNAVAILABLE: BackendUnavailable,
-  BACKEND_REFUSED: BackendRefused,
-  INVALID_OPTIONS: InvalidOptions,
-  CLIENT_CLOSED: ClientClosed,
-  FORKED: ForkedError,
+// The code of each class. Those of the two bases are not among the engine's.
+const codes = {
+  LockError: 'LOCK_ERROR',
+  NotAcquired: 'NOT_ACQUIRED',
+  AcquireTimeout: 'ACQUIRE_TIMEOUT',
+  LockBusy: 'LOCK_BUSY',
+  RetriesExhausted: 'RETRIES_EXHAUSTED',
+  LockLost: 'LOCK_LOST',
+  NotHeld: 'NOT_HELD',
+  BackendUnavailable: 'BACKEND_UNAVAILABLE',
+  BackendRefused: 'BACKEND_REFUSED',
+  InvalidOptions: 'INVALID_OPTIONS',
+  ClientClosed: 'CLIENT_CLOSED',
+  ForkedError: 'FORKED',
 };
+
+const byCode = {};
+
+// On the prototype, so that subclasses inherit both. The built-in errors have their names there, too.
+for (const [name, errorClass] of Object.entries(classes)) {
+  const code = codes[name];
+  byCode[code] = errorClass;
+  Object.defineProperty(errorClass.prototype, 'name', { value: name, configurable: true, writable: true });
+  Object.defineProperty(errorClass.prototype, 'code', { value: code, configurable: true, writable: true });
+}
 
 /** The error that the engine described. */
 function errorOf(text) {

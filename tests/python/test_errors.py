@@ -3,9 +3,11 @@
 import asyncio
 import copy
 import pickle
+import re
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -232,6 +234,65 @@ def test_errors_can_be_pickled_and_copied() -> None:
         dlock.Client("memory:").lock("")
     for twin in (pickle.loads(pickle.dumps(bad.value)), copy.copy(bad.value)):
         assert (type(twin), str(twin), vars(twin)) == (dlock.InvalidOptions, str(bad.value), vars(bad.value))
+
+
+CLASSES = [getattr(dlock, name) for name in dlock.errors.__all__]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_r16_the_code_belongs_to_the_class(kind: type[dlock.LockError]) -> None:
+    words = "_".join(re.findall("[A-Z][a-z]+", kind.__name__)).upper()
+    code = "FORKED" if kind is dlock.ForkedError else words
+    made = kind("told by celery")
+    for error in (made, copy.copy(made), copy.deepcopy(made), pickle.loads(pickle.dumps(made)), kind(), kind("x", key="k")):
+        assert (type(error), error.code, type(error).code) == (kind, code, code)
+    assert str(made) == "told by celery"
+    mine = type("Mine", (kind,), {})
+    assert mine("x").code == code
+    assert type("Other", (kind,), {"code": "OTHER"})("x").code == "OTHER"
+    assert kind("x", code="OWN").code == "OWN"
+
+
+class JobIsRunning(dlock.LockBusy):
+    def __init__(self, job: str, since: int) -> None:
+        super().__init__(f"job {job} is running since {since}", key=job)
+
+
+def test_errors_of_the_users_own_can_be_pickled_and_copied() -> None:
+    made = JobIsRunning("j", 7)
+    for error in (made, copy.copy(made), copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert (type(error), str(error), error.key, error.code) == (JobIsRunning, "job j is running since 7", "j", "LOCK_BUSY")
+
+
+def test_handles_that_are_pickled_or_copied_say_what_to_do() -> None:
+    def refused(handle: object, name: str) -> None:
+        for attempt in (*(partial(pickle.dumps, protocol=number) for number in range(6)), copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="cannot be pickled or copied") as told:
+                attempt(handle)
+            assert f"<dlock.{name}" in str(told.value)
+            assert "make a client and a lock of them there" in str(told.value)
+            assert "geheim" not in str(told.value)
+
+    refused(dlock.Client("redis://:geheim@127.0.0.1:1"), "Client redis://127.0.0.1:1")
+    with dlock.sync.Client("memory:") as client:
+        lock = client.lock("k")
+        refused(client, "sync.Client")
+        refused(lock, "sync.Lock 'k'")
+        with lock as lease:
+            for handle, name in ((client, "sync.Client"), (lock, "sync.Lock 'k'"), (lease, "sync.Lease 'k'")):
+                refused(handle, name)
+            assert lease.valid
+        assert not client.is_locked("k")
+
+    async def main() -> None:
+        async with dlock.Client("memory:") as client:
+            refused(client, "Client")
+            async with (lock := client.lock("k")) as lease:
+                refused(lock, "Lock 'k'")
+                refused(lease, "Lease 'k'")
+            assert not await client.is_locked("k")
+
+    asyncio.run(main())
 
 
 def test_one_base_catches_all() -> None:

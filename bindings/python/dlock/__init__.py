@@ -13,10 +13,7 @@ from dlock import _guard
 try:
     from dlock._native import __version__
 except ImportError as error:
-    raise ImportError(
-        "dlock: the extension module dlock._native cannot be loaded. If the PyPI package `dlock`, another project, is or was "
-        f"installed, it has overwritten files of `dlock-engine`: {_guard.ADVICE}"
-    ) from error
+    raise ImportError(_guard.explained(error), name=error.name, path=error.path) from error
 
 from dlock import sync
 from dlock._client import Client, Lock, configure, connect, current_lease, lock, locked, with_lock

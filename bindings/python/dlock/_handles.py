@@ -6,7 +6,7 @@ A *taker* is what a face counts as one caller: a task, or a thread.
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Final, Generic, Self, TypeVar, Unpack
+from typing import Any, ClassVar, Final, Generic, NoReturn, Self, SupportsIndex, TypeVar, Unpack
 
 from dlock import _native
 from dlock._log import LOG
@@ -19,6 +19,14 @@ from dlock.errors import ForkedError, LockError, LockLost, NotHeld, invalid
 REMEMBERED = 8
 
 
+def bound(handle: object, _protocol: SupportsIndex) -> NoReturn:
+    """What pickle and copy get to hear: a handle is made of a connection and of what this process holds."""
+    raise TypeError(
+        f"{handle!r} cannot be pickled or copied: it belongs to this process. Pass on the URL and the key and make a client and a "
+        "lock of them there; within this process pass on the object itself"
+    )
+
+
 class ClientHandle:
     """A client of the engine, and its latest lease of each key."""
 
@@ -28,6 +36,8 @@ class ClientHandle:
 
     def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
         self._bind(open_client(url, options))
+
+    __reduce_ex__ = bound
 
     def _bind(self, native: _native.Client) -> None:
         self._native = native
@@ -79,6 +89,8 @@ class LeaseHandle(_native.Lease):
     _on_lost: str
     _released: bool
     _taker: object
+
+    __reduce_ex__ = bound
 
     def __del__(self) -> None:
         if self._released:
@@ -135,6 +147,8 @@ class LockHandle(Generic[L]):
         # Leases of `with` bodies under way, and of other acquires.
         self._entered: list[L] = []
         self._taken: list[weakref.ref[L]] = []
+
+    __reduce_ex__ = bound
 
     def __del__(self) -> None:
         with suppress(AttributeError):  # its options were refused

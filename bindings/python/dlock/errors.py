@@ -1,7 +1,7 @@
 """What can go wrong. `except dlock.LockError` catches all of it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from dlock._holder import Holder
 
@@ -25,7 +25,7 @@ class LockError(Exception):
     """The base of every error of this package. Fields that do not apply to an error are None."""
 
     code: str = "LOCK_ERROR"
-    """A word that never changes, the same in every language."""
+    """A word that never changes, the same in every language. Each class has one; a few errors of the base class have their own."""
     key: str | None = None
     holder: Holder | None = None
     """Who held the key when last seen."""
@@ -33,7 +33,7 @@ class LockError(Exception):
     """The backend's address, without its password."""
     operation: str | None = None
 
-    def __init__(self, message: str, /, **fields: Any) -> None:
+    def __init__(self, message: str = "", /, **fields: Any) -> None:
         super().__init__(message)
         self.__dict__.update(fields)
 
@@ -44,10 +44,13 @@ class LockError(Exception):
 class NotAcquired(LockError):
     """The lock was not got."""
 
+    code = "NOT_ACQUIRED"
+
 
 class AcquireTimeout(NotAcquired, TimeoutError):
     """The lock was not got within `wait`."""
 
+    code = "ACQUIRE_TIMEOUT"
     waited: float | None = None
     """How long the caller waited, in seconds."""
 
@@ -55,10 +58,13 @@ class AcquireTimeout(NotAcquired, TimeoutError):
 class LockBusy(NotAcquired):
     """A single try found the key held."""
 
+    code = "LOCK_BUSY"
+
 
 class RetriesExhausted(NotAcquired):
     """Every attempt of a `retry` found the key held."""
 
+    code = "RETRIES_EXHAUSTED"
     attempts: int | None = None
     """How many attempts were made."""
 
@@ -66,6 +72,7 @@ class RetriesExhausted(NotAcquired):
 class LockLost(LockError):
     """The lease ended before its holder released it."""
 
+    code = "LOCK_LOST"
     token: int | None = None
     """The lost lease's fencing token."""
     reason: str | None = None
@@ -75,18 +82,25 @@ class LockLost(LockError):
 class NotHeld(LockError):
     """The lease was already released."""
 
+    code = "NOT_HELD"
+
 
 class BackendUnavailable(LockError, ConnectionError):
     """The backend could not be reached or cannot serve the request now."""
+
+    code = "BACKEND_UNAVAILABLE"
 
 
 class BackendRefused(LockError):
     """The backend answers and says no: login, rights, a limit, a value that is not a lock's. Trying again will not help."""
 
+    code = "BACKEND_REFUSED"
+
 
 class InvalidOptions(LockError, ValueError):
     """An option, key or URL that cannot be used; found before any I/O."""
 
+    code = "INVALID_OPTIONS"
     field: str | None = None
     value: str | None = None
     allowed: str | None = None
@@ -95,22 +109,29 @@ class InvalidOptions(LockError, ValueError):
 class ClientClosed(LockError):
     """The client was closed."""
 
+    code = "CLIENT_CLOSED"
+
 
 class ForkedError(LockError):
     """The handle was made by the parent process, before a fork. Make a new client in the child."""
 
+    code = "FORKED"
 
-_CLASSES: dict[str, type[LockError]] = {
-    "ACQUIRE_TIMEOUT": AcquireTimeout,
-    "LOCK_BUSY": LockBusy,
-    "RETRIES_EXHAUSTED": RetriesExhausted,
-    "LOCK_LOST": LockLost,
-    "NOT_HELD": NotHeld,
-    "BACKEND_UNAVAILABLE": BackendUnavailable,
-    "BACKEND_REFUSED": BackendRefused,
-    "INVALID_OPTIONS": InvalidOptions,
-    "CLIENT_CLOSED": ClientClosed,
-    "FORKED": ForkedError,
+
+_CLASSES: Final[dict[str, type[LockError]]] = {
+    kind.code: kind
+    for kind in (
+        AcquireTimeout,
+        LockBusy,
+        RetriesExhausted,
+        LockLost,
+        NotHeld,
+        BackendUnavailable,
+        BackendRefused,
+        InvalidOptions,
+        ClientClosed,
+        ForkedError,
+    )
 }
 
 
@@ -127,10 +148,12 @@ def from_engine(code: str, message: str, fields: dict[str, Any], causes: Sequenc
 def invalid(field: str, value: str, allowed: str) -> InvalidOptions:
     """For what only Python can see; ranges are the engine's."""
     message = f"{field}: {value} is not valid: {allowed}"
-    return InvalidOptions(message, code="INVALID_OPTIONS", field=field, value=value, allowed=allowed)
+    return InvalidOptions(message, field=field, value=value, allowed=allowed)
 
 
 def _rebuild(kind: type[LockError], arguments: tuple[Any, ...], fields: dict[str, Any]) -> LockError:
-    error = kind(*arguments)
+    # Not `kind(...)`: a subclass of the user's may take other arguments.
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
     error.__dict__.update(fields)
     return error
