@@ -13,6 +13,7 @@ use crate::attempt::Attempt;
 use crate::backend::{self, Acquired, Grant, Waiting};
 use crate::clock::Instant;
 use crate::error::{BackendError, Error, Failure, Result};
+use crate::fencing::is_token;
 use crate::held::Held;
 use crate::lease_state::{Event, LeaseState, Terms};
 use crate::session::Session;
@@ -141,7 +142,7 @@ impl Session {
             place.carried = None;
             let Carried { sent, answer } = answer.ok()?;
             place.answered(sent, &answer);
-            return Some((sent, answer));
+            return Some((sent, answer.and_then(|answer| place.believed(answer))));
         }
         // A place that may be in the queue already asks for itself: if the backend has taken the key from our holder, who has not heard of it
         // yet, that place is served next, and has little time to say yes.
@@ -235,12 +236,13 @@ impl Session {
         let sent = self.clock.now();
         let before = (place.sent, place.unanswered);
         (place.sent, place.unanswered) = (Some(sent), Some(sent));
+        place.floor.get_or_insert(request.floor);
         let asking = attempt.asking();
         let answer = self.backend.acquire(request).await;
         drop(asking);
         (place.sent, place.unanswered) = before;
         place.answered(sent, &answer);
-        (sent, answer)
+        (sent, answer.and_then(|answer| place.believed(answer)))
     }
 
     /// Turns a grant into a lease; `None` if it is over before it is told.
@@ -283,6 +285,19 @@ impl Place {
             Ok(_) => self.sent = Some(sent),
             Err(error) if error.failure == Failure::Unknown => (self.sent, self.unanswered) = (Some(sent), Some(sent)),
             Err(_) => {}
+        }
+    }
+
+    /// Refuses a grant whose token does not rise: a resource would turn its holder away. Whoever is refused drops the place, which gives the
+    /// grant back.
+    fn believed(&self, answer: Acquired) -> std::result::Result<Acquired, BackendError> {
+        let floor = self.floor.unwrap_or_default();
+        match &answer {
+            Acquired::Granted(Grant { token, .. }) if !is_token(*token) || *token <= floor => {
+                let told = format!("it granted the token {token}, which is not above the last one, {floor}: its count was spoilt");
+                Err(BackendError::new(Failure::Refused, told))
+            }
+            _ => Ok(answer),
         }
     }
 }

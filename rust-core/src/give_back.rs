@@ -142,7 +142,7 @@ impl Session {
     }
 
     async fn give_up(self: Arc<Self>, key: Arc<str>, place: Place) {
-        let Place { owner, mut sent, mut unanswered, carried } = place;
+        let Place { owner, mut sent, mut unanswered, carried, .. } = place;
         if let Some(carried) = carried {
             // Not before its request was answered: a leave that overtakes it would be undone by it.
             if let Ok(Carried { sent: at, answer }) = carried.await {

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::backend::{Acquire, Acquired};
 use crate::clock::Instant;
 use crate::error::BackendError;
+use crate::fencing::Token;
 use crate::held::Held;
 use crate::owner::OwnerId;
 
@@ -36,11 +37,13 @@ pub(crate) struct Place {
     pub(crate) unanswered: Option<Instant>,
     /// A release has taken the request along and will answer here.
     pub(crate) carried: Option<oneshot::Receiver<Carried>>,
+    /// What the first request for it named as the highest token seen: whatever is granted for the place is above.
+    pub(crate) floor: Option<Token>,
 }
 
 impl Place {
     pub(crate) fn new(owner: OwnerId) -> Self {
-        Self { owner, sent: None, unanswered: None, carried: None }
+        Self { owner, sent: None, unanswered: None, carried: None, floor: None }
     }
 }
 
@@ -239,6 +242,7 @@ impl Turn {
         }
         let (Some(first), Some(place)) = (line.first.as_mut(), self.place.as_mut()) else { return false };
         let (reply, carried) = oneshot::channel();
+        place.floor.get_or_insert(request.floor);
         first.parked = Some(Parked { request, reply });
         place.carried = Some(carried);
         true
@@ -325,7 +329,7 @@ impl Line {
             // Also if that one is ending: whatever ends it looks for what is parked.
             request.floor = request.floor.max(holder.token);
             let (reply, carried) = oneshot::channel();
-            place = Some(Place { carried: Some(carried), ..Place::new(request.owner) });
+            place = Some(Place { carried: Some(carried), floor: Some(request.floor), ..Place::new(request.owner) });
             parked = Some(Parked { request, reply });
         }
         let has_asked = parked.is_some();

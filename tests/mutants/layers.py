@@ -138,7 +138,14 @@ class Node(Layer):
         return any(int(count) for count in re.findall(r"^# (?:pass|fail) (\d+)$", output, re.MULTILINE))
 
 
-REDIS = ["--test=redis_lock", "--test=redis_waiters", "--test=redis_late_requests", "--test=redis_faults", "--test=redis_releases"]
+REDIS = [
+    "--test=redis_lock",
+    "--test=redis_tokens",
+    "--test=redis_waiters",
+    "--test=redis_late_requests",
+    "--test=redis_faults",
+    "--test=redis_releases",
+]
 
 LAYERS: dict[str, Layer] = {
     "unit": Cargo("--lib"),

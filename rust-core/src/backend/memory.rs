@@ -126,7 +126,8 @@ impl Backend for Memory {
 
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
         let full = self.full(&request.key);
-        self.answer(move |store, moment, hints| store.acquire(&full, &request, moment, hints))
+        let acquired = self.answer(move |store, moment, hints| store.acquire(&full, &request, moment, hints));
+        Box::pin(async { acquired.await? })
     }
 
     fn renew(&self, batch: Vec<Renew>, _timeout: Duration) -> Reply<'_, Vec<Renewed>> {
@@ -142,7 +143,14 @@ impl Backend for Memory {
                 store.enqueue(&full, next);
             }
             let outcome = if store.give_back(&full, release.owner, moment, hints) { Outcome::Released } else { Outcome::NotHeld };
-            let next = release.next.map(|next| store.acquire(&full, &next, moment, hints));
+            // Refused: then it was not asked, asks for itself, and is told.
+            let next = release.next.and_then(|next| match store.acquire(&full, &next, moment, hints) {
+                Ok(acquired) => Some(acquired),
+                Err(_) => {
+                    store.give_back(&full, next.owner, moment, hints);
+                    None
+                }
+            });
             Handover { outcome, next }
         })
     }
@@ -184,7 +192,7 @@ impl Backend for Memory {
             };
             let (owner, token) = (held.owner, held.token);
             let meant = match &whom {
-                Whom::Token(wanted) => *wanted == token,
+                Whom::Token(wanted) => Some(*wanted) == token,
                 Whom::Owner(wanted) => *wanted == owner.to_string(),
             };
             meant && store.give_back(&full, owner, moment, hints)
@@ -226,7 +234,8 @@ struct Entry {
 
 struct HeldKey {
     owner: OwnerId,
-    token: Token,
+    /// `None` while it is claimed.
+    token: Option<Token>,
     until: Instant,
     note: Arc<str>,
     /// Handed over and not yet confirmed; its owner is still first in the queue.
@@ -240,24 +249,28 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    fn acquire(&mut self, full: &str, request: &Acquire, moment: Moment, hints: &mut Hints) -> Acquired {
+    fn acquire(&mut self, full: &str, request: &Acquire, moment: Moment, hints: &mut Hints) -> Result<Acquired, BackendError> {
         self.settle(full, moment, hints);
         let free_for_all = {
             let entry = self.keys.entry(full.to_owned()).or_default();
             entry.held.is_none() && (entry.queue.is_empty() || !request.fair)
         };
         if free_for_all {
-            let token = self.next_token(request.floor, moment);
+            let token = self.draw_token(full, request, moment, hints)?;
             self.hold(full, request, token, moment.now + request.ttl);
-            return Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO });
+            return Ok(Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO }));
         }
         match self.keys.get(full).and_then(|entry| entry.held.as_ref()) {
             Some(held) if held.owner == request.owner => {
                 // Of a lease, this may be an old request that comes late: it must not undo an extension.
                 let least = if held.claimed { moment.now } else { held.until };
-                let token = held.token;
+                // A claim's token is drawn when it is confirmed: only then is the floor known.
+                let token = match held.token {
+                    Some(token) => token,
+                    None => self.draw_token(full, request, moment, hints)?,
+                };
                 self.hold(full, request, token, least.max(moment.now + request.ttl));
-                return Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO });
+                return Ok(Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO }));
             }
             Some(_) => {}
             // Free, and somebody else is first: settle() hands over, so this is unreachable but harmless.
@@ -266,13 +279,24 @@ impl Store {
         if request.enqueue {
             self.enqueue(full, request);
         }
-        self.waiting(full, request.owner, moment.now)
+        Ok(self.waiting(full, request.owner, moment.now))
+    }
+
+    /// Where there is no token to grant, nothing of the asker remains.
+    fn draw_token(&mut self, full: &str, request: &Acquire, moment: Moment, hints: &mut Hints) -> Result<Token, BackendError> {
+        if let Some(token) = next_token(self.last_token, request.floor, moment.wall) {
+            self.last_token = token;
+            return Ok(token);
+        }
+        self.give_back(full, request.owner, moment, hints);
+        Err(BackendError::new(Failure::Refused, "no fencing token is above the last one"))
     }
 
     fn hold(&mut self, full: &str, request: &Acquire, token: Token, until: Instant) {
         let entry = self.keys.entry(full.to_owned()).or_default();
         entry.queue.retain(|(owner, _)| *owner != request.owner);
-        entry.held = Some(HeldKey { owner: request.owner, token, until, note: request.note.clone(), claimed: false });
+        let (token, note) = (Some(token), request.note.clone());
+        entry.held = Some(HeldKey { owner: request.owner, token, until, note, claimed: false });
     }
 
     fn enqueue(&mut self, full: &str, request: &Acquire) {
@@ -330,7 +354,6 @@ impl Store {
 
     /// Gives a free key to the first in the queue, for a short while.
     fn hand_over(&mut self, full: &str, moment: Moment, hints: &mut Hints) {
-        let token = self.next_token(0, moment);
         let Some(entry) = self.keys.get_mut(full) else { return };
         // A closed session's places are worth nothing.
         while let Some((owner, _)) = entry.queue.front()
@@ -342,7 +365,7 @@ impl Store {
             self.forget_if_unused(full);
             return;
         };
-        entry.held = Some(HeldKey { owner, token, until: moment.now + CLAIM, note, claimed: true });
+        entry.held = Some(HeldKey { owner, token: None, until: moment.now + CLAIM, note, claimed: true });
         let key: Arc<str> = full.split_once('\0').map_or(full, |(_, key)| key).into();
         hints.push((owner.session, Hint::Key(key.clone(), Some(owner))));
         if let Some((next, _)) = entry.queue.get(1) {
@@ -362,11 +385,6 @@ impl Store {
         Inspection { key: key.to_owned(), holder: held.map(|held| held.describe(moment.now)), queue, cluster: None }
     }
 
-    fn next_token(&mut self, floor: Token, moment: Moment) -> Token {
-        self.last_token = next_token(self.last_token, floor, moment.wall);
-        self.last_token
-    }
-
     fn forget_if_unused(&mut self, full: &str) {
         if self.keys.get(full).is_some_and(|entry| entry.held.is_none() && entry.queue.is_empty()) {
             self.keys.remove(full);
@@ -378,7 +396,7 @@ impl HeldKey {
     fn describe(&self, now: Instant) -> Holder {
         Holder {
             owner: self.owner.to_string(),
-            token: Some(self.token),
+            token: self.token,
             remaining: Some(self.until.since(now)),
             note: Note::decode(&self.note),
         }
@@ -406,10 +424,10 @@ mod tests {
             floor: 0,
             timeout: second,
         };
-        let first = store.acquire("k", &request, moment, &mut hints);
+        let first = store.acquire("k", &request, moment, &mut hints).unwrap();
         let extension = Renew { key: "k".into(), owner, ttl: 60 * second, exact: false };
         assert_eq!(store.renew("k", &extension, moment.now), Renewed::Extended(60 * second));
-        assert_eq!(store.acquire("k", &request, moment, &mut hints), first, "confirmed");
+        assert_eq!(store.acquire("k", &request, moment, &mut hints).unwrap(), first, "confirmed");
         assert_eq!(store.inspect("k", "k", moment).holder.unwrap().remaining, Some(60 * second));
     }
 }

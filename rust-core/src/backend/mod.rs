@@ -60,6 +60,8 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// # Behavior
     /// - Free and nobody waits: granted, with a token greater than every token granted for the key before and greater than `floor`.
     ///   Where that cannot be, [`Capabilities::counts_tokens`], it is [`Failure::Refused`] and nothing remains.
+    /// - A stored last token or a `floor` that is no integer from 1 to [`MAX_TOKEN`](crate::fencing::MAX_TOKEN) was spoilt, and is none. Where
+    ///   no token is left that rises, it is [`Failure::Refused`] as well.
     /// - Free and somebody waits: granted only with `fair: false`, or to the first in the queue.
     /// - Held by the same owner: confirmed. The same token, the full TTL from now. Where requests may be executed late, what the lease has
     ///   beyond that stays.

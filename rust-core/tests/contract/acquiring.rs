@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dlock::backend::{Acquire, Outcome};
 use dlock::error::Failure;
-use dlock::fencing::Token;
+use dlock::fencing::{MAX_TOKEN, Token};
 use futures_util::FutureExt;
 
 use crate::fixture::{Fixture, TTL, granted, request, waiting};
@@ -36,6 +36,21 @@ pub(crate) async fn r07_a_token_is_greater_than_the_floor(fixture: &Fixture) {
     }
     let above = granted(raised.unwrap());
     assert!(above.token > floor);
+}
+
+pub(crate) async fn r07_a_floor_that_is_no_token_is_none(fixture: &Fixture) {
+    let client = fixture.client();
+    let mut last: Token = 0;
+    for floor in [MAX_TOKEN + 1, (1 << 53) + 1, i64::MAX.unsigned_abs(), u64::MAX] {
+        let owner = client.owner();
+        let grant = granted(client.ask(&Acquire { floor, ..request("k", owner) }).await);
+        assert!(last < grant.token && grant.token < MAX_TOKEN / 2, "{grant:?} after {last}");
+        last = grant.token;
+        client.release("k", owner).await;
+    }
+    let highest = client.backend.acquire(Acquire { floor: MAX_TOKEN, ..request("k", client.owner()) }).await;
+    assert_eq!(highest.unwrap_err().failure, Failure::Refused, "nothing rises above it");
+    assert_eq!(client.inspect("k").await.holder, None, "nothing remains");
 }
 
 pub(crate) async fn r04_the_same_owner_is_confirmed(fixture: &Fixture) {

@@ -26,6 +26,7 @@ macro_rules! contract {
             $backend, $start;
             acquiring::r07_a_free_key_is_granted_with_a_greater_token,
             acquiring::r07_a_token_is_greater_than_the_floor,
+            acquiring::r07_a_floor_that_is_no_token_is_none,
             acquiring::r04_the_same_owner_is_confirmed,
             acquiring::r04_a_confirmation_does_not_shorten,
             acquiring::r04_a_dropped_request_can_be_given_back,

@@ -26,9 +26,13 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Server {
     pub port: u16,
     directory: PathBuf,
+    program: &'static str,
     arguments: Vec<String>,
     child: Option<Child>,
 }
+
+/// Every server that the tests know, by its program.
+pub const PROGRAMS: [&str; 3] = ["redis-server", "redis-server-6.2", "valkey-server"];
 
 impl Server {
     pub async fn start() -> Self {
@@ -37,14 +41,19 @@ impl Server {
 
     /// Starts a server with further arguments.
     pub async fn start_with(arguments: &[&str]) -> Self {
-        Self::start_on(|port| [&["--port", port], arguments].concat().into_iter().map(str::to_owned).collect()).await
+        Self::start_program(PROGRAMS[0], arguments).await
+    }
+
+    /// Starts one of [`PROGRAMS`].
+    pub async fn start_program(program: &'static str, arguments: &[&str]) -> Self {
+        Self::start_on(program, |port| [&["--port", port], arguments].concat().into_iter().map(str::to_owned).collect()).await
     }
 
     /// Starts a server that speaks TLS alone, and may want a certificate of its clients.
     pub async fn start_secure(authority: &Authority, wants_certificates: bool) -> Self {
         let (Identity { certificate, key }, ca) = (authority.issue("server"), authority.certificate());
         let of_clients = if wants_certificates { "yes" } else { "no" };
-        Self::start_on(|port| {
+        Self::start_on(PROGRAMS[0], |port| {
             let arguments = [
                 ["--port", "0"],
                 ["--tls-port", port],
@@ -59,12 +68,12 @@ impl Server {
     }
 
     /// Starts a server on a free port; its arguments say which.
-    async fn start_on(arguments: impl Fn(&str) -> Vec<String>) -> Self {
+    async fn start_on(program: &'static str, arguments: impl Fn(&str) -> Vec<String>) -> Self {
         for _ in 0..START_ATTEMPTS {
             let directory = std::env::temp_dir().join(format!("dlock-redis-{}-{}", std::process::id(), next_number()));
             std::fs::create_dir_all(&directory).unwrap();
             let port = free_port();
-            let mut server = Self { port, directory, arguments: arguments(&port.to_string()), child: None };
+            let mut server = Self { port, directory, program, arguments: arguments(&port.to_string()), child: None };
             server.spawn();
             if server.serves().await {
                 return server;
@@ -81,7 +90,7 @@ impl Server {
 
     fn spawn(&mut self) {
         let _ = std::fs::remove_file(self.socket());
-        let child = Command::new("redis-server")
+        let child = Command::new(self.program)
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--unixsocket", self.socket().to_str().unwrap(), "--daemonize", "no", "--dir"])
             .arg(&self.directory)
@@ -89,7 +98,7 @@ impl Server {
             .stdout(Stdio::null())
             .stdin(Stdio::null())
             .spawn()
-            .expect("redis-server must be on PATH");
+            .unwrap_or_else(|error| panic!("{} must be on PATH: {error}", self.program));
         self.child = Some(child);
     }
 

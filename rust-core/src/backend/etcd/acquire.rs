@@ -15,7 +15,7 @@ use super::step::Step;
 use crate::backend::{Acquire, Acquired, Grant, Waiting};
 use crate::clock::Instant;
 use crate::error::{BackendError, Failure};
-use crate::fencing::Token;
+use crate::fencing::{Token, is_token};
 use crate::holder::Holder;
 
 /// How often things may change under one request before it is given up.
@@ -94,7 +94,7 @@ impl Store {
         attempt.seat = Some(seat);
         attempt.note = acquire.note.clone();
         if !attempt.unanswered {
-            attempt.floor = acquire.floor;
+            attempt.floor = if is_token(acquire.floor) { acquire.floor } else { 0 };
         }
         let ask = Ask::new(queue, attempt.chair, acquire, lease.id, guard.clone());
         Ok((Prepared { guard, lease }, ask))

@@ -20,7 +20,7 @@ pub(super) fn raise(directory: &Path, slot: u8, floor: Token, wall: SystemTime) 
     }
     // What cannot be read counts as nothing: then the clock and the client's floor keep the token rising.
     let last = std::str::from_utf8(&file.read()?).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    let token = next_token(last, floor, wall);
+    let token = next_token(last, floor, wall).ok_or_else(|| io::Error::other("no fencing token is above the last one"))?;
     file.write_at(format!("{token:020}\n").as_bytes(), 0)?;
     // Said aloud, not left to closing: a child that was forked past our hooks may share the file.
     file.unlock()?;

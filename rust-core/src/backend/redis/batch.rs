@@ -207,7 +207,8 @@ impl Link {
         let (server_us, answers) = reply::batch(answer, count)?;
         let mut too_late = false;
         let answers = answers.map(|answer| {
-            let answer = answer.map(Answer).map_err(|text| self.failed(failure::of_text(&text)));
+            let answer =
+                answer.map(Answer).map_err(|text| reply::of_ours(&text).unwrap_or_else(|| self.failed(failure::of_text(&text))));
             too_late |= answer.as_ref().is_ok_and(Answer::is_too_late);
             answer
         });

@@ -6,6 +6,7 @@ use redis::Value;
 
 use crate::backend::{Acquired, Grant, Inspection, Renewed, Waiting};
 use crate::error::{BackendError, Failure};
+use crate::fencing::is_token;
 use crate::holder::{Holder, Note};
 use crate::owner::OwnerId;
 
@@ -46,6 +47,11 @@ pub(super) fn batch(value: Value, count: usize) -> Result<(i64, impl Iterator<It
         _ => Ok(answer),
     });
     Ok((server_us, answers))
+}
+
+/// The error that a script of ours words itself, for people; `None` for one of the server's.
+pub(super) fn of_ours(text: &str) -> Option<BackendError> {
+    Some(BackendError::new(Failure::Refused, text.strip_prefix("DLOCK ")?))
 }
 
 /// Reads `{0, ms…}`, or the server's time of a batch that came too late.
@@ -95,10 +101,12 @@ fn holder(value: &str, left: i64) -> Holder {
     let mut fields = value.splitn(4, '|');
     let mut next = || fields.next().unwrap_or_default();
     let (owner, version, token, note) = (next(), next(), next(), next());
-    match (owner.parse::<OwnerId>(), version, token.parse::<u64>()) {
-        (Ok(_), "1", Ok(token)) => {
-            // Token 0: handed over, not yet confirmed.
-            Holder { owner: owner.to_owned(), token: (token > 0).then_some(token), remaining, note: Note::decode(note) }
+    let is_number = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
+    match (owner.parse::<OwnerId>(), version, is_number) {
+        (Ok(_), "1", true) => {
+            // Token 0: handed over, not yet confirmed. Any other number that is no token was spoilt.
+            let token = token.parse().ok().filter(|token| is_token(*token));
+            Holder { owner: owner.to_owned(), token, remaining, note: Note::decode(note) }
         }
         _ => Holder { owner: value.to_owned(), token: None, remaining, note: None },
     }

@@ -10,7 +10,7 @@ use super::reply;
 use super::scripts::{self, Call};
 use crate::backend::{Acquire, Acquired};
 use crate::error::BackendError;
-use crate::fencing::Token;
+use crate::fencing::{Token, is_token};
 use crate::owner::OwnerId;
 
 /// An acquire, a release or a leave.
@@ -90,7 +90,7 @@ pub(super) fn call<'a>(batch: impl ExactSizeIterator<Item = &'a Request> + Clone
     for (request, ask) in batch.clone().filter_map(|request| Some((request, request.ask()?))) {
         call = call.key(request.names.token());
         asking += 1;
-        floor = ask.floor.max(floor);
+        floor = Some(ask.floor).filter(|floor| is_token(*floor)).max(Some(floor)).unwrap_or_default();
     }
     for request in batch.clone() {
         call = call.key(request.names.queue());

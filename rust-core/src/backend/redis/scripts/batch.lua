@@ -8,16 +8,21 @@
 -- Answers {now or 0, for each request one of}
 --   acquire: the token when granted, -1 when it came too late, {look again ms, ahead or -1, ms left, value} when another has the key
 --   release: 1 if the owner held the key, else 0; with next: {that, the answer to next}
---   {error}
+--   {error}; one that begins with DLOCK is told to people as it is
+
+-- The largest token, 2^52 - 1: scripts count in doubles, and what is added to it is still exact.
+local MOST = 4503599627370495
 
 local asking, floor = tonumber(ARGV[1]), ARGV[2]
 local count = (#KEYS - asking) / 3
-local K, Q, W, T, queue, now, now_text
+local K, Q, W, T, queue, now, now_text, clock_counts
 
 local function read_clock()
   local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
   now_text = string.format('%.0f', now)
+  -- A clock past the year 2112 is nonsense.
+  clock_counts = now <= MOST
 end
 if asking > 0 then read_clock() end
 
@@ -25,7 +30,15 @@ if asking > 0 then read_clock() end
 -- spends most time on.
 local function is_past(number)
   if #number == #now_text then return number < now_text end
-  return tonumber(number) < now
+  number = tonumber(number)
+  return number and number < now
+end
+
+-- The token that a text says, nil where it says none: what was spoilt must not be carried on.
+local function token_in(text)
+  if not text or #text > 16 or not string.find(text, '^[1-9]%d*$') then return nil end
+  local token = tonumber(text)
+  return token <= MOST and token or nil
 end
 
 local stored = redis.call('MGET', unpack(KEYS, 1, count + asking))
@@ -41,11 +54,19 @@ local function look(i)
   return stored[i], waiting and redis.call('EXISTS', Q) == 1
 end
 
+-- What is past needs no second look, token or not: the clock is above it.
 local function draw_token()
   local last = last_tokens[T]
   local token, text = now, now_text
-  if last and not is_past(last) or not is_past(floor) then
-    token = math.max((tonumber(last) or 0) + 1, floor + 1, now)
+  if last and not is_past(last) or not is_past(floor) or not clock_counts then
+    last = token_in(last)
+    if not last and not clock_counts then
+      error({err = "DLOCK the server's clock is past the year 2112, and without it no fencing token is sure to rise"})
+    end
+    token = math.max((last or 0) + 1, (token_in(floor) or 0) + 1, clock_counts and now or 1)
+    if token > MOST then
+      error({err = 'DLOCK no fencing token is above the last one: it was spoilt, in ' .. T .. ' or in the highest that this client has seen'})
+    end
     text = string.format('%.0f', token)
   end
   redis.call('SET', T, text, 'PX', '86400000')
@@ -64,8 +85,8 @@ local function contended()
   local function ask(value, owner, note, ttl, fair, enqueue)
     if value and string.sub(value, 1, #owner + 1) == owner .. '|' then
       local _, text = parse(value)
-      local token = tonumber(text)
-      if not token or token == 0 then
+      local token = token_in(text)
+      if not token then
         token, text = draw_token()
         drop({owner})
       else

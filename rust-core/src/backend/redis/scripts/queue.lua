@@ -60,7 +60,7 @@ local function hand_over(asker)
         frozen = session_of(head)
         break
       end
-      if marks[i] and tonumber(marks[i]) >= now
+      if marks[i] and (tonumber(marks[i]) or 0) >= now
         and redis.call('PUBLISH', 'dlock:s:' .. session_of(head), head .. ' ' .. K) > 0 then
         drop(dead)
         redis.call('HSET', W, head, CLAIM)
