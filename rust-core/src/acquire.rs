@@ -42,21 +42,18 @@ impl Session {
 
     async fn go_on(self: &Arc<Self>, attempt: &mut Attempt) -> Result<Arc<Held>> {
         let entered = attempt.entered.take();
-        if self.closing.is_cancelled() {
-            return Err(Error::ClientClosed { operation: "acquire" });
-        }
         // Closing waits for attempts as well: until this one has dropped its turn, its place may still have to be given up.
         let _counted = self.tasks.token();
         let result = tokio::select! {
             biased;
-            () = self.closing.cancelled() => return Err(Error::ClientClosed { operation: "acquire" }),
+            () = self.refusal(&attempt.caller) => return Err(Error::ClientClosed { operation: "acquire" }),
             result = self.get(attempt, entered) => result,
             error = self.end_of_wait(attempt) => Err(error),
         };
         if let Ok(held) = &result
-            && self.closing.is_cancelled()
+            && self.closing.closed.is_cancelled()
         {
-            // Granted while the client was being closed: closing may have looked before this lease was there.
+            // Granted when the drain was over: closing may have looked before this lease was there.
             self.release(held);
             return Err(Error::ClientClosed { operation: "acquire" });
         }
@@ -79,8 +76,12 @@ impl Session {
             Some(Entered::First(turn)) => turn,
             Some(Entered::Behind(ticket)) => {
                 let turn = ticket.turn().instrument(tracing::debug_span!("wait", key = %attempt.key));
+                let own = self.lines.holder(&attempt.key);
+                if let Some(held) = &own {
+                    attempt.waits_for(held);
+                }
                 // While this session holds the key itself, there is nothing to be had past the line.
-                if attempt.options.fair || self.lines.holder(&attempt.key).is_some() {
+                if attempt.options.fair || own.is_some() {
                     turn.await
                 } else {
                     tokio::pin!(turn);
@@ -149,6 +150,7 @@ impl Session {
         if place.sent.is_none()
             && let Some(holder) = self.lines.holder(&attempt.key)
         {
+            attempt.waits_for(&holder);
             turn.park(&holder, self.request(attempt, owner, true, attempt.op_timeout));
             return None;
         }
@@ -266,6 +268,7 @@ impl Session {
         let clock = self.clock.clone();
         let mut held = Held::new(attempt.key.clone(), place.owner, grant.token, attempt.op_timeout, now, clock, state);
         held.unanswered = place.unanswered;
+        held.holder = attempt.holder.clone();
         let held = Arc::new(held);
         self.observer.acquired(held.subject_until(now), now.since(attempt.started));
         self.adopt(&held);

@@ -1,16 +1,18 @@
 //! One attempt to get a key: what is asked for, how long for, and what it has seen.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::backend;
+use crate::caller::Caller;
 use crate::clock::Instant;
 use crate::error::{BackendError, Error, Failure, Result};
+use crate::held::Held;
 use crate::holder::{Holder, Note};
 use crate::lease_state::LeaseState;
 use crate::observe::Trying;
@@ -26,6 +28,14 @@ const LONG_WAIT: Duration = Duration::from_secs(30);
 pub(crate) struct Attempt {
     pub(crate) key: Arc<str>,
     pub(crate) options: LockOptions,
+    /// Who asks.
+    pub(crate) caller: Caller,
+    /// Who is to hold the lease: the one who asks, or the body that it asks for.
+    pub(crate) holder: Caller,
+    /// Whether we say so if it waits for itself; bindings do that in their language's way.
+    pub(crate) tells: bool,
+    /// The lease that it waits for, if that is held by itself or by who started it.
+    pub(crate) own: OnceLock<Arc<Held>>,
     pub(crate) op_timeout: Duration,
     pub(crate) note: Arc<str>,
     pub(crate) started: Instant,
@@ -68,7 +78,7 @@ impl Drop for Asking<'_> {
 
 impl Session {
     /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
-    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions) -> Box<Attempt> {
+    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions, caller: Caller, holder: Caller) -> Box<Attempt> {
         let once = options.wait == Some(Duration::ZERO) || options.retry.is_some();
         let started = self.clock.now();
         let mut attempt = Box::new(Attempt {
@@ -81,6 +91,10 @@ impl Session {
             trouble: Mutex::new(None),
             key,
             options,
+            caller,
+            holder,
+            tells: true,
+            own: OnceLock::new(),
             sent: AtomicU64::default(),
             ended: AtomicU64::default(),
         });
@@ -98,6 +112,7 @@ impl Session {
             // Most get the key with the first answer: no timer is set before there is something to wait for.
             attempt.is_waiting().await;
         }
+        self.tell_of_starter(attempt).await;
         if wait.is_none_or(|wait| wait > LONG_WAIT) {
             self.clock.sleep_until(attempt.started + LONG_WAIT).await;
             let holder = attempt.seen.lock().as_ref().map(ToString::to_string).unwrap_or_default();

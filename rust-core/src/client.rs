@@ -197,8 +197,15 @@ impl Client {
         .await
     }
 
-    /// Refuses new acquires, waits up to `timeout` for holders to finish while their leases are still renewed, then takes away what is
-    /// left: its holders are told that the lease is lost. A client that was never used has nothing to close.
+    /// Refuses new work, waits up to `timeout` for holders to finish while their leases are still renewed, then takes away what is left: its
+    /// holders are told that the lease is lost. A client that was never used has nothing to close.
+    ///
+    /// Until then a caller that holds a lease of this client may acquire more, as may what it started (see [`Caller`](crate::Caller)), and
+    /// goes on waiting for what it has asked for. Everybody else gets [`Error::ClientClosed`], at once. Off tokio, where callers cannot be
+    /// told apart, any acquire is admitted while a lease is held. Asking about keys works for everybody until the drain is over.
+    ///
+    /// In a web server, drain the server first, then close the client: its requests are new work. Of several calls the one whose time is up
+    /// first ends the drain of all.
     ///
     /// # Errors
     /// [`Error::Forked`] in a child process.
@@ -247,7 +254,7 @@ impl Client {
             + 'static,
     {
         let session = self.session()?.clone();
-        if session.closing.is_cancelled() {
+        if session.closing.closed.is_cancelled() {
             return Err(Error::ClientClosed { operation });
         }
         let engine = session.engine.clone();

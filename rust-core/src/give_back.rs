@@ -103,7 +103,7 @@ impl Session {
                 }
             };
             // A client that is closed will not be served again.
-            if self.clock.now() >= give_up || (refused && self.closing.is_cancelled()) {
+            if self.clock.now() >= give_up || (refused && self.closing.closed.is_cancelled()) {
                 self.end_release(held, since, Status::Unconfirmed);
                 return;
             }

@@ -79,7 +79,7 @@ impl Session {
     /// May be dropped at any time.
     pub(crate) async fn health(&self) -> Health {
         let server = self.backend.server().clone();
-        if self.closing.is_cancelled() {
+        if self.closing.begun.is_cancelled() {
             return Health::down(server, "the client is closed".to_owned());
         }
         let sent = self.clock.now();

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::caller::Caller;
 use crate::clock::{Clock, Instant};
 use crate::fencing::Token;
 use crate::lease_state::{Action, Event, LeaseState, Status};
@@ -16,6 +18,13 @@ use crate::owner::OwnerId;
 
 /// Called once, when the lease is lost.
 pub(crate) type OnLost = Box<dyn FnOnce(Status) + Send>;
+
+/// What was said about a lease to those whom its holder started and that wait for it. Once each: there may be many.
+#[derive(Default)]
+pub(crate) struct Said {
+    pub(crate) in_log: AtomicBool,
+    pub(crate) by_binding: AtomicBool,
+}
 
 /// One lease, shared by its holder, the renewal heap and the waiters of the same key.
 pub(crate) struct Held {
@@ -28,6 +37,9 @@ pub(crate) struct Held {
     pub(crate) op_timeout: Duration,
     /// When a request for it left that was never answered: executed late, it could take the key once more after the release.
     pub(crate) unanswered: Option<Instant>,
+    /// Who took it, and with it what that one started may take more while the client is being closed.
+    pub(crate) holder: Caller,
+    pub(crate) said: Said,
     /// When it was got.
     since: Instant,
     clock: Arc<dyn Clock>,
@@ -65,6 +77,8 @@ impl Held {
             acquired_at: clock.wall(),
             op_timeout,
             unanswered: None,
+            holder: Caller::unknown(),
+            said: Said::default(),
             since,
             clock,
             state: Mutex::new(state),

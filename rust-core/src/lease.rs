@@ -335,3 +335,30 @@ impl Drop for Handle {
         }
     }
 }
+
+/// Gives a lease back when its scope is left, by whatever way.
+pub(crate) struct Scope {
+    pub(crate) lease: Lease,
+    left: bool,
+}
+
+impl Scope {
+    pub(crate) fn new(lease: Lease) -> Self {
+        Self { lease, left: false }
+    }
+
+    pub(crate) async fn leave(mut self) -> Result<bool> {
+        let lease = self.lease.clone();
+        self.left = true;
+        lease.release().await
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        if !self.left {
+            // In a forked child there is nothing to give back.
+            let _ = self.lease.release_then(drop);
+        }
+    }
+}

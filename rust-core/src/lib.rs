@@ -26,8 +26,10 @@
 mod acquire;
 mod attempt;
 pub mod backend;
+pub mod caller;
 pub mod client;
 pub mod clock;
+mod closing;
 mod deadlines;
 pub mod error;
 pub mod fencing;
@@ -52,10 +54,12 @@ mod reentry;
 mod renewal;
 mod retry;
 mod runtime;
+mod self_wait;
 mod session;
 pub mod unit;
 mod waiters;
 
+pub use caller::Caller;
 pub use client::Client;
 pub use error::{Error, LossReason, Result};
 pub use health::{Health, HealthStatus};

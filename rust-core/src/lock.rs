@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 
 use crate::attempt::Attempt;
+use crate::caller::Caller;
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::lease::{Lease, Outstanding};
+use crate::lease::{Lease, Outstanding, Scope};
 use crate::lease_state::Status;
 use crate::options::{LockOptions, Retry, check_key};
 use crate::process::Bound;
-use crate::reentry::{Caller, Entered};
+use crate::reentry::{Entered, Taker};
 use crate::runtime::{call_on, run};
 use crate::session::Session;
 
@@ -177,13 +178,18 @@ impl Lock {
     /// # Cancel safety
     /// As [`Lock::acquire`].
     pub async fn acquire_within(&self, wait: Option<Duration>) -> Result<Lease> {
-        let Some(entered) = &self.entered else { return self.join(wait).await };
-        let caller = Caller::current()?;
-        if let Some(lease) = entered.again(caller) {
+        let caller = Caller::current();
+        self.acquire_as(wait, caller.clone(), caller).await
+    }
+
+    async fn acquire_as(&self, wait: Option<Duration>, caller: Caller, holder: Caller) -> Result<Lease> {
+        let Some(entered) = &self.entered else { return self.join_as(wait, caller, holder).await };
+        let taker = Taker::current()?;
+        if let Some(lease) = entered.again(taker) {
             return Ok(lease);
         }
-        let lease = self.join(wait).await?;
-        entered.remember(caller, &lease);
+        let lease = self.join_as(wait, caller, holder).await?;
+        entered.remember(taker, &lease);
         Ok(lease)
     }
 
@@ -196,8 +202,18 @@ impl Lock {
     /// # Cancel safety
     /// As [`Lock::acquire`].
     pub fn join(&self, wait: Option<Duration>) -> impl Future<Output = Result<Lease>> + Send + use<> {
+        let caller = Caller::current();
+        self.join_as(wait, caller.clone(), caller)
+    }
+
+    fn join_as(
+        &self,
+        wait: Option<Duration>,
+        caller: Caller,
+        holder: Caller,
+    ) -> impl Future<Output = Result<Lease>> + Send + use<> {
         let lock = self.clone();
-        let joined = lock.begin(wait);
+        let joined = lock.begin(wait, caller, holder);
         async move {
             let (session, attempt) = joined?;
             let (engine, outstanding) = (session.get()?.engine.clone(), lock.outstanding.clone());
@@ -216,7 +232,31 @@ impl Lock {
     /// # Errors
     /// Those of [`Lock::acquire`] that are known at once; then `then` is not called.
     pub fn acquire_then(&self, wait: Option<Duration>, then: impl FnOnce(Result<Lease>) + Send + 'static) -> Result<AbortHandle> {
-        let (session, attempt) = self.begin(wait)?;
+        let caller = Caller::current();
+        self.go_on(self.begin(wait, caller.clone(), caller)?, then)
+    }
+
+    /// [`Lock::acquire_then`] for bindings, which say who asks, for itself or for a body that is to be the `holder`, and warn of self-waits.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire_then`].
+    pub fn acquire_for(
+        &self,
+        caller: Caller,
+        holder: Caller,
+        wait: Option<Duration>,
+        then: impl FnOnce(Result<Lease>) + Send + 'static,
+    ) -> Result<AbortHandle> {
+        let (session, mut attempt) = self.begin(wait, caller, holder)?;
+        attempt.tells = false;
+        self.go_on((session, attempt), then)
+    }
+
+    fn go_on(
+        &self,
+        (session, attempt): (Bound<Session>, Box<Attempt>),
+        then: impl FnOnce(Result<Lease>) + Send + 'static,
+    ) -> Result<AbortHandle> {
         let (engine, outstanding) = (session.get()?.engine.clone(), self.outstanding.clone());
         let granted = lease(session, attempt, outstanding.clone());
         let remembered = move |lease: Result<Lease>| {
@@ -230,11 +270,16 @@ impl Lock {
         Ok(call_on(&engine, granted, remembered))
     }
 
-    fn begin(&self, wait: Option<Duration>) -> Result<(Bound<Session>, Box<Attempt>)> {
+    /// Whether this client holds the key for one who started the caller. True once for each lease, for bindings that warn.
+    pub fn is_held_by_starter_of(&self, caller: &Caller) -> bool {
+        self.client.session_in_use().is_some_and(|session| session.is_held_by_starter(&self.key, caller))
+    }
+
+    fn begin(&self, wait: Option<Duration>, caller: Caller, holder: Caller) -> Result<(Bound<Session>, Box<Attempt>)> {
         let options = LockOptions { wait, ..self.options.clone() };
         self.validate_with(&options)?;
         let session = self.client.bound()?.clone();
-        let attempt = session.get()?.attempt(self.key.clone(), options);
+        let attempt = session.get()?.attempt(self.key.clone(), options, caller, holder);
         Ok((session, attempt))
     }
 
@@ -290,11 +335,14 @@ impl Lock {
         F: FnOnce(Lease) -> W,
         W: Future<Output = T>,
     {
-        let scope = Scope { lease: self.acquire().await?, left: false };
+        let caller = Caller::current();
+        let body = caller.body();
+        let lease = self.acquire_as(self.options.wait, caller, body.clone()).await?;
+        let scope = Scope::new(lease.clone());
         let result = tokio::select! {
             biased;
             reason = scope.lease.lost() => Err(Error::LockLost { key: self.key.clone(), token: scope.lease.token(), reason }),
-            value = work(scope.lease.clone()) => Ok(value),
+            value = body.running(async { work(lease).await }) => Ok(value),
             error = self.signs_of_life(&scope.lease), if self.options.max_stall.is_some() => Err(error),
         };
         if result.is_ok()
@@ -352,29 +400,6 @@ fn remember(outstanding: &Outstanding, lease: Lease) {
     drop(all);
     // Not before: the last handle of a lease that has run out may tell of the loss, to somebody who asks for this lock.
     drop(ended);
-}
-
-/// Gives a lease back when its scope is left, by whatever way.
-struct Scope {
-    lease: Lease,
-    left: bool,
-}
-
-impl Scope {
-    async fn leave(mut self) -> Result<bool> {
-        let lease = self.lease.clone();
-        self.left = true;
-        lease.release().await
-    }
-}
-
-impl Drop for Scope {
-    fn drop(&mut self) {
-        if !self.left {
-            // In a forked child there is nothing to give back.
-            let _ = self.lease.release_then(drop);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,29 +1,26 @@
 //! A session: one identity under which leases and waiters are registered, and everything that looks after them.
 //!
-//! How a key is got is told in `acquire`, how it is given back in `give_back`.
+//! How a key is got is told in `acquire`, how it is given back in `give_back`, how a session ends in `closing`.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::measured::Measured;
 use crate::backend::{Backend, Context, Hint};
 use crate::clock::Clock;
+use crate::closing::{Closing, Leases};
 use crate::error::{BackendError, Error, Failure, LossReason, Result};
 use crate::fencing::Token;
 use crate::ground::Ground;
 use crate::held::Held;
 use crate::holder::Notes;
-use crate::lease_state::{Action, Event};
 use crate::observe::Observer;
 use crate::options::ClientOptions;
 use crate::owner::{OwnerId, SessionId};
@@ -31,9 +28,6 @@ use crate::places::Places;
 use crate::renewal::Renewals;
 use crate::runtime;
 use crate::waiters::{Lines, Parked};
-
-/// How long the end of a session waits for the releases that it started.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What ties one client's leases, waiters and backend together.
 pub(crate) struct Session {
@@ -48,10 +42,11 @@ pub(crate) struct Session {
     pub(crate) engine: Handle,
     /// Work that goes on after its caller has left: releases, and giving up places.
     pub(crate) tasks: TaskTracker,
-    pub(crate) closing: CancellationToken,
+    pub(crate) closing: Closing,
     pub(crate) notes: Notes,
-    leases: Mutex<HashMap<u64, Arc<Held>>>,
-    no_leases: Notify,
+    pub(crate) leases: Mutex<Leases>,
+    /// The last lease, or the last attempt that closing waits for, has ended.
+    pub(crate) no_leases: Notify,
     sequence: AtomicU64,
     floor: AtomicU64,
     loops: Vec<AbortHandle>,
@@ -123,7 +118,7 @@ impl Session {
             places,
             engine: engine.clone(),
             tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            closing: Closing::default(),
             notes: Notes::of_this_process(),
             leases: Mutex::default(),
             no_leases: Notify::new(),
@@ -153,30 +148,22 @@ impl Session {
         self.floor.fetch_max(held.token, Ordering::Relaxed);
         // In this order: once it is among the leases or scheduled it may end, and then it must be taken out of the line as well.
         self.lines.set_holder(held.clone());
-        self.leases.lock().insert(held.owner.sequence, held.clone());
+        self.leases.lock().insert(held);
         self.renewals.schedule(held);
     }
 
     /// Takes a lease that has ended out of everything; returns what was parked on it.
     pub(crate) fn let_go(&self, held: &Arc<Held>) -> Option<Parked> {
         self.renewals.forget(held);
-        let empty = {
-            let mut leases = self.leases.lock();
-            leases.remove(&held.owner.sequence);
-            leases.is_empty()
-        };
-        if empty {
+        let was_last = self.leases.lock().remove(held);
+        if was_last {
             self.no_leases.notify_waiters();
         }
         self.lines.end_holder(held)
     }
 
-    pub(crate) fn held_count(&self) -> usize {
-        self.leases.lock().len()
-    }
-
     pub(crate) fn held_now(&self) -> Vec<Arc<Held>> {
-        self.leases.lock().values().cloned().collect()
+        self.leases.lock().all()
     }
 
     /// An error of the backend, told with what was tried: unavailable or refused.
@@ -215,48 +202,7 @@ impl Session {
         }
     }
 
-    /// Refuses new attempts, waits for holders to finish while their leases are still renewed, then takes away what is left.
-    ///
-    /// # Cancel safety
-    /// Dropping it leaves the session closed to new attempts, with its leases still renewed.
-    pub(crate) async fn close(self: &Arc<Self>, timeout: Duration) {
-        self.closing.cancel();
-        let drained = async {
-            loop {
-                let empty = self.no_leases.notified();
-                tokio::pin!(empty);
-                empty.as_mut().enable();
-                if self.held_count() == 0 {
-                    return;
-                }
-                empty.await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = drained => {}
-            () = self.clock.sleep_until(self.clock.now() + timeout) => {}
-        }
-        let mut left = self.held_now();
-        left.sort_unstable_by_key(|held| held.owner.sequence);
-        for held in left {
-            if let Action::Lose(reason) = held.on(Event::Close) {
-                self.on_loss(&held, reason);
-            }
-        }
-        self.tasks.close();
-        let farewell = self.clock.sleep_until(self.clock.now() + FAREWELL);
-        tokio::select! {
-            biased;
-            () = self.tasks.wait() => {}
-            () = farewell => tracing::warn!(server = %self.backend.server(), "closed before every release was confirmed"),
-        }
-        self.stop();
-        self.observer.deliver();
-        self.backend.close().await;
-    }
-
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         for task in &self.loops {
             task.abort();
         }

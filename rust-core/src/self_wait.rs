@@ -1,0 +1,50 @@
+//! Notices who waits for a key that it holds itself, or that whoever started it holds: that may be for ever.
+//!
+//! A caller that is the holder makes a mistake, and hears of it at once. What the holder started may rightly wait until the holder is done;
+//! only if that takes long, or its wait ends before, is it worth a word, and one for each lease.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::attempt::Attempt;
+use crate::caller::{Caller, Kinship};
+use crate::held::Held;
+use crate::session::Session;
+
+/// So long may what the holder started wait for the holder without a word.
+const GRACE: Duration = Duration::from_secs(1);
+
+impl Attempt {
+    /// It begins to wait for a lease of its own session.
+    pub(crate) fn waits_for(&self, held: &Arc<Held>) {
+        match self.caller.related_to(&held.holder) {
+            // Only the first time counts: an attempt that is told to look again comes here more than once.
+            Kinship::Same if self.own.set(held.clone()).is_ok() && self.tells => {
+                tracing::warn!(key = %held.key, token = held.token, "this caller holds the key already and now waits for itself");
+            }
+            Kinship::Started => drop(self.own.set(held.clone())),
+            Kinship::Same | Kinship::None => {}
+        }
+    }
+}
+
+impl Session {
+    /// Says so if the attempt has waited for a while for whoever started it. Returns at once if it does not.
+    pub(crate) async fn tell_of_starter(&self, attempt: &Attempt) {
+        let started = |held: &&Arc<Held>| attempt.caller.related_to(&held.holder) == Kinship::Started;
+        let Some(held) = attempt.own.get().filter(started) else { return };
+        let grace = attempt.options.wait.map_or(GRACE, |wait| wait.min(GRACE));
+        self.clock.sleep_until(attempt.started + grace).await;
+        let still = self.lines.holder(&attempt.key).is_some_and(|holder| Arc::ptr_eq(&holder, held));
+        if still && !held.said.in_log.swap(true, Ordering::Relaxed) {
+            tracing::warn!(key = %held.key, token = held.token, "a caller waits for a key that is held by who started it");
+        }
+    }
+
+    /// Whether this session holds the key for one who started the caller, which has not been asked before about this lease.
+    pub(crate) fn is_held_by_starter(&self, key: &str, caller: &Caller) -> bool {
+        let started = |held: &Arc<Held>| caller.related_to(&held.holder) == Kinship::Started;
+        self.lines.holder(key).filter(started).is_some_and(|held| !held.said.by_binding.swap(true, Ordering::Relaxed))
+    }
+}
