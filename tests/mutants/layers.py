@@ -15,7 +15,7 @@ SEEDS = 6000
 LONGEST_KIND = 90  # characters
 
 NATIVE = ["bash", "tools/build-native", "dev"]
-CARGO = ["cargo", "test", "--locked", "--no-fail-fast", "-p", "dlock-engine"]
+CARGO = ["cargo", "test", "--locked", "--no-fail-fast", "-p"]
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class Layer(ABC):
 
 
 class Cargo(Layer):
-    """Test programs of the engine."""
+    """Test programs of the engine, or of another package."""
 
-    def __init__(self, *selection: str, only: str = "") -> None:
-        self.build = [*CARGO, *selection, "--no-run"]
-        self.command = [*CARGO, *selection, *([only] if only else [])]
-        self._selection = selection
+    def __init__(self, *selection: str, only: str = "", package: str = "dlock-engine") -> None:
+        self._programs = [*CARGO, package, *selection]
+        self.build = [*self._programs, "--no-run"]
+        self.command = [*self._programs, *([only] if only else [])]
 
     def alone(self, test: str) -> list[str]:
-        return [*CARGO, *self._selection, "--", "--exact", test]
+        return [*self._programs, "--", "--exact", test]
 
     def failures(self, ran: Ran) -> list[Failure]:
         failed = re.findall(r"^test (\S+) \.\.\. FAILED$", ran.output, re.MULTILINE)
@@ -156,6 +156,7 @@ LAYERS: dict[str, Layer] = {
     "contract-etcd": Cargo("--test", "contract", only="etcd::"),
     "simulation": Simulation(),
     "local": Cargo("--test", "local_rules", "--test", "local_processes"),
+    "namespaces": Cargo("--test", "namespaces", package="dlock-cli"),
     "redis": Cargo(*REDIS),
     "etcd": Cargo("--test", "etcd_faults"),
 }

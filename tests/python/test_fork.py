@@ -4,7 +4,9 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -136,6 +138,50 @@ def test_r13_a_killed_parents_lock_is_free_at_once_in_spite_of_an_idle_child(key
     finally:
         os.kill(idle_child, signal.SIGKILL)
         parent.join()
+
+
+HOLD_AND_FORK_IN_C = """
+import ctypes, sys, time
+import dlock
+lease = dlock.sync.Client("local:").lock(sys.argv[1]).acquire()
+libc = ctypes.CDLL(None)
+if (child := libc.fork()) == 0:
+    libc.sleep(20)
+    libc._exit(0)
+print(lease.token, child, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_r13_a_fork_in_c_does_not_keep_a_killed_parents_lock(key: str, waited_for: bool) -> None:
+    arguments = [sys.executable, "-c", HOLD_AND_FORK_IN_C, key]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as parent, dlock.sync.Client("local:") as client:
+        assert parent.stdout is not None
+        token, child = map(int, parent.stdout.readline().split())
+        try:
+            lock = client.lock(key, wait=5)
+            assert client.is_locked(key)
+            waiting = threading.Thread(target=lambda: taken.append((lock.acquire(), time.monotonic())))
+            taken: list[tuple[dlock.sync.Lease, float]] = []
+            if waited_for:
+                waiting.start()
+                until(lambda: client.stats().waiting == 1, "it waits")
+            parent.kill()
+            killed = time.monotonic()
+            if not waited_for:
+                parent.wait()
+                assert not client.is_locked(key)
+                waiting.start()
+            waiting.join()
+            [(lease, at)] = taken
+            assert at - killed < 1
+            assert lease.token > token
+            os.kill(child, signal.SIGKILL)
+            assert client.is_locked(key)
+            assert lease.release()
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_r13_importing_and_making_a_client_start_no_thread() -> None:

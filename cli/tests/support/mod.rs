@@ -52,6 +52,10 @@ impl Scratch {
         scratch
     }
 
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }

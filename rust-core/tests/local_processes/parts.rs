@@ -50,6 +50,7 @@ pub(crate) fn plays_a_part() -> bool {
 async fn hold(mut client: Client) {
     let (owner, token) = client.take().await;
     say(&format!("held {token}"));
+    let mut passed = Vec::new();
     loop {
         match listen().as_str() {
             "release" => {
@@ -60,6 +61,10 @@ async fn hold(mut client: Client) {
                 let renew = Renew { key: KEY.into(), owner, ttl: TIMEOUT, exact: false };
                 let answer = client.backend.renew(vec![renew], TIMEOUT).await.unwrap();
                 say(if answer == [Renewed::Gone] { "gone" } else { "extended" });
+            }
+            "pass on" => {
+                passed.extend(client.backend.lock_files(&KEY.into(), owner).unwrap());
+                say(&format!("passed on {}", passed.len()));
             }
             word => panic!("{word}"),
         }

@@ -14,9 +14,10 @@ use tokio::time::Instant as Deadline;
 use super::files::Descriptor;
 use super::place::{Found, Holding, Place, let_go, seek};
 use super::record::Record;
+use super::tokens::Slot;
 use super::turns::Turns;
 use super::watch::Notify;
-use super::{Local, locks, names, tokens};
+use super::{Local, left_behind, locks, names};
 use crate::backend::{Acquire, Acquired, Grant, Hint, Waiting};
 use crate::error::{BackendError, Failure};
 use crate::fencing::Token;
@@ -24,7 +25,9 @@ use crate::holder::Holder;
 use crate::owner::OwnerId;
 
 /// When a waiter looks again without having been told to.
-pub(super) const BACKSTOP: Duration = Duration::from_secs(1);
+///
+/// No event tells of a holder that died while a child, forked past our hooks, keeps its file open.
+pub(super) const BACKSTOP: Duration = Duration::from_millis(500);
 
 /// When a waiter looks again where nobody can tell it.
 const POLL: Duration = Duration::from_millis(20);
@@ -199,19 +202,19 @@ impl Local {
                 Some(file) => file,
                 None => match seek(path, place.take(), notify.as_ref())? {
                     Some(Found::Locked(file)) => file,
-                    Some(Found::Blocked(blocked)) => return self.blocked(&mut book, id, blocked, request, round),
+                    Some(Found::Blocked(blocked)) => return self.blocked(&mut book, (directory, path), blocked, request, round),
                     None => return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the lock file keeps vanishing")),
                 },
             };
-            let slot = names::slot(&self.context.namespace, &request.key);
-            let Some(token) = tokens::raise(directory, slot, request.floor, self.context.clock.wall()).inspect_err(|_| {
-                let _ = give_up(path, &file);
-            })?
-            else {
+            let raised = Slot::lock(directory, self.slot(request)).and_then(|slot| match slot {
+                Some(slot) => slot.raise(request.floor, self.context.clock.wall()).map(|token| Some((slot, token))),
+                None => Ok(None),
+            });
+            let Some((_until_it_is_held, token)) = raised.inspect_err(|_| drop(give_up(path, &file)))? else {
                 book.attempts.insert(id, Attempt::Locked(file));
                 return Ok(Turn::Pause);
             };
-            if let Some(holding) = Holding::begin(path, file, &self.record(request, token), &mut book.turns)? {
+            if let Some(holding) = Holding::begin(path, file, self.record(request, token), &mut book.turns)? {
                 book.attempts.insert(id, Attempt::Held(holding));
                 return Ok(Turn::Answer(Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO })));
             }
@@ -219,8 +222,22 @@ impl Local {
     }
 
     /// The lock is somebody else's. A few more tries are worth while if that somebody is dead, or is about to say who it is.
-    fn blocked(&self, book: &mut Book, id: Id, place: Place, request: &Acquire, round: u32) -> io::Result<Turn> {
+    fn blocked(
+        &self,
+        book: &mut Book,
+        (directory, path): (&Path, &Path),
+        place: Place,
+        request: &Acquire,
+        round: u32,
+    ) -> io::Result<Turn> {
+        let id = (Arc::clone(&request.key), request.owner);
         let record = Record::decode(&place.file.read()?);
+        if round < TRIES && record.as_ref().is_some_and(|record| locks::is_left_behind(record, self.process)) {
+            // Freed, or somebody is about to change it: look again in either case.
+            left_behind::free(directory, self.slot(request), path, self.process)?;
+            book.attempts.insert(id, Attempt::Waiting(place));
+            return Ok(Turn::Pause);
+        }
         let passing = place.take_closed() || round > 0 || record.as_ref().is_none_or(|record| !locks::is_running(record.pid));
         let watched = place.watch.is_some();
         if passing && round < TRIES {
@@ -235,12 +252,21 @@ impl Local {
         Ok(Turn::Answer(Acquired::Waiting(Waiting { look_again, position: None, holder })))
     }
 
+    fn slot(&self, request: &Acquire) -> u8 {
+        names::slot(&self.context.namespace, &request.key)
+    }
+
     fn record(&self, request: &Acquire, token: Token) -> Record {
         Record {
+            passed: 0,
+            shown: 0,
             owner: request.owner.to_string(),
             token,
             pid: self.process.pid,
             started: self.process.started,
+            boot: self.process.boot,
+            pid_namespace: self.process.pid_namespace,
+            time_namespace: self.process.time_namespace,
             namespace: (&*self.context.namespace).into(),
             key: (&*request.key).into(),
             note: (&*request.note).into(),

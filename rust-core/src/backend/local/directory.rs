@@ -8,22 +8,20 @@ use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 use url::Url;
 
+use super::default_directory;
+use super::files::Descriptor;
 use crate::backend::shown;
 use crate::error::{BackendError, Error, Failure};
 
 /// The environment variable that chooses another directory.
-const VARIABLE: &str = "DLOCK_DIR";
-
-/// Where the default directory is looked for. They depend on the machine alone: `XDG_RUNTIME_DIR`, `TMPDIR` and `HOME` differ between
-/// cron and a login shell, which would then not exclude each other.
-const BASES: [&str; 3] = ["/run/lock", "/dev/shm", "/tmp"];
+pub(super) const VARIABLE: &str = "DLOCK_DIR";
 
 /// What a user asked for, before anything was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     /// This directory.
     Named(PathBuf),
-    /// The user's own under the first suitable base.
+    /// The user's own: see [`default_directory`].
     Default,
 }
 
@@ -61,45 +59,35 @@ impl Choice {
     }
 
     /// Finds the directory, and makes it if it is not there.
-    pub(super) fn resolve(&self) -> Result<Arc<Path>, BackendError> {
+    pub(super) fn resolve(&self) -> Result<Chosen, BackendError> {
         match self {
-            Self::Named(path) => prepare(path),
-            Self::Default => resolve_default(&BASES.map(Path::new)),
+            Self::Named(path) => Ok(Chosen { path: prepare(path)?, in_use: Vec::new() }),
+            Self::Default => default_directory::resolve(&default_directory::BASES.map(Path::new)),
         }
     }
 }
 
-fn resolve_default(bases: &[&Path]) -> Result<Arc<Path>, BackendError> {
-    let name = format!("dlock-{}", rustix::process::geteuid().as_raw());
-    for base in bases {
-        if !is_sticky(base) {
-            continue;
-        }
-        match make(&base.join(&name)) {
-            // Not writable for this user, so it is not for this user's other processes either.
-            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOENT) => {}
-            // Also when it exists and is unfit: going on to the next base would part this process from the user's others.
-            _ => return prepare(&base.join(&name)),
-        }
-    }
-    let bases: Vec<_> = bases.iter().map(|base| base.display().to_string()).collect();
-    Err(refused(format!("local: none of {} is a sticky directory that can be written to: set {VARIABLE}", bases.join(", "))))
+/// A directory, and what shows others that it is in use: dropping that ends it.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    pub(super) path: Arc<Path>,
+    pub(super) in_use: Vec<Descriptor>,
 }
 
-fn is_sticky(base: &Path) -> bool {
-    rustix::fs::stat(base).is_ok_and(|stat| {
-        FileType::from_raw_mode(stat.st_mode) == FileType::Directory && Mode::from_raw_mode(stat.st_mode).contains(Mode::SVTX)
-    })
+/// Whether files can be made in `path`, as the kernel sees it.
+pub(super) fn check_writable(path: &Path) -> Result<(), BackendError> {
+    use rustix::fs::Access;
+    rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| failed(path, "cannot be written to", error))
 }
 
-fn make(path: &Path) -> Result<(), Errno> {
+pub(super) fn make(path: &Path) -> Result<(), Errno> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Err(Errno::EXIST) => Ok(()),
         other => other,
     }
 }
 
-fn prepare(path: &Path) -> Result<Arc<Path>, BackendError> {
+pub(super) fn prepare(path: &Path) -> Result<Arc<Path>, BackendError> {
     make(path).map_err(|error| failed(path, "cannot be made", error))?;
     // Without following a symbolic link: one could lead anywhere, and somewhere else tomorrow.
     let stat = rustix::fs::lstat(path).map_err(|error| failed(path, "cannot be read", error))?;
@@ -155,11 +143,11 @@ fn file_system(_path: &Path) -> Result<u64, Errno> {
     Ok(0)
 }
 
-fn refused(message: String) -> BackendError {
+pub(super) fn refused(message: String) -> BackendError {
     BackendError::new(Failure::Refused, message)
 }
 
-fn failed(path: &Path, what: &str, error: Errno) -> BackendError {
+pub(super) fn failed(path: &Path, what: &str, error: Errno) -> BackendError {
     let error = io::Error::from(error);
     BackendError {
         message: format!("local: {} {what}: {error}", path.display()).into(),
@@ -169,7 +157,7 @@ fn failed(path: &Path, what: &str, error: Errno) -> BackendError {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::super::scratch::Scratch;
     use super::*;
@@ -205,7 +193,7 @@ mod tests {
     #[test]
     fn the_directory_is_made_for_its_user_alone() {
         let scratch = Scratch::new();
-        let directory = Choice::Named(scratch.path().join("locks")).resolve().unwrap();
+        let directory = Choice::Named(scratch.path().join("locks")).resolve().unwrap().path;
         assert_eq!(std::fs::metadata(&directory).unwrap().mode() & 0o7777, 0o700);
         assert!(Choice::Named(scratch.path().join("locks")).resolve().is_ok(), "a second process finds it there");
     }
@@ -246,33 +234,6 @@ mod tests {
         let scratch = Scratch::new();
         let error = Choice::Named(scratch.path().join("no/locks")).resolve().unwrap_err();
         assert!(error.message.contains("no/locks cannot be made"), "{error}");
-    }
-
-    #[test]
-    fn the_default_is_under_the_first_sticky_base() {
-        let scratch = Scratch::new();
-        let base = |name: &str, mode| {
-            let path = scratch.path().join(name);
-            std::fs::DirBuilder::new().create(&path).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            path
-        };
-        let (plain, first, second) = (base("plain", 0o777), base("first", 0o1777), base("second", 0o1777));
-        let found = resolve_default(&[&scratch.path().join("none"), &plain, &first, &second]).unwrap();
-        let user = rustix::process::geteuid().as_raw();
-        assert_eq!(&*found, first.join(format!("dlock-{user}")));
-        assert!(std::fs::read_dir(second).unwrap().next().is_none());
-        assert!(resolve_default(&[&plain]).unwrap_err().message.contains("DLOCK_DIR"));
-    }
-
-    #[test]
-    fn a_default_that_somebody_planted_is_refused_rather_than_passed_over() {
-        let scratch = Scratch::new();
-        std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
-        std::fs::DirBuilder::new().mode(0o700).create(scratch.path().join("real")).unwrap();
-        let name = format!("dlock-{}", rustix::process::geteuid().as_raw());
-        symlink(scratch.path().join("real"), scratch.path().join(name)).unwrap();
-        assert_eq!(resolve_default(&[scratch.path()]).unwrap_err().failure, Failure::Refused);
     }
 
     #[test]

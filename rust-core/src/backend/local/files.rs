@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::ofd;
 use super::record::LONGEST_RECORD;
 use super::watch::Hub;
 
@@ -169,9 +170,32 @@ impl Descriptor {
         })
     }
 
+    /// Takes the kernel lock beside others who share it; false if somebody has it alone.
+    pub(super) fn try_lock_shared(&self) -> io::Result<bool> {
+        self.with(|file| match file.try_lock_shared() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        })
+    }
+
+    /// Lets others see that this open file is held; false where they cannot be shown.
+    pub(super) fn show_held(&self) -> io::Result<bool> {
+        self.with(ofd::lock)
+    }
+
+    /// Whether another open file is shown as held.
+    pub(super) fn is_shown_held(&self) -> io::Result<bool> {
+        self.with(ofd::is_locked)
+    }
+
     /// Gives the kernel lock up for everybody who shares this open file, forked children included.
     pub(super) fn unlock(&self) -> io::Result<()> {
         self.with(File::unlock)
+    }
+
+    pub(super) fn is_regular(&self) -> io::Result<bool> {
+        self.with(|file| Ok(file.metadata()?.is_file()))
     }
 
     pub(super) fn truncate(&self) -> io::Result<()> {

@@ -4,18 +4,22 @@
 //!
 //! - *acquire*: open or make the file, try its lock, raise the token, see that the path still names it, write down who we are;
 //! - *release*: unlink, unlock, close. Whoever waited finds that the path names another file, or none, and makes a new one;
-//! - *crash*: the kernel drops the lock. The file stays, and is taken over by the next holder or swept at some start-up;
+//! - *crash*: the kernel drops the lock. The file stays, and is taken over by the next holder or swept at some start-up. Where a child
+//!   that was forked past our hooks keeps the lock, the file is unlinked by whoever can prove that the holder is dead;
 //! - *force*: unlink. The holder compares its file with the path's at each renewal and finds itself robbed.
 //!
 //! Waiters keep one read-only descriptor open and watch the file ([`watch`]); there is no queue between processes. A kernel lock ends
 //! with its process, not with a TTL: that of a live process ends when the engine releases it.
 
 mod attempts;
+mod default_directory;
 mod directory;
 mod files;
 pub(crate) mod forking;
+mod left_behind;
 mod locks;
 mod names;
+mod ofd;
 mod place;
 mod record;
 #[cfg(test)]
@@ -35,7 +39,8 @@ use parking_lot::Mutex;
 use url::Url;
 
 use self::attempts::Book;
-use self::directory::Choice;
+use self::default_directory::advice;
+use self::directory::{Choice, Chosen};
 use self::files::{Descriptor, Identity};
 use self::locks::Process;
 use self::record::Record;
@@ -43,8 +48,8 @@ use super::{
     Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Place, Release, Renew, Renewed, Reply, Whom,
 };
 use crate::error::{BackendError, Error, Failure};
+use crate::holder::Holder;
 use crate::owner::OwnerId;
-use crate::process;
 
 /// How often a record that seems half written is read again, and the pause between.
 const READS: u32 = 4;
@@ -85,7 +90,7 @@ struct Local {
     server: Arc<str>,
     choice: Choice,
     /// Found at first use.
-    directory: Mutex<Option<Arc<Path>>>,
+    directory: Mutex<Option<Chosen>>,
     /// What this client holds and waits for.
     book: Mutex<Book>,
     /// The process that made it: a forked child must not touch the locks of its parent.
@@ -98,20 +103,21 @@ impl Local {
     fn directory(&self) -> Result<Arc<Path>, BackendError> {
         self.check_process()?;
         let mut directory = self.directory.lock();
-        if let Some(directory) = &*directory {
-            return Ok(directory.clone());
+        if let Some(chosen) = &*directory {
+            return Ok(chosen.path.clone());
         }
         let found = self.choice.resolve()?;
-        tracing::debug!(directory = %found.display(), "local: locks exclude this user's processes on this machine");
+        tracing::debug!(directory = %found.path.display(), "local: locks exclude this user's processes on this machine");
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let path = Arc::clone(&found);
+            let path = Arc::clone(&found.path);
             runtime.spawn_blocking(move || sweep::sweep(&path));
         }
-        Ok(directory.insert(found).clone())
+        Ok(directory.insert(found).path.clone())
     }
 
     fn check_process(&self) -> Result<(), BackendError> {
-        if self.process.pid == process::id() {
+        // The kernel is asked: in a child that was forked past the language's hooks, ours is the number of a process that may be dead.
+        if self.process.pid == std::process::id() {
             return Ok(());
         }
         Err(BackendError::new(Failure::Refused, format!("local: opened by process {}, before a fork", self.process.pid)))
@@ -129,8 +135,9 @@ impl Local {
                 .iter()
                 .any(|full| error.raw_os_error() == Some(full.raw_os_error()));
         let failure = if exhausted { Failure::NotSent } else { Failure::Refused };
-        let place = self.directory.lock().as_ref().map(|directory| directory.display().to_string()).unwrap_or_default();
-        BackendError { message: format!("local: {place}: {error}").into(), ..BackendError::because(failure, error) }
+        let place = self.directory.lock().as_ref().map(|chosen| chosen.path.display().to_string()).unwrap_or_default();
+        let advice = if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem { format!("; {}", advice()) } else { String::new() };
+        BackendError { message: format!("local: {place}: {error}{advice}").into(), ..BackendError::because(failure, error) }
     }
 
     /// The directory was removed behind our back: it is made anew at the next use.
@@ -181,7 +188,7 @@ impl Backend for Local {
     }
 
     fn ping(&self, _timeout: Duration) -> Reply<'_, ()> {
-        async move { self.directory().map(drop) }.boxed()
+        async move { directory::check_writable(&self.directory()?) }.boxed()
     }
 
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
@@ -226,13 +233,11 @@ impl Backend for Local {
         async move {
             let directory = self.directory()?;
             let path = self.path(&directory, &key);
-            let read = self.aside(move || read_held(&path)).await?;
+            let this = self.process;
+            let read = self.aside(move || read_held(&path, this)).await?;
             let now = self.context.clock.now();
-            Ok(Inspection {
-                key: key.as_ref().to_owned(),
-                holder: read.map(|(record, _)| record.holder(now)),
-                ..Inspection::default()
-            })
+            let holder = |record: Option<Record>| record.map_or_else(unknown, |record| record.holder(now));
+            Ok(Inspection { key: key.as_ref().to_owned(), holder: read.map(|held| holder(held.record)), ..Inspection::default() })
         }
         .boxed()
     }
@@ -241,7 +246,8 @@ impl Backend for Local {
         async move {
             let directory = self.directory()?;
             let namespace = Arc::clone(&self.context.namespace);
-            let records = self.aside(move || read_all(&directory)).await?;
+            let this = self.process;
+            let records = self.aside(move || read_all(&directory, this)).await?;
             let now = self.context.clock.now();
             let wanted = records.iter().filter(|record| *record.namespace == *namespace && record.key.starts_with(&*prefix));
             let inspect = |record: &Record| Inspection {
@@ -258,17 +264,23 @@ impl Backend for Local {
         async move {
             let directory = self.directory()?;
             let path = self.path(&directory, &key);
-            self.aside(move || take_away(&path, &whom)).await
+            let this = self.process;
+            self.aside(move || take_away(&path, &whom, this)).await
         }
         .boxed()
     }
 
     fn lock_files(&self, key: &Arc<str>, owner: OwnerId) -> Result<Vec<OwnedFd>, BackendError> {
         self.check_process()?;
-        match self.book.lock().holding(key, owner) {
-            Some(holding) => holding.copies().map_err(|error| self.failed(error)),
-            None => Ok(Vec::new()),
+        let Some(passed) = self.book.lock().holding(key, owner).map(|holding| holding.pass_on()) else { return Ok(Vec::new()) };
+        let mut files = passed.map_err(|error| self.failed(error))?;
+        // As long as somebody holds the key, the directory is in use.
+        if let Some(chosen) = &*self.directory.lock() {
+            for file in &chosen.in_use {
+                files.push(file.copy().map_err(|error| BackendError::because(Failure::NotSent, error))?);
+            }
         }
+        Ok(files)
     }
 
     fn close(&self) -> futures_util::future::BoxFuture<'_, ()> {
@@ -281,7 +293,7 @@ impl Local {
         if self.check_process().is_err() {
             return;
         }
-        let directory = self.directory.lock().clone();
+        let directory = self.directory.lock().as_ref().map(|chosen| Arc::clone(&chosen.path));
         let mut book = self.book.lock();
         book.close(|key| directory.as_ref().map(|directory| self.path(directory, key)));
     }
@@ -293,27 +305,42 @@ impl Drop for Local {
     }
 }
 
-/// The record of the file at `path`, if somebody holds it.
-fn read_held(path: &Path) -> std::io::Result<Option<(Record, Identity)>> {
+/// A lock file that somebody holds.
+struct Held {
+    identity: Identity,
+    /// `None` if it cannot be read.
+    record: Option<Record>,
+}
+
+/// The file at `path`, if somebody holds it.
+fn read_held(path: &Path, this: Process) -> std::io::Result<Option<Held>> {
     for round in 0..READS {
         let Some(file) = Descriptor::open(path)? else { return Ok(None) };
+        let identity = file.identity();
         if let Some(record) = Record::decode(&file.read()?) {
-            return Ok(locks::is_held(file.identity(), &record).then(|| (record, file.identity())));
+            return Ok(locks::is_held(&file, &record, this)?.then_some(Held { identity, record: Some(record) }));
         }
         if round + 1 < READS {
             // Half written: its holder is within a few microseconds of done. This thread may wait.
             std::thread::sleep(READ_PAUSE);
+        } else if file.is_shown_held()? {
+            return Ok(Some(Held { identity, record: None }));
         }
     }
     Ok(None)
 }
 
-fn read_all(directory: &Path) -> std::io::Result<Vec<Record>> {
+/// A holder whose record cannot be read.
+fn unknown() -> Holder {
+    Holder { owner: "unknown".to_owned(), ..Holder::default() }
+}
+
+fn read_all(directory: &Path, this: Process) -> std::io::Result<Vec<Record>> {
     let mut records = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_name().to_str().is_some_and(names::is_lock_file) {
-            records.extend(read_held(&entry.path())?.map(|(record, _)| record));
+            records.extend(read_held(&entry.path(), this)?.and_then(|held| held.record));
         }
     }
     records.sort_by(|a, b| a.key.cmp(&b.key));
@@ -321,8 +348,8 @@ fn read_all(directory: &Path) -> std::io::Result<Vec<Record>> {
 }
 
 /// Unlinks the file that `whom` holds; false if they hold none.
-fn take_away(path: &Path, whom: &Whom) -> std::io::Result<bool> {
-    let Some((record, identity)) = read_held(path)? else { return Ok(false) };
+fn take_away(path: &Path, whom: &Whom, this: Process) -> std::io::Result<bool> {
+    let Some(Held { identity, record: Some(record) }) = read_held(path, this)? else { return Ok(false) };
     let meant = match whom {
         Whom::Token(token) => record.token == *token,
         Whom::Owner(owner) => record.owner == *owner,

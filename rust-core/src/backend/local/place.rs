@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::files::Descriptor;
-use super::record::{DEADLINE_OFFSET, Record, encode_deadline};
+use super::record::{DEADLINE_OFFSET, PASSED_OFFSET, Record, encode_deadline};
 use super::turns::Turns;
 use super::watch::{Notify, Watch, watch};
 use crate::clock::Instant;
@@ -97,12 +97,15 @@ pub(super) struct Holding {
 
 impl Holding {
     /// Writes the record into a locked file; `None` if the file is no longer the one at `path`: then the lock is worth nothing.
-    pub(super) fn begin(path: &Path, file: Descriptor, record: &Record, turns: &mut Turns) -> io::Result<Option<Self>> {
+    ///
+    /// Called with the key's [`Slot`](super::tokens::Slot) locked: in between nobody may unlink the file for that of a dead holder.
+    pub(super) fn begin(path: &Path, file: Descriptor, mut record: Record, turns: &mut Turns) -> io::Result<Option<Self>> {
         let Some(empty) = file.empty_at(path)? else { return Ok(None) };
         let writer = if file.is_writable() { None } else { Descriptor::open_writable(path)? };
         if !file.is_writable() && writer.as_ref().is_none_or(|writer| writer.identity() != file.identity()) {
             return Ok(None);
         }
+        record.shown = u8::from(file.show_held()?);
         let bytes = record.encode();
         let target = writer.as_ref().unwrap_or(&file);
         // A new file is the common case, and a truncation makes ext4 flush the file when it is closed.
@@ -131,8 +134,10 @@ impl Holding {
         let _ = writer.write_at(encode_deadline(deadline).as_bytes(), DEADLINE_OFFSET);
     }
 
-    /// The open files again: the one with the lock, and the one whose closing tells waiters of a crash.
-    pub(super) fn copies(&self) -> io::Result<Vec<OwnedFd>> {
+    /// The open files again, for another process: the one with the lock, and the one whose closing tells waiters of a crash.
+    pub(super) fn pass_on(&self) -> io::Result<Vec<OwnedFd>> {
+        // Written first: from now on our end does not prove that nobody is inside.
+        self.writer.as_ref().unwrap_or(&self.file).write_at(b"1", PASSED_OFFSET)?;
         std::iter::once(&self.file).chain(&self.writer).map(Descriptor::copy).collect()
     }
 
@@ -181,9 +186,9 @@ mod tests {
             namespace: "n".into(),
             key: "k".into(),
             note: "{}".into(),
-            deadline: Instant::default(),
+            ..Record::default()
         };
-        Holding::begin(path, locked(path), &record, &mut Turns::default()).unwrap()
+        Holding::begin(path, locked(path), record, &mut Turns::default()).unwrap()
     }
 
     #[test]

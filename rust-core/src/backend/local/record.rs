@@ -16,17 +16,33 @@ const DEADLINE_WIDTH: usize = 20;
 /// Where the deadline begins in the file.
 pub(super) const DEADLINE_OFFSET: u64 = MAGIC.len() as u64;
 
+/// Where the number of `passed` is.
+pub(super) const PASSED_OFFSET: u64 = (MAGIC.len() + DEADLINE_WIDTH + "\n".len() + "{\"passed\":".len()) as u64;
+
 /// Enough for a key of 512 bytes and generous metadata; a longer record is read as none.
 pub(super) const LONGEST_RECORD: usize = 256 * 1024;
 
 /// Who holds a lock file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
+    /// 1 once the open file was handed to another process, whose end then counts too. First, so that it can be written in place.
+    #[serde(default)]
+    pub(super) passed: u8,
+    /// 1 if the holder has the lock that can be asked for. Earlier versions took none.
+    #[serde(default)]
+    pub(super) shown: u8,
     pub(super) owner: String,
     pub(super) token: Token,
     pub(super) pid: u32,
     /// When that process started: its number may be given to another one.
     pub(super) started: u64,
+    /// Where `pid` and `started` mean something: see [`Process`].
+    #[serde(default)]
+    pub(super) boot: u64,
+    #[serde(default)]
+    pub(super) pid_namespace: u64,
+    #[serde(default)]
+    pub(super) time_namespace: u64,
     pub(super) namespace: Box<str>,
     /// The whole key: the file's name may hold a hash of it only.
     pub(super) key: Box<str>,
@@ -54,7 +70,8 @@ impl Record {
     }
 
     pub(super) fn process(&self) -> Process {
-        Process { pid: self.pid, started: self.started }
+        let Self { pid, started, boot, pid_namespace, time_namespace, .. } = *self;
+        Process { pid, started, boot, pid_namespace, time_namespace }
     }
 
     /// The holder as others see it at `now`.
@@ -89,6 +106,7 @@ mod tests {
             key: "line\nbreak \"quoted\"".into(),
             note: "{}".into(),
             deadline: Instant::from_nanos(5_000_000_000),
+            ..Record::default()
         }
     }
 
@@ -111,6 +129,20 @@ mod tests {
         let mut bytes = record().encode();
         bytes.extend_from_slice(b"\"}\nrest of a longer record\n");
         assert_eq!(Record::decode(&bytes), Some(record()));
+    }
+
+    #[test]
+    fn that_it_was_passed_on_is_written_in_place() {
+        let mut bytes = record().encode();
+        bytes[usize::try_from(PASSED_OFFSET).unwrap()] = b'1';
+        assert_eq!(Record::decode(&bytes), Some(Record { passed: 1, ..record() }));
+    }
+
+    #[test]
+    fn a_record_of_an_older_version_is_read() {
+        let json = r#"{"owner":"s:1","token":7,"pid":42,"started":1,"namespace":"dlock","key":"k","note":"{}"}"#;
+        let read = Record::decode(format!("dlock 1 00000000000000000009\n{json}\n").as_bytes()).unwrap();
+        assert_eq!((read.shown, read.passed, read.pid_namespace), (0, 0, 0));
     }
 
     #[test]

@@ -30,7 +30,8 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
     let Some(file) = Descriptor::open(path)? else { return Ok(()) };
     // Looked at before it is locked: locking the file of a live holder's successor would make that one's try fail.
     let abandoned = match Record::decode(&file.read()?) {
-        Some(record) => !record.process().is_alive(),
+        Some(record) if record.shown != 0 => !file.is_shown_held()?,
+        Some(record) => !record.process().seems_alive(),
         None => is_settled(path),
     };
     if !abandoned || !file.try_lock()? {
@@ -52,7 +53,6 @@ fn is_settled(path: &Path) -> bool {
 mod tests {
     use super::super::scratch::Scratch;
     use super::*;
-    use crate::clock;
 
     /// No process has this number: Linux ends at 2^22.
     const DEAD: u32 = 99_999_999;
@@ -66,7 +66,7 @@ mod tests {
             namespace: "n".into(),
             key: "k".into(),
             note: "{}".into(),
-            deadline: clock::Instant::default(),
+            ..Record::default()
         };
         std::fs::write(path, record.encode()).unwrap();
         std::fs::File::open(path).unwrap()

@@ -9,22 +9,79 @@ use std::time::SystemTime;
 use super::files::Descriptor;
 use crate::fencing::{Token, next_token};
 
-/// Raises the last token of a slot and answers it; `None` while another process is about to do the same.
+/// A locked slot. Dropping it unlocks it.
 ///
-/// The slot has a lock of its own since two keys may share it. It is held for four system calls, yet its holder may be stopped within
-/// them: so nobody waits for it here.
-pub(super) fn raise(directory: &Path, slot: u8, floor: Token, wall: SystemTime) -> io::Result<Option<Token>> {
-    let file = Descriptor::open_or_create(&directory.join(format!("slot-{slot:02x}")))?;
-    if !file.try_lock()? {
-        return Ok(None);
+/// It also orders whoever becomes the holder of one of its keys and whoever unlinks the lock file of a dead one: both do it under this lock.
+#[derive(Debug)]
+pub(super) struct Slot(Descriptor);
+
+impl Slot {
+    /// Locks a slot; `None` while another process is in it.
+    ///
+    /// The lock is held for some system calls, yet its holder may be stopped within them: so nobody waits for it here.
+    pub(super) fn lock(directory: &Path, slot: u8) -> io::Result<Option<Self>> {
+        let path = directory.join(format!("slot-{slot:02x}"));
+        let file = match Descriptor::open_or_create(&path) {
+            Ok(file) if file.is_regular()? => file,
+            // A directory, a link, a pipe, or a file that its owner may not read: no slot was made so.
+            Ok(_) | Err(_) if is_spoilt(&path) => {
+                clear(&path)?;
+                Descriptor::open_or_create(&path)?
+            }
+            Ok(_) => return Err(io::Error::other(format!("{} is no regular file", path.display()))),
+            Err(error) => return Err(error),
+        };
+        Ok(file.try_lock()?.then_some(Self(file)))
     }
-    // What cannot be read counts as nothing: then the clock and the client's floor keep the token rising.
-    let last = std::str::from_utf8(&file.read()?).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    let token = next_token(last, floor, wall).ok_or_else(|| io::Error::other("no fencing token is above the last one"))?;
-    file.write_at(format!("{token:020}\n").as_bytes(), 0)?;
-    // Said aloud, not left to closing: a child that was forked past our hooks may share the file.
-    file.unlock()?;
-    Ok(Some(token))
+
+    /// Raises the last token and answers it.
+    pub(super) fn raise(&self, floor: Token, wall: SystemTime) -> io::Result<Token> {
+        let stored = self.0.read()?;
+        // What is no token counts as nothing: then the clock and the client's floor keep the token rising.
+        let last = read(&stored).unwrap_or(0);
+        let token = next_token(last, floor, wall).ok_or_else(|| io::Error::other("no fencing token is above the last one"))?;
+        let text = format!("{token:020}\n");
+        if stored.len() > text.len() {
+            self.0.truncate()?;
+        }
+        self.0.write_at(text.as_bytes(), 0)?;
+        Ok(token)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Said aloud, not left to closing: a child that was forked past our hooks may share the file.
+        let _ = self.0.unlock();
+    }
+}
+
+/// The number in the first line.
+fn read(stored: &[u8]) -> Option<Token> {
+    let line = stored.split(|byte| *byte == b'\n').next()?;
+    std::str::from_utf8(line).ok()?.trim().parse().ok()
+}
+
+/// Whether what is at `path` cannot be a slot: no regular file, or one that its owner may not read and write.
+fn is_spoilt(path: &Path) -> bool {
+    use rustix::fs::{FileType, Mode};
+    rustix::fs::lstat(path).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+            || !Mode::from_raw_mode(stat.st_mode).contains(Mode::RUSR | Mode::WUSR)
+    })
+}
+
+/// Moves what is at `path` out of the way. A directory that is not empty is kept under another name: somebody else's things are in it.
+fn clear(path: &Path) -> io::Result<()> {
+    let removed = if std::fs::symlink_metadata(path)?.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            std::fs::rename(path, path.with_extension(format!("spoilt-{}", now.as_micros())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -33,30 +90,95 @@ mod tests {
 
     use super::super::scratch::Scratch;
     use super::*;
+    use crate::fencing::MAX_TOKEN;
 
     fn at(micros: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
     }
 
-    #[test]
-    fn r07_tokens_rise_when_the_wall_clock_steps_back() {
-        let scratch = Scratch::new();
-        let raise = |floor, wall| raise(scratch.path(), 7, floor, at(wall)).unwrap().unwrap();
-        assert_eq!(raise(0, 1_000), 1_000);
-        assert_eq!(raise(0, 500), 1_001);
-        assert_eq!(raise(9_000, 500), 9_001);
-        assert_eq!(raise(0, 0), 9_002);
+    fn raise(scratch: &Scratch, floor: Token, wall: u64) -> Token {
+        Slot::lock(scratch.path(), 7).unwrap().unwrap().raise(floor, at(wall)).unwrap()
     }
 
     #[test]
-    fn r07_tokens_rise_when_the_slot_was_deleted_or_spoilt() {
+    fn r07_tokens_rise_when_the_wall_clock_steps_back() {
         let scratch = Scratch::new();
-        let raise = |wall| raise(scratch.path(), 7, 0, at(wall)).unwrap().unwrap();
-        assert_eq!(raise(1_000), 1_000);
-        std::fs::write(scratch.path().join("slot-07"), "not a number").unwrap();
-        assert_eq!(raise(2_000), 2_000);
-        std::fs::remove_file(scratch.path().join("slot-07")).unwrap();
-        assert_eq!(raise(3_000), 3_000);
+        assert_eq!(raise(&scratch, 0, 1_000), 1_000);
+        assert_eq!(raise(&scratch, 0, 500), 1_001);
+        assert_eq!(raise(&scratch, 9_000, 500), 9_001);
+        assert_eq!(raise(&scratch, 0, 0), 9_002);
+    }
+
+    #[test]
+    fn r07_a_spoilt_slot_counts_as_none_and_is_sound_again_after() {
+        let above = (1_u64 << 52).to_string();
+        let unsafe_in_javascript = ((1_u64 << 53) + 1).to_string();
+        let (huge, garbage) = (vec![b'7'; 3_000_000], [b'x'; 4_096]);
+        let spoilt: [&[u8]; 12] = [
+            b"",
+            b"not a number",
+            b"-5\n",
+            b"1.5e15\n",
+            b"\xff\xfe\n",
+            b"\n\n1\n",
+            b"18446744073709551615\n",
+            b"99999999999999999999999\n",
+            above.as_bytes(),
+            unsafe_in_javascript.as_bytes(),
+            &huge,
+            &garbage,
+        ];
+        for content in spoilt {
+            let scratch = Scratch::new();
+            assert_eq!(raise(&scratch, 0, 1_000), 1_000);
+            std::fs::write(scratch.path().join("slot-07"), content).unwrap();
+            assert_eq!(raise(&scratch, 0, 2_000), 2_000);
+            assert_eq!(raise(&scratch, 0, 0), 2_001, "it is not remembered again");
+        }
+    }
+
+    #[test]
+    fn r07_what_is_no_file_in_place_of_a_slot_is_put_out_of_the_way() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let spoil: [fn(&Path); 6] = [
+            |path| std::fs::remove_file(path).unwrap(),
+            |path| (std::fs::remove_file(path).unwrap(), std::fs::create_dir(path).unwrap()).1,
+            |path| {
+                std::fs::remove_file(path).unwrap();
+                std::fs::create_dir_all(path.join("somebody's/things")).unwrap();
+            },
+            |path| (std::fs::remove_file(path).unwrap(), symlink("nowhere", path).unwrap()).1,
+            |path| {
+                std::fs::remove_file(path).unwrap();
+                drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+            },
+            |path| std::fs::set_permissions(path, PermissionsExt::from_mode(0)).unwrap(),
+        ];
+        for spoil in spoil {
+            let scratch = Scratch::new();
+            assert_eq!(raise(&scratch, 0, 1_000), 1_000);
+            spoil(&scratch.path().join("slot-07"));
+            assert_eq!(raise(&scratch, 0, 2_000), 2_000);
+            assert_eq!(raise(&scratch, 0, 0), 2_001);
+        }
+    }
+
+    #[test]
+    fn r07_a_floor_that_is_no_token_is_none() {
+        let scratch = Scratch::new();
+        assert_eq!(raise(&scratch, MAX_TOKEN + 1, 1_000), 1_000);
+        assert_eq!(raise(&scratch, u64::MAX, 500), 1_001);
+    }
+
+    #[test]
+    fn r07_a_token_that_cannot_rise_is_refused_and_not_stored() {
+        let scratch = Scratch::new();
+        std::fs::write(scratch.path().join("slot-07"), format!("{MAX_TOKEN:020}\n")).unwrap();
+        let slot = Slot::lock(scratch.path(), 7).unwrap().unwrap();
+        for floor in [0, 5, MAX_TOKEN] {
+            assert!(slot.raise(floor, at(1_000)).unwrap_err().to_string().contains("no fencing token is above"));
+        }
+        assert_eq!(read(&std::fs::read(scratch.path().join("slot-07")).unwrap()), Some(MAX_TOKEN));
     }
 
     #[test]
@@ -64,8 +186,8 @@ mod tests {
         let scratch = Scratch::new();
         let stopped = std::fs::File::create(scratch.path().join("slot-07")).unwrap();
         stopped.try_lock().unwrap();
-        assert_eq!(raise(scratch.path(), 7, 0, at(1)).unwrap(), None);
+        assert!(Slot::lock(scratch.path(), 7).unwrap().is_none());
         drop(stopped);
-        assert!(raise(scratch.path(), 7, 0, at(1)).unwrap().is_some());
+        assert!(Slot::lock(scratch.path(), 7).unwrap().is_some());
     }
 }

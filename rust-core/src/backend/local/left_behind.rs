@@ -1,0 +1,104 @@
+//! Lock files that only a dead holder's child keeps locked.
+//!
+//! A fork that the language's hooks do not see gives the child a copy of the open file, and so of the lock, which then outlives its holder.
+//! The child never uses it. So where the holder is proved dead, the file is unlinked, and the next one makes a new one.
+//!
+//! Nobody can become the holder of what is unlinked here. To become one is to find the file at its path and to write one's record into it,
+//! both while the key's slot is locked ([`Holding::begin`](super::place::Holding::begin)). Here the same slot is locked: the record at the
+//! path is read, its writer is seen to be dead, and the file is unlinked. What the path may name in between is at most a new file whose
+//! maker has yet to get the slot, and will then find it gone.
+
+use std::io;
+use std::path::Path;
+
+use super::files::Descriptor;
+use super::locks::{self, Process};
+use super::record::Record;
+use super::tokens::Slot;
+
+/// Unlinks the file at `path` if its holder is dead; false if not, or while another process is in the slot.
+pub(super) fn free(directory: &Path, slot: u8, path: &Path, this: Process) -> io::Result<bool> {
+    let Some(_slot) = Slot::lock(directory, slot)? else { return Ok(false) };
+    let Some(file) = Descriptor::open(path)? else { return Ok(false) };
+    let Some(record) = Record::decode(&file.read()?) else { return Ok(false) };
+    // Whoever holds without the second lock is of an earlier version, and may be about to write its own record.
+    if !file.is_shown_held()? || !locks::is_left_behind(&record, this) || !file.is_at(path)? {
+        return Ok(false);
+    }
+    std::fs::remove_file(path)?;
+    tracing::debug!(key = %record.key, pid = record.pid, "local: freed; its holder is dead, a child of it keeps the file open");
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scratch::{STARTING, Scratch};
+    use super::*;
+
+    /// Held by a process that is gone, in a file that a child of it keeps open.
+    fn leave(path: &Path, record: Record) -> Descriptor {
+        let childs = Descriptor::create(path).unwrap().unwrap();
+        assert!(childs.try_lock().unwrap());
+        if record.shown != 0 {
+            childs.show_held().unwrap();
+        }
+        childs.write_at(&record.encode(), 0).unwrap();
+        childs
+    }
+
+    fn dead(this: Process) -> Record {
+        // No process has this number: Linux ends at 2^22.
+        let Process { boot, pid_namespace, time_namespace, .. } = this;
+        Record {
+            owner: "s:1".into(),
+            token: 1,
+            pid: 99_999_999,
+            shown: 1,
+            boot,
+            pid_namespace,
+            time_namespace,
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn only_what_a_dead_holder_left_to_nobody_is_freed() {
+        let _nobody_is_born = STARTING.lock();
+        let this = Process::this();
+        let kept = [
+            ("its holder lives", Record { pid: this.pid, started: this.started, ..dead(this) }),
+            ("it was passed on", Record { passed: 1, ..dead(this) }),
+            ("of an earlier version", Record { shown: 0, ..dead(this) }),
+            ("of another pid namespace", Record { pid_namespace: this.pid_namespace + 1, ..dead(this) }),
+        ];
+        for (why, record) in kept {
+            let scratch = Scratch::new();
+            let path = scratch.path().join("lock");
+            let childs = leave(&path, record.clone());
+            assert!(!free(scratch.path(), 7, &path, this).unwrap() && path.exists(), "{why}");
+            let reader = Descriptor::open(&path).unwrap().unwrap();
+            assert!(locks::is_held(&reader, &record, this).unwrap(), "{why}: and it is shown so");
+            drop(childs);
+        }
+        let scratch = Scratch::new();
+        let path = scratch.path().join("lock");
+        let childs = leave(&path, dead(this));
+        let slot = Slot::lock(scratch.path(), 7).unwrap();
+        assert!(!free(scratch.path(), 7, &path, this).unwrap() && path.exists(), "somebody is about to become the holder");
+        drop(slot);
+        assert!(free(scratch.path(), 7, &path, this).unwrap() && !path.exists());
+        drop(childs);
+    }
+
+    /// It may be an earlier version that took the stale file over and is about to write its record.
+    #[test]
+    fn a_lock_that_is_not_the_dead_ones_is_not_freed() {
+        let _nobody_is_born = STARTING.lock();
+        let (scratch, this) = (Scratch::new(), Process::this());
+        let path = scratch.path().join("lock");
+        std::fs::write(&path, dead(this).encode()).unwrap();
+        let successor = std::fs::File::open(&path).unwrap();
+        successor.try_lock().unwrap();
+        assert!(!free(scratch.path(), 7, &path, this).unwrap() && path.exists());
+    }
+}
