@@ -22,7 +22,9 @@ Exit codes of all commands (those of `dlock run` are in `dlock run --help`):
    0  done                            69  the backend is unavailable
    1  `release`: not held so          70  a fault that should not happen
   64  wrong usage                     71  the system refused something
-                                      77  the backend refused: login, rights, limits
+  74  the answer cannot be written    77  the backend refused: login, rights, limits
+
+A pipe that is closed before all is read, as by `head`, ends in 74 without a message.
 
 Colours are for terminals only; NO_COLOR=1 switches them off there too.";
 

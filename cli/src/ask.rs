@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use dlock::backend::{Inspection, Whom};
 use dlock::holder::Holder;
+use dlock::shown::{cut, quoted, shown};
 use dlock::{ClientOptions, HealthStatus};
 
 use crate::args::{Health, Inspect, Ls, Release};
@@ -12,10 +13,13 @@ use crate::colour::Colour;
 use crate::exit::{Failure, UNAVAILABLE};
 use crate::json;
 
+/// The most characters of a line's own part: a key, or a reason.
+const LONGEST: usize = 1000;
+
 pub(crate) fn inspect(options: &Inspect) -> Result<ExitCode, Failure> {
     let client = options.server.client()?;
     let found = wait_for(client.inspect(&options.key))?;
-    print(&if json::wanted() { json::line(&json::inspection(&found)) } else { describe(&found) });
+    print(&if json::wanted() { json::line(&json::inspection(&found)) } else { describe(&found) })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -24,7 +28,7 @@ pub(crate) fn list(options: &Ls) -> Result<ExitCode, Failure> {
     let found = wait_for(client.list_locks(&options.prefix))?;
     let shown = |found: &Inspection| if json::wanted() { json::line(&json::inspection(found)) } else { line(found) };
     let lines: Vec<_> = found.iter().map(shown).collect();
-    print(&lines.concat());
+    print(&lines.concat())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -34,15 +38,15 @@ pub(crate) fn release(options: &Release) -> Result<ExitCode, Failure> {
     let whom = options.holder.whom();
     let named = match &whom {
         Whom::Token(token) => format!("with token {token}"),
-        Whom::Owner(owner) => format!("by owner {owner:?}"),
+        Whom::Owner(owner) => format!("by owner {}", quoted(owner)),
     };
     if wait_for(client.force_release(&options.key, whom))? {
         if json::wanted() {
-            print(&json::line(&serde_json::json!({"key": options.key, "released": true})));
+            print(&json::line(&serde_json::json!({"key": options.key, "released": true})))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
-    Err(Failure::new(1, format_args!("lock {:?} is not held {named}", options.key)))
+    Err(Failure::new(1, format_args!("lock {} is not held {named}", quoted(&options.key))))
 }
 
 /// Exits with 69 if the backend does not answer.
@@ -50,9 +54,9 @@ pub(crate) fn health(options: &Health) -> Result<ExitCode, Failure> {
     let timeout = ClientOptions { op_timeout: options.timeout, connect_timeout: options.timeout, ..ClientOptions::default() };
     let found = wait_for(options.place.client_with(&timeout)?.health())?;
     if json::wanted() {
-        print(&json::line(&json::health(&found)));
+        print(&json::line(&json::health(&found)))?;
     } else {
-        print(&describe_health(&found));
+        print(&describe_health(&found))?;
     }
     Ok(if found.status == HealthStatus::Down { UNAVAILABLE.into() } else { ExitCode::SUCCESS })
 }
@@ -64,10 +68,10 @@ fn describe_health(found: &dlock::Health) -> String {
         HealthStatus::Down => (Colour::Red, "down"),
     };
     let took = found.round_trip.map(|took| format!(" answered in {:.1} ms", took.as_secs_f64() * 1000.0)).unwrap_or_default();
-    let reasons = found.reasons.iter().map(|reason| format!("  {}\n", reason.escape_debug()));
-    let warnings = found.warnings.iter().map(|warning| format!("  warning: {}\n", warning.escape_debug()));
+    let reasons = found.reasons.iter().map(|reason| format!("  {}\n", cut(reason, LONGEST)));
+    let warnings = found.warnings.iter().map(|warning| format!("  warning: {}\n", cut(warning, LONGEST)));
     let details: Vec<_> = reasons.chain(warnings).collect();
-    format!("{}: {}{took}\n{}", colour.paint(word), found.server.escape_debug(), details.concat())
+    format!("{}: {}{took}\n{}", colour.paint(word), cut(&found.server, LONGEST), details.concat())
 }
 
 fn wait_for<T>(answer: impl Future<Output = dlock::Result<T>>) -> Result<T, Failure> {
@@ -82,30 +86,31 @@ fn describe(found: &Inspection) -> String {
         Some(holder) if holder.note.is_none() => format!("{} by {}", Colour::Yellow.paint("held"), describe_holder(holder)),
         Some(holder) => {
             let held = Colour::Yellow.paint("held");
-            format!("{held} by {}\n  owner: {}", describe_holder(holder), holder.owner.escape_debug())
+            format!("{held} by {}\n  owner: {}", describe_holder(holder), shown(&holder.owner))
         }
         None => Colour::Green.paint("free"),
     };
-    let queue: Vec<_> = found.queue.iter().map(|waiter| format!("  waiting: {}\n", waiter.escape_debug())).collect();
-    let cluster = found.cluster.as_ref().map(|cluster| format!("  cluster: {}\n", cluster.escape_debug())).unwrap_or_default();
-    format!("{}: {state}\n{cluster}{}", found.key.escape_debug(), queue.concat())
+    let queue: Vec<_> = found.queue.iter().map(|waiter| format!("  waiting: {}\n", shown(waiter))).collect();
+    let cluster = found.cluster.as_ref().map(|cluster| format!("  cluster: {}\n", shown(cluster))).unwrap_or_default();
+    format!("{}: {state}\n{cluster}{}", cut(&found.key, LONGEST), queue.concat())
 }
 
 fn line(found: &Inspection) -> String {
     let holder = found.holder.as_ref().map(describe_holder).unwrap_or_default();
-    format!("{}\t{holder}\n", found.key.escape_debug())
+    format!("{}\t{holder}\n", cut(&found.key, LONGEST))
 }
 
 /// Others wrote it: nothing of it may reach a terminal as it is.
 fn describe_holder(holder: &Holder) -> String {
     let remaining = holder.remaining.map(|left| format!(", {:.1} s left", left.as_secs_f64())).unwrap_or_default();
     let metadata = holder.note.as_ref().and_then(|note| note.metadata.as_ref());
-    let metadata = metadata.map(|text| format!(", {text}")).unwrap_or_default();
-    format!("{holder}{remaining}{metadata}").escape_debug().to_string()
+    let metadata = metadata.map(|text| format!(", {}", shown(text))).unwrap_or_default();
+    format!("{holder}{remaining}{metadata}")
 }
 
-/// Writes to stdout. Whoever closed it wants no more.
-fn print(text: &str) {
+/// Writes to stdout. An answer that cannot be written is none.
+fn print(text: &str) -> Result<(), Failure> {
     use std::io::Write;
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failure::unwritten(&error))
 }

@@ -15,6 +15,8 @@ pub(crate) const UNAVAILABLE: u8 = 69;
 pub(crate) const SOFTWARE: u8 = 70;
 /// The operating system refused us something: `EX_OSERR`.
 pub(crate) const SYSTEM: u8 = 71;
+/// The answer cannot be written: `EX_IOERR`.
+pub(crate) const UNWRITTEN: u8 = 74;
 /// Somebody else holds the lock: `EX_TEMPFAIL`, as cron and mail tools know it.
 pub(crate) const NOT_ACQUIRED: u8 = 75;
 /// The lock was lost while the command ran.
@@ -50,6 +52,12 @@ impl Failure {
     /// The operating system refused `what`.
     pub(crate) fn system(what: &str, error: impl Display) -> Self {
         Self::new(SYSTEM, format_args!("{what}: {error}"))
+    }
+
+    /// Stdout does not take the answer. Who closed the pipe, as `head` does, has read enough and needs no message.
+    pub(crate) fn unwritten(error: &std::io::Error) -> Self {
+        let is_closed = error.kind() == std::io::ErrorKind::BrokenPipe;
+        Self { code: UNWRITTEN, message: (!is_closed).then(|| format!("the answer cannot be written: {error}")) }
     }
 
     /// Ended by a signal of the user's, who needs no message.

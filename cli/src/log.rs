@@ -34,7 +34,11 @@ pub(crate) fn start(verbose: u8) {
         }
         None => default(),
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).event_format(Line);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .event_format(Line);
     tracing_subscriber::registry().with(lines).with(filter).init();
 }
 

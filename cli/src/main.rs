@@ -56,9 +56,9 @@ fn main() -> ExitCode {
 fn refuse(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Nobody to tell when the output is closed.
-            let _ = error.print();
-            ExitCode::SUCCESS
+            use std::io::Write;
+            let written = error.print().and_then(|()| std::io::stdout().flush());
+            written.map_or_else(|error| Failure::unwritten(&error).report(), |()| ExitCode::SUCCESS)
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Failure::usage("a command is missing; try `dlock --help`").report(),
         _ => Failure::usage(one_line(&error.to_string()) + hint(error)).report(),

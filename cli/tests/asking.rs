@@ -9,6 +9,7 @@ use std::process::Stdio;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
+use support::redis::Server;
 use support::{Scratch, outcome, outcome_of};
 
 /// One object a line.
@@ -122,6 +123,67 @@ fn colours_are_for_terminals_only() {
 }
 
 #[test]
+fn an_answer_that_cannot_be_written_ends_in_an_error_code() {
+    let scratch = Scratch::new();
+    for script in [
+        "exec $DLOCK ls >/dev/full",
+        "exec $DLOCK ls --json >/dev/full",
+        "exec $DLOCK inspect k >/dev/full",
+        "exec $DLOCK inspect k --json >/dev/full",
+        "exec $DLOCK health >/dev/full",
+        "exec $DLOCK health --json >/dev/full",
+        "exec $DLOCK release k --force --token $DLOCK_TOKEN --json >/dev/full",
+        "exec $DLOCK --help >/dev/full",
+        "exec $DLOCK --version >/dev/full",
+    ] {
+        let (code, _, said) = outcome(scratch.run(&[], script));
+        assert_eq!(
+            (code, said.lines().filter(|line| line.contains("the answer cannot be written")).count()),
+            (74, 1),
+            "{script}: {said}"
+        );
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    for arguments in [&["inspect", "k"][..], &["inspect", "k", "--json"], &["health"], &["--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = scratch.dlock(arguments).stdout(writer).output().unwrap();
+        assert_eq!(
+            (ended.status.code(), &*ended.stderr),
+            (Some(74), &b""[..]),
+            "{arguments:?}: whoever closed the pipe needs no message"
+        );
+    }
+    for quiet in ["-vv ls 2>/dev/full", "-vv --json ls 2>/dev/full"] {
+        assert_eq!(outcome(scratch.run(&[], &format!("exec $DLOCK {quiet} >/dev/null"))), (0, String::new(), String::new()));
+    }
+}
+
+#[test]
+fn what_others_wrote_is_cut_and_harmless() {
+    let server = Server::start();
+    let scratch = Scratch::on(server.url());
+    let value = format!("\u{1b}[31m\"mine\"\u{202e}{}", "x".repeat(1_000_000));
+    server.set("dlock/k", &value);
+    for (call, longest) in [
+        (scratch.dlock(&["inspect", "k"]), 400),
+        (scratch.dlock(&["ls"]), 400),
+        (scratch.dlock(&["inspect", "k", "--json"]), 2_000),
+        (scratch.dlock(&["ls", "--json"]), 2_000),
+        (scratch.run(&["--wait", "0"], "true"), 400),
+        (scratch.run(&["--wait", "100ms", "--json"], "true"), 800),
+    ] {
+        let (_, out, said) = outcome(call);
+        let all = out + &said;
+        assert!(all.contains("mine") && all.contains('…') && all.chars().count() < longest, "{} {all:.500}", all.len());
+        assert!(!all.contains('\u{1b}') && !all.contains("\u{1b}"), "{all:.500}");
+        if !all.contains('{') {
+            assert!(all.contains("\"mine\"") && !all.contains('\u{202e}'), "{all:.500}");
+        }
+    }
+}
+
+#[test]
 fn help_shows_examples_and_exit_codes() {
     let scratch = Scratch::new();
     for command in ["run", "ls", "inspect", "release", "health"] {
@@ -130,7 +192,7 @@ fn help_shows_examples_and_exit_codes() {
         assert!(said.contains("Examples:\n  dlock ") && said.contains(&format!("  dlock {command}")), "{said}");
     }
     let (_, said, _) = outcome(scratch.dlock(&["--help"]));
-    for code in ["  0  ", "  1  ", "64  ", "69  ", "70  ", "71  ", "77  "] {
+    for code in ["  0  ", "  1  ", "64  ", "69  ", "70  ", "71  ", "74  ", "77  "] {
         assert!(said.contains(code), "{code} is not in {said}");
     }
     let (_, said, _) = outcome(scratch.dlock(&["run", "--help"]));

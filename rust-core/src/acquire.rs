@@ -188,7 +188,7 @@ impl Session {
     }
 
     /// Asks once, past the local line; what it leaves behind is in the trace. A broken connection is given `op_timeout` to come back, at most
-    /// `connect_timeout`.
+    /// `connect_timeout`; but a single try ends as soon as it is clear that it will not.
     pub(crate) async fn try_under(self: &Arc<Self>, trace: &mut Trace<'_>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
         let give_up = self.clock.now() + attempt.op_timeout;
         let unreachable = give_up.min(self.clock.now() + self.options.connect_timeout);
@@ -217,7 +217,8 @@ impl Session {
                 }
                 Err(error) => {
                     let end = if error.failure == Failure::Unknown { give_up } else { unreachable };
-                    if error.failure == Failure::Refused || self.clock.now() >= end {
+                    let clear = error.failure == Failure::Refused || error.definite && attempt.is_single();
+                    if clear || self.clock.now() >= end {
                         return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
                     }
                     self.clock.sleep_until(end.min(self.clock.now() + pause)).await;

@@ -53,6 +53,11 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
+    /// True if it is to be made once only.
+    pub(crate) fn is_single(&self) -> bool {
+        self.options.wait == Some(Duration::ZERO)
+    }
+
     /// To be kept while a request is under way.
     pub(crate) fn asking(&self) -> Asking<'_> {
         self.sent.fetch_add(1, Ordering::Relaxed);

@@ -94,7 +94,7 @@ impl Client {
     /// [`Client::new`], then one round trip.
     ///
     /// # Errors
-    /// [`Error::InvalidOptions`], [`Error::BackendUnavailable`] within `connect_timeout`.
+    /// [`Error::InvalidOptions`], [`Error::BackendUnavailable`] within `connect_timeout`, [`Error::BackendRefused`].
     ///
     /// # Cancel safety
     /// May be dropped at any time.
@@ -147,7 +147,7 @@ impl Client {
     /// One round trip to the backend, connecting if need be.
     ///
     /// # Errors
-    /// [`Error::BackendUnavailable`] within `connect_timeout`.
+    /// [`Error::BackendUnavailable`] within `connect_timeout`, [`Error::BackendRefused`].
     ///
     /// # Cancel safety
     /// May be dropped at any time.
@@ -159,7 +159,7 @@ impl Client {
     /// Who holds a key and who waits for it.
     ///
     /// # Errors
-    /// [`Error::InvalidOptions`] for a bad key, [`Error::BackendUnavailable`].
+    /// [`Error::InvalidOptions`] for a bad key, [`Error::BackendUnavailable`], [`Error::BackendRefused`].
     pub async fn inspect(&self, key: &str) -> Result<Inspection> {
         check_key(key, self.capabilities())?;
         let (key, timeout): (Arc<str>, _) = (key.into(), self.shared.options.op_timeout);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::holder::Holder;
+use crate::shown::{self, LONGEST_ANSWER};
 
 /// The result of an engine call.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -230,8 +231,11 @@ impl std::fmt::Display for LossReason {
 pub struct BackendError {
     /// What the failure says about the request.
     pub failure: Failure,
-    /// What went wrong, without secrets.
+    /// What went wrong, without secrets; short, and fit to be shown.
     pub message: Arc<str>,
+    /// Another try will fail in the same way until somebody does something: nobody listens there, no such host is known. A single try ends
+    /// with it; who waits goes on trying.
+    pub definite: bool,
     /// The error underneath.
     #[source]
     pub cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -240,12 +244,23 @@ pub struct BackendError {
 impl BackendError {
     /// A failure without an error underneath.
     pub fn new(failure: Failure, message: impl Into<Arc<str>>) -> Self {
-        Self { failure, message: message.into(), cause: None }
+        Self { failure, message: harmless(message.into()), definite: false, cause: None }
     }
 
     /// A failure with the error that caused it; the message is that error's.
     pub fn because(failure: Failure, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self { failure, message: cause.to_string().into(), cause: Some(Arc::new(cause)) }
+        let message = cause.to_string();
+        Self { cause: Some(Arc::new(cause)), ..Self::new(failure, message) }
+    }
+
+    /// The same failure, known to last.
+    pub(crate) fn definite(self) -> Self {
+        Self { definite: true, ..self }
+    }
+
+    /// The same failure, told in other words.
+    pub(crate) fn reworded(self, words: impl FnOnce(&str) -> String) -> Self {
+        Self { message: harmless(words(&self.message).into()), ..self }
     }
 }
 
@@ -260,8 +275,13 @@ pub enum Failure {
     Refused,
 }
 
+/// A server's words are its own.
+fn harmless(message: Arc<str>) -> Arc<str> {
+    if shown::is_harmless(&message, LONGEST_ANSWER) { message } else { shown::cut(&message, LONGEST_ANSWER).into() }
+}
+
 fn quoted(key: &str) -> String {
-    format!("lock {key:?}")
+    format!("lock {}", shown::quoted(key))
 }
 
 fn by(holder: Option<&Holder>) -> String {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::fencing::{Token, micros};
+use crate::shown::{bound, shown};
 use crate::unit::Unit;
 
 /// Who holds a key, as far as the backend can tell.
@@ -22,7 +23,23 @@ pub struct Holder {
     pub note: Option<Note>,
 }
 
+/// The most characters that programs get of what a holder wrote. Ours write less; a foreign value may have any size.
+const LONGEST_TEXT: usize = 4096;
+/// The most characters that programs get of an owner id or a host's name.
+const LONGEST_NAME: usize = 1024;
+
 impl Holder {
+    /// Cuts what others wrote to a length that errors and programs can carry.
+    pub(crate) fn bound(&mut self) {
+        bound(&mut self.owner, LONGEST_NAME);
+        if let Some(note) = &mut self.note {
+            bound(&mut note.host, LONGEST_NAME);
+            if let Some(metadata) = &mut note.metadata {
+                bound(metadata, LONGEST_TEXT);
+            }
+        }
+    }
+
     /// The holder as programs see it in JSON, with times in `unit`; `since` counts from 1970.
     pub fn to_json(&self, unit: Unit) -> Value {
         let note = self.note.as_ref();
@@ -97,8 +114,8 @@ impl Notes {
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.note {
-            Some(note) => write!(f, "pid {} on {}", note.pid, note.host)?,
-            None => write!(f, "{}", self.owner)?,
+            Some(note) => write!(f, "pid {} on {}", note.pid, shown(&note.host))?,
+            None => write!(f, "{}", shown(&self.owner))?,
         }
         match self.token {
             Some(token) => write!(f, " (token {token})"),

@@ -56,6 +56,8 @@ mod retry;
 mod runtime;
 mod self_wait;
 mod session;
+#[doc(hidden)]
+pub mod shown;
 pub mod unit;
 mod waiters;
 

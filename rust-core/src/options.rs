@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::backend::Capabilities;
 use crate::error::{Error, Result};
+use crate::shown::quoted;
 use crate::unit::{LONGEST, Unit};
 
 pub use renewal::Renewal;
@@ -131,12 +132,13 @@ pub fn check_key(key: &str, capabilities: &Capabilities) -> Result<()> {
         return Err(Error::invalid("key", format!("{} bytes", key.len()), allowed()));
     }
     if key.chars().any(char::is_control) {
-        return Err(Error::invalid("key", format!("{key:?}"), allowed()));
+        return Err(Error::invalid("key", quoted(key), allowed()));
     }
     match capabilities.reserved {
         Some(reserved) if key.starts_with(reserved) => {
-            let allowed = format!("without a namespace, a key that does not begin with {reserved:?} on {}:", capabilities.scheme);
-            Err(Error::invalid("key", format!("{key:?}"), allowed))
+            let allowed =
+                format!("without a namespace, a key that does not begin with {} on {}:", quoted(reserved), capabilities.scheme);
+            Err(Error::invalid("key", quoted(key), allowed))
         }
         _ => Ok(()),
     }
@@ -180,7 +182,7 @@ impl ClientOptions {
         self.renewal.validate(self.unit)?;
         if self.namespace.len() > LONGEST_KEY || self.namespace.chars().any(char::is_control) {
             let allowed = format!("at most {LONGEST_KEY} bytes without control characters");
-            return Err(Error::invalid("namespace", format!("{:?}", self.namespace), allowed));
+            return Err(Error::invalid("namespace", quoted(&self.namespace), allowed));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::iter;
 
+use dlock::shown::{LONGEST_ANSWER, cut};
 use dlock::{Error, Unit};
 use serde_json::{Map, Value};
 
@@ -44,7 +45,8 @@ pub(crate) fn describe(error: &Error) -> String {
         }
         _ => {}
     }
-    let causes: Vec<_> = iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string).collect();
+    let causes = iter::successors(error.source(), |&cause| cause.source()).map(|cause| cut(&cause.to_string(), LONGEST_ANSWER));
+    let causes: Vec<_> = causes.collect();
     set("causes", causes.into());
     Value::Object(fields).to_string()
 }

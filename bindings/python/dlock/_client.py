@@ -45,7 +45,7 @@ class Client(ClientHandle):
         )
 
     async def ping(self) -> None:
-        """One round trip to the backend; `BackendUnavailable` within `connect_timeout`."""
+        """One round trip to the backend; `BackendUnavailable` within `connect_timeout`, or `BackendRefused`."""
         await current().run(self._native.ping)
 
     async def inspect(self, key: str) -> Inspection:
@@ -237,7 +237,7 @@ class Lock(LockHandle[Lease]):
 
 
 async def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:
-    """A client that has reached its backend; `BackendUnavailable` within `connect_timeout`."""
+    """A client that has reached its backend; `BackendUnavailable` within `connect_timeout`, or `BackendRefused`."""
     client = Client(url, **options)
     await client.ping()
     return client

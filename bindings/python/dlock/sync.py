@@ -100,7 +100,7 @@ class Client(ClientHandle):
         return Locked(key, options, lambda key, options: Lock(self, key, options))
 
     def ping(self) -> None:
-        """One round trip to the backend; `BackendUnavailable` within `connect_timeout`."""
+        """One round trip to the backend; `BackendUnavailable` within `connect_timeout`, or `BackendRefused`."""
         _run(self._native.ping)
 
     def inspect(self, key: str) -> Inspection:
@@ -304,7 +304,7 @@ class Lock(LockHandle[Lease]):
 
 
 def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:
-    """A client that has reached its backend; `BackendUnavailable` within `connect_timeout`."""
+    """A client that has reached its backend; `BackendUnavailable` within `connect_timeout`, or `BackendRefused`."""
     client = Client(url, **options)
     client.ping()
     return client

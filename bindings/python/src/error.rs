@@ -3,6 +3,7 @@
 use std::error::Error as _;
 
 use dlock::Error;
+use dlock::shown::{LONGEST_ANSWER, cut};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
@@ -57,7 +58,8 @@ fn causes(error: &Error) -> Vec<String> {
     let mut causes: Vec<String> = Vec::new();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let text = error.to_string();
+        // A server may have written it.
+        let text = cut(&error.to_string(), LONGEST_ANSWER);
         if causes.last() != Some(&text) {
             causes.push(text);
         }

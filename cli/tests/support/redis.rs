@@ -35,6 +35,15 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    pub fn set(&self, key: &str, value: &str) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let command = format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n{value}\r\n", key.len(), value.len());
+        stream.write_all(command.as_bytes()).unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"+OK\r\n");
+    }
+
     pub fn flush(&self) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.write_all(b"FLUSHALL\r\n").unwrap();

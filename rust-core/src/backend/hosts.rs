@@ -5,9 +5,53 @@ use std::fmt;
 use url::{Host, Url, form_urlencoded};
 
 use crate::error::Error;
+use crate::shown::quoted;
 
-/// What may have gone wrong where an `@` stands after the host.
-const ESCAPED: &str = "in a user or password, / ? # and @ are written %2F %3F %23 and %40";
+/// What may have gone wrong where a user or password ends too soon.
+const ESCAPED: &str =
+    "in a user or password these are percent-encoded: # as %23, / as %2F, ? as %3F, @ as %40, [ as %5B, ] as %5D, % as %25";
+
+/// What is percent-encoded in a user or password, beside spaces and control characters. Some parsers take some of it as it is, so what a URL
+/// means would depend on who reads it.
+const RAW: [char; 6] = ['#', '/', '?', '@', '[', ']'];
+
+/// Refuses a URL of a server whose user or password may hold a character that ends it too soon. Nothing of the URL is shown: who can tell
+/// where the password ends?
+pub(super) fn check_login(url: &str) -> Result<(), Error> {
+    let Some((scheme, rest)) = url.split_once("://") else { return Ok(()) };
+    let scheme = scheme.to_ascii_lowercase();
+    if !["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+unix", "unix", "etcd", "etcds"].contains(&&*scheme) {
+        return Ok(());
+    }
+    let refuse = |allowed: &str| Err(refused(&scheme, String::new(), true, allowed.to_owned()));
+    if rest.contains('#') {
+        return refuse("a URL without #fragment");
+    }
+    if !is_percent_encoded(rest) {
+        return refuse("a URL in which % stands before two hex digits");
+    }
+    let (before_query, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = before_query.find('/').map_or((before_query, ""), |at| before_query.split_at(at));
+    let login = authority.rsplit_once('@').map(|(login, _)| login);
+    let is_raw = |character: char| RAW.contains(&character) || character.is_whitespace() || character.is_control();
+    let in_path = path.contains('@') && !authority.is_empty();
+    // A parameter may hold an `@`, unless what stands before it is no host with a port: then it is the end of a password.
+    let port = authority.rsplit_once(':').filter(|(_, port)| !port.is_empty() && !port.contains(']'));
+    let no_host = port.is_some_and(|(host, port)| host.is_empty() || port.parse::<u16>().is_err());
+    let in_name = query.split('&').any(|parameter| parameter.split('=').next().is_some_and(|name| name.contains('@')));
+    let in_query = in_name || query.contains('@') && login.is_none() && no_host;
+    if in_path || in_query || login.is_some_and(|login| login.contains(is_raw)) {
+        return refuse("scheme://user:password@host:port");
+    }
+    Ok(())
+}
+
+/// True if every `%` is followed by two hex digits.
+fn is_percent_encoded(text: &str) -> bool {
+    let mut parts = text.split('%');
+    parts.next();
+    parts.all(|part| part.len() >= 2 && part.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()))
+}
 
 /// A URL taken apart, nothing decoded.
 pub(super) struct Parts<'a> {
@@ -44,8 +88,8 @@ impl<'a> Parts<'a> {
         let mut servers = Vec::new();
         for text in self.hosts.split(',') {
             let told = |name: &str| if self.may_show_a_password() { "***".to_owned() } else { name.to_owned() };
-            let server =
-                server(text, default_port).ok_or_else(|| format!("{:?} is not host:port; a URL such as {example}", told(text)))?;
+            let server = server(text, default_port)
+                .ok_or_else(|| format!("{} is not host:port; a URL such as {example}", quoted(&told(text))))?;
             if servers.contains(&server) {
                 return Err(format!("{} is named twice", told(&server.to_string())));
             }
@@ -85,7 +129,7 @@ pub(super) fn no_parameter(query: &str, name: &str) -> String {
     if query.contains('@') {
         return "there is no parameter of that name".to_owned();
     }
-    format!("there is no parameter {name:?}")
+    format!("there is no parameter {}", quoted(name))
 }
 
 /// Where one server listens.
@@ -120,4 +164,47 @@ pub(super) fn decoded(text: &str) -> Option<String> {
     let text = text.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
     let (decoded, _) = form_urlencoded::parse(text.as_bytes()).next().unwrap_or_default();
     (!decoded.contains(char::REPLACEMENT_CHARACTER)).then(|| decoded.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_login;
+
+    #[test]
+    fn r15_a_raw_character_in_a_password_is_told_how_to_be_written() {
+        let schemes = ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "etcd", "etcds"];
+        for scheme in schemes {
+            for raw in [
+                "57#Wc", "57/Wc", "57?Wc", "57@Wc", "57%Wc", "57%", "57[Wc", "57]Wc", "57 Wc", "57\nWc", "#Wc", "/Wc", "?Wc",
+                "W#c", "W/c?d",
+            ] {
+                for login in [format!(":{raw}"), format!("me:{raw}"), raw.to_owned()] {
+                    let url = format!("{scheme}://{login}@127.0.0.1:6379/0");
+                    let error = check_login(&url).err().map(|error| error.to_string());
+                    let error = error.unwrap_or_else(|| panic!("{url} is taken"));
+                    assert!(error.starts_with(&format!("url: {scheme}://*** is not valid: ")) && error.contains("%23"), "{error}");
+                    assert!(!error.contains("Wc") && !error.contains("57"), "{error}");
+                }
+            }
+        }
+        assert!(check_login("redis+unix:///s?pass=57#Wc").is_err_and(|error| error.to_string().contains("%23")));
+        assert!(check_login("redis+unix:///s?pass=57%Wc").is_err_and(|error| error.to_string().contains("%25")));
+    }
+
+    #[test]
+    fn what_is_percent_encoded_or_stands_elsewhere_is_taken() {
+        for url in [
+            "redis://:57%23Wc%2f%3F%40%25@h:1/0?client_name=a@b",
+            "redis://h?client_name=job@host",
+            "redis://[::1]:6379/0",
+            "redis://me:p:w$!&*()+,;=-._~\"'<>@[::1]",
+            "rediss://h:1?ca=/none/me@work/none.pem",
+            "redis+unix:///run/me@work/s?pass=a/b?c",
+            "etcd://me:pw@h1,[::1]:2,h3/app",
+            "local:///tmp/a#b@c",
+            "memory:a@b#c",
+        ] {
+            assert!(check_login(url).is_ok(), "{url}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! A backend whose calls are counted and timed.
+//! A backend whose calls are counted and timed, and whose answers are cut where others wrote them.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -7,11 +7,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Place, Release, Renew, Renewed, Reply, Whom};
+use super::{Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Place, Release, Renew, Renewed, Reply, Waiting, Whom};
 use crate::clock::Clock;
 use crate::error::BackendError;
+use crate::holder::Holder;
 use crate::observe::{Observer, Operation};
 use crate::owner::OwnerId;
+use crate::shown::{LONGEST, bound};
 
 #[derive(Debug)]
 pub(crate) struct Measured {
@@ -25,16 +27,34 @@ impl Measured {
         Arc::new(Self { inner, clock, observer })
     }
 
-    /// A call that is dropped before its answer is not counted.
     fn measure<'a, T: Send + 'a>(&'a self, operation: Operation, call: Reply<'a, T>) -> Reply<'a, T> {
+        self.measure_and(operation, call, |_| {})
+    }
+
+    /// A call that is dropped before its answer is not counted.
+    fn measure_and<'a, T: Send + 'a>(&'a self, operation: Operation, call: Reply<'a, T>, cut: fn(&mut T)) -> Reply<'a, T> {
         let started = self.clock.now();
         async move {
-            let answer = call.await;
+            let mut answer = call.await;
+            if let Ok(answer) = &mut answer {
+                cut(answer);
+            }
             self.observer.figures.called(operation, self.clock.now().since(started), answer.as_ref().err());
             answer
         }
         .boxed()
     }
+}
+
+fn cut_acquired(answer: &mut Acquired) {
+    if let Acquired::Waiting(Waiting { holder: Some(holder), .. }) = answer {
+        holder.bound();
+    }
+}
+
+fn cut_inspection(found: &mut Inspection) {
+    found.holder.iter_mut().for_each(Holder::bound);
+    found.queue.iter_mut().for_each(|owner| bound(owner, LONGEST));
 }
 
 impl Backend for Measured {
@@ -55,7 +75,7 @@ impl Backend for Measured {
     }
 
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
-        self.measure(Operation::Acquire, self.inner.acquire(request))
+        self.measure_and(Operation::Acquire, self.inner.acquire(request), cut_acquired)
     }
 
     fn renew(&self, batch: Vec<Renew>, timeout: Duration) -> Reply<'_, Vec<Renewed>> {
@@ -63,7 +83,7 @@ impl Backend for Measured {
     }
 
     fn release(&self, release: Release) -> Reply<'_, Handover> {
-        self.measure(Operation::Release, self.inner.release(release))
+        self.measure_and(Operation::Release, self.inner.release(release), |handed| handed.next.iter_mut().for_each(cut_acquired))
     }
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, timeout: Duration) -> Reply<'_, ()> {
@@ -75,11 +95,11 @@ impl Backend for Measured {
     }
 
     fn inspect(&self, key: Arc<str>, timeout: Duration) -> Reply<'_, Inspection> {
-        self.measure(Operation::Inspect, self.inner.inspect(key, timeout))
+        self.measure_and(Operation::Inspect, self.inner.inspect(key, timeout), cut_inspection)
     }
 
     fn list(&self, prefix: Arc<str>, timeout: Duration) -> Reply<'_, Vec<Inspection>> {
-        self.measure(Operation::List, self.inner.list(prefix, timeout))
+        self.measure_and(Operation::List, self.inner.list(prefix, timeout), |found| found.iter_mut().for_each(cut_inspection))
     }
 
     fn force_release(&self, key: Arc<str>, whom: Whom, timeout: Duration) -> Reply<'_, bool> {

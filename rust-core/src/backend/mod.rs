@@ -335,6 +335,7 @@ impl fmt::Debug for Context {
 /// # Errors
 /// [`Error::InvalidOptions`] for an unknown scheme or parameters that the backend does not have.
 pub fn from_url(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
+    hosts::check_login(url)?;
     // Before they are parsed as others are: they name several hosts.
     match url.split_once("://") {
         #[cfg(feature = "etcd")]

@@ -19,6 +19,7 @@ use crate::fencing::Token;
 use crate::observe::Observer;
 use crate::owner::OwnerId;
 use crate::process;
+use crate::shown::quoted;
 
 /// How many events wait for one subscriber; more are dropped. The renewals of 10,000 leases may come at once.
 pub const QUEUE: usize = 16_384;
@@ -67,10 +68,7 @@ impl Kind {
     /// [`Error::InvalidOptions`] for any other word.
     pub fn parse(word: &str) -> Result<Self> {
         let known = || Self::ALL.map(Self::as_str).join(", ");
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.as_str() == word)
-            .ok_or_else(|| Error::invalid("event", format!("{word:?}"), known()))
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word).ok_or_else(|| Error::invalid("event", quoted(word), known()))
     }
 }
 

@@ -32,12 +32,16 @@ async fn told_as_such(version: Version) {
     for login in ["root:wrong-secret", "nobody:wrong-secret"] {
         let error = connect(&with_login(&server, login)).await.unwrap_err();
         assert_eq!(error.failure, Failure::Refused);
-        assert!(error.message.contains(&server.endpoint()) && error.message.contains("wrong user or password"), "{error}");
+        assert!(
+            error.message.contains(&server.endpoint())
+                && error.message.contains("the server does not know this user with this password"),
+            "{error}"
+        );
         assert!(!format!("{error:?}").contains("wrong-secret"), "r18: {error:?}");
     }
     let error = connect(&server.url()).await.unwrap_err();
     assert_eq!(error.failure, Failure::Refused);
-    assert!(error.message.contains("wants user and password"), "{error}");
+    assert!(error.message.contains("wants a user and a password"), "{error}");
 }
 
 #[tokio::test]
@@ -95,7 +99,7 @@ async fn a_password_that_changed_is_told_as_wrong() {
     endpoints.run(OP_TIMEOUT, change).await.unwrap();
     let error = put(&endpoints, OP_TIMEOUT).await.unwrap_err();
     assert_eq!(error.failure, Failure::Refused);
-    assert!(error.message.contains("wrong user or password"), "{error}");
+    assert!(error.message.contains("the server does not know this user with this password"), "{error}");
 }
 
 #[tokio::test]

@@ -108,7 +108,7 @@ impl Endpoints {
         let ghosts = unanswered.into_inner() > 0;
         match value {
             Some(value) => Ok(Answer { value, ghosts }),
-            None => Err(past.into_error(ghosts)),
+            None => Err(past.into_error(ghosts, self.members.len())),
         }
     }
 
@@ -123,7 +123,7 @@ impl Endpoints {
             let link = member.link(deadline).await?;
             Ok(Via { client: link.client.clone(), link, member })
         };
-        self.ask_around(deadline, &mut past, ask).await.ok_or_else(|| past.into_error(false))
+        self.ask_around(deadline, &mut past, ask).await.ok_or_else(|| past.into_error(false, self.members.len()))
     }
 
     /// Says that a stream fell silent, or could not be opened in time. Other servers are asked first until this one proves well.
@@ -318,7 +318,7 @@ impl Past {
     }
 
     /// One error for all. It may have been executed if any of them may have.
-    fn into_error(self, ghosts: bool) -> BackendError {
+    fn into_error(self, ghosts: bool, members: usize) -> BackendError {
         let all = |failure| self.failures.iter().all(|(_, failed)| failed.error.failure == failure);
         let any_final = self.failures.iter().any(|(_, failed)| failed.scope == Scope::Request);
         let failure = match () {
@@ -329,7 +329,10 @@ impl Past {
         let texts: Vec<_> = self.failures.iter().map(|(_, failed)| &*failed.error.message).collect();
         let message = if texts.is_empty() { "no answer in time".to_owned() } else { texts.join("; ") };
         let cause = self.failures.last().and_then(|(_, failed)| failed.error.cause.clone());
-        BackendError { failure, message: message.into(), cause }
+        let clear = |failed: &Failed| failed.error.definite || failed.error.failure == Failure::Refused;
+        // Said by each of them: one dead server of three is no reason to end.
+        let definite = !ghosts && self.failures.len() == members && self.failures.iter().all(|(_, failed)| clear(failed));
+        BackendError { failure, message: message.into(), definite, cause }
     }
 }
 

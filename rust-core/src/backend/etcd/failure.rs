@@ -40,7 +40,7 @@ impl Failed {
     }
 
     fn because(server: &Endpoint, (scope, failure, told): Reading, cause: impl StdError + Send + Sync + 'static) -> Self {
-        let error = BackendError { message: format!("{server}: {told}").into(), ..BackendError::because(failure, cause) };
+        let error = BackendError::because(failure, cause).reworded(|_| format!("{server}: {told}"));
         Self { scope, error }
     }
 
@@ -51,7 +51,10 @@ impl Failed {
 
     /// The failure to connect or to log in: no request of a caller was sent.
     pub(super) fn of_connecting(server: &Endpoint, error: Error) -> Self {
-        Self::because(server, of_connecting(&error, server.is_secure()), error)
+        let failed = Self::because(server, of_connecting(&error, server.is_secure()), error);
+        // Nobody listens there, or it is not etcd. What etcd itself answers may be another thing in a moment.
+        let definite = failed.scope == Scope::Server && failed.error.failure == Failure::NotSent;
+        Self { error: BackendError { definite, ..failed.error }, ..failed }
     }
 }
 
@@ -111,10 +114,16 @@ fn answered(status: &Status) -> Reading {
         Code::Unknown if is("invalid auth token") => (Scope::Login, Failure::NotSent, told()),
         Code::InvalidArgument if is("revision of auth store is old") => (Scope::Login, Failure::NotSent, told()),
         Code::InvalidArgument if is("user name is empty") => {
-            (Scope::Login, Failure::NotSent, format!("it wants user and password ({text})"))
+            (Scope::Login, Failure::NotSent, format!("the server wants a user and a password, and the URL has none ({text})"))
         }
         Code::InvalidArgument if is("authentication failed") => {
-            (Scope::Request, Failure::Refused, format!("wrong user or password ({text})"))
+            (Scope::Request, Failure::Refused, format!("the server does not know this user with this password ({text})"))
+        }
+        Code::PermissionDenied if is("permission denied") => {
+            (Scope::Request, Failure::Refused, format!("the user has no right to this key ({text})"))
+        }
+        Code::ResourceExhausted if is("database space exceeded") => {
+            (Scope::Request, Failure::Refused, format!("the server's database is full, and it takes no writes (NOSPACE: {text})"))
         }
         Code::Unavailable if is("no leader") => {
             (Scope::Leaderless, Failure::NotSent, "it sees no leader of the cluster".to_owned())

@@ -149,10 +149,7 @@ pub(super) fn refused(message: String) -> BackendError {
 
 pub(super) fn failed(path: &Path, what: &str, error: Errno) -> BackendError {
     let error = io::Error::from(error);
-    BackendError {
-        message: format!("local: {} {what}: {error}", path.display()).into(),
-        ..BackendError::because(Failure::Refused, error)
-    }
+    BackendError::because(Failure::Refused, error).reworded(|words| format!("local: {} {what}: {words}", path.display()))
 }
 
 #[cfg(test)]

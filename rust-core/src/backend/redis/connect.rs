@@ -150,8 +150,8 @@ struct State {
     attempt: Option<Attempt>,
     /// Which attempt it is; zero before the first.
     number: u64,
-    /// When the last attempt failed, and how long to pause after it.
-    failed: Option<(Instant, Duration)>,
+    /// When the last attempt failed, how long to pause after it, and why it failed.
+    failed: Option<(Instant, Duration, BackendError)>,
     closed: bool,
 }
 
@@ -181,10 +181,10 @@ impl Connector {
         match Box::pin(timeout_at(deadline, attempt)).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => {
-                self.note_failure(number);
+                self.note_failure(number, &error);
                 Err(error)
             }
-            Err(_) => Err(self.wiring.late("not connected in time")),
+            Err(_) => Err(self.known_trouble().unwrap_or_else(|| self.wiring.late("not connected in time"))),
         }
     }
 
@@ -197,7 +197,7 @@ impl Connector {
 
     fn begin(&self, state: &mut State) -> (u64, Attempt) {
         let again = state.number > 0;
-        let pause = state.failed.map(|(at, pause)| at + pause);
+        let pause = state.failed.as_ref().map(|(at, pause, _)| *at + *pause);
         let wiring = self.wiring.clone();
         let attempt = async move {
             if let Some(pause) = pause {
@@ -212,17 +212,24 @@ impl Connector {
     }
 
     /// Many callers see the same attempt fail; the first one notes it.
-    fn note_failure(&self, number: u64) {
+    fn note_failure(&self, number: u64, error: &BackendError) {
         let mut state = self.state.lock();
         if state.number != number || state.attempt.take().is_none() {
             return;
         }
         let now = Instant::now();
-        let pause = match state.failed {
-            Some((at, pause)) if now - at < PAUSE_MEMORY => (pause * 2).min(LONGEST_PAUSE),
+        let pause = match &state.failed {
+            Some((at, pause, _)) if now - *at < PAUSE_MEMORY => (*pause * 2).min(LONGEST_PAUSE),
             _ => FIRST_PAUSE,
         };
-        state.failed = Some((now, pause));
+        state.failed = Some((now, pause, error.clone()));
+    }
+
+    /// Why the last attempt failed, for those whose time is up before the next one is made. A refusal is final, and has to be fresh.
+    fn known_trouble(&self) -> Option<BackendError> {
+        let state = self.state.lock();
+        let (at, _, error) = state.failed.as_ref()?;
+        (error.failure == Failure::NotSent && at.elapsed() < PAUSE_MEMORY).then(|| error.clone())
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use redis::{ErrorKind, RedisError, Value};
 use tokio_rustls::rustls;
 
+use super::answers;
 use crate::error::{BackendError, Failure};
 
 /// Codes of a server that cannot serve now and may soon: nothing was executed.
@@ -21,11 +22,11 @@ const OF_RUSTLS: io::ErrorKind = io::ErrorKind::InvalidData;
 const PLAIN: &str = "does it want no TLS, redis://? ";
 
 /// Before a server repeats what it was sent, which may be a password.
-const REPEATED: &str = ", with args beginning with";
+pub(super) const REPEATED: &str = ", with args beginning with";
 
 /// The failure of a request that was sent.
 pub(super) fn of_request(error: RedisError) -> BackendError {
-    BackendError::because(answered(&error).unwrap_or(Failure::Unknown), error)
+    because(answered(&error).unwrap_or(Failure::Unknown), error)
 }
 
 /// The failure to connect: no request was sent.
@@ -39,9 +40,23 @@ pub(super) fn of_connecting(error: RedisError) -> BackendError {
         ErrorKind::AuthenticationFailed | ErrorKind::RESP3NotSupported | ErrorKind::InvalidClientConfig => {
             refused_or_transient(&error)
         }
-        _ => answered(&error).unwrap_or(Failure::NotSent),
+        _ => match answered(&error) {
+            Some(failure) => failure,
+            // It is not the server that will be ready in a moment: there is none, or it hangs up.
+            None => return because(Failure::NotSent, error).definite(),
+        },
     };
-    BackendError::because(failure, error)
+    because(failure, error)
+}
+
+/// The failure in words, with the error underneath.
+fn because(failure: Failure, error: RedisError) -> BackendError {
+    let words = answers::in_words(&error);
+    let failed = BackendError::because(failure, error);
+    match words {
+        Some(words) => failed.reworded(|_| words),
+        None => failed,
+    }
 }
 
 /// The failure to log in where the network is between: the other side may expect to be spoken to in another way.
@@ -65,7 +80,7 @@ pub(super) fn of_handshake(error: io::Error) -> BackendError {
     if refused && !matches!(cause, Some(rustls::Error::InvalidMessage(_))) {
         return of_tls(Failure::Refused, "", error);
     }
-    of_tls(if refused { Failure::Refused } else { Failure::NotSent }, PLAIN, error)
+    of_tls(if refused { Failure::Refused } else { Failure::NotSent }, PLAIN, error).definite()
 }
 
 /// True if TLS ended the login, and not the network below it.
@@ -115,7 +130,7 @@ fn refused_or_transient(error: &RedisError) -> Failure {
 }
 
 /// The error's code, and the one inside: before version 7 a failing script answers `ERR Error running script (…): -READONLY …`.
-fn codes(error: &RedisError) -> [&str; 2] {
+pub(super) fn codes(error: &RedisError) -> [&str; 2] {
     let detail = error.detail().unwrap_or_default();
     let inner = detail.rsplit_once(": -").map_or(detail, |(_, inner)| inner);
     [error.code().unwrap_or_default(), inner.split(' ').next().unwrap_or_default()]

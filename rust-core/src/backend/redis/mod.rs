@@ -18,6 +18,7 @@
 //! **Batches.** Acquires and releases that would queue behind others go together in one call, each with its own answer; see [`batch`].
 
 mod address;
+mod answers;
 mod batch;
 mod connect;
 mod dial;

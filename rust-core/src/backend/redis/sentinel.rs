@@ -12,6 +12,7 @@ use super::dial::{Target, Wire};
 use super::failure;
 use super::tls::Tls;
 use crate::error::{BackendError, Failure};
+use crate::shown::quoted;
 
 /// A master and its replicas under one name.
 pub(super) struct Service {
@@ -91,7 +92,7 @@ impl Service {
         let answer: RedisResult<Option<(String, u16)>> = command.query_async(&mut wire.connection.clone()).await;
         // Without a password this is the first word that it is told.
         let answer = answer.map_err(|error| failure::of_login(error, self.tls.is_some()))?;
-        answer.ok_or_else(|| BackendError::new(Failure::Refused, format!("it knows no service {:?}", self.name)))
+        answer.ok_or_else(|| BackendError::new(Failure::Refused, format!("it knows no service {}", quoted(&self.name))))
     }
 
     async fn dial_master(&self, (host, port): &(String, u16), config: &AsyncConnectionConfig) -> Result<Wire, BackendError> {
@@ -115,10 +116,12 @@ impl Service {
 /// Trying again is worth it unless every sentinel says that it is not.
 fn all_of(failures: Vec<BackendError>) -> BackendError {
     let refused = failures.iter().all(|error| error.failure == Failure::Refused);
+    let definite = failures.iter().all(|error| error.definite || error.failure == Failure::Refused);
     let messages: Vec<_> = failures.iter().map(|error| &*error.message).collect();
     BackendError {
         failure: if refused { Failure::Refused } else { Failure::NotSent },
         message: messages.join("; ").into(),
+        definite,
         cause: failures.into_iter().find_map(|error| error.cause),
     }
 }
