@@ -98,7 +98,7 @@ export declare class Client implements AsyncDisposable {
   withLock<T>(key: string, options: LockOptions | undefined, fn: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
   /** One round trip to the backend. */
   ping(): Promise<void>;
-  /** Who holds a key and who waits for it. */
+  /** Who holds a key and who waits for it: one place a client, and how many calls of this one. See `Inspection`. */
   inspect(key: string): Promise<Inspection>;
   /** The held keys that begin with `prefix`, in order. */
   listLocks(prefix?: string): Promise<Inspection[]>;
@@ -289,10 +289,15 @@ export interface Inspection {
   key: string;
   /** `null` if the key is free. */
   holder: Holder | null;
-  /** The owner ids that wait, first in line first, where the backend keeps a queue. */
+  /**
+   * The places in the backend's queue, first in line first: one for each *client* that waits, however many of its calls do. Empty where the backend
+   * keeps no queue, as on `local:`.
+   */
   queue: string[];
   /** Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared. */
   cluster: string | null;
+  /** How many calls wait for the key through the client that was asked, on every backend. Those of other clients nobody can count. */
+  waitingHere: number;
 }
 
 /** A client that has reached its backend. */
@@ -327,7 +332,7 @@ export declare class NotAcquired extends LockError {
   readonly holder?: Holder;
 }
 
-/** Not within `wait`. */
+/** Not within `wait`: somebody else holds the key. A `wait` that ends while the backend fails ends in `BackendUnavailable`. */
 export declare class AcquireTimeout extends NotAcquired {
   /** How long the caller waited, in milliseconds. */
   readonly waited: number;

@@ -214,7 +214,9 @@ impl Attempts {
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   dlock inspect nightly
-  dlock inspect nightly --json              {\"key\":\"nightly\",\"holder\":{...},\"queue\":[],\"cluster\":null}
+  dlock inspect nightly --json              {\"key\":\"nightly\",\"holder\":{...},\"queue\":[],\"queue_counts\":\"clients\",\"cluster\":null}
+
+The queue has one place for each client that waits, however many of its tasks do; local: keeps no queue.
 
 Exit code: 0, also for a key that is free.";
 

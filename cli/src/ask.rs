@@ -19,14 +19,16 @@ const LONGEST: usize = 1000;
 pub(crate) fn inspect(options: &Inspect) -> Result<ExitCode, Failure> {
     let client = options.server.client()?;
     let found = wait_for(client.inspect(&options.key))?;
-    print(&if json::wanted() { json::line(&json::inspection(&found)) } else { describe(&found) })?;
+    let keeps_queue = client.capabilities().fair;
+    print(&if json::wanted() { json::line(&json::inspection(&found, keeps_queue)) } else { describe(&found, keeps_queue) })?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn list(options: &Ls) -> Result<ExitCode, Failure> {
     let client = options.server.client()?;
     let found = wait_for(client.list_locks(&options.prefix))?;
-    let shown = |found: &Inspection| if json::wanted() { json::line(&json::inspection(found)) } else { line(found) };
+    let keeps_queue = client.capabilities().fair;
+    let shown = |found: &Inspection| if json::wanted() { json::line(&json::inspection(found, keeps_queue)) } else { line(found) };
     let lines: Vec<_> = found.iter().map(shown).collect();
     print(&lines.concat())?;
     Ok(ExitCode::SUCCESS)
@@ -80,7 +82,7 @@ fn wait_for<T>(answer: impl Future<Output = dlock::Result<T>>) -> Result<T, Fail
 }
 
 /// A paragraph on one key.
-fn describe(found: &Inspection) -> String {
+fn describe(found: &Inspection, keeps_queue: bool) -> String {
     let state = match &found.holder {
         // Where nothing else is known of a holder, its owner id is what it goes by.
         Some(holder) if holder.note.is_none() => format!("{} by {}", Colour::Yellow.paint("held"), describe_holder(holder)),
@@ -90,7 +92,13 @@ fn describe(found: &Inspection) -> String {
         }
         None => Colour::Green.paint("free"),
     };
-    let queue: Vec<_> = found.queue.iter().map(|waiter| format!("  waiting: {}\n", shown(waiter))).collect();
+    let mut queue: Vec<_> = found.queue.iter().map(|waiter| format!("  waiting: {}\n", shown(waiter))).collect();
+    match (keeps_queue, queue.len()) {
+        (false, _) if found.holder.is_some() => queue.push("  who waits is not known: this backend keeps no queue\n".to_owned()),
+        (_, 0) => {}
+        (_, 1) => queue.push("  1 client waits; each has one place, however many of its tasks wait\n".to_owned()),
+        (_, clients) => queue.push(format!("  {clients} clients wait; each has one place, however many of its tasks wait\n")),
+    }
     let cluster = found.cluster.as_ref().map(|cluster| format!("  cluster: {}\n", shown(cluster))).unwrap_or_default();
     format!("{}: {state}\n{cluster}{}", cut(&found.key, LONGEST), queue.concat())
 }

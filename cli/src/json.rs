@@ -34,8 +34,11 @@ pub(crate) fn message(level: &str, message: &dyn Display, code: Option<u8>) -> S
     line(&said)
 }
 
-pub(crate) fn inspection(found: &Inspection) -> Value {
-    found.to_json(Unit::Seconds)
+/// `queue_counts` says what one entry of the queue stands for; null where the backend keeps none.
+pub(crate) fn inspection(found: &Inspection, keeps_queue: bool) -> Value {
+    let mut shown = found.to_json(Unit::Seconds);
+    shown["queue_counts"] = keeps_queue.then_some("clients").into();
+    shown
 }
 
 pub(crate) fn health(found: &Health) -> Value {

@@ -78,7 +78,10 @@ fn json_shows_holders_to_programs() {
     assert_eq!((&listed["key"], &listed["holder"]["token"]), (&"k".into(), &inspected["holder"]["token"]));
     assert_eq!(released["released"], true);
     let (_, said, _) = outcome(scratch.dlock(&["inspect", "k", "--json"]));
-    assert_eq!(objects(&said), [serde_json::json!({"key": "k", "holder": null, "queue": [], "cluster": null})]);
+    assert_eq!(
+        objects(&said),
+        [serde_json::json!({"key": "k", "holder": null, "queue": [], "queue_counts": null, "cluster": null})]
+    );
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Session {
                     let held = Box::pin(self.try_once(attempt)).await?;
                     return held.ok_or_else(|| Error::LockBusy {
                         key: attempt.key.clone(),
-                        holder: attempt.seen.lock().take().map(Box::new),
+                        holder: self.holder_seen(attempt).map(Box::new),
                     });
                 }
             },
@@ -89,9 +89,15 @@ impl Session {
                     tokio::select! {
                         biased;
                         turn = &mut turn => turn,
-                        held = Box::pin(self.try_once(attempt)) => match held? {
-                            Some(held) => return Ok(held),
-                            None => turn.await,
+                        held = Box::pin(self.try_once(attempt)) => match held {
+                            Ok(Some(held)) => return Ok(held),
+                            Ok(None) => turn.await,
+                            // It waits as long for a backend that fails as all others do.
+                            Err(Error::BackendUnavailable { .. }) => {
+                                self.lines.look(&attempt.key);
+                                turn.await
+                            }
+                            Err(error) => return Err(error),
                         },
                     }
                 }
@@ -105,6 +111,8 @@ impl Session {
         if !turn.has_asked {
             turn.settle().await;
         }
+        // In an outage the turn passes through all whose time is up: nothing is asked for them.
+        self.endure(attempt)?;
         let mut pause = FIRST_PAUSE;
         loop {
             let Some((sent, answer)) = self.ask(&mut turn, attempt).await else { continue };
@@ -119,7 +127,6 @@ impl Session {
                     self.suffer(attempt, too_far())?;
                 }
                 Ok(Acquired::Waiting(waiting)) => {
-                    *attempt.trouble.lock() = None;
                     pause = FIRST_PAUSE;
                     let token = waiting.holder.as_ref().and_then(|holder| holder.token);
                     let span = tracing::debug_span!("wait", key = %attempt.key, token);
@@ -143,6 +150,7 @@ impl Session {
             place.carried = None;
             let Carried { sent, answer } = answer.ok()?;
             place.answered(sent, &answer);
+            self.hear(attempt, &answer);
             return Some((sent, answer.and_then(|answer| place.believed(answer))));
         }
         // A place that may be in the queue already asks for itself: if the backend has taken the key from our holder, who has not heard of it
@@ -160,9 +168,6 @@ impl Session {
 
     /// Waits until it is worth asking again.
     async fn wait(&self, turn: &Turn, attempt: &Attempt, waiting: Waiting) {
-        if waiting.holder.is_some() {
-            *attempt.seen.lock() = waiting.holder;
-        }
         let look_again = waiting.look_again.max(SHORTEST_LOOK);
         let Some(owner) = turn.place.as_ref().map(|place| place.owner) else { return };
         if let Some(places) = &self.places {
@@ -207,15 +212,14 @@ impl Session {
                         return Err(self.unavailable("acquire", Some(attempt.key.clone()), too_far()));
                     }
                 }
-                Ok(Acquired::Waiting(waiting)) => {
-                    *attempt.seen.lock() = waiting.holder;
-                    *attempt.trouble.lock() = None;
+                Ok(Acquired::Waiting(_)) => {
                     if place.unanswered.is_none() {
                         trace.place = None;
                     }
                     return Ok(None);
                 }
                 Err(error) => {
+                    self.note_failed_try(attempt, &error);
                     let end = if error.failure == Failure::Unknown { give_up } else { unreachable };
                     let clear = error.failure == Failure::Refused || error.definite && attempt.is_single();
                     if clear || self.clock.now() >= end {
@@ -240,12 +244,29 @@ impl Session {
         let before = (place.sent, place.unanswered);
         (place.sent, place.unanswered) = (Some(sent), Some(sent));
         place.floor.get_or_insert(request.floor);
+        attempt.known.asked(sent);
         let asking = attempt.asking();
         let answer = self.backend.acquire(request).await;
         drop(asking);
         (place.sent, place.unanswered) = before;
         place.answered(sent, &answer);
+        self.hear(attempt, &answer);
         (sent, answer.and_then(|answer| place.believed(answer)))
+    }
+
+    /// What the first in line would find out as well. Not while this session holds the key: then nobody asks, and nobody finds the end of it.
+    fn note_failed_try(&self, attempt: &Attempt, error: &BackendError) {
+        let is_found_again = !attempt.is_in_line || self.lines.holder(&attempt.key).is_none();
+        if error.failure != Failure::Refused && is_found_again {
+            attempt.known.failed(self.clock.now(), error.clone());
+        }
+    }
+
+    /// Tells the line who holds the key. Of a grant it hears when that has become a lease.
+    fn hear(&self, attempt: &Attempt, answer: &std::result::Result<Acquired, BackendError>) {
+        if let Ok(Acquired::Waiting(waiting)) = answer {
+            attempt.known.held_by(self.clock.now(), waiting.holder.clone());
+        }
     }
 
     /// Turns a grant into a lease; `None` if it is over before it is told.

@@ -6,14 +6,13 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::backend;
 use crate::caller::Caller;
 use crate::clock::Instant;
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::held::Held;
-use crate::holder::{Holder, Note};
+use crate::holder::Holder;
+use crate::known::{Known, Seen};
 use crate::lease_state::LeaseState;
 use crate::observe::Trying;
 use crate::options::LockOptions;
@@ -23,6 +22,8 @@ use crate::waiters::Entered;
 
 /// A wait this long is worth a warning that names the holder.
 const LONG_WAIT: Duration = Duration::from_secs(30);
+/// A backend that has not answered for this part of `op_timeout` is not merely slow.
+const SILENCE: u32 = 4;
 
 /// One attempt to get a key.
 pub(crate) struct Attempt {
@@ -39,12 +40,11 @@ pub(crate) struct Attempt {
     pub(crate) op_timeout: Duration,
     pub(crate) note: Arc<str>,
     pub(crate) started: Instant,
-    /// Who held the key when last seen.
-    pub(crate) seen: Mutex<Option<Holder>>,
-    /// Since when, and with what, the backend has been failing.
-    pub(crate) trouble: Mutex<Option<(Instant, BackendError)>>,
-    /// Where it stands in the local line; `None` for a single try, which stands in none.
+    /// What its line knows of the key.
+    pub(crate) known: Arc<Known>,
+    /// Where it stands in the local line, until it begins; `None` for a single try, which stands in none.
     pub(crate) entered: Option<Entered>,
+    pub(crate) is_in_line: bool,
     pub(crate) trying: Trying,
     /// How many requests have left.
     sent: AtomicU64,
@@ -89,11 +89,11 @@ impl Session {
         let mut attempt = Box::new(Attempt {
             trying: Trying::new(&self.observer, &self.clock, &key, started),
             entered: None,
+            is_in_line: !once,
             note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
             started,
-            seen: Mutex::new(None),
-            trouble: Mutex::new(None),
+            known: Arc::default(),
             key,
             options,
             caller,
@@ -105,7 +105,9 @@ impl Session {
         });
         if !once {
             let request = || self.request(&attempt, self.next_owner(), true, attempt.op_timeout);
-            attempt.entered = Some(self.lines.enter(&attempt.key, request));
+            let mut known = attempt.known.clone();
+            attempt.entered = Some(self.lines.enter(&attempt.key, &mut known, request));
+            attempt.known = known;
         }
         attempt
     }
@@ -117,43 +119,85 @@ impl Session {
             // Most get the key with the first answer: no timer is set before there is something to wait for.
             attempt.is_waiting().await;
         }
-        self.tell_of_starter(attempt).await;
-        if wait.is_none_or(|wait| wait > LONG_WAIT) {
-            self.clock.sleep_until(attempt.started + LONG_WAIT).await;
-            let holder = attempt.seen.lock().as_ref().map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(key = %attempt.key, holder, "still waiting for a lock after {LONG_WAIT:?}");
+        let over = async {
+            self.tell_of_starter(attempt).await;
+            if wait.is_none_or(|wait| wait > LONG_WAIT) {
+                self.clock.sleep_until(attempt.started + LONG_WAIT).await;
+                self.warn_of_long_wait(attempt);
+            }
+            match wait {
+                None => std::future::pending().await,
+                Some(wait) => self.clock.sleep_until(attempt.started + wait).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            error = attempt.known.outlast(&self.clock, attempt.started, self.options.connect_timeout), if attempt.is_in_line => {
+                self.unavailable("acquire", Some(attempt.key.clone()), error)
+            }
+            () = over => self.out_of_time(attempt),
         }
-        match wait {
-            None => std::future::pending().await,
-            Some(wait) => self.clock.sleep_until(attempt.started + wait).await,
-        }
-        if let Some((_, source)) = attempt.trouble.lock().take() {
-            return self.unavailable("acquire", Some(attempt.key.clone()), source);
-        }
-        let holder = attempt.seen.lock().take().or_else(|| self.own_holder(&attempt.key));
-        let waited = self.clock.now().since(attempt.started);
-        Error::AcquireTimeout { key: attempt.key.clone(), waited, holder: holder.map(Box::new) }
     }
 
-    /// This session's own lease of the key, described as the backend would.
-    fn own_holder(&self, key: &str) -> Option<Holder> {
-        let held = self.lines.holder(key)?;
-        let remaining = held.read(LeaseState::valid_until).since(self.clock.now());
-        let note = Note::of_this_process(held.acquired_at, None);
-        Some(Holder { owner: held.owner.to_string(), token: Some(held.token), remaining: Some(remaining), note: Some(note) })
+    /// Names the holder. Where that is this process, it may be for ever: then it says so, and why.
+    fn warn_of_long_wait(&self, attempt: &Attempt) {
+        let seen = self.holder_seen(attempt);
+        let holder = seen.as_ref().map(ToString::to_string).unwrap_or_default();
+        let own = self.lines.holder(&attempt.key);
+        let remark = match (&own, seen.and_then(|holder| holder.note)) {
+            (Some(held), _) => {
+                let since =
+                    format!(": this very process holds it through the same client, since {} s ago", held.held_for().as_secs());
+                let discarded = "; the lease was discarded, and only its lock can still give it back";
+                since + if held.is_discarded() { discarded } else { "" }
+            }
+            (None, Some(note)) if note.is_of_this_process() => ": this very process holds it, through another client".to_owned(),
+            _ => String::new(),
+        };
+        tracing::warn!(key = %attempt.key, holder, "still waiting for a lock after {LONG_WAIT:?}{remark}");
+    }
+
+    /// The error of an attempt whose `wait` is over. That the key is held is not said of a backend that does not answer.
+    fn out_of_time(&self, attempt: &Attempt) -> Error {
+        let now = self.clock.now();
+        let waited = now.since(attempt.started);
+        let failure = attempt.known.trouble().or_else(|| {
+            let silent = now.since(attempt.known.silent_since(attempt.started)?);
+            let is_dead = silent >= attempt.op_timeout / SILENCE && self.lines.holder(&attempt.key).is_none();
+            is_dead.then(|| BackendError::new(Failure::Unknown, format!("no answer within {} ms", silent.as_millis())))
+        });
+        match failure {
+            Some(source) => self.unavailable("acquire", Some(attempt.key.clone()), source),
+            None => Error::AcquireTimeout { key: attempt.key.clone(), waited, holder: self.holder_seen(attempt).map(Box::new) },
+        }
+    }
+
+    /// Who held the key when last seen, by anybody in the line.
+    pub(crate) fn holder_seen(&self, attempt: &Attempt) -> Option<Holder> {
+        let held = self.lines.holder(&attempt.key);
+        let remaining = held.as_ref().map(|held| (held.token, held.read(LeaseState::valid_until).since(self.clock.now())));
+        match attempt.known.seen() {
+            Some(Seen::Own(own)) => Some(own.holder(remaining.filter(|(token, _)| *token == own.token).map(|(_, left)| left))),
+            Some(Seen::Named(holder)) => Some(holder),
+            None => held.map(|held| held.own().holder(remaining.map(|(_, left)| left))),
+        }
     }
 
     /// Notes a failure; an error once the backend has failed for too long, or will not do better.
     pub(crate) fn suffer(&self, attempt: &Attempt, error: BackendError) -> Result<()> {
-        let now = self.clock.now();
-        let refused = error.failure == Failure::Refused;
-        let mut trouble = attempt.trouble.lock();
-        let since = trouble.as_ref().map_or(now, |(since, _)| *since);
-        if refused || now.since(since) >= self.options.connect_timeout {
+        if error.failure == Failure::Refused {
             return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
         }
-        *trouble = Some((since, error));
-        Ok(())
+        attempt.known.failed(self.clock.now(), error);
+        self.endure(attempt)
+    }
+
+    /// An error once the backend has failed for `connect_timeout` of this attempt's own time.
+    pub(crate) fn endure(&self, attempt: &Attempt) -> Result<()> {
+        match attempt.known.outlasted(self.clock.now(), attempt.started, self.options.connect_timeout) {
+            Some(error) => Err(self.unavailable("acquire", Some(attempt.key.clone()), error)),
+            None => Ok(()),
+        }
     }
 
     /// The request for a place; `enqueue`: it may wait in the backend.

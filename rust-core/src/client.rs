@@ -156,14 +156,22 @@ impl Client {
         self.ask("connect", None, move |backend| Box::pin(async move { backend.ping(timeout).await })).await
     }
 
-    /// Who holds a key and who waits for it.
+    /// Who holds a key and who waits for it: one place a client, and how many callers of this very client. See [`Inspection`].
     ///
     /// # Errors
     /// [`Error::InvalidOptions`] for a bad key, [`Error::BackendUnavailable`], [`Error::BackendRefused`].
     pub async fn inspect(&self, key: &str) -> Result<Inspection> {
         check_key(key, self.capabilities())?;
         let (key, timeout): (Arc<str>, _) = (key.into(), self.shared.options.op_timeout);
-        self.ask("inspect", Some(key.clone()), move |backend| Box::pin(async move { backend.inspect(key, timeout).await })).await
+        let asked = key.clone();
+        let found =
+            self.ask("inspect", Some(key), move |backend| Box::pin(async move { backend.inspect(asked, timeout).await })).await?;
+        self.with_own_line(found)
+    }
+
+    fn with_own_line(&self, mut found: Inspection) -> Result<Inspection> {
+        found.waiting_here = self.session()?.lines.waiting(&found.key);
+        Ok(found)
     }
 
     /// The held keys that begin with `prefix`, in order.
@@ -172,7 +180,9 @@ impl Client {
     /// [`Error::BackendUnavailable`].
     pub async fn list_locks(&self, prefix: &str) -> Result<Vec<Inspection>> {
         let (prefix, timeout): (Arc<str>, _) = (prefix.into(), self.shared.options.op_timeout);
-        self.ask("list_locks", None, move |backend| Box::pin(async move { backend.list(prefix, timeout).await })).await
+        let found =
+            self.ask("list_locks", None, move |backend| Box::pin(async move { backend.list(prefix, timeout).await })).await?;
+        found.into_iter().map(|found| self.with_own_line(found)).collect()
     }
 
     /// Whether anybody holds the key.

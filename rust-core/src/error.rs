@@ -14,7 +14,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The lock was not got within `wait`. Python: `AcquireTimeout`, also a `TimeoutError`.
+    /// The lock was not got within `wait`: somebody else holds the key. A `wait` that ends while the backend fails, or in which it gave no
+    /// answer, ends in [`Error::BackendUnavailable`]. Python: `AcquireTimeout`, also a `TimeoutError`.
     #[error("{}: not acquired within {} ms{}", quoted(key), waited.as_millis(), held_by(holder.as_deref()))]
     AcquireTimeout {
         /// The key asked for.

@@ -1,9 +1,10 @@
 //! The engine's record of one lease: its state under a lock, and who is told when it ends.
 
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -11,7 +12,9 @@ use tokio::sync::Notify;
 
 use crate::caller::Caller;
 use crate::clock::{Clock, Instant};
+use crate::error::BackendError;
 use crate::fencing::Token;
+use crate::known::{Known, Own};
 use crate::lease_state::{Action, Event, LeaseState, Status};
 use crate::observe::Subject;
 use crate::owner::OwnerId;
@@ -48,7 +51,15 @@ pub(crate) struct Held {
     on_lost: Mutex<Option<OnLost>>,
     /// One extension at a time: two in flight could be executed in either order.
     pub(crate) extending: tokio::sync::Mutex<()>,
+    /// What the line of its key knows.
+    line: OnceLock<Arc<Known>>,
+    /// The last renewal failed, and the line was told.
+    failing: AtomicBool,
+    /// Its handles and the lock that remembers one of them: they are counted, never used.
+    handles: OnceLock<(Weak<Counted>, Weak<Counted>)>,
 }
+
+type Counted = dyn Any + Send + Sync;
 
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,6 +96,9 @@ impl Held {
             changed: Notify::new(),
             on_lost: Mutex::new(None),
             extending: tokio::sync::Mutex::new(()),
+            line: OnceLock::new(),
+            failing: AtomicBool::new(false),
+            handles: OnceLock::new(),
         }
     }
 
@@ -116,6 +130,55 @@ impl Held {
     pub(crate) fn set_renew(&self, renew: bool) {
         let now = self.clock.now();
         self.state.lock().set_renew(now, renew);
+        if !renew && self.failing.swap(false, Ordering::Relaxed) {
+            self.line(Known::forget_trouble);
+        }
+    }
+
+    /// These are its handles; the lock remembers one of them.
+    pub(crate) fn handled_by(&self, handles: Weak<Counted>, lock: Weak<Counted>) {
+        let _ = self.handles.set((handles, lock));
+    }
+
+    /// Whether only its lock can still reach it: whoever took it has thrown it away.
+    pub(crate) fn is_discarded(&self) -> bool {
+        self.handles.get().is_some_and(|(handles, lock)| handles.strong_count() == 1 && lock.strong_count() > 0)
+    }
+
+    /// How long it has been held.
+    pub(crate) fn held_for(&self) -> Duration {
+        self.clock.now().since(self.since)
+    }
+
+    /// The key of this line is held by it.
+    pub(crate) fn stands_before(&self, line: &Arc<Known>) {
+        line.granted(self.since, self.own());
+        let _ = self.line.set(line.clone());
+    }
+
+    pub(crate) fn own(&self) -> Own {
+        Own { owner: self.owner, token: self.token, acquired_at: self.acquired_at }
+    }
+
+    /// A renewal failed: those who wait for its end know.
+    pub(crate) fn renewal_failed(&self, error: &BackendError) {
+        if self.status() == Status::Held {
+            self.failing.store(true, Ordering::Relaxed);
+            self.line(|line| line.failed(self.clock.now(), error.clone()));
+        }
+    }
+
+    /// A renewal was answered.
+    pub(crate) fn renewal_answered(&self) {
+        if self.failing.swap(false, Ordering::Relaxed) {
+            self.line(|line| line.answered(self.clock.now(), None));
+        }
+    }
+
+    fn line(&self, tell: impl FnOnce(&Known)) {
+        if let Some(line) = self.line.get() {
+            tell(line);
+        }
     }
 
     pub(crate) fn status(&self) -> Status {

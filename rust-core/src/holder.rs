@@ -75,6 +75,11 @@ impl Note {
         Self { host: host_name().to_owned(), pid: std::process::id(), since: micros(wall) / 1000, metadata }
     }
 
+    /// Whether this process wrote it, through whatever client.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.pid == std::process::id() && self.host == host_name()
+    }
+
     /// The line of JSON that backends store.
     pub fn encode(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()

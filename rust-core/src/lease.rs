@@ -58,7 +58,10 @@ impl Handle {
 
 impl Lease {
     pub(crate) fn new(held: Arc<Held>, session: Bound<Session>, lock: &Arc<Outstanding>) -> Self {
-        Self { handle: Arc::new(Handle { held, session, entered: AtomicU32::new(0), lock: Arc::downgrade(lock) }) }
+        let handle = Arc::new(Handle { held, session, entered: AtomicU32::new(0), lock: Arc::downgrade(lock) });
+        let (handles, lock) = (Arc::downgrade(&handle), Arc::downgrade(lock));
+        handle.held.handled_by(handles, lock);
+        Self { handle }
     }
 
     fn held(&self) -> &Arc<Held> {

@@ -40,6 +40,7 @@ pub mod ground;
 pub mod health;
 mod held;
 pub mod holder;
+mod known;
 pub mod lease;
 pub mod lease_state;
 pub mod lock;

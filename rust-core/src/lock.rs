@@ -162,7 +162,8 @@ impl Lock {
     /// # Errors
     /// [`Error::AcquireTimeout`] when `wait` is over, [`Error::LockBusy`] when it is zero and the key is held,
     /// [`Error::RetriesExhausted`] when the attempts of `retry` are used up, [`Error::BackendUnavailable`] when the backend failed for
-    /// `connect_timeout`, [`Error::BackendRefused`], [`Error::InvalidOptions`], [`Error::ClientClosed`], [`Error::Forked`].
+    /// `connect_timeout`, or was failing when `wait` ended, [`Error::BackendRefused`], [`Error::InvalidOptions`],
+    /// [`Error::ClientClosed`], [`Error::Forked`].
     ///
     /// # Cancel safety
     /// May be dropped at any time: a grant that is under way is given back.

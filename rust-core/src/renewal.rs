@@ -153,6 +153,10 @@ impl Renewals {
                 Ok(Some(Renewed::Gone)) => Event::Gone,
                 Ok(None) | Err(_) => Event::Unknown { backoff },
             };
+            match &answers {
+                Ok(_) => held.renewal_answered(),
+                Err(error) => held.renewal_failed(error),
+            }
             match (event, &answers) {
                 (Event::Renewed { .. }, _) => {
                     let lag = held.read(|state| state.lag(held.now()));
@@ -206,6 +210,9 @@ impl Renewals {
         let exact = sent + ttl < before;
         let renew = Renew { key: held.key.clone(), owner: held.owner, ttl, exact };
         let answer = self.backend.renew(vec![renew], held.op_timeout).instrument(span(std::slice::from_ref(held))).await;
+        if answer.is_ok() {
+            held.renewal_answered();
+        }
         match answer.map(|answers| answers.first().copied()) {
             Ok(Some(Renewed::Extended(ttl))) => {
                 self.tell_renewed(held, Event::Renewed { sent, ttl, epoch }, None);

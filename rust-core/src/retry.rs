@@ -29,16 +29,11 @@ impl Session {
                     None => Error::RetriesExhausted {
                         key: attempt.key.clone(),
                         attempts,
-                        holder: attempt.seen.lock().take().map(Box::new),
+                        holder: self.holder_seen(attempt).map(Box::new),
                     },
                 });
             }
-            let now = self.clock.now();
-            if let Some(source) = failure {
-                // For who runs out of `wait` in the pause.
-                *attempt.trouble.lock() = Some((now, source));
-            }
-            self.clock.sleep_until(now + retry.pause(attempts, chance())).await;
+            self.clock.sleep_until(self.clock.now() + retry.pause(attempts, chance())).await;
         }
     }
 }

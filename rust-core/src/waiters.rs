@@ -18,6 +18,7 @@ use crate::clock::Instant;
 use crate::error::BackendError;
 use crate::fencing::Token;
 use crate::held::Held;
+use crate::known::Known;
 use crate::owner::OwnerId;
 
 /// The backend's answer to a request that a release took along, and when it was sent.
@@ -62,7 +63,6 @@ pub(crate) struct Lines {
     abandon: Box<Abandon>,
 }
 
-#[derive(Default)]
 struct Line {
     /// This session's own lease of the key, while it is held.
     holder: Option<Arc<Held>>,
@@ -71,6 +71,7 @@ struct Line {
     /// Everybody behind, by arrival.
     behind: BTreeMap<u64, Behind>,
     arrivals: u64,
+    known: Arc<Known>,
 }
 
 struct Behind {
@@ -98,10 +99,11 @@ impl Lines {
         Arc::new(Self { lines: Mutex::default(), abandon })
     }
 
-    /// Joins the line for a key. `request` is asked for if others are ahead.
-    pub(crate) fn enter(self: &Arc<Self>, key: &Arc<str>, request: impl FnOnce() -> Acquire) -> Entered {
+    /// Joins the line for a key, and gets to know what that knows. `request` is asked for if others are ahead.
+    pub(crate) fn enter(self: &Arc<Self>, key: &Arc<str>, known: &mut Arc<Known>, request: impl FnOnce() -> Acquire) -> Entered {
         let mut lines = self.lines.lock();
-        let line = lines.entry(key.clone()).or_default();
+        let line = lines.entry(key.clone()).or_insert_with(|| Line::new(known.clone()));
+        known.clone_from(&line.known);
         if line.first.is_none() {
             let look = Arc::new(Notify::new());
             line.first = Some(First { look: look.clone(), owner: None, parked: None });
@@ -128,8 +130,15 @@ impl Lines {
 
     /// The key is held by this session from now on.
     pub(crate) fn set_holder(&self, held: Arc<Held>) {
-        let key = held.key.clone();
-        self.lines.lock().entry(key).or_default().holder = Some(held);
+        let mut lines = self.lines.lock();
+        let line = lines.entry(held.key.clone()).or_insert_with(|| Line::new(Arc::default()));
+        held.stands_before(&line.known);
+        line.holder = Some(held);
+    }
+
+    /// How many stand in the line for a key.
+    pub(crate) fn waiting(&self, key: &str) -> usize {
+        self.lines.lock().get(key).map_or(0, |line| usize::from(line.first.is_some()) + line.behind.len())
     }
 
     /// The lease has ended. What is parked on it goes along with its release, or else asks for itself.
@@ -158,6 +167,11 @@ impl Lines {
             return true;
         }
         owner.is_none() || line.holder.as_ref().is_some_and(|holder| Some(holder.owner) == owner)
+    }
+
+    /// Makes the first of a line look again.
+    pub(crate) fn look(&self, key: &str) {
+        self.hint(key, None);
     }
 
     /// Makes the first of every line look again.
@@ -317,10 +331,15 @@ struct Next {
 }
 
 impl Line {
+    fn new(known: Arc<Known>) -> Self {
+        Self { holder: None, first: None, behind: BTreeMap::new(), arrivals: 0, known }
+    }
+
     /// Makes the next waiter the first; it inherits the place. Gives the place back when nobody waits.
     fn next(&mut self, inherited: Option<Place>) -> Result<Next, Option<Place>> {
         let Some((_, Behind { turn, mut request })) = self.behind.pop_first() else {
             self.first = None;
+            self.known.forget_trouble();
             return Err(inherited);
         };
         let look = Arc::new(Notify::new());

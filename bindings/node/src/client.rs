@@ -159,5 +159,7 @@ impl Bridge {
 }
 
 fn inspection(found: &Inspection) -> Value {
-    found.to_json(Unit::Millis)
+    let mut shown = found.to_json(Unit::Millis);
+    shown["waitingHere"] = found.waiting_here.into();
+    shown
 }

@@ -49,7 +49,7 @@ class Client(ClientHandle):
         await current().run(self._native.ping)
 
     async def inspect(self, key: str) -> Inspection:
-        """Who holds a key and who waits for it."""
+        """Who holds a key and who waits for it: one place a client, and how many callers of this one. See `Inspection`."""
         return cast(Inspection, await current().run(self._native.inspect, key))
 
     async def list_locks(self, prefix: str = "") -> list[Inspection]:

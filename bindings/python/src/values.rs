@@ -133,5 +133,6 @@ pub(crate) fn inspection<'py>(py: Python<'py>, inspection: &Inspection) -> PyRes
         held_by,
         inspection.queue.clone(),
         &inspection.cluster,
+        inspection.waiting_here,
     ))
 }

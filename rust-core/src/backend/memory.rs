@@ -382,7 +382,7 @@ impl Store {
         let entry = self.keys.get(full);
         let held = entry.and_then(|entry| entry.held.as_ref()).filter(|held| held.until > moment.now);
         let queue = entry.map(|entry| entry.queue.iter().map(|(owner, _)| owner.to_string()).collect()).unwrap_or_default();
-        Inspection { key: key.to_owned(), holder: held.map(|held| held.describe(moment.now)), queue, cluster: None }
+        Inspection { key: key.to_owned(), holder: held.map(|held| held.describe(moment.now)), queue, ..Inspection::default() }
     }
 
     fn forget_if_unused(&mut self, full: &str) {

@@ -280,14 +280,18 @@ pub struct Inspection {
     pub key: String,
     /// Who holds it; `None` if it is free.
     pub holder: Option<Holder>,
-    /// The owners that wait, first in line first, where the backend keeps a queue.
+    /// The places in the backend's queue, first in line first: one for each client that waits, however many of its callers do. Empty
+    /// where the backend keeps no queue, as on `local:`.
     pub queue: Vec<String>,
+    /// How many callers of the client that was asked stand in its own line for the key, on every backend. Other clients' callers nobody
+    /// can count.
+    pub waiting_here: usize,
     /// Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared.
     pub cluster: Option<String>,
 }
 
 impl Inspection {
-    /// What was read as programs see it in JSON, with times in `unit`.
+    /// What was read of the backend as programs see it in JSON, with times in `unit`.
     pub fn to_json(&self, unit: Unit) -> serde_json::Value {
         serde_json::json!({
             "key": self.key,

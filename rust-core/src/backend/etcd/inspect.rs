@@ -40,7 +40,13 @@ impl Store {
         let waiting = all.kvs().iter().skip(1).map(|place| holder(place).owner).collect();
         let Some(first) = all.kvs().first() else { return Ok(Inspection { key: key.to_string(), ..Inspection::default() }) };
         let holder = Holder { remaining: self.left(first.lease(), deadline).await?, ..holder(first) };
-        Ok(Inspection { key: key.to_string(), holder: Some(holder), queue: waiting, cluster: self.cluster() })
+        Ok(Inspection {
+            key: key.to_string(),
+            holder: Some(holder),
+            queue: waiting,
+            cluster: self.cluster(),
+            ..Inspection::default()
+        })
     }
 
     /// As etcd's own tools write it.
@@ -100,7 +106,13 @@ impl Store {
             let Some(first) = places.first() else { continue };
             leases.insert(first.lease());
             let waiting = places.iter().skip(1).map(|place| holder(place).owner).collect();
-            let lock = Inspection { key: key.to_string(), holder: Some(holder(first)), queue: waiting, cluster: self.cluster() };
+            let lock = Inspection {
+                key: key.to_string(),
+                holder: Some(holder(first)),
+                queue: waiting,
+                cluster: self.cluster(),
+                ..Inspection::default()
+            };
             inspections.push((first.lease(), lock));
         }
         // Locks share leases, so these are few.

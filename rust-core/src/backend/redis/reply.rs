@@ -84,7 +84,7 @@ pub(super) fn inspected(key: String, value: &Value) -> Result<Inspection, Backen
     let left = int(fields, 1)?;
     let holder = fields.first().and_then(text).map(|value| holder(&value, left));
     let queue = array(fields.get(2).ok_or_else(unexpected)?)?.iter().filter_map(text).collect();
-    Ok(Inspection { key, holder, queue, cluster: None })
+    Ok(Inspection { key, holder, queue, ..Inspection::default() })
 }
 
 /// True for a plain 1.

@@ -216,9 +216,9 @@ function reasonOf(lease) {
   return null;
 }
 
-function found({ key, holder, queue, cluster }) {
+function found({ key, holder, queue, cluster, waitingHere }) {
   const waiting = Object.fromEntries(queue.map((owner, at) => [at + 1, owner]));
-  return { key, holder: holder && { ...holder }, queue: queue.length, waiting, cluster };
+  return { key, holder: holder && { ...holder }, queue: queue.length, waiting, cluster, waiting_here: waitingHere };
 }
 
 /** Figures with the names that the other languages have. */

@@ -287,6 +287,7 @@ def found(inspection: Any) -> dict[str, Any]:
         "queue": len(inspection.queue),
         "waiting": dict(enumerate(inspection.queue, 1)),
         "cluster": inspection.cluster,
+        "waiting_here": inspection.waiting_here,
     }
 
 

@@ -195,7 +195,7 @@ pub(crate) fn inspection(found: &Inspection) -> Value {
     let waiting: Map<_, _> = found.queue.iter().enumerate().map(|(at, owner)| ((at + 1).to_string(), json!(owner))).collect();
     json!({
         "key": found.key, "holder": found.holder.as_ref().map(holder), "queue": found.queue.len(), "waiting": waiting,
-        "cluster": found.cluster,
+        "cluster": found.cluster, "waiting_here": found.waiting_here,
     })
 }
 

@@ -1,0 +1,236 @@
+//! What all who stand in one line know of their key: who held it when last seen, and whether the backend answers.
+//!
+//! Only the first in a line asks. What it hears is noted here, for everybody behind it; so are the renewals of this session's own lease,
+//! on which a line may be parked.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, Instant};
+use crate::error::BackendError;
+use crate::fencing::Token;
+use crate::holder::{Holder, Note};
+use crate::owner::OwnerId;
+
+/// What one line knows. A single try, which stands in no line, has one of its own.
+#[derive(Default)]
+pub(crate) struct Known {
+    state: Mutex<State>,
+    /// Trouble has begun or is over.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    seen: Option<Seen>,
+    /// Since when, and with what, the backend has been failing.
+    trouble: Option<(Instant, BackendError)>,
+    /// When the last definite answer came.
+    answered: Option<Instant>,
+    /// When the first request after that left.
+    asked: Option<Instant>,
+}
+
+/// Who was seen to hold the key.
+#[derive(Clone)]
+pub(crate) enum Seen {
+    /// This session itself.
+    Own(Own),
+    /// Whom the backend named.
+    Named(Holder),
+}
+
+/// A lease of this session's own. Described only when somebody asks: each grant notes it.
+#[derive(Clone, Copy)]
+pub(crate) struct Own {
+    pub(crate) owner: OwnerId,
+    pub(crate) token: Token,
+    pub(crate) acquired_at: SystemTime,
+}
+
+impl Own {
+    /// Described as the backend would.
+    pub(crate) fn holder(self, remaining: Option<Duration>) -> Holder {
+        let note = Note::of_this_process(self.acquired_at, None);
+        Holder { owner: self.owner.to_string(), token: Some(self.token), remaining, note: Some(note) }
+    }
+}
+
+impl Known {
+    /// A request is leaving.
+    pub(crate) fn asked(&self, now: Instant) {
+        self.state.lock().asked.get_or_insert(now);
+    }
+
+    /// The backend says that somebody else holds the key, and perhaps who.
+    pub(crate) fn held_by(&self, now: Instant, holder: Option<Holder>) {
+        self.answered(now, holder.map(Seen::Named));
+    }
+
+    /// The key was granted to this session.
+    pub(crate) fn granted(&self, now: Instant, own: Own) {
+        self.answered(now, Some(Seen::Own(own)));
+    }
+
+    /// A definite answer: whatever trouble there was is over.
+    pub(crate) fn answered(&self, now: Instant, seen: Option<Seen>) {
+        let trouble = {
+            let mut state = self.state.lock();
+            (state.answered, state.asked) = (Some(now), None);
+            if seen.is_some() {
+                state.seen = seen;
+            }
+            state.trouble.take()
+        };
+        if trouble.is_some() {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// A request failed.
+    pub(crate) fn failed(&self, now: Instant, error: BackendError) {
+        let begins = {
+            let mut state = self.state.lock();
+            let since = state.trouble.as_ref().map(|(since, _)| *since);
+            state.trouble = Some((since.unwrap_or(now), error));
+            since.is_none()
+        };
+        if begins {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Nobody asks any more: what is wrong now, nobody knows.
+    pub(crate) fn forget_trouble(&self) {
+        let trouble = {
+            let mut state = self.state.lock();
+            state.asked = None;
+            state.trouble.take()
+        };
+        if trouble.is_some() {
+            self.changed.notify_waiters();
+        }
+    }
+
+    pub(crate) fn seen(&self) -> Option<Seen> {
+        self.state.lock().seen.clone()
+    }
+
+    /// What the backend has been failing with up to now.
+    pub(crate) fn trouble(&self) -> Option<BackendError> {
+        self.state.lock().trouble.as_ref().map(|(_, error)| error.clone())
+    }
+
+    /// Since when a request has had no answer, if there was none at all from `started` on.
+    pub(crate) fn silent_since(&self, started: Instant) -> Option<Instant> {
+        let state = self.state.lock();
+        state.asked.filter(|_| state.answered.is_none_or(|answered| answered < started))
+    }
+
+    /// What the backend has been failing with for all of `patience`. Who began at `started` counts from then on, or from when it began
+    /// to fail.
+    pub(crate) fn outlasted(&self, now: Instant, started: Instant, patience: Duration) -> Option<BackendError> {
+        let state = self.state.lock();
+        let (since, error) = state.trouble.as_ref()?;
+        (now >= (*since).max(started) + patience).then(|| error.clone())
+    }
+
+    /// Resolves when [`Known::outlasted`] says so.
+    pub(crate) async fn outlast(&self, clock: &Arc<dyn Clock>, started: Instant, patience: Duration) -> BackendError {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let since = self.state.lock().trouble.as_ref().map(|(since, _)| *since);
+            let Some(since) = since else {
+                changed.await;
+                continue;
+            };
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = clock.sleep_until(since.max(started) + patience) => {
+                    if let Some(error) = self.outlasted(clock.now(), started, patience) {
+                        return error;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::error::Failure;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn error() -> BackendError {
+        BackendError::new(Failure::NotSent, "no connection")
+    }
+
+    #[test]
+    fn r16_an_outage_is_told_to_each_when_its_own_time_is_up() {
+        let (manual, known) = (ManualClock::new(), Known::default());
+        let clock: Arc<dyn Clock> = Arc::new(manual.clone());
+        let began = clock.now();
+        let mut early = Box::pin(known.outlast(&clock, began, 5 * SECOND));
+        assert!((&mut early).now_or_never().is_none());
+        manual.advance(3 * SECOND);
+        known.failed(clock.now(), error());
+        manual.advance(2 * SECOND);
+        let mut late = Box::pin(known.outlast(&clock, clock.now(), 5 * SECOND));
+        known.failed(clock.now(), error());
+        manual.advance(2 * SECOND);
+        assert!((&mut early).now_or_never().is_none() && (&mut late).now_or_never().is_none());
+        manual.advance(SECOND);
+        assert!(early.now_or_never().is_some(), "since the outage began");
+        manual.advance(SECOND);
+        assert!((&mut late).now_or_never().is_none());
+        manual.advance(SECOND);
+        assert!(late.now_or_never().is_some(), "since it came");
+    }
+
+    #[test]
+    fn r16_a_definite_answer_ends_an_outage() {
+        let (manual, known) = (ManualClock::new(), Known::default());
+        let clock: Arc<dyn Clock> = Arc::new(manual.clone());
+        let began = clock.now();
+        let mut waits = Box::pin(known.outlast(&clock, began, 5 * SECOND));
+        known.failed(clock.now(), error());
+        assert!((&mut waits).now_or_never().is_none());
+        manual.advance(4 * SECOND);
+        known.held_by(clock.now(), None);
+        manual.advance(4 * SECOND);
+        assert!((&mut waits).now_or_never().is_none() && known.trouble().is_none());
+        known.failed(clock.now(), error());
+        manual.advance(4 * SECOND);
+        assert!((&mut waits).now_or_never().is_none(), "another outage");
+        manual.advance(SECOND);
+        assert!(waits.now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_request_without_an_answer_is_silence_for_those_who_heard_none() {
+        let (clock, known) = (ManualClock::new(), Known::default());
+        let came = clock.now();
+        assert!(known.silent_since(came).is_none(), "nobody has asked");
+        known.asked(clock.now());
+        clock.advance(SECOND);
+        known.asked(clock.now());
+        assert_eq!(known.silent_since(came), Some(came));
+        known.held_by(clock.now(), None);
+        assert!(known.silent_since(came).is_none());
+        clock.advance(SECOND);
+        known.asked(clock.now());
+        assert!(known.silent_since(came).is_none(), "it has heard that the key is held");
+        assert_eq!(known.silent_since(clock.now()), Some(clock.now()), "the newcomer has not");
+    }
+}
