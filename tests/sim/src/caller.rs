@@ -54,7 +54,11 @@ impl Caller {
         if step.call == Call::With {
             return self.scoped(&lock, step, place).await;
         }
+        let joined = self.world.now();
         let answer = self.ask(&lock, step).await;
+        if let (Some(_), Some(Err(error))) = (place, &answer) {
+            self.judge.outages.told(self.client, lock.key(), joined, error);
+        }
         self.answered(&lock, place, matches!(&answer, Some(Ok(_))));
         match answer {
             Some(Ok(lease)) => self.hold(lock, lease, step).await,
@@ -69,11 +73,12 @@ impl Caller {
             && self.history.leave(self.client, lock.key(), place, granted)
         {
             self.ledger.unwanted(lock.key(), self.client);
+            self.judge.outages.nobody_waits(self.client, lock.key());
         }
     }
 
     async fn scoped(&self, lock: &Lock, step: &Step, place: Option<u64>) {
-        let told = Mutex::new(None);
+        let (told, joined) = (Mutex::new(None), self.world.now());
         let work = lock.with(|lease| {
             self.answered(lock, place, true);
             let number = self.told(&lease, step);
@@ -95,6 +100,9 @@ impl Caller {
             (Some(Err(Error::LockLost { reason, .. })), Some(number)) => self.judge.loss(number, reason, 0),
             (None, Some(number)) => self.history.releasing(number),
             (outcome, _) => {
+                if let (Some(_), Some(Err(error))) = (place, &outcome) {
+                    self.judge.outages.told(self.client, lock.key(), joined, error);
+                }
                 self.answered(lock, place, false);
                 self.world.trace(|| format!("{} got nothing: {outcome:?}", self.name));
             }

@@ -18,6 +18,7 @@ pub(crate) enum Fault {
     Stutter,
     Pause,
     Partition,
+    Outage,
     Amnesia,
     LeaseLost,
     WallStep,
@@ -26,7 +27,7 @@ pub(crate) enum Fault {
     Cancel,
 }
 
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "requests lost",
     "answers lost",
     "not sent",
@@ -37,6 +38,7 @@ const NAMES: [&str; 16] = [
     "stutters",
     "pauses",
     "partitions",
+    "outages",
     "amnesias",
     "leases lost",
     "wall steps",
@@ -127,6 +129,10 @@ pub(crate) enum Disaster {
         cut: Cut,
         lasts: Nanos,
     },
+    /// No machine reaches the server.
+    Outage {
+        lasts: Nanos,
+    },
     Crash {
         client: usize,
     },
@@ -166,6 +172,7 @@ pub(crate) fn draw_disasters(random: &mut Random, clients: usize, keys: usize, t
         let (cut, lasts) = (random.pick(&[Cut::Both, Cut::Answers]), random.between(10 * MS, 2 * ttl));
         Disaster::Partition { client: client(random), cut, lasts }
     });
+    several(random, 200, 2, &|random| Disaster::Outage { lasts: random.between(ttl / 5, 3 * ttl).min(20 * SECOND) });
     several(random, 120, 1, &|random| Disaster::Crash { client: client(random) });
     several(random, 120, 1, &|random| {
         let timeout = random.pick(&[0, ttl / 2, 2 * ttl, 5 * SECOND]);

@@ -103,6 +103,12 @@ impl History {
         emptied < since && pages.lines.get(&line).is_some_and(|line| line.values().any(|waits| waits.since < left))
     }
 
+    /// Whether a lease of the machine's own was valid at some moment since then.
+    pub(crate) fn was_held_by_itself(&self, client: usize, key: &Arc<str>, since: Nanos) -> bool {
+        let now = self.world.now();
+        self.pages.lock().told.iter().any(|told| told.client == client && told.key == *key && told.end(now) >= since)
+    }
+
     /// A caller is told of a lease. Returns what to call it by.
     pub(crate) fn told(&self, client: usize, lease: &Lease, renewed_after: Option<Duration>, is_bounded: bool) -> usize {
         let now = self.world.now();

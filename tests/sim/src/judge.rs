@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 
 use crate::history::{History, Told};
 use crate::ledger::{Ledger, Troubles};
+use crate::outages::Outages;
+use crate::plan::Plan;
 use crate::world::{MS, Nanos, SECOND, World, seconds};
 
 /// A machine that is awake tells a loss this soon.
@@ -24,6 +26,7 @@ pub(crate) struct Judge {
     ledger: Arc<Ledger>,
     /// Up to when each machine has stood still.
     pub(crate) asleep: Arc<Troubles>,
+    pub(crate) outages: Outages,
     /// Up to when each client that is being closed must go on renewing.
     drains: Mutex<Vec<Option<Nanos>>>,
     /// Owners that have asked to leave at least once.
@@ -39,13 +42,17 @@ pub(crate) struct Sums {
 }
 
 impl Judge {
-    pub(crate) fn new(world: &Arc<World>, history: &Arc<History>, ledger: &Arc<Ledger>, clients: usize) -> Arc<Self> {
+    pub(crate) fn new(world: &Arc<World>, history: &Arc<History>, ledger: &Arc<Ledger>, plan: &Plan) -> Arc<Self> {
+        let clients = plan.machines.len();
+        let asleep = Troubles::new(clients);
+        let outages = Outages::new(world, history, &asleep, plan.connect_timeout, plan.op_timeout);
         let (world, history, ledger) = (world.clone(), history.clone(), ledger.clone());
         Arc::new(Self {
             world,
             history,
             ledger,
-            asleep: Troubles::new(clients),
+            asleep,
+            outages,
             drains: Mutex::new(vec![None; clients]),
             leaving: Mutex::default(),
         })

@@ -14,6 +14,7 @@ mod judge;
 mod ledger;
 mod machine;
 mod network;
+mod outages;
 mod plan;
 mod random;
 mod run;

@@ -148,7 +148,12 @@ impl MachinePlan {
             _ => random.between(TRUE_RATE - error, TRUE_RATE + error),
         };
         let callers = 1 + random.below(3);
-        let callers = (0..callers).map(|_| (0..=random.below(4)).map(|_| Step::draw(random, ttl, keys)).collect()).collect();
+        let mut callers: Vec<_> =
+            (0..callers).map(|_| (0..=random.below(4)).map(|_| Step::draw(random, ttl, keys)).collect()).collect();
+        if random.chance(150) {
+            // A crowd waits for one key, for an outage to find it.
+            callers.extend((0..3 + random.below(8)).map(|_| vec![Step::of_crowd(random, ttl)]));
+        }
         Self { rate, origin: random.between(SECOND, 1_000_000 * SECOND), callers_apart: random.chance(300), callers }
     }
 }
@@ -172,6 +177,18 @@ impl Step {
         let idle = if random.chance(500) { 0 } else { random.between(0, ttl) };
         let options = draw_options(random, call, own);
         Self { idle, key, call, cancel, body: draw_body(random, own), end, options }
+    }
+
+    /// Waits for the first key, most of them for as long as it takes.
+    fn of_crowd(random: &mut Random, ttl: Nanos) -> Self {
+        let mut options = LockOptions { ttl: Duration::from_nanos(ttl), fair: !random.chance(100), ..LockOptions::default() };
+        if random.chance(400) {
+            options.wait = Some(Duration::from_nanos(random.between(MS, 3 * ttl)));
+        }
+        let cancel = random.chance(100).then(|| Cancel::After(random.between(0, 2 * ttl)));
+        let body = vec![Act::Work(random.between(0, ttl / 4))];
+        let call = random.pick(&[Call::Acquire, Call::Acquire, Call::Then, Call::With]);
+        Self { idle: random.between(0, ttl), key: 0, options, call, cancel, body, end: End::Release(None) }
     }
 }
 

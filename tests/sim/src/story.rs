@@ -9,7 +9,7 @@ use dlock::owner::OwnerId;
 
 use crate::caller::{Caller, key};
 use crate::clock::MachineClock;
-use crate::faults::{Disaster, Fault, Tally};
+use crate::faults::{Cut, Disaster, Fault, Tally};
 use crate::history::History;
 use crate::judge::{Judge, Sums};
 use crate::ledger::{Ledger, Troubles};
@@ -90,7 +90,7 @@ impl Story {
         let post: Arc<Post> = Arc::new(move |client, hint: Hint| posted.hint(client, hint));
         server.start(&post);
         let history = History::new(world, clocks.clone());
-        let judge = Judge::new(world, &history, &ledger, clients);
+        let judge = Judge::new(world, &history, &ledger, &plan);
         let around = Surroundings { server, network, history, judge };
         let capabilities = capabilities(&plan);
         let machines = (0..clients)
@@ -239,6 +239,14 @@ impl Story {
                 self.deserted |= self.cut_off > 50 * SECOND;
                 self.around.network.cut(client, cut, lasts);
                 Fault::Partition
+            }
+            Disaster::Outage { lasts } => {
+                self.cut_off += lasts;
+                self.deserted |= self.cut_off > 50 * SECOND;
+                for client in 0..self.machines.len() {
+                    self.around.network.cut(client, Cut::Both, lasts);
+                }
+                Fault::Outage
             }
             Disaster::Crash { client } => {
                 self.crash(client);

@@ -193,7 +193,20 @@ impl Backend for Wire {
         let what = self.server.world.label(|| format!("acquire {} by {} for {:?}", request.key, request.owner, request.ttl));
         let (client, sent) = (self.client, self.server.world.now());
         let kind = if request.enqueue { Kind::Lasting } else { Kind::Once };
-        self.call(kind, request.timeout, what, move |server| server.acquire(client, sent, &request))
+        let (key, judge, enqueue) = (request.key.clone(), self.judge.clone(), request.enqueue);
+        if enqueue {
+            judge.outages.asking(client, &key);
+        }
+        let answer = self.call(kind, request.timeout, what, move |server| server.acquire(client, sent, &request));
+        Box::pin(async move {
+            let answer = answer.await;
+            match &answer {
+                Ok(_) => judge.outages.answered(client, &key),
+                Err(_) if enqueue => judge.outages.failed(client, &key),
+                Err(_) => {}
+            }
+            answer
+        })
     }
 
     fn renew(&self, batch: Vec<Renew>, timeout: Duration) -> Reply<'_, Vec<Renewed>> {
@@ -204,14 +217,30 @@ impl Backend for Wire {
         let owners: Vec<_> = batch.iter().map(|renew| renew.owner.sequence).collect();
         let what = self.server.world.label(|| format!("renew {owners:?} for {:?}", batch.first().map(|renew| renew.ttl)));
         let client = self.client;
-        self.call(Kind::Passing, timeout, what, move |server| server.renew(client, batch.clone()))
+        let (keys, judge): (Vec<_>, _) = (batch.iter().map(|renew| renew.key.clone()).collect(), self.judge.clone());
+        let answer = self.call(Kind::Passing, timeout, what, move |server| server.renew(client, batch.clone()));
+        Box::pin(async move {
+            let answer = answer.await;
+            for key in keys.iter().filter(|_| answer.is_ok()) {
+                judge.outages.answered(client, key);
+            }
+            answer
+        })
     }
 
     fn release(&self, release: Release) -> Reply<'_, Handover> {
         let next = release.next.as_ref().map(|next| next.owner.sequence);
         let what = self.server.world.label(|| format!("release {} of {}, next {next:?}", release.key, release.owner));
         let (client, sent) = (self.client, self.server.world.now());
-        self.call(Kind::Lasting, release.timeout, what, move |server| server.release(client, sent, release.clone()))
+        let (key, judge) = (release.key.clone(), self.judge.clone());
+        let answer = self.call(Kind::Lasting, release.timeout, what, move |server| server.release(client, sent, release.clone()));
+        Box::pin(async move {
+            let answer = answer.await;
+            if answer.as_ref().is_ok_and(|handover| handover.next.is_some()) {
+                judge.outages.answered(client, &key);
+            }
+            answer
+        })
     }
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, timeout: Duration) -> Reply<'_, ()> {
