@@ -32,10 +32,10 @@ class Inspection:
     holder: Holder | None
     """None if the key is free."""
     queue: list[str]
-    """The places in the backend's queue, first in line first: one for each *client* that waits, however many of its tasks do. Empty where
-    the backend keeps no queue, as on `local:`."""
+    """The places in the backend's queue, first in line first: one for each *client* that waits, however many of its tasks do. Empty
+    where the backend keeps no queue, as on `local:`."""
     cluster: str | None
     """Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared."""
     waiting_here: int
-    """How many tasks and threads wait for the key through the client that was asked, on every backend. Those of other clients nobody
-    can count."""
+    """How many tasks and threads wait for the key through the client that was asked, on every backend. Those of other clients
+    nobody can count."""

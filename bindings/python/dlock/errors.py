@@ -48,7 +48,9 @@ class NotAcquired(LockError):
 
 
 class AcquireTimeout(NotAcquired, TimeoutError):
-    """The lock was not got within `wait`: somebody else holds the key. A `wait` that ends while the backend fails ends in `BackendUnavailable`."""
+    """The lock was not got within `wait`: somebody else holds the key.
+
+    A `wait` that ends while the backend fails ends in `BackendUnavailable`."""
 
     code = "ACQUIRE_TIMEOUT"
     waited: float | None = None
