@@ -1,6 +1,7 @@
 'use strict';
 
-const { bridge, call, nextId } = require('./completion.js');
+const { isMainThread } = require('node:worker_threads');
+const { DEFAULT_CHOSEN, bridge, call, nextId } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { inspectionOf } = require('./holder.js');
 const { Lock } = require('./lock.js');
@@ -8,6 +9,11 @@ const { Observers, log } = require('./observe.js');
 const { CLIENT, checkHolder, checkKey, checkOptions, checkType } = require('./options.js');
 const { custom, showHandle } = require('./shown.js');
 const { closeOnSignal } = require('./signals.js');
+
+/** In place of a URL: the client of the whole program. */
+const PROGRAM = Symbol('the program');
+/** What is done with that one, by `default.js` alone. */
+let program;
 
 const reachable = new FinalizationRegistry((id) => bridge.dropClient(id));
 
@@ -17,14 +23,27 @@ class Client {
   #session;
   #observers;
 
-  constructor(url = defaultUrl(), options = {}) {
-    const address = url instanceof URL ? url.href : url;
-    checkType('url', address, 'string');
-    const settings = checkOptions(options, CLIENT);
+  constructor(url, options = {}) {
     this.#session = { client: nextId(), identity: undefined };
-    const problem = bridge.createClient(this.#session.client, address, settings);
+    const id = this.#session.client;
+    const problem = url === PROGRAM ? bridge.createProgramClient(id, ownEnvironment()) : bridge.createClient(id, ...place(url, options));
     if (problem) throw errorOf(problem);
-    reachable.register(this, this.#session.client);
+    if (url === undefined && bridge.chosenBy(id) === 'default') log(DEFAULT_CHOSEN);
+    reachable.register(this, id);
+  }
+
+  static {
+    program = {
+      make: () => new Client(PROGRAM),
+      configure: (client, url, options = {}) => {
+        const problem = bridge.configureClient(client.#session.client, ...place(url, options));
+        if (problem) throw errorOf(problem);
+      },
+      reset: async (client) => {
+        await call((id) => bridge.resetClient(client.#session.client, id, ownEnvironment()));
+        client.#observers = undefined;
+      },
+    };
   }
 
   lock(key, options) {
@@ -81,6 +100,11 @@ class Client {
     return this.#observers.add(event, fn);
   }
 
+  reopen() {
+    const problem = bridge.reopenClient(this.#session.client);
+    if (problem) throw errorOf(problem);
+  }
+
   async close(timeout = 0) {
     checkType('timeout', timeout, 'number');
     await call((id) => bridge.closeClient(this.#session.client, id, timeout));
@@ -102,12 +126,19 @@ class Client {
   }
 }
 
-/** What `DLOCK_URL` names, else `local:`. An empty variable is as good as none. */
-function defaultUrl() {
-  if (process.env.DLOCK_URL) return process.env.DLOCK_URL;
-  log("no URL was given and DLOCK_URL is not set: local: excludes this user's processes on this machine");
-  return 'local:';
+/** Where locks are: the URL, what the environment says where there is none, and the options. */
+function place(url, options) {
+  const address = url instanceof URL ? url.href : url;
+  if (address !== undefined) checkType('url', address, 'string');
+  return [address, environment(), checkOptions(options, CLIENT)];
 }
+
+function environment() {
+  return { url: process.env.DLOCK_URL, requireUrl: process.env.DLOCK_REQUIRE_URL };
+}
+
+/** A worker's environment, which the engine cannot read; that of the process it reads itself, when it is needed. */
+const ownEnvironment = () => (isMainThread ? undefined : environment());
 
 /** A client that has reached its backend. */
 async function connect(url, options) {
@@ -116,4 +147,4 @@ async function connect(url, options) {
   return client;
 }
 
-module.exports = { Client, connect };
+module.exports = { Client, connect, program };

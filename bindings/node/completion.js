@@ -143,4 +143,4 @@ function tellLoss(id) {
   tell?.();
 }
 
-module.exports = { bridge, call, explained, happenings, keepAlive, letGo, nextId, outcome, version: native.VERSION, watched };
+module.exports = { DEFAULT_CHOSEN: native.DEFAULT_CHOSEN, bridge, call, explained, happenings, keepAlive, letGo, nextId, outcome, version: native.VERSION, watched };

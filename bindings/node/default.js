@@ -2,25 +2,55 @@
 
 // The functions of the module itself, on one client for the whole program.
 
-const { Client } = require('./client.js');
-const { LockError } = require('./errors.js').classes;
+const { program } = require('./client.js');
 
-let configured;
 let client;
 
-/** Says where the default client's locks live. After its first use that is settled. */
-function configure(url, options) {
-  if (client) throw new LockError('configure: the default client is already in use', { code: 'ALREADY_CONFIGURED' });
-  configured = new Client(url, options);
-}
-
 function defaultClient() {
-  client ??= configured ?? new Client();
+  client ??= program.make();
   return client;
 }
 
+/** Says where the default client's locks are. Its first operation settles that; locks made before follow. */
+function configure(url, options) {
+  program.configure(defaultClient(), url, options);
+}
+
+/** For tests: makes the default client what it was when the program began. */
+async function resetDefaultClient() {
+  await program.reset(defaultClient());
+}
+
 const lock = (key, options) => defaultClient().lock(key, options);
-
 const withLock = async (key, options, fn) => defaultClient().withLock(key, options, fn);
+const ping = async () => defaultClient().ping();
+const inspect = async (key) => defaultClient().inspect(key);
+const listLocks = async (prefix) => defaultClient().listLocks(prefix);
+const isLocked = async (key) => defaultClient().isLocked(key);
+const forceRelease = async (key, holder) => defaultClient().forceRelease(key, holder);
+const stats = () => defaultClient().stats();
+const metrics = () => defaultClient().metrics();
+const health = async () => defaultClient().health();
+const on = (event, fn) => defaultClient().on(event, fn);
+const reopen = () => defaultClient().reopen();
+const close = async (timeout) => defaultClient().close(timeout);
+const closeOnSignal = (timeout, signals) => defaultClient().closeOnSignal(timeout, signals);
 
-module.exports = { configure, lock, withLock };
+module.exports = {
+  close,
+  closeOnSignal,
+  configure,
+  forceRelease,
+  health,
+  inspect,
+  isLocked,
+  listLocks,
+  lock,
+  metrics,
+  on,
+  ping,
+  reopen,
+  resetDefaultClient,
+  stats,
+  withLock,
+};

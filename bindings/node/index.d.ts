@@ -4,7 +4,10 @@
 export declare const version: string;
 
 export interface ClientOptions {
-  /** Put before every key. Default: `"dlock"`. */
+  /**
+   * Put before every key; no `/` in it. Default: `"dlock"`. Empty for the names as the server has them: there the key `b` of the namespace `a` is
+   * `a/b` on Redis and etcd.
+   */
   namespace?: string | null;
   /** How long one backend request may take. Default: 1000. */
   opTimeout?: number | null;
@@ -12,6 +15,11 @@ export interface ClientOptions {
   connectTimeout?: number | null;
   /** How leases are renewed. */
   renewal?: Renewal | null;
+  /**
+   * Refuses `local:` where neither the program nor `DLOCK_URL` names a backend, as `DLOCK_REQUIRE_URL=1` does: for programs that must not run without
+   * their server unseen. Default: false.
+   */
+  requireUrl?: boolean | null;
 }
 
 /** Tuning of renewal, for all leases of a client. The defaults are good to 100,000 leases. */
@@ -39,8 +47,8 @@ export interface Retry {
 }
 
 export interface LockOptions {
-  /** Lease time: without renewal a lease ends then. Default: 30000. */
-  ttl?: number | null;
+  /** Lease time: without renewal a lease ends then. Default: 30000. `null` is refused: there is no lease without an end. */
+  ttl?: number;
   /** How long acquiring waits; 0 tries once. Default: for ever. */
   wait?: number | null;
   /** Renew by itself while held. Default: true. */
@@ -129,6 +137,12 @@ export declare class Client implements AsyncDisposable {
    */
   close(timeout?: number): Promise<void>;
   /**
+   * Lets a closed client work again, for one that outlives its application: the next operation connects anew, and locks made before follow. Does
+   * nothing to a client that is open. Leases of before stay lost; observers and counts go on. It does not wait for a `close` that is still draining:
+   * that one goes on with what was held before.
+   */
+  reopen(): void;
+  /**
    * Has the first of these signals (default: `SIGTERM` and `SIGINT`) begin `close(timeout)`; returns a function that ends that. Once the client
    * is closed the signal ends the process, as it would have done at once without this, unless somebody else listens to it. A second one does
    * not wait. Main thread only.
@@ -215,8 +229,14 @@ export interface LockEvent {
   readonly reason: string | null;
 }
 
+export type ChosenBy = 'argument' | 'variable' | 'default';
+
 /** What a client has done since it was made, and what it has under way. Times are in milliseconds. */
 export interface Stats {
+  /** The backend's address, without its password. */
+  server: string;
+  /** What chose the backend: the URL that was given, `DLOCK_URL`, or nobody. */
+  chosenBy: ChosenBy;
   /** Leases held now. */
   held: number;
   /** Attempts to get a key that are under way now. */
@@ -258,7 +278,10 @@ export interface Health {
   status: 'ok' | 'degraded' | 'down';
   /** Why it is not `ok`. */
   reasons: string[];
+  /** The backend's address, without its password. */
   server: string;
+  /** What chose the backend: the URL that was given, `DLOCK_URL`, or nobody. */
+  chosenBy: ChosenBy;
   /** What a request and its answer took, in milliseconds; `null` without an answer. */
   roundTrip: number | null;
   held: number;
@@ -303,8 +326,53 @@ export interface Inspection {
 /** A client that has reached its backend. */
 export declare function connect(url?: string | URL, options?: ClientOptions): Promise<Client>;
 
-/** Says where the default client's locks live, instead of `DLOCK_URL` or `local:`. Throws once the default client is in use. */
-export declare function configure(url: string | URL, options?: ClientOptions): void;
+/**
+ * Says where the default client's locks are, instead of `DLOCK_URL` or `local:`. Before its first operation only; locks made before follow, and their
+ * options are checked once more when they are used. With `requireUrl` and no URL, here or in `DLOCK_URL`, it throws {@link InvalidOptions}.
+ */
+export declare function configure(url?: string | URL, options?: ClientOptions): void;
+
+/**
+ * For tests: makes the default client what it was when the program began. What it holds is taken away, its observers end, it counts anew, and
+ * `configure` and `DLOCK_URL` say once more where its locks are. Locks that were made before follow.
+ */
+export declare function resetDefaultClient(): Promise<void>;
+
+/** {@link Client.ping} of the default client. */
+export declare function ping(): Promise<void>;
+
+/** {@link Client.inspect} of the default client. */
+export declare function inspect(key: string): Promise<Inspection>;
+
+/** {@link Client.listLocks} of the default client. */
+export declare function listLocks(prefix?: string): Promise<Inspection[]>;
+
+/** {@link Client.isLocked} of the default client. */
+export declare function isLocked(key: string): Promise<boolean>;
+
+/** {@link Client.forceRelease} of the default client. */
+export declare function forceRelease(key: string, holder: number | string): Promise<boolean>;
+
+/** {@link Client.stats} of the default client. */
+export declare function stats(): Stats;
+
+/** {@link Client.metrics} of the default client. */
+export declare function metrics(): string;
+
+/** {@link Client.health} of the default client. */
+export declare function health(): Promise<Health>;
+
+/** {@link Client.on} of the default client. */
+export declare function on(event: EventName, fn: (event: LockEvent) => void): () => void;
+
+/** {@link Client.close} of the default client; {@link reopen} lets it work again. */
+export declare function close(timeout?: number): Promise<void>;
+
+/** {@link Client.closeOnSignal} of the default client. */
+export declare function closeOnSignal(timeout: number, signals?: readonly string[]): () => void;
+
+/** {@link Client.reopen} of the default client. */
+export declare function reopen(): void;
 
 /** A lock of the default client. */
 export declare function lock(key: string, options?: LockOptions): Lock;

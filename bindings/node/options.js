@@ -24,6 +24,7 @@ const CLIENT = new Map([
   ['opTimeout', 'number'],
   ['connectTimeout', 'number'],
   ['renewal', RENEWAL],
+  ['requireUrl', 'boolean'],
 ]);
 
 const LOCK = new Map([
@@ -58,6 +59,8 @@ function checkOptions(options, known, part) {
     const type = known.get(name);
     const field = part === undefined ? name : `${part}.${name}`;
     if (type === undefined) throw InvalidOptions.because(field, shown(value), `known options are ${[...known.keys()].join(', ')}`);
+    // For ever, to who comes from elsewhere; here it would be the default.
+    if (value === null && known === LOCK && name === 'ttl') throw InvalidOptions.because('ttl', 'null', 'milliseconds: every lease ends');
     if (value === undefined || value === null) continue;
     if (typeof type === 'string') checkType(field, value, type);
     set[name] = typeof type === 'string' ? value : checkOptions(value, type, field);

@@ -1,6 +1,5 @@
 //! What can be said on the command line.
 
-use std::env::{self, VarError};
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -52,9 +51,6 @@ pub(crate) enum Task {
     Exec(Exec),
 }
 
-/// Names the backend where `--url` does not. An empty one is as good as none.
-const URL_VARIABLE: &str = "DLOCK_URL";
-
 /// Where the locks are.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
@@ -62,7 +58,10 @@ pub(crate) struct Place {
     /// `etcd://host[:port],host...`, with TLS `rediss` or `etcds` [default: what `DLOCK_URL` names, where a password is safer than here, else `local:`]
     #[arg(long)]
     url: Option<String>,
-    /// Put before every key
+    /// Refuse the default, `local:`, where neither `--url` nor `DLOCK_URL` says where. `DLOCK_REQUIRE_URL=1` does the same
+    #[arg(long)]
+    require_url: bool,
+    /// Put before every key; no `/` in it. Empty for the names as the server has them
     #[arg(long, value_name = "NAME", default_value = "dlock")]
     namespace: String,
 }
@@ -70,28 +69,15 @@ pub(crate) struct Place {
 impl Place {
     /// A client for it; nothing is connected yet. The namespace is this place's.
     pub(crate) fn client_with(&self, options: &ClientOptions) -> Result<Client, Failure> {
-        let options = ClientOptions { namespace: self.namespace.clone(), ..options.clone() };
-        let client = Client::with_options(&self.url()?, options)?;
+        let options = ClientOptions { namespace: self.namespace.clone(), require_url: self.require_url, ..options.clone() };
+        let client = match &self.url {
+            Some(url) => Client::with_options(url, options)?,
+            None => Client::from_env_with(options)?,
+        };
         if client.capabilities().scheme == "memory" {
             return Err(Failure::usage("url: memory: is seen by one process only and excludes nobody here; use local:"));
         }
         Ok(client)
-    }
-
-    fn url(&self) -> Result<String, Failure> {
-        if let Some(url) = &self.url {
-            return Ok(url.clone());
-        }
-        match env::var(URL_VARIABLE) {
-            Ok(url) if !url.is_empty() => Ok(url),
-            Err(VarError::NotUnicode(_)) => Err(Failure::usage(format_args!("{URL_VARIABLE}: it is not valid: a URL in UTF-8"))),
-            _ => {
-                tracing::info!(
-                    "neither --url nor {URL_VARIABLE} says where: local: excludes this user's processes on this machine"
-                );
-                Ok("local:".to_owned())
-            }
-        }
     }
 }
 
@@ -273,7 +259,7 @@ pub(crate) struct Release {
 
 const HEALTH_EXAMPLES: &str = "\
 Examples:
-  dlock health                              ok: redis://db:6379/0 answered in 0.4 ms
+  dlock health                              ok: redis://db:6379/0 (by DLOCK_URL) answered in 0.4 ms
   dlock health --json                       {\"status\":\"ok\",\"server\":...}
   dlock health --url redis://db:6379
 

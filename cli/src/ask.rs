@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use dlock::backend::{Inspection, Whom};
 use dlock::holder::Holder;
 use dlock::shown::{cut, quoted, shown};
-use dlock::{ClientOptions, HealthStatus};
+use dlock::{ChosenBy, ClientOptions, HealthStatus};
 
 use crate::args::{Health, Inspect, Ls, Release};
 use crate::colour::Colour;
@@ -73,7 +73,12 @@ fn describe_health(found: &dlock::Health) -> String {
     let reasons = found.reasons.iter().map(|reason| format!("  {}\n", cut(reason, LONGEST)));
     let warnings = found.warnings.iter().map(|warning| format!("  warning: {}\n", cut(warning, LONGEST)));
     let details: Vec<_> = reasons.chain(warnings).collect();
-    format!("{}: {}{took}\n{}", colour.paint(word), cut(&found.server, LONGEST), details.concat())
+    let chosen_by = match found.chosen_by {
+        ChosenBy::Argument => "by --url",
+        ChosenBy::Variable => "by DLOCK_URL",
+        ChosenBy::Default => "by default",
+    };
+    format!("{}: {} ({chosen_by}){took}\n{}", colour.paint(word), cut(&found.server, LONGEST), details.concat())
 }
 
 fn wait_for<T>(answer: impl Future<Output = dlock::Result<T>>) -> Result<T, Failure> {

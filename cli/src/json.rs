@@ -45,6 +45,7 @@ pub(crate) fn health(found: &Health) -> Value {
     json!({
         "status": found.status.as_str(),
         "server": &*found.server,
+        "chosen_by": found.chosen_by.as_str(),
         "round_trip": found.round_trip.map(|took| Unit::Seconds.number(took)),
         "reasons": found.reasons,
         "warnings": found.warnings,

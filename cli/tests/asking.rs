@@ -46,6 +46,48 @@ fn health_tells_that_the_backend_answers() {
 }
 
 #[test]
+fn health_names_what_chose_the_backend() {
+    let scratch = Scratch::new();
+    let place = format!("local://{}", scratch.path("elsewhere").display());
+    for (variable, arguments, word, shown) in [
+        (None, &["health"][..], "default", "(by default)"),
+        (Some(""), &["health"], "default", "(by default)"),
+        (Some(&*place), &["health"], "variable", "(by DLOCK_URL)"),
+        (Some("redis://127.0.0.1:1"), &["health", "--url", &place], "argument", "(by --url)"),
+    ] {
+        let asked = |arguments: &[&str]| {
+            let mut command = scratch.dlock(arguments);
+            command.env_remove("DLOCK_URL");
+            if let Some(variable) = variable {
+                command.env("DLOCK_URL", variable);
+            }
+            outcome(command)
+        };
+        let (code, said, complaints) = asked(arguments);
+        assert!(code == 0 && said.contains(shown) && said.lines().count() == 1, "{said}{complaints}");
+        let (_, said, _) = asked(&[arguments, &["--json"]].concat());
+        assert_eq!((&objects(&said)[0]["chosen_by"], &objects(&said)[0]["status"]), (&word.into(), &"ok".into()), "{said}");
+    }
+}
+
+#[test]
+fn r15_the_default_is_refused_where_a_url_is_required() {
+    let scratch = Scratch::new();
+    let asked = |arguments: &[&str], url: &str, require: &str| {
+        outcome_of(scratch.dlock(arguments).env("DLOCK_URL", url).env("DLOCK_REQUIRE_URL", require))
+    };
+    for arguments in [&["health"][..], &["ls"], &["inspect", "k"], &["run", "k", "--", "touch", "ran"]] {
+        let (code, _, said) = asked(arguments, "", "1");
+        assert!(code == 64 && said.contains("DLOCK_URL") && said.contains("DLOCK_REQUIRE_URL"), "{arguments:?}: {code} {said}");
+        assert_eq!(asked(arguments, "local:", "1").0, 0, "on purpose");
+        assert_eq!(asked(arguments, "", "0").0, 0);
+    }
+    assert_eq!(asked(&["health", "--require-url"], "", "").0, 64);
+    let (code, _, said) = asked(&["health"], "", "perhaps");
+    assert!(code == 64 && said.contains("DLOCK_REQUIRE_URL: \"perhaps\""), "{code} {said}");
+}
+
+#[test]
 fn health_of_a_server_that_is_not_there_exits_with_69_and_says_why() {
     let scratch = Scratch::on("redis://user:secret@127.0.0.1:1");
     let (code, said, complaints) = outcome(scratch.dlock(&["health", "--timeout", "300ms"]));

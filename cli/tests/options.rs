@@ -49,9 +49,10 @@ fn a_renewal_threshold_is_kept_to() {
 #[test]
 fn r15_options_that_cannot_be_used_are_named() {
     let scratch = Scratch::new();
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["--renewal-threshold", "1"], "renewal_threshold"),
         (&["--max-hold", "0"], "max_hold"),
+        (&["--namespace", "n/x"], "namespace: \"n/x\" is not valid"),
         (&["--op-timeout", "0"], "op_timeout"),
         (&["--connect-timeout", "soon"], "--connect-timeout"),
         (&["--retries", "some"], "--retries"),
@@ -61,6 +62,17 @@ fn r15_options_that_cannot_be_used_are_named() {
     for (options, named) in cases {
         let (code, _, said) = outcome(scratch.run(options, "true"));
         assert!(code == 64 && said.contains(named) && said.lines().count() == 1, "{options:?}: {code} {said}");
+    }
+}
+
+#[test]
+fn r15_what_an_object_turns_into_by_itself_is_no_key() {
+    let scratch = Scratch::new();
+    for key in ["order:<Order object at 0x7f3a5c0d1e50>", "order:[object Object]"] {
+        for command in [&["run", key, "--", "true"][..], &["inspect", key]] {
+            let (code, _, said) = outcome(scratch.dlock(command));
+            assert!(code == 64 && said.contains("order.id") && said.lines().count() == 1, "{command:?}: {code} {said}");
+        }
     }
 }
 

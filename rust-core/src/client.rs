@@ -1,22 +1,25 @@
 //! A client: one backend connection and one session; makes locks.
 
+mod place;
+
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use crate::backend::{self, Backend, Capabilities, Inspection, Whom};
+use crate::backend::{Backend, Capabilities, Inspection, Whom};
+use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
 use crate::clock::{BootClock, Clock};
 use crate::error::{BackendError, Error, Result};
 use crate::ground::Ground;
 use crate::lock::Lock;
 use crate::observe::Observer;
 use crate::options::{ClientOptions, LockOptions, check_key};
-use crate::owner::SessionId;
 use crate::process::Bound;
 use crate::runtime::run;
 use crate::session::Session;
+use place::Shared;
+
+pub(crate) use place::Target;
 
 /// Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
 ///
@@ -26,19 +29,10 @@ pub struct Client {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    ground: Ground,
-    options: ClientOptions,
-    capabilities: Capabilities,
-    server: Arc<str>,
-    observer: Arc<Observer>,
-    session: OnceLock<Bound<Session>>,
-    starting: Mutex<()>,
-}
-
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("server", &self.shared.server).field("namespace", &self.shared.options.namespace).finish()
+        let target = self.target();
+        f.debug_struct("Client").field("server", &target.server).field("namespace", &target.options.namespace).finish()
     }
 }
 
@@ -75,20 +69,65 @@ impl Client {
     /// [`Error::InvalidOptions`].
     #[doc(hidden)]
     pub fn on_ground(options: ClientOptions, ground: Ground) -> Result<Self> {
-        options.validate()?;
-        // Opened once without a session, to have the URL checked before anybody waits for it.
-        let probe = (ground.open)(probe_context(&options, ground.clock.clone()))?;
-        let (capabilities, server) = (probe.capabilities().clone(), probe.server().clone());
-        let shared = Shared {
-            ground,
-            options,
-            capabilities,
-            server,
-            observer: Arc::default(),
-            session: OnceLock::new(),
-            starting: Mutex::new(()),
-        };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Shared::at(Target::new(ground, options, ChosenBy::Argument)?) })
+    }
+
+    /// A client for what `DLOCK_URL` names, else for `local:`. `DLOCK_REQUIRE_URL=1` refuses that default, and so does the option
+    /// [`require_url`](ClientOptions::require_url).
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`].
+    pub fn from_env() -> Result<Self> {
+        Self::from_env_with(ClientOptions::default())
+    }
+
+    /// [`Client::from_env`] with options.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`].
+    pub fn from_env_with(options: ClientOptions) -> Result<Self> {
+        let client = Self::choose(None, &Variables::of_process()?, options)?;
+        if client.chosen_by() == ChosenBy::Default {
+            tracing::info!("{DEFAULT_CHOSEN}");
+        }
+        Ok(client)
+    }
+
+    /// A client for this URL, else for what these variables say: for hosts whose programs have an environment of their own.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`].
+    pub fn choose(url: Option<&str>, variables: &Variables, options: ClientOptions) -> Result<Self> {
+        Ok(Self { shared: Shared::at(Target::chosen(url, variables, options)?) })
+    }
+
+    /// The client of a whole program, for hosts that have one. Where its locks are is settled by its first operation, so that
+    /// [`Client::configure`] may come after locks were made. Without variables those of the process are looked at then.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] for a `DLOCK_URL` that cannot be used.
+    pub fn of_program(variables: Option<Variables>) -> Result<Self> {
+        Ok(Self { shared: Shared::of_program(variables)? })
+    }
+
+    /// Says where the locks of [`Client::of_program`] are. Locks made before follow it; their options are checked again when they are used.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`], and [`Error::InUse`] after the first operation.
+    pub fn configure(&self, url: Option<&str>, variables: Option<Variables>, options: ClientOptions) -> Result<()> {
+        self.shared.configure(url, variables, options)
+    }
+
+    /// Makes a client of [`Client::of_program`] what it was at first: takes away what is held, ends its observers, begins to count anew, and
+    /// lets its first operation settle once more where its locks are. For tests.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child process, [`Error::InvalidOptions`] for a `DLOCK_URL` that cannot be used.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the former leases renewed until their handles are gone.
+    pub async fn reset(&self, variables: Option<Variables>) -> Result<()> {
+        close(self.shared.reset(variables)?, Duration::ZERO).await
     }
 
     /// [`Client::new`], then one round trip.
@@ -130,18 +169,28 @@ impl Client {
     }
 
     /// What the backend can do.
-    pub fn capabilities(&self) -> &Capabilities {
-        &self.shared.capabilities
+    pub fn capabilities(&self) -> Capabilities {
+        self.target().capabilities.clone()
     }
 
     /// The options this client was made with.
-    pub fn options(&self) -> &ClientOptions {
-        &self.shared.options
+    pub fn options(&self) -> ClientOptions {
+        self.target().options.clone()
     }
 
     /// The server's address without its password.
-    pub fn server(&self) -> &Arc<str> {
-        &self.shared.server
+    pub fn server(&self) -> Arc<str> {
+        self.target().server.clone()
+    }
+
+    /// What chose the backend: a URL that was given, `DLOCK_URL`, or nobody.
+    pub fn chosen_by(&self) -> ChosenBy {
+        self.target().chosen_by
+    }
+
+    /// Whether this is a forked child, and its parent has used the client: then the child needs another.
+    pub fn is_inherited(&self) -> bool {
+        self.shared.is_inherited()
     }
 
     /// One round trip to the backend, connecting if need be.
@@ -152,7 +201,7 @@ impl Client {
     /// # Cancel safety
     /// May be dropped at any time.
     pub async fn ping(&self) -> Result<()> {
-        let timeout = self.shared.options.connect_timeout;
+        let timeout = self.target().options.connect_timeout;
         self.ask("connect", None, move |backend| Box::pin(async move { backend.ping(timeout).await })).await
     }
 
@@ -161,8 +210,8 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`] for a bad key, [`Error::BackendUnavailable`], [`Error::BackendRefused`].
     pub async fn inspect(&self, key: &str) -> Result<Inspection> {
-        check_key(key, self.capabilities())?;
-        let (key, timeout): (Arc<str>, _) = (key.into(), self.shared.options.op_timeout);
+        check_key(key, &self.target().capabilities)?;
+        let (key, timeout): (Arc<str>, _) = (key.into(), self.target().options.op_timeout);
         let asked = key.clone();
         let found =
             self.ask("inspect", Some(key), move |backend| Box::pin(async move { backend.inspect(asked, timeout).await })).await?;
@@ -170,7 +219,7 @@ impl Client {
     }
 
     fn with_own_line(&self, mut found: Inspection) -> Result<Inspection> {
-        found.waiting_here = self.session()?.lines.waiting(&found.key);
+        found.waiting_here = self.session("inspect")?.lines.waiting(&found.key);
         Ok(found)
     }
 
@@ -179,7 +228,7 @@ impl Client {
     /// # Errors
     /// [`Error::BackendUnavailable`].
     pub async fn list_locks(&self, prefix: &str) -> Result<Vec<Inspection>> {
-        let (prefix, timeout): (Arc<str>, _) = (prefix.into(), self.shared.options.op_timeout);
+        let (prefix, timeout): (Arc<str>, _) = (prefix.into(), self.target().options.op_timeout);
         let found =
             self.ask("list_locks", None, move |backend| Box::pin(async move { backend.list(prefix, timeout).await })).await?;
         found.into_iter().map(|found| self.with_own_line(found)).collect()
@@ -199,8 +248,8 @@ impl Client {
     /// # Errors
     /// As [`Client::inspect`].
     pub async fn force_release(&self, key: &str, whom: Whom) -> Result<bool> {
-        check_key(key, self.capabilities())?;
-        let (key, timeout): (Arc<str>, _) = (key.into(), self.shared.options.op_timeout);
+        check_key(key, &self.target().capabilities)?;
+        let (key, timeout): (Arc<str>, _) = (key.into(), self.target().options.op_timeout);
         self.ask("force_release", Some(key.clone()), move |backend| {
             Box::pin(async move { backend.force_release(key, whom, timeout).await })
         })
@@ -223,37 +272,46 @@ impl Client {
     /// # Cancel safety
     /// Dropping it leaves the client closed to new acquires, with its leases still renewed.
     pub async fn close(&self, timeout: Duration) -> Result<()> {
-        let session = self.session()?.clone();
-        let engine = session.engine.clone();
-        run(&engine, async move { session.close(timeout).await }).await;
-        Ok(())
+        close(self.shared.begin_close()?, timeout).await
     }
 
-    pub(crate) fn session(&self) -> Result<&Arc<Session>> {
-        self.bound()?.get()
+    /// Lets a closed client work again: its next operation starts another session, and locks made before follow. Does nothing to a client that
+    /// is open. Leases of the former session stay lost; observers and counts go on.
+    ///
+    /// It does not wait for a [`Client::close`] that is still draining: that one goes on with what was held before, and what comes from now on
+    /// belongs to the new session.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child process.
+    pub fn reopen(&self) -> Result<()> {
+        self.shared.reopen()
     }
 
-    /// The session, started if need be. Whether this process may use it is for the caller to ask.
-    pub(crate) fn bound(&self) -> Result<&Bound<Session>> {
-        if let Some(session) = self.shared.session.get() {
-            return Ok(session);
-        }
-        let _one_at_a_time = self.shared.starting.lock();
-        if let Some(session) = self.shared.session.get() {
-            return Ok(session);
-        }
-        let Shared { ground, options, observer, .. } = &*self.shared;
-        let session = Session::start(ground, options.clone(), observer.clone())?;
-        Ok(self.shared.session.get_or_init(|| Bound::new(session)))
+    pub(crate) fn session(&self, operation: &'static str) -> Result<Arc<Session>> {
+        Ok(self.bound(operation)?.get()?.clone())
+    }
+
+    /// The session, started if need be.
+    pub(crate) fn bound(&self, operation: &'static str) -> Result<Bound<Session>> {
+        self.shared.bound(operation)
     }
 
     /// The session, if this process has started one.
-    pub(crate) fn session_in_use(&self) -> Option<&Arc<Session>> {
-        self.shared.session.get()?.get().ok()
+    pub(crate) fn session_in_use(&self) -> Option<Arc<Session>> {
+        self.shared.session_in_use()
     }
 
-    pub(crate) fn observer(&self) -> &Arc<Observer> {
-        &self.shared.observer
+    pub(crate) fn target(&self) -> Arc<Target> {
+        self.shared.target()
+    }
+
+    /// Where the locks are, and the session if there is one.
+    pub(crate) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
+        self.shared.standing()
+    }
+
+    pub(crate) fn observer(&self) -> Arc<Observer> {
+        self.shared.observer()
     }
 
     async fn ask<T, A>(&self, operation: &'static str, key: Option<Arc<str>>, ask: A) -> Result<T>
@@ -263,7 +321,7 @@ impl Client {
             + Send
             + 'static,
     {
-        let session = self.session()?.clone();
+        let session = self.session(operation)?;
         if session.closing.closed.is_cancelled() {
             return Err(Error::ClientClosed { operation });
         }
@@ -276,14 +334,10 @@ impl Client {
     }
 }
 
-/// What a backend is opened with when only its URL matters.
-fn probe_context(options: &ClientOptions, clock: Arc<dyn Clock>) -> backend::Context {
-    backend::Context {
-        session: SessionId::from_u128(0),
-        clock,
-        namespace: options.namespace.as_str().into(),
-        connect_timeout: options.connect_timeout,
-        op_timeout: options.op_timeout,
-        on_hint: Arc::new(|_| {}),
-    }
+async fn close(session: Option<Bound<Session>>, timeout: Duration) -> Result<()> {
+    let Some(session) = session else { return Ok(()) };
+    let session = session.get()?.clone();
+    let engine = session.engine.clone();
+    run(&engine, async move { session.close(timeout).await }).await;
+    Ok(())
 }

@@ -122,6 +122,13 @@ pub enum Error {
         operation: &'static str,
     },
 
+    /// The default client can be configured only before its first operation. Python: `LockError`.
+    #[error("{operation}: the default client is already in use")]
+    InUse {
+        /// The call that comes too late.
+        operation: &'static str,
+    },
+
     /// The handle was made by the parent process, before a fork. Python: `ForkedError`.
     #[error("this handle belongs to process {parent}: make a new Client after fork")]
     Forked {
@@ -144,6 +151,7 @@ impl Error {
             Self::BackendRefused { .. } => "BACKEND_REFUSED",
             Self::InvalidOptions { .. } => "INVALID_OPTIONS",
             Self::ClientClosed { .. } => "CLIENT_CLOSED",
+            Self::InUse { .. } => "ALREADY_CONFIGURED",
             Self::Forked { .. } => "FORKED",
         }
     }

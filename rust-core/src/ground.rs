@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use crate::backend::memory::Private;
 use crate::backend::{self, Backend, Context};
 use crate::clock::Clock;
 use crate::error::Result;
@@ -32,8 +33,13 @@ pub struct Ground {
 impl Ground {
     /// The backend that a URL names, on this clock.
     pub(crate) fn at(url: &str, clock: Arc<dyn Clock>) -> Self {
-        let url = url.to_owned();
-        Self { open: Arc::new(move |context| backend::from_url(&url, context)), clock, engine: None, session: None }
+        let (url, private) = (url.to_owned(), Private::of(url));
+        // One store for all sessions of a client: the next one must not grant what the one before still holds.
+        let open = move |context| match &private {
+            Some(private) => Ok(private.open(context)),
+            None => backend::from_url(&url, context),
+        };
+        Self { open: Arc::new(open), clock, engine: None, session: None }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::choice::ChosenBy;
 use crate::error::BackendError;
 use crate::held::Held;
 use crate::observe::Gauges;
@@ -40,6 +41,8 @@ pub struct Health {
     pub reasons: Vec<String>,
     /// The server's address without its password.
     pub server: Arc<str>,
+    /// What chose the backend.
+    pub chosen_by: ChosenBy,
     /// What a request and its answer took; `None` without an answer.
     pub round_trip: Option<Duration>,
     /// Leases held.
@@ -59,7 +62,19 @@ impl Health {
     pub(crate) fn down(server: Arc<str>, reason: String) -> Self {
         let status = HealthStatus::Down;
         let (held, lagging, at_risk, renewal_lag) = Default::default();
-        Self { status, reasons: vec![reason], server, round_trip: None, held, lagging, at_risk, renewal_lag, warnings: Vec::new() }
+        let chosen_by = ChosenBy::default();
+        Self {
+            status,
+            reasons: vec![reason],
+            server,
+            chosen_by,
+            round_trip: None,
+            held,
+            lagging,
+            at_risk,
+            renewal_lag,
+            warnings: Vec::new(),
+        }
     }
 }
 
@@ -89,7 +104,8 @@ impl Session {
         let (status, reasons) = judge(answer.as_ref().err(), &standing);
         let Standing { held, lagging, at_risk, lag } = standing;
         let (round_trip, warnings) = (answer.is_ok().then_some(round_trip), self.backend.warnings());
-        Health { status, reasons, server, round_trip, held, lagging, at_risk, renewal_lag: lag, warnings }
+        let chosen_by = ChosenBy::default(); // its client knows
+        Health { status, reasons, server, chosen_by, round_trip, held, lagging, at_risk, renewal_lag: lag, warnings }
     }
 
     pub(crate) fn gauges(&self) -> Gauges {

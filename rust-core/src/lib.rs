@@ -27,6 +27,7 @@ mod acquire;
 mod attempt;
 pub mod backend;
 pub mod caller;
+pub mod choice;
 pub mod client;
 pub mod clock;
 mod closing;
@@ -63,6 +64,7 @@ pub mod unit;
 mod waiters;
 
 pub use caller::Caller;
+pub use choice::{ChosenBy, Variables};
 pub use client::Client;
 pub use error::{Error, LossReason, Result};
 pub use health::{Health, HealthStatus};

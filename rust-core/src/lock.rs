@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 
 use crate::attempt::Attempt;
 use crate::caller::Caller;
-use crate::client::Client;
+use crate::client::{Client, Target};
 use crate::error::{Error, Result};
 use crate::lease::{Lease, Outstanding, Scope};
 use crate::lease_state::Status;
@@ -148,13 +148,12 @@ impl Lock {
     /// # Errors
     /// [`Error::InvalidOptions`] naming the field, its value and the allowed range.
     pub fn validate(&self) -> Result<()> {
-        self.validate_with(&self.options)
+        self.validate_for(&self.client.target(), &self.options)
     }
 
-    fn validate_with(&self, options: &LockOptions) -> Result<()> {
-        let capabilities = self.client.capabilities();
-        check_key(&self.key, capabilities)?;
-        options.validate(self.client.options().unit, capabilities)
+    fn validate_for(&self, target: &Target, options: &LockOptions) -> Result<()> {
+        check_key(&self.key, &target.capabilities)?;
+        options.validate(target.options.unit, &target.capabilities)
     }
 
     /// Waits for the key and returns the lease.
@@ -278,8 +277,16 @@ impl Lock {
 
     fn begin(&self, wait: Option<Duration>, caller: Caller, holder: Caller) -> Result<(Bound<Session>, Box<Attempt>)> {
         let options = LockOptions { wait, ..self.options.clone() };
-        self.validate_with(&options)?;
-        let session = self.client.bound()?.clone();
+        let (target, session) = self.client.standing();
+        self.validate_for(&target, &options)?;
+        let session = if let Some(session) = session {
+            session
+        } else {
+            // The first operation settles where the locks are, and what is allowed there.
+            let session = self.client.bound("acquire")?;
+            self.validate_for(&self.client.target(), &options)?;
+            session
+        };
         let attempt = session.get()?.attempt(self.key.clone(), options, caller, holder);
         Ok((session, attempt))
     }
@@ -359,8 +366,8 @@ impl Lock {
     async fn signs_of_life(&self, lease: &Lease) -> Error {
         let every = self.options.max_stall.unwrap_or_default() / SIGNS;
         loop {
-            let session = match self.client.session() {
-                Ok(session) => session.clone(),
+            let session = match self.client.session("acquire") {
+                Ok(session) => session,
                 Err(error) => return error,
             };
             let engine = session.engine.clone();

@@ -1,7 +1,7 @@
 //! What a client shows of itself: figures, events, metrics, health.
 
 use crate::client::Client;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::observe::{Event, Gauges, Kinds, Stats, Subscription};
 use crate::runtime::run;
@@ -9,7 +9,8 @@ use crate::runtime::run;
 impl Client {
     /// What this client has done and has under way. Cheap: no I/O; a look at each lease.
     pub fn stats(&self) -> Stats {
-        self.observer().stats(self.gauges())
+        let target = self.target();
+        Stats { server: target.server.clone(), chosen_by: target.chosen_by, ..self.observer().stats(self.gauges()) }
     }
 
     /// The figures in the `OpenMetrics` text format, to be served as `application/openmetrics-text; version=1.0.0; charset=utf-8`. Each
@@ -42,9 +43,15 @@ impl Client {
     /// # Cancel safety
     /// May be dropped at any time.
     pub async fn health(&self) -> Result<Health> {
-        let session = self.session()?.clone();
-        let engine = session.engine.clone();
-        Ok(run(&engine, async move { session.health().await }).await)
+        let health = match self.session("health") {
+            Ok(session) => {
+                let engine = session.engine.clone();
+                run(&engine, async move { session.health().await }).await
+            }
+            Err(Error::ClientClosed { .. }) => Health::down(self.server(), "the client is closed".to_owned()),
+            Err(error) => return Err(error),
+        };
+        Ok(Health { chosen_by: self.chosen_by(), ..health })
     }
 
     /// Nothing is under way in a client that was not used in this process.

@@ -2,6 +2,7 @@
 //!
 //! Every language hands its values to these functions, so the limits and the words of the errors are the same everywhere.
 
+mod key;
 mod renewal;
 mod retry;
 
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::shown::quoted;
 use crate::unit::{LONGEST, Unit};
 
+pub use key::check_key;
 pub use renewal::Renewal;
 pub use retry::Retry;
 
@@ -119,35 +121,19 @@ pub fn check_ttl(ttl: Duration, unit: Unit, capabilities: &Capabilities) -> Resu
     Err(Error::invalid("ttl", unit.text(ttl), allowed))
 }
 
-/// Checks a key: 1 to 512 bytes, no control characters, and none of the backend's own.
-///
-/// # Errors
-/// [`Error::InvalidOptions`].
-pub fn check_key(key: &str, capabilities: &Capabilities) -> Result<()> {
-    let allowed = || format!("1 to {LONGEST_KEY} bytes without control characters");
-    if key.is_empty() {
-        return Err(Error::invalid("key", "\"\"", allowed()));
-    }
-    if key.len() > LONGEST_KEY {
-        return Err(Error::invalid("key", format!("{} bytes", key.len()), allowed()));
-    }
-    if key.chars().any(char::is_control) {
-        return Err(Error::invalid("key", quoted(key), allowed()));
-    }
-    match capabilities.reserved {
-        Some(reserved) if key.starts_with(reserved) => {
-            let allowed =
-                format!("without a namespace, a key that does not begin with {} on {}:", quoted(reserved), capabilities.scheme);
-            Err(Error::invalid("key", quoted(key), allowed))
-        }
-        _ => Ok(()),
-    }
+/// What to ask of a TTL in seconds that is legal and looks like milliseconds: whole thousands that are no whole hours.
+pub fn ttl_hint(ttl: Duration) -> Option<String> {
+    let (seconds, hour) = (ttl.as_secs(), 3600);
+    let doubtful = ttl.subsec_nanos() == 0 && seconds >= 1000 && seconds % 1000 == 0 && seconds % hour != 0;
+    let long = || format!("{} h {} min", seconds / hour, seconds % hour / 60);
+    doubtful.then(|| format!("ttl: {seconds} is in s, that is {}; did you mean {}?", long(), seconds / 1000))
 }
 
 /// How a client talks to its backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientOptions {
-    /// Put before every key.
+    /// Put before every key. It holds no `/`. Empty stands for the server's own names: then the key `a/b` is the key `b` of the namespace `a`
+    /// on Redis and etcd.
     pub namespace: String,
     /// How long one backend request may take.
     pub op_timeout: Duration,
@@ -155,6 +141,8 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// How leases are renewed.
     pub renewal: Renewal,
+    /// Refuses `local:` where neither the program nor `DLOCK_URL` names a backend; see [`Client::from_env`](crate::Client::from_env).
+    pub require_url: bool,
     /// The unit in which errors speak.
     pub unit: Unit,
 }
@@ -166,6 +154,7 @@ impl Default for ClientOptions {
             op_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(5),
             renewal: Renewal::default(),
+            require_url: false,
             unit: Unit::Seconds,
         }
     }
@@ -180,8 +169,9 @@ impl ClientOptions {
         check_range("op_timeout", self.op_timeout, Duration::from_millis(1), self.unit)?;
         check_range("connect_timeout", self.connect_timeout, Duration::from_millis(1), self.unit)?;
         self.renewal.validate(self.unit)?;
-        if self.namespace.len() > LONGEST_KEY || self.namespace.chars().any(char::is_control) {
-            let allowed = format!("at most {LONGEST_KEY} bytes without control characters");
+        // Servers keep `namespace/key` as one name: with a `/` in it, two namespaces could mean the same key.
+        if self.namespace.len() > LONGEST_KEY || self.namespace.contains(|c: char| c == '/' || c.is_control()) {
+            let allowed = format!("at most {LONGEST_KEY} bytes without `/` and control characters");
             return Err(Error::invalid("namespace", quoted(&self.namespace), allowed));
         }
         Ok(())
@@ -196,10 +186,10 @@ fn check_range(field: &str, value: Duration, least: Duration, unit: Unit) -> Res
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn capabilities() -> Capabilities {
+    pub(super) fn capabilities() -> Capabilities {
         Capabilities {
             scheme: "memory",
             fair: true,
@@ -214,7 +204,7 @@ mod tests {
         }
     }
 
-    fn message(result: Result<()>) -> String {
+    pub(super) fn message(result: Result<()>) -> String {
         result.unwrap_err().to_string()
     }
 
@@ -238,14 +228,25 @@ mod tests {
     }
 
     #[test]
-    fn r15_keys_are_checked() {
-        check_key("order:42", &capabilities()).unwrap();
-        check_key(&"x".repeat(512), &capabilities()).unwrap();
-        for key in ["", &"x".repeat(513), "a\nb", "a\0"] {
-            assert_eq!(check_key(key, &capabilities()).unwrap_err().code(), "INVALID_OPTIONS");
+    fn r15_a_legal_ttl_that_looks_like_milliseconds_is_asked_about() {
+        let hint = |seconds: f64| ttl_hint(Duration::from_secs_f64(seconds));
+        assert_eq!(hint(30_000.0).unwrap(), "ttl: 30000 is in s, that is 8 h 20 min; did you mean 30?");
+        for milliseconds in [1_000.0, 5_000.0, 10_000.0, 60_000.0] {
+            assert!(hint(milliseconds).is_some(), "{milliseconds}");
         }
-        let own = Capabilities { reserved: Some("dlock:"), ..capabilities() };
-        assert!(message(check_key("dlock:q:x", &own)).starts_with("key: \"dlock:q:x\" is not valid"));
+        for seconds in [0.1, 30.0, 900.0, 1_000.5, 1_800.0, 3_600.0, 7_200.0, 36_000.0, 43_200.0, 86_400.0] {
+            assert_eq!(hint(seconds), None, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn r15_a_namespace_holds_no_slash() {
+        for namespace in ["n/x", "/", "n/", "a\nb", &"n".repeat(513)] {
+            let options = ClientOptions { namespace: namespace.to_owned(), ..ClientOptions::default() };
+            assert!(message(options.validate()).starts_with("namespace: "), "{namespace:?}");
+        }
+        let raw = ClientOptions { namespace: String::new(), ..ClientOptions::default() };
+        raw.validate().unwrap();
     }
 
     #[test]

@@ -29,8 +29,18 @@ impl Unit {
         };
         match Duration::try_from_secs_f64(seconds) {
             Ok(duration) if duration <= LONGEST => Ok(duration),
-            _ => Err(Error::invalid(field, self.shown(value), format!("a number from 0 to {}", self.text(LONGEST)))),
+            _ => Err(Error::invalid(field, self.shown(value), self.allowed(field, value))),
         }
+    }
+
+    fn allowed(self, field: &str, value: f64) -> String {
+        let allowed = format!("a number from 0 to {}", self.text(LONGEST));
+        let looks_like_millis =
+            self == Self::Seconds && field == "ttl" && value.is_finite() && value > 0.0 && value % 1000.0 == 0.0;
+        if looks_like_millis && value / 1000.0 <= LONGEST.as_secs_f64() {
+            return format!("{allowed} ({value} is in s; did you mean {}?)", value / 1000.0);
+        }
+        allowed
     }
 
     /// Turns a user's number into a count, for languages whose numbers may be anything.

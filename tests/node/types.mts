@@ -1,8 +1,9 @@
 // Never run: `tsc` checks it against the declarations.
 
 import dlockDefault, { AcquireTimeout, Client, LockLost, NotAcquired, RetriesExhausted, configure, connect, lock, version, withLock } from 'dlock-engine';
-import type { EventName, Health, Holder, Inspection, Lease, Lock, LockEvent, LossReason, Stats, Status } from 'dlock-engine';
+import type { ChosenBy, EventName, Health, Holder, Inspection, Lease, Lock, LockEvent, LossReason, Stats, Status } from 'dlock-engine';
 
+configure(undefined, { requireUrl: true });
 configure('redis://localhost', { namespace: 'shop', opTimeout: 500, connectTimeout: null });
 const client: Client = await connect(new URL('redis://localhost'));
 const tuned: Client = new Client('memory:', { renewal: { maxDelay: 500, baseDelay: null, callTimeout: 100, batch: 64 } });
@@ -37,6 +38,7 @@ const health: Health = await client.health();
 const text: string = client.metrics();
 void [errors, health.roundTrip, text];
 await client.close(1_000);
+client.reopen();
 
 {
   await using held = await orders.acquire();
@@ -73,3 +75,13 @@ new Lease();
 lease.token = 1;
 
 export { dlockDefault, ends, freed, inferred, locked, loss, maybe, reason, short, status, sync, patient, taken, version };
+
+const chosen: ChosenBy = dlockDefault.stats().chosenBy;
+const down: boolean = (await dlockDefault.health()).chosenBy === chosen && (await dlockDefault.isLocked('k'));
+const keys: string[] = (await dlockDefault.listLocks()).map((each) => each.key);
+const ends2: (() => void)[] = [dlockDefault.on('lost', () => {}), dlockDefault.closeOnSignal(1_000, ['SIGTERM'])];
+void [down, keys, ends2, dlockDefault.metrics(), await dlockDefault.inspect('k'), await dlockDefault.forceRelease('k', 7)];
+await dlockDefault.ping();
+await dlockDefault.close(0);
+dlockDefault.reopen();
+await dlockDefault.resetDefaultClient();

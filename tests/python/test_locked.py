@@ -194,7 +194,7 @@ def test_names_may_come_with_the_call_where_a_function_takes_any(key: str) -> No
         return sync.current_lease().key
 
     assert ship(order_id=7) == "order:7"
-    with pytest.raises(KeyError):
+    with pytest.raises(dlock.InvalidOptions, match="'order_id' was not given"):
         ship(other=7)
 
 
@@ -213,3 +213,74 @@ def test_r15_what_is_no_function_that_ends_is_refused() -> None:
         dlock.locked("k", tll=5)
     with pytest.raises(dlock.InvalidOptions):
         dlock.Client("memory:").locked("k", ttl=-1)(lambda: None)()
+
+
+class Secretive:
+    """Its code fails when it is asked for what a template wants."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __format__(self, _: str) -> str:
+        raise self.error
+
+    @property
+    def id(self) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("coroutine", [False, True], ids=["plain", "async"])
+@pytest.mark.parametrize(
+    ("template", "value", "said"),
+    [
+        ("order:{order.missing}", Order(7), "missing"),
+        ("order:{order[9]}", [7], "index out of range"),
+        ("order:{order[id]}", {"nr": 7}, "'id'"),
+        ("order:{order[id]}", 7, "not subscriptable"),
+        ("order:{order:d}", "seven", "format code"),
+        ("order:{order.id}", Secretive(KeyError("id")), "'id'"),
+        ("order:{order}", Secretive(ValueError("no")), "no"),
+        ("order:{order}:{user}", 7, "'user' was not given"),
+        ("order:{order}", object(), "instead of {order}"),
+        ("order:{order!r}", lambda: 7, "instead of {order}"),
+        ("order:{order}", object().__init__, "instead of {order}"),
+        ("order:{order}", (7, object()), "instead of {order}"),
+    ],
+)
+def test_r15_a_template_that_a_call_cannot_fill_is_refused(template: str, value: Any, said: str, coroutine: bool) -> None:
+    client = dlock.Client("memory:")
+
+    def ship(order: Any, **_: Any) -> None:
+        raise AssertionError("must not run")
+
+    async def ship_soon(order: Any, **_: Any) -> None:
+        raise AssertionError("must not run")
+
+    with pytest.raises(dlock.InvalidOptions) as bad:
+        asyncio.run(client.locked(template)(ship_soon)(value)) if coroutine else client.locked(template)(ship)(value)
+    assert (bad.value.field, said in str(bad.value)) == ("key", True), str(bad.value)
+
+
+def test_errors_of_the_users_own_objects_pass_a_template() -> None:
+    client = sync.Client("memory:")
+    for error in (RuntimeError("no"), OSError("no"), dlock.LockBusy("no")):
+        with pytest.raises(type(error)) as passed:
+            client.locked("order:{order.id}")(lambda order: order)(Secretive(error))
+        assert passed.value is error
+
+
+def test_r15_a_key_given_as_text_holds_no_address_of_an_object() -> None:
+    for client in (dlock.Client("memory:"), sync.Client("memory:")):
+        for key in (f"order:{object()}", str(test_errors_of_the_users_own_objects_pass_a_template), "[object Object]"):
+            with pytest.raises(dlock.InvalidOptions, match=r"^key: "):
+                client.lock(key)
+        assert client.lock(f"order:{Order(7)}").key == "order:Order(id=7)"
+        assert client.lock("meet at 0xCAFE").key == "meet at 0xCAFE"
+
+
+@pytest.mark.parametrize("template", ["order:{0}", "order:{}", "order:{missing}"])
+def test_r15_a_name_that_no_parameter_has_is_refused_when_decorating(template: str) -> None:
+    with pytest.raises(dlock.InvalidOptions, match=r"ship: names of parameters: order"):
+
+        @sync.Client("memory:").locked(template)
+        def ship(order: int) -> None: ...

@@ -1,7 +1,7 @@
 //! Clients: made from a URL and options, asked about keys, closed.
 
 use dlock::backend::{Inspection, Whom};
-use dlock::{Client, ClientOptions, Error, Renewal, Result, Unit};
+use dlock::{Client, ClientOptions, Error, Renewal, Result, Unit, Variables};
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
 use serde_json::Value;
@@ -22,6 +22,23 @@ pub struct ClientSettings {
     pub connect_timeout: Option<f64>,
     /// How leases are renewed.
     pub renewal: Option<RenewalSettings>,
+    /// Refuses the default where nobody names a backend.
+    pub require_url: Option<bool>,
+}
+
+/// What an environment says of the backend.
+#[napi(object)]
+pub struct Environment {
+    /// `DLOCK_URL`.
+    pub url: Option<String>,
+    /// `DLOCK_REQUIRE_URL`.
+    pub require_url: Option<String>,
+}
+
+impl From<Environment> for Variables {
+    fn from(Environment { url, require_url }: Environment) -> Self {
+        Self { url, require_url }
+    }
 }
 
 /// What a user may set on `renewal`.
@@ -64,16 +81,27 @@ impl ClientSettings {
         if let Some(renewal) = self.renewal {
             options.renewal = renewal.renewal()?;
         }
+        options.require_url = self.require_url.unwrap_or(options.require_url);
         Ok(options)
     }
 }
 
 #[napi]
 impl Bridge {
-    /// Makes a client. Returns the error, or nothing.
+    /// Makes a client; without a URL where the environment says. Returns the error, or nothing.
     #[napi]
-    pub fn create_client(&self, client: i64, url: String, settings: ClientSettings) -> Option<String> {
-        match settings.options().and_then(|options| Client::with_options(&url, options)) {
+    pub fn create_client(&self, client: i64, url: Option<String>, said: Environment, settings: ClientSettings) -> Option<String> {
+        self.keep(client, settings.options().and_then(|options| Client::choose(url.as_deref(), &said.into(), options)))
+    }
+
+    /// Makes the client of the whole program. Without an environment that of the process counts.
+    #[napi]
+    pub fn create_program_client(&self, client: i64, said: Option<Environment>) -> Option<String> {
+        self.keep(client, Client::of_program(said.map(Variables::from)))
+    }
+
+    fn keep(&self, client: i64, made: Result<Client>) -> Option<String> {
+        match made {
             Ok(made) => {
                 self.tables.borrow_mut().clients.insert(client, made);
                 None
@@ -82,10 +110,43 @@ impl Bridge {
         }
     }
 
+    /// Says where the locks of the whole program's client are. Returns the error, or nothing.
+    #[napi]
+    pub fn configure_client(
+        &self,
+        client: i64,
+        url: Option<String>,
+        said: Environment,
+        settings: ClientSettings,
+    ) -> Option<String> {
+        let tables = self.tables.borrow();
+        let client = tables.clients.get(&client)?;
+        let configured = settings.options().and_then(|options| client.configure(url.as_deref(), Some(said.into()), options));
+        configured.err().map(|error| describe(&error))
+    }
+
+    /// Makes the whole program's client what it was at first.
+    #[napi]
+    pub fn reset_client(&self, client: i64, call: i64, said: Option<Environment>) {
+        self.ask(client, call, |client| async move { client.reset(said.map(Variables::from)).await.map(|()| Outcome::Done) });
+    }
+
+    /// Lets a closed client work again. Returns the error, or nothing.
+    #[napi]
+    pub fn reopen_client(&self, client: i64) -> Option<String> {
+        self.tables.borrow().clients.get(&client)?.reopen().err().map(|error| describe(&error))
+    }
+
     /// The server's address without its password.
     #[napi]
     pub fn server(&self, client: i64) -> Option<String> {
         self.tables.borrow().clients.get(&client).map(|client| client.server().to_string())
+    }
+
+    /// What chose the backend, in a word.
+    #[napi]
+    pub fn chosen_by(&self, client: i64) -> Option<&'static str> {
+        self.tables.borrow().clients.get(&client).map(|client| client.chosen_by().as_str())
     }
 
     /// Nobody can reach the client any more.

@@ -59,7 +59,11 @@ fn in_camel_case(error: &Error) -> Error {
     error
 }
 
+/// Variables of the environment stay as they are.
 fn camel_case(name: &str) -> String {
+    if !name.contains(|letter: char| letter.is_ascii_lowercase()) {
+        return name.to_owned();
+    }
     let mut words = name.split('_');
     let first = words.next().unwrap_or_default().to_owned();
     words.fold(first, |name, word| {

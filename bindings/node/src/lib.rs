@@ -34,6 +34,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[napi]
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// What is logged where nobody chose a backend.
+#[napi]
+pub const DEFAULT_CHOSEN: &str = dlock::choice::DEFAULT_CHOSEN;
+
 /// How long the end of a process waits for what is still held to be given back.
 const FAREWELL: Duration = Duration::from_secs(2);
 

@@ -118,6 +118,8 @@ fn figures(stats: &Stats) -> Value {
         ((*operation).to_owned(), json!({ "calls": calls, "errors": errors, "time": millis(*time) }))
     };
     json!({
+        "server": &*stats.server,
+        "chosenBy": stats.chosen_by.as_str(),
         "held": stats.held,
         "waiting": stats.waiting,
         "acquired": stats.acquired,
@@ -143,6 +145,7 @@ fn shown(health: &Health) -> Value {
         "status": health.status.as_str(),
         "reasons": health.reasons,
         "server": &*health.server,
+        "chosenBy": health.chosen_by.as_str(),
         "roundTrip": health.round_trip.map(millis),
         "held": health.held,
         "lagging": health.lagging,

@@ -22,6 +22,21 @@ from dlock._lease import Lease
 from dlock._native import Event
 from dlock._observe import Health, Stats
 from dlock._options import ClientOptions, LockOptions, Renewal, Retry
+from dlock._program import (
+    close,
+    close_on_signal,
+    force_release,
+    health,
+    inspect,
+    is_locked,
+    list_locks,
+    metrics,
+    on,
+    ping,
+    reopen,
+    reset_default_client,
+    stats,
+)
 from dlock.errors import (
     AcquireTimeout,
     BackendRefused,
@@ -63,11 +78,24 @@ __all__ = [
     "Retry",
     "Stats",
     "__version__",
+    "close",
+    "close_on_signal",
     "configure",
     "connect",
     "current_lease",
+    "force_release",
+    "health",
+    "inspect",
+    "is_locked",
+    "list_locks",
     "lock",
     "locked",
+    "metrics",
+    "on",
+    "ping",
+    "reopen",
+    "reset_default_client",
+    "stats",
     "sync",
     "with_lock",
 ]

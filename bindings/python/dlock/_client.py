@@ -5,10 +5,10 @@ import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import Any, Never, Self, TypeVar, Unpack, cast
 
 from dlock import _locked, _native, _signals, sync
-from dlock._handles import ClientHandle, LockHandle, check_callable, holder_named
+from dlock._handles import ClientHandle, LockHandle, check_callable, holder_named, refuse_words
 from dlock._holder import Inspection
 from dlock._lease import Lease
 from dlock._locked import Locked
@@ -132,13 +132,14 @@ class Lock(LockHandle[Lease]):
     _reactions = ("cancel", "raise", "ignore")
     _taker_name = "task"
 
-    async def acquire(self, *, wait: Seconds | Unset | None = UNSET) -> Lease:
+    async def acquire(self, *, wait: Seconds | Unset | None = UNSET, **other: Never) -> Lease:
         """Waits for the key and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
 
         Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `RetriesExhausted` when the
         attempts of `retry` are used up, `BackendUnavailable` when the backend failed for `connect_timeout`. When it is cancelled, a
         grant that is under way is given back.
         """
+        refuse_words("acquire", other, "wait")
         lease = await self._get(wait, enter=False)
         self._remember(lease)
         return lease
@@ -244,7 +245,11 @@ async def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> C
 
 
 def configure(url: str | None = None, **options: Unpack[ClientOptions]) -> None:
-    """Sets what the module's own functions use. Before their first use only."""
+    """Sets where the locks of the default client are. Before its first operation only, and for locks made before as well.
+
+    Their options are checked once more when they are used. With `require_url=True` and no URL, here or in `DLOCK_URL`, it raises
+    `InvalidOptions`.
+    """
     DEFAULT.configure(url, options)
 
 

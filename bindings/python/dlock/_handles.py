@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Final, Generic, NoReturn, Self, SupportsIndex,
 from dlock import _native
 from dlock._log import LOG
 from dlock._observe import Observers, Stats
-from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset, open_client, split_on_lost
+from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset, checked, open_client, split_on_lost
 from dlock._warn import warn_caller, warn_dropped
+from dlock._words import unexpected
 from dlock.errors import ForkedError, LockError, LockLost, NotHeld, invalid
 
 # So many leases of a lock are remembered before those that have ended are looked for.
@@ -56,6 +57,15 @@ class ClientHandle:
         Each client has a registry of its own, and no label holds a key.
         """
         return self._native.metrics()
+
+    def reopen(self) -> None:
+        """Lets a closed client work again, for one that outlives its application, as in the tests of a web server's lifespan.
+
+        The next operation connects anew, and locks made before, and functions decorated with `locked`, follow. Does nothing to a
+        client that is open. Leases of before stay lost; observers and counts go on. It does not wait for a `close` that is still
+        draining: that one goes on with what was held before.
+        """
+        self._native.reopen()
 
     @classmethod
     def _default(cls) -> Self:
@@ -137,8 +147,15 @@ class LockHandle(Generic[L]):
 
     def __init__(self, client: ClientHandle, key: str, options: LockOptions) -> None:
         LOG.look()
-        self._on_lost, engine_options = split_on_lost(options, self._reactions)
-        self._native = client._native.lock(key, **engine_options)
+        self._on_lost, engine_options = split_on_lost(checked(options), self._reactions)
+        try:
+            self._native = client._native.lock(key, **engine_options)
+        except TypeError:
+            if engine_options.keys() <= LockOptions.__annotations__.keys():
+                raise
+            raise unexpected("lock", engine_options.keys(), LockOptions.__annotations__.keys()) from None
+        if "ttl" in options:
+            warn_of_unit(options["ttl"])
         # Seconds: what the engine made of it.
         self._max_stall = self._native.max_stall if "max_stall" in options else None
         self._reentrant = options.get("reentrant", False)
@@ -206,6 +223,18 @@ def holder_named(token: object, owner: object) -> Any:
     if token is None and isinstance(owner, str):
         return owner
     raise invalid("holder", f"token={token!r}, owner={owner!r}"[:80], "token=, an int from 0, or owner=, a str")
+
+
+def warn_of_unit(ttl: Seconds) -> None:
+    """Asks about a TTL that is legal and looks like milliseconds. A timedelta says its unit."""
+    if isinstance(ttl, int | float) and (hint := _native.ttl_hint(ttl)) is not None:
+        warn_caller(hint, RuntimeWarning)
+
+
+def refuse_words(call: str, given: dict[str, Any], *taken: str) -> None:
+    """For keywords that a call of ours does not take."""
+    if given:
+        raise unexpected(call, given.keys(), taken)
 
 
 def check_callable(fn: object) -> None:

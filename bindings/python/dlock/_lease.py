@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dlock import _native
-from dlock._handles import LeaseHandle
+from dlock._handles import LeaseHandle, warn_of_unit
 from dlock._loop import LoopState, current
 from dlock._options import Seconds
 from dlock.errors import ForkedError, LockError
@@ -58,6 +58,7 @@ class Lease(LeaseHandle):
 
         Raises `LockLost` or `NotHeld` if the lease has ended, `BackendUnavailable` if no answer came.
         """
+        warn_of_unit(ttl)
         await current().run(self._extend, ttl)
 
     async def wait_lost(self) -> str:

@@ -9,8 +9,9 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from dlock._handles import LeaseHandle, LockHandle
-from dlock._options import LockOptions
+from dlock._options import LockOptions, checked
 from dlock._template import KeyTemplate
+from dlock._words import unexpected
 from dlock.errors import LockError, invalid
 
 P = ParamSpec("P")
@@ -40,7 +41,8 @@ class Locked:
         """Without `make_async`, coroutine functions are refused."""
         # Ranges are the engine's: it is asked at the first call, when the default client may be made.
         if unknown := options.keys() - LockOptions.__annotations__.keys():
-            raise TypeError(f"locked() got an unexpected keyword argument {min(unknown)!r}")
+            raise unexpected("locked", unknown, LockOptions.__annotations__.keys())
+        checked(options)
         self._template = key
         self._options = options
         self._make_plain = make_plain

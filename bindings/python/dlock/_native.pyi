@@ -1,13 +1,14 @@
 """The engine, as the faces see it. Private: use `dlock` and `dlock.sync`."""
 
 from datetime import datetime, timedelta
-from typing import Any, final
+from typing import Any, Literal, final
 
 from typing_extensions import disjoint_base
 
 from dlock._observe import EventName, Stats
 
 __all__ = [
+    "DEFAULT_CHOSEN",
     "Call",
     "Client",
     "Completions",
@@ -26,15 +27,18 @@ __all__ = [
     "shutdown",
     "take_logs",
     "trust_hooks",
+    "ttl_hint",
 ]
 
 __version__: str
+DEFAULT_CHOSEN: str
 
 _Seconds = float | timedelta
 
 def shutdown(timeout: float) -> None: ...
 def check_seconds(field: str, value: _Seconds) -> None: ...
 def trust_hooks() -> None: ...
+def ttl_hint(ttl: float) -> str | None: ...
 def before_fork() -> None: ...
 def after_fork_in_parent() -> None: ...
 def after_fork_in_child() -> None: ...
@@ -166,15 +170,34 @@ class Subscription:
 class Client:
     def __new__(
         cls,
-        url: str,
+        url: str | None,
         *,
         namespace: str | None = None,
         op_timeout: _Seconds | None = None,
         connect_timeout: _Seconds | None = None,
         renewal: object = None,
+        require_url: bool | None = None,
     ) -> Client: ...
+    @staticmethod
+    def of_program() -> Client: ...
+    def configure(
+        self,
+        url: str | None,
+        *,
+        namespace: str | None = None,
+        op_timeout: _Seconds | None = None,
+        connect_timeout: _Seconds | None = None,
+        renewal: object = None,
+        require_url: bool | None = None,
+    ) -> None: ...
+    def reset(self, completions: Completions, number: int) -> Call: ...
+    def reopen(self) -> None: ...
     @property
     def server(self) -> str: ...
+    @property
+    def chosen_by(self) -> Literal["argument", "variable", "default"]: ...
+    @property
+    def inherited(self) -> bool: ...
     def lock(
         self,
         key: str,

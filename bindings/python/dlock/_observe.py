@@ -11,6 +11,7 @@ from dlock._native import Event
 from dlock.errors import ForkedError, invalid
 
 EventName = Literal["acquired", "released", "renewed", "renewal_failed", "acquire_failed", "lost"]
+ChosenBy = Literal["argument", "variable", "default"]
 Observe = Callable[[Event], object]
 
 
@@ -36,6 +37,10 @@ class Calls:
 class Stats:
     """What a client has done since it was made, and what it has under way."""
 
+    server: str
+    """The backend's address, without its password."""
+    chosen_by: ChosenBy
+    """What chose the backend: the URL that was given, `DLOCK_URL`, or nobody."""
     held: int
     """Leases held now."""
     waiting: int
@@ -81,6 +86,9 @@ class Health:
     reasons: list[str]
     """Why it is not `ok`."""
     server: str
+    """The backend's address, without its password."""
+    chosen_by: ChosenBy
+    """What chose the backend: the URL that was given, `DLOCK_URL`, or nobody."""
     round_trip: float | None
     """What a request and its answer took, in seconds; None without an answer."""
     held: int

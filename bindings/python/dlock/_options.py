@@ -1,6 +1,5 @@
 """What both faces take: options, URLs, and the client behind the module's own functions."""
 
-import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from typing import Any, Final, Literal, TypedDict
 
 from dlock import _native, _process
 from dlock._log import LOG, logger
-from dlock.errors import LockError, invalid
+from dlock._words import unexpected
+from dlock.errors import invalid
 
 Seconds = float | timedelta
 OnLost = Literal["cancel", "raise", "ignore"]
@@ -54,13 +54,16 @@ class ClientOptions(TypedDict, total=False):
     """How a client talks to its backend."""
 
     namespace: str
-    """Put before every key. Default `dlock`."""
+    """Put before every key; no `/` in it. Default `dlock`. Empty for the names as the server has them: there the key `b` of the
+    namespace `a` is `a/b` on Redis and etcd."""
     op_timeout: Seconds
     """How long one request may take. Default 1 s."""
     connect_timeout: Seconds
     """How long connecting may take, and for how long a failing backend is tried. Default 5 s."""
     renewal: Renewal
     """How leases are renewed."""
+    require_url: bool
+    """Refuses `local:` where neither the program nor `DLOCK_URL` names a backend, as `DLOCK_REQUIRE_URL=1` does. Default False."""
 
 
 class LockOptions(TypedDict, total=False):
@@ -106,41 +109,59 @@ def split_on_lost(options: LockOptions, allowed: Iterable[str]) -> tuple[str, di
     return on_lost, engine_options
 
 
+def checked(options: LockOptions) -> LockOptions:
+    """Refuses what would be taken for the default and means something else where people come from."""
+    if "ttl" in options and options["ttl"] is None:
+        raise invalid("ttl", "None", "seconds, or a timedelta: every lease ends, and is renewed until then")
+    return options
+
+
 def open_client(url: str | None, options: ClientOptions) -> _native.Client:
     """A client for a URL; without one for `DLOCK_URL`, else `local:`. An empty variable is as good as none."""
     LOG.look_at_all()
-    if url is None and not (url := os.environ.get("DLOCK_URL")):
-        logger.info("no URL was given and DLOCK_URL is not set: local: excludes this user's processes on this machine")
-        url = "local:"
-    return _native.Client(url, **options)
+    try:
+        client = _native.Client(url, **options)
+    except TypeError as error:
+        raise _unexpected(options, error) from None
+    if client.chosen_by == "default":
+        logger.info(_native.DEFAULT_CHOSEN)
+    return client
+
+
+def _unexpected(options: ClientOptions, error: TypeError) -> TypeError:
+    known = ClientOptions.__annotations__.keys()
+    return error if options.keys() <= known else unexpected("Client", options.keys(), known)
 
 
 class Default:
-    """The client behind the module's own functions: made at first use, and anew in a forked child."""
+    """The client behind the module's own functions: made at its first use, and anew in a forked child of a process that used it."""
 
     def __init__(self) -> None:
-        self.client: _native.Client | None = None
+        self._client: _native.Client | None = None
         self._guard = threading.Lock()
-        self._url: str | None = None
-        self._options: ClientOptions = {}
         _process.in_child(self._forget)
 
     def get(self) -> _native.Client:
-        if self.client is None:
+        client = self._client
+        if client is None:
             with self._guard:
-                if self.client is None:
-                    self.client = open_client(self._url, self._options)
-        return self.client
+                client = self._client
+                if client is None:
+                    LOG.look_at_all()
+                    client = self._client = _native.Client.of_program()
+        return client
 
     def configure(self, url: str | None, options: ClientOptions) -> None:
-        with self._guard:
-            if self.client is not None:
-                raise LockError("configure: the default client is already in use", code="ALREADY_CONFIGURED", operation="configure")
-            open_client(url, options)  # finds bad options now rather than at first use
-            self._url, self._options = url, options
+        LOG.look_at_all()
+        try:
+            self.get().configure(url, **options)
+        except TypeError as error:
+            raise _unexpected(options, error) from None
 
     def _forget(self) -> None:
-        self.client = None
+        # Locks that were made before the fork, and not used, stay this client's: what configures it is for them too.
+        if self._client is not None and self._client.inherited:
+            self._client = None
         self._guard = threading.Lock()
 
 

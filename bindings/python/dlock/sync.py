@@ -11,21 +11,44 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import Any, Never, Self, TypeVar, Unpack, cast
 
 from dlock import _native, _process, _signals
-from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable, holder_named
+from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable, holder_named, refuse_words, warn_of_unit
 from dlock._holder import Inspection
 from dlock._locked import Locked
 from dlock._locked import current_lease as _current_lease
 from dlock._log import LOG
-from dlock._observe import EventName, Health, Observe, Observers
-from dlock._options import UNSET, ClientOptions, LockOptions, Seconds, Unset
+from dlock._observe import EventName, Health, Observe, Observers, Stats
+from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset
 from dlock._wait import wait_readable
 from dlock._warn import warn_caller
 from dlock.errors import ForkedError, LockBusy, LockError, invalid
 
-__all__ = ["Client", "Lease", "Lock", "connect", "current_lease", "lock", "locked", "with_lock"]
+__all__ = [
+    "Client",
+    "Lease",
+    "Lock",
+    "close",
+    "close_on_signal",
+    "configure",
+    "connect",
+    "current_lease",
+    "force_release",
+    "health",
+    "inspect",
+    "is_locked",
+    "list_locks",
+    "lock",
+    "locked",
+    "metrics",
+    "on",
+    "ping",
+    "reopen",
+    "reset_default_client",
+    "stats",
+    "with_lock",
+]
 
 T = TypeVar("T")
 
@@ -202,6 +225,7 @@ class Lease(LeaseHandle):
 
     def extend(self, ttl: Seconds) -> None:
         """Sets the life of the lease: `ttl` from now, and for later renewals. `LockLost` or `NotHeld` if the lease has ended."""
+        warn_of_unit(ttl)
         _run(self._extend, ttl)
 
     def wait_lost(self) -> str:
@@ -237,12 +261,13 @@ class Lock(LockHandle[Lease]):
     _reactions = ("raise", "ignore")
     _taker_name = "thread"
 
-    def acquire(self, *, wait: Seconds | Unset | None = UNSET) -> Lease:
+    def acquire(self, *, wait: Seconds | Unset | None = UNSET, **other: Never) -> Lease:
         """Blocks until the key is got and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
 
         Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
         backend failed for `connect_timeout`, `RetriesExhausted` when the attempts of `retry` are used up.
         """
+        refuse_words("acquire", other, "wait")
         lease = self._get(wait)
         self._remember(lease)
         return lease
@@ -331,3 +356,73 @@ def current_lease() -> Lease:
 def with_lock(key: str, fn: Callable[[Lease], T], **options: Unpack[LockOptions]) -> T:
     """Calls `fn(lease)` while holding `key`, and returns what it returns."""
     return Client._default().with_lock(key, fn, **options)
+
+
+def configure(url: str | None = None, **options: Unpack[ClientOptions]) -> None:
+    """Sets where the locks of the default client are. See `dlock.configure`."""
+    DEFAULT.configure(url, options)
+
+
+def ping() -> None:
+    """`Client.ping` of the default client."""
+    Client._default().ping()
+
+
+def inspect(key: str) -> Inspection:
+    """`Client.inspect` of the default client."""
+    return Client._default().inspect(key)
+
+
+def list_locks(prefix: str = "") -> list[Inspection]:
+    """`Client.list_locks` of the default client."""
+    return Client._default().list_locks(prefix)
+
+
+def is_locked(key: str) -> bool:
+    """`Client.is_locked` of the default client."""
+    return Client._default().is_locked(key)
+
+
+def force_release(key: str, token: int | None = None, *, owner: str | None = None) -> bool:
+    """`Client.force_release` of the default client."""
+    return Client._default().force_release(key, token, owner=owner)
+
+
+def stats() -> Stats:
+    """`Client.stats` of the default client."""
+    return Client._default().stats()
+
+
+def metrics() -> str:
+    """`Client.metrics` of the default client."""
+    return Client._default().metrics()
+
+
+def health() -> Health:
+    """`Client.health` of the default client."""
+    return Client._default().health()
+
+
+def on(event: EventName, fn: Observe) -> Callable[[], None]:
+    """`Client.on` of the default client."""
+    return Client._default().on(event, fn)
+
+
+def close(timeout: Seconds = 0) -> None:
+    """`Client.close` of the default client. `reopen` lets it work again."""
+    Client._default().close(timeout)
+
+
+def close_on_signal(timeout: Seconds, signals: Iterable[int] = _signals.END) -> Callable[[], None]:
+    """`Client.close_on_signal` of the default client."""
+    return Client._default().close_on_signal(timeout, signals)
+
+
+def reopen() -> None:
+    """`Client.reopen` of the default client."""
+    Client._default().reopen()
+
+
+def reset_default_client() -> None:
+    """For tests: makes the default client what it was when the program began. See `dlock.reset_default_client`."""
+    _run(Client._default()._native.reset)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dlock::{ClientOptions, LockOptions, Unit};
+use dlock::{ClientOptions, LockOptions, Unit, Variables};
 use pyo3::prelude::*;
 
 use crate::completion::{Call, Completions, Outcome, start};
@@ -15,32 +15,93 @@ use crate::values::{self, duration, duration_or_none, flag, share, text, whom};
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Client(dlock::Client);
 
+/// What a client was given, with the defaults for what it was not.
+fn options(
+    namespace: Option<&Bound<'_, PyAny>>,
+    op_timeout: Option<&Bound<'_, PyAny>>,
+    connect_timeout: Option<&Bound<'_, PyAny>>,
+    renewal: Option<&Bound<'_, PyAny>>,
+    require_url: Option<&Bound<'_, PyAny>>,
+) -> PyResult<ClientOptions> {
+    let default = ClientOptions::default();
+    Ok(ClientOptions {
+        namespace: namespace.map(|value| text("namespace", value)).transpose()?.unwrap_or(default.namespace),
+        op_timeout: duration_or_none("op_timeout", op_timeout)?.unwrap_or(default.op_timeout),
+        connect_timeout: duration_or_none("connect_timeout", connect_timeout)?.unwrap_or(default.connect_timeout),
+        renewal: renewal.map(values::renewal).transpose()?.unwrap_or(default.renewal),
+        require_url: require_url.map(|value| flag("require_url", value)).transpose()?.unwrap_or(default.require_url),
+        unit: Unit::Seconds,
+    })
+}
+
 #[pymethods]
 impl Client {
+    /// Without a URL the environment says where.
     #[new]
-    #[pyo3(signature = (url, *, namespace = None, op_timeout = None, connect_timeout = None, renewal = None))]
+    #[pyo3(signature = (url, *, namespace = None, op_timeout = None, connect_timeout = None, renewal = None, require_url = None))]
     fn new(
-        url: &Bound<'_, PyAny>,
+        url: Option<&Bound<'_, PyAny>>,
         namespace: Option<&Bound<'_, PyAny>>,
         op_timeout: Option<&Bound<'_, PyAny>>,
         connect_timeout: Option<&Bound<'_, PyAny>>,
         renewal: Option<&Bound<'_, PyAny>>,
+        require_url: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let default = ClientOptions::default();
-        let options = ClientOptions {
-            namespace: namespace.map(|value| text("namespace", value)).transpose()?.unwrap_or(default.namespace),
-            op_timeout: duration_or_none("op_timeout", op_timeout)?.unwrap_or(default.op_timeout),
-            connect_timeout: duration_or_none("connect_timeout", connect_timeout)?.unwrap_or(default.connect_timeout),
-            renewal: renewal.map(values::renewal).transpose()?.unwrap_or(default.renewal),
-            unit: Unit::Seconds,
-        };
-        dlock::Client::with_options(&text("url", url)?, options).map(Self).map_err(raise)
+        let options = options(namespace, op_timeout, connect_timeout, renewal, require_url)?;
+        let url = url.map(|url| text("url", url)).transpose()?;
+        let variables = Variables::of_process().map_err(raise)?;
+        dlock::Client::choose(url.as_deref(), &variables, options).map(Self).map_err(raise)
+    }
+
+    /// The client of the whole program.
+    #[staticmethod]
+    fn of_program() -> PyResult<Self> {
+        dlock::Client::of_program(None).map(Self).map_err(raise)
+    }
+
+    /// Says where the locks of the whole program's client are.
+    #[pyo3(signature = (url, *, namespace = None, op_timeout = None, connect_timeout = None, renewal = None, require_url = None))]
+    fn configure(
+        &self,
+        url: Option<&Bound<'_, PyAny>>,
+        namespace: Option<&Bound<'_, PyAny>>,
+        op_timeout: Option<&Bound<'_, PyAny>>,
+        connect_timeout: Option<&Bound<'_, PyAny>>,
+        renewal: Option<&Bound<'_, PyAny>>,
+        require_url: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let options = options(namespace, op_timeout, connect_timeout, renewal, require_url)?;
+        let url = url.map(|url| text("url", url)).transpose()?;
+        self.0.configure(url.as_deref(), None, options).map_err(raise)
+    }
+
+    /// Makes the whole program's client what it was at first.
+    fn reset(&self, completions: &Completions, number: u64) -> PyResult<Call> {
+        let client = self.0.clone();
+        start(completions, number, async move { client.reset(None).await.map(|()| Outcome::Done) })
+    }
+
+    /// Lets a closed client work again.
+    fn reopen(&self) -> PyResult<()> {
+        self.0.reopen().map_err(raise)
     }
 
     /// The server's address without its password.
     #[getter]
-    fn server(&self) -> &str {
-        self.0.server()
+    fn server(&self) -> String {
+        self.0.server().to_string()
+    }
+
+    /// `argument`, `variable` or `default`.
+    #[getter]
+    fn chosen_by(&self) -> &'static str {
+        self.0.chosen_by().as_str()
+    }
+
+    /// Whether the process that this one was forked from has used it.
+    #[getter]
+    fn inherited(&self) -> bool {
+        self.0.is_inherited()
     }
 
     /// A lock for `key`. Checks key and options, without any I/O.

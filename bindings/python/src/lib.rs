@@ -47,6 +47,16 @@ mod _native {
         py.detach(|| dlock::shutdown(Duration::try_from_secs_f64(timeout).unwrap_or_default()));
     }
 
+    /// What is logged where nobody chose a backend.
+    #[pymodule_export]
+    const DEFAULT_CHOSEN: &str = dlock::choice::DEFAULT_CHOSEN;
+
+    /// What to ask of a TTL that is legal and looks like milliseconds.
+    #[pyfunction]
+    fn ttl_hint(ttl: f64) -> Option<String> {
+        Duration::try_from_secs_f64(ttl).ok().and_then(dlock::options::ttl_hint)
+    }
+
     /// Checks a duration that will be needed later.
     #[pyfunction]
     fn check_seconds(field: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {

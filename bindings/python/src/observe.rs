@@ -105,6 +105,8 @@ pub(crate) fn figures<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py
     ] {
         fields.set_item(name, value)?;
     }
+    fields.set_item("server", &*stats.server)?;
+    fields.set_item("chosen_by", stats.chosen_by.as_str())?;
     fields.set_item("release_failures", &stats.release_failures)?;
     fields.set_item("lost", &stats.lost)?;
     fields.set_item("acquire_failures", &stats.acquire_failures)?;
@@ -130,6 +132,7 @@ pub(crate) fn condition<'py>(py: Python<'py>, health: &Health) -> PyResult<Bound
         health.status.as_str(),
         health.reasons.clone(),
         &*health.server,
+        health.chosen_by.as_str(),
         health.round_trip.map(|took| took.as_secs_f64()),
         health.held,
         health.lagging,

@@ -39,6 +39,24 @@ pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
         "" => Arc::default(),
         name => shared(name),
     };
+    Ok(of(store, url.as_str(), context))
+}
+
+/// The store of `memory:`, for all the sessions of its client.
+pub(crate) struct Private(Arc<Mutex<Store>>);
+
+impl Private {
+    /// One, if that is what the URL means.
+    pub(crate) fn of(url: &str) -> Option<Self> {
+        url.trim().eq_ignore_ascii_case("memory:").then(|| Self(Arc::default()))
+    }
+
+    pub(crate) fn open(&self, context: Context) -> Arc<dyn Backend> {
+        of(self.0.clone(), "memory:", context)
+    }
+}
+
+fn of(store: Arc<Mutex<Store>>, server: &str, context: Context) -> Arc<dyn Backend> {
     store.lock().sessions.insert(context.session, context.on_hint.clone());
     let capabilities = Capabilities {
         scheme: "memory",
@@ -52,7 +70,7 @@ pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
         reserved: None,
         counts_tokens: false,
     };
-    Ok(Arc::new(Memory { store, context, capabilities, server: url.as_str().into() }))
+    Arc::new(Memory { store, context, capabilities, server: server.into() })
 }
 
 /// The store that every `memory:name` of this process means.

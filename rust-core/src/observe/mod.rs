@@ -144,6 +144,14 @@ impl Observer {
         }
     }
 
+    /// Nothing more comes, to nobody.
+    pub(crate) fn end(&self) {
+        let subscriptions = self.subscriptions.read().clone();
+        for subscription in subscriptions {
+            subscription.end();
+        }
+    }
+
     /// Events that wait to be taken.
     pub(crate) fn queued(&self) -> usize {
         self.subscriptions.read().iter().map(|subscription| subscription.len()).sum()

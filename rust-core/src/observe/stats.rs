@@ -1,9 +1,11 @@
 //! The figures as a user gets them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::choice::ChosenBy;
 use crate::observe::Observer;
 use crate::observe::figures::{ANSWERS, CODES, LOSSES, OPERATIONS, OUTCOMES};
 
@@ -11,6 +13,10 @@ use crate::observe::figures::{ANSWERS, CODES, LOSSES, OPERATIONS, OUTCOMES};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
+    /// The backend's address without its password.
+    pub server: Arc<str>,
+    /// What chose the backend.
+    pub chosen_by: ChosenBy,
     /// Leases held now.
     pub held: u64,
     /// Attempts to get a key that are under way now.
@@ -99,6 +105,8 @@ impl Observer {
         });
         debug_assert!(ANSWERS[0] == "ok" && OUTCOMES[0] == "released");
         Stats {
+            server: Arc::default(),
+            chosen_by: ChosenBy::default(),
             held: gauges.held as u64,
             waiting: read(&figures.waiting),
             acquired: read(&figures.acquired),
