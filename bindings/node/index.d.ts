@@ -338,40 +338,18 @@ export declare function configure(url?: string | URL, options?: ClientOptions): 
  */
 export declare function resetDefaultClient(): Promise<void>;
 
-/** {@link Client.ping} of the default client. */
+// What a client has, of the default client: see the methods of the same names.
 export declare function ping(): Promise<void>;
-
-/** {@link Client.inspect} of the default client. */
 export declare function inspect(key: string): Promise<Inspection>;
-
-/** {@link Client.listLocks} of the default client. */
 export declare function listLocks(prefix?: string): Promise<Inspection[]>;
-
-/** {@link Client.isLocked} of the default client. */
 export declare function isLocked(key: string): Promise<boolean>;
-
-/** {@link Client.forceRelease} of the default client. */
 export declare function forceRelease(key: string, holder: number | string): Promise<boolean>;
-
-/** {@link Client.stats} of the default client. */
 export declare function stats(): Stats;
-
-/** {@link Client.metrics} of the default client. */
 export declare function metrics(): string;
-
-/** {@link Client.health} of the default client. */
 export declare function health(): Promise<Health>;
-
-/** {@link Client.on} of the default client. */
 export declare function on(event: EventName, fn: (event: LockEvent) => void): () => void;
-
-/** {@link Client.close} of the default client; {@link reopen} lets it work again. */
 export declare function close(timeout?: number): Promise<void>;
-
-/** {@link Client.closeOnSignal} of the default client. */
 export declare function closeOnSignal(timeout: number, signals?: readonly string[]): () => void;
-
-/** {@link Client.reopen} of the default client. */
 export declare function reopen(): void;
 
 /** A lock of the default client. */

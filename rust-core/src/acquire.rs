@@ -42,8 +42,6 @@ impl Session {
 
     async fn go_on(self: &Arc<Self>, attempt: &mut Attempt) -> Result<Arc<Held>> {
         let entered = attempt.entered.take();
-        // Closing waits for attempts as well: until this one has dropped its turn, its place may still have to be given up.
-        let _counted = self.tasks.token();
         let result = tokio::select! {
             biased;
             () = self.refusal(&attempt.caller) => return Err(Error::ClientClosed { operation: "acquire" }),

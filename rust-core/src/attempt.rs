@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
 use crate::backend;
 use crate::caller::Caller;
 use crate::clock::Instant;
@@ -50,6 +52,9 @@ pub(crate) struct Attempt {
     sent: AtomicU64,
     /// How many of them were answered or given up.
     ended: AtomicU64,
+    /// Closing waits for attempts as well, from before this one joins the line: until it has dropped its turn, its place may still have to be
+    /// given up. Dropped last.
+    _counted: TaskTrackerToken,
 }
 
 impl Attempt {
@@ -102,6 +107,7 @@ impl Session {
             own: OnceLock::new(),
             sent: AtomicU64::default(),
             ended: AtomicU64::default(),
+            _counted: self.tasks.token(),
         });
         if !once {
             let request = || self.request(&attempt, self.next_owner(), true, attempt.op_timeout);

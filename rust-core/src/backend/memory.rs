@@ -46,7 +46,6 @@ pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
 pub(crate) struct Private(Arc<Mutex<Store>>);
 
 impl Private {
-    /// One, if that is what the URL means.
     pub(crate) fn of(url: &str) -> Option<Self> {
         url.trim().eq_ignore_ascii_case("memory:").then(|| Self(Arc::default()))
     }
@@ -162,12 +161,12 @@ impl Backend for Memory {
             }
             let outcome = if store.give_back(&full, release.owner, moment, hints) { Outcome::Released } else { Outcome::NotHeld };
             // Refused: then it was not asked, asks for itself, and is told.
-            let next = release.next.and_then(|next| match store.acquire(&full, &next, moment, hints) {
-                Ok(acquired) => Some(acquired),
-                Err(_) => {
+            let next = release.next.and_then(|next| {
+                let acquired = store.acquire(&full, &next, moment, hints).ok();
+                if acquired.is_none() {
                     store.give_back(&full, next.owner, moment, hints);
-                    None
                 }
+                acquired
             });
             Handover { outcome, next }
         })
