@@ -193,8 +193,8 @@ async fn give_back(lease: &Lease) -> Result<(), Failure> {
         return Ok(());
     }
     say(match lease.status() {
-        Status::NotHeld => format!("lock {} was somebody else's or nobody's when the command ended", quoted(&lease.key())),
-        _ => format!("lock {} is not known to be free yet: the backend does not answer", quoted(&lease.key())),
+        Status::NotHeld => format!("lock {} was somebody else's or nobody's when the command ended", quoted(lease.key())),
+        _ => format!("lock {} is not known to be free yet: the backend does not answer", quoted(lease.key())),
     });
     Ok(())
 }

@@ -133,6 +133,29 @@ fn r18_an_unreachable_server_is_named_without_its_password() {
 }
 
 #[test]
+fn r16_a_single_try_of_a_closed_port_names_the_cause_at_once() {
+    for url in
+        ["redis://127.0.0.1:1", "redis://no-such-host.invalid", "redis+unix:///no/such/socket", "etcd://127.0.0.1:1,127.0.0.1:2"]
+    {
+        let began = Instant::now();
+        let (code, _, said) =
+            outcome(Scratch::on(url).run(&["--wait", "0", "--op-timeout", "60", "--connect-timeout", "60"], "true"));
+        assert!(began.elapsed() < PATIENCE, "not after op_timeout");
+        let cause = ["Connection refused", "No such file", "lookup", "name"].iter().any(|cause| said.contains(cause));
+        assert!(code == 69 && cause && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[test]
+fn r15_a_raw_character_in_a_password_is_told_how_to_be_written() {
+    for raw in ["#", "/", "?", "@", "%", "["] {
+        let (code, _, said) = outcome(Scratch::on(format!("etcd://u:57{raw}Wc@h")).run(&[], "true"));
+        assert_eq!(code, 64);
+        assert!(said.contains("# as %23") && !said.contains("57") && !said.contains("Wc"), "{said}");
+    }
+}
+
+#[test]
 fn r16_a_backend_that_refuses_exits_with_77_and_says_why() {
     let server = Server::start_with(&["--requirepass", "s3cret"]);
     for url in [server.url(), server.url().replace("://", "://:wr0ng@"), "local:///dev/null".to_owned()] {

@@ -189,7 +189,9 @@ impl Error {
     }
 
     pub(crate) fn invalid(field: impl Into<String>, value: impl Into<String>, allowed: impl Into<String>) -> Self {
-        Self::InvalidOptions { field: field.into(), value: value.into(), allowed: allowed.into() }
+        let value = value.into();
+        let value = if shown::is_harmless(&value, LONGEST_ANSWER) { value } else { shown::cut(&value, LONGEST_ANSWER) };
+        Self::InvalidOptions { field: field.into(), value, allowed: allowed.into() }
     }
 }
 

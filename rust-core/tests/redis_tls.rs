@@ -85,6 +85,10 @@ async fn r16_redis_with_tls_on_one_side_only() {
     assert!(error.message.contains("rediss://") && !error.message.contains("geheim"), "{error}");
     let error = refusal(&url(&of(&plain), &authority.certificate(), None)).await;
     assert!(error.message.contains("TLS handshake") && error.message.contains("redis://"), "{error}");
+    let options = dlock::ClientOptions { op_timeout: SECOND * 60, connect_timeout: SECOND * 60, ..dlock::ClientOptions::default() };
+    let client = Client::with_options(&format!("redis://127.0.0.1:{}", secure.port), options).unwrap();
+    let tried = tokio::time::timeout(SECOND * 20, client.lock("k").try_acquire()).await.expect("a single try ends with its cause");
+    assert!(tried.unwrap_err().to_string().contains("rediss://"), "not told");
 }
 
 /// A server without TLS may wait for ever for the end of what it takes for a command.
