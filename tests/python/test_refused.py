@@ -1,6 +1,7 @@
 """Rule 16: a server that is not there, or that says no, is named at once and in a plain sentence; rule 18: without a password."""
 
 import asyncio
+import base64
 import socket
 import time
 from collections.abc import Iterator
@@ -204,6 +205,24 @@ def test_r17_what_a_foreign_holder_wrote_is_cut(server: RedisServer, key: str) -
         assert len(holder.owner) < 2_000
         assert len(str(client.list_locks(key))) < 5_000
     server.command("DEL", key)
+
+
+def test_r17_what_an_etcd_holder_wrote_is_cut(etcd_server: EtcdServer, key: str) -> None:
+    def encoded(text: str) -> str:
+        return base64.b64encode(text.encode()).decode()
+
+    with sync.Client(etcd_server.url) as client, client.lock(key):
+        stored = next(name for name in etcd_server.keys("") if key in name)
+        for value in ("\x1b[31mmine" + "x" * 1_000_000, f'me\n{{"host":"\\u001b[31mmine{"x" * 1_000_000}","pid":7,"since":1}}'):
+            etcd_server.call("kv/put", key=encoded(stored), value=encoded(value), ignore_lease=True)
+            with pytest.raises(dlock.LockBusy) as told:
+                client.lock(key).acquire(wait=0)
+            assert "mine" in str(told.value)
+            assert len(str(told.value)) < MANY + 300
+            assert "\x1b" not in str(told.value)
+            holder = client.inspect(key).holder
+            assert holder is not None
+            assert len(repr(holder)) < 5_000
 
 
 def test_r17_what_a_local_holder_wrote_is_cut(tmp_path: Path, key: str) -> None:
