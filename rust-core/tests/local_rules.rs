@@ -124,6 +124,47 @@ async fn r07_tokens_rise_across_unlinked_files_and_a_wall_clock_that_steps_back(
     }
 }
 
+/// The file of last tokens of `k`, which a first grant has made.
+async fn slot(scratch: &Scratch, backend: &Arc<dyn Backend>) -> (PathBuf, Token) {
+    let token = take(backend, OWNER).await;
+    release(backend, OWNER).await.unwrap();
+    let mut slots = std::fs::read_dir(scratch.locks()).unwrap().map(|entry| entry.unwrap().path());
+    (slots.find(|path| path.to_string_lossy().contains("slot-")).unwrap(), token)
+}
+
+#[tokio::test]
+async fn r07_a_spoilt_last_token_neither_wedges_its_keys_nor_is_carried_on() {
+    let scratch = Scratch::new();
+    let (backend, _hints) = open(&scratch.locks(), Arc::new(BootClock));
+    let (path, mut last) = slot(&scratch, &backend).await;
+    let above = 1_u64 << 52;
+    for spoilt in ["", "abc", "-1", "1e9", "9007199254740993", "18446744073709551616", &above.to_string(), &"9".repeat(100_000)] {
+        std::fs::write(&path, spoilt).unwrap();
+        for _ in 0..2 {
+            let token = take(&backend, OWNER).await;
+            assert!(last < token && token < above, "{token} after {last}, {} bytes", spoilt.len());
+            last = token;
+            release(&backend, OWNER).await.unwrap();
+        }
+    }
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir_all(path.join("a directory that is not empty")).unwrap();
+    assert!(take(&backend, OWNER).await > last);
+}
+
+#[tokio::test]
+async fn r07_a_grant_that_cannot_rise_is_refused_and_given_back() {
+    let scratch = Scratch::new();
+    let (backend, _hints) = open(&scratch.locks(), Arc::new(BootClock));
+    let (path, _) = slot(&scratch, &backend).await;
+    std::fs::write(&path, format!("{:020}\n", (1_u64 << 52) - 1)).unwrap();
+    let error = backend.acquire(request(OWNER)).await.unwrap_err();
+    assert_eq!(error.failure, Failure::Refused);
+    assert_eq!(scratch.left(), [""; 0], "nobody holds it");
+    std::fs::remove_file(&path).unwrap();
+    take(&backend, OWNER).await;
+}
+
 #[tokio::test]
 async fn a_process_stopped_in_a_token_slot_delays_others_by_their_timeout_only() {
     let scratch = Scratch::new();

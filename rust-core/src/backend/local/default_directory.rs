@@ -16,17 +16,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FileType, Mode};
 
 use super::directory::{Chosen, VARIABLE, failed, make, prepare, refused};
-use super::files::{Descriptor, Identity};
-use super::locks;
-use super::names::is_lock_file;
+use super::in_use::{Candidate, InUse, identity};
 use crate::error::{BackendError, Failure};
 
 /// Where it is looked for. They depend on the machine alone: `XDG_RUNTIME_DIR`, `TMPDIR` and `HOME` differ between cron and a login shell,
 /// which would then not exclude each other.
 pub(super) const BASES: [&str; 3] = ["/run/lock", "/dev/shm", "/tmp"];
-
-/// The file that says which directory is in use; locked, and shared, by everybody who uses it.
-const IN_USE: &str = "in-use";
 
 /// How long to wait for another process that chooses.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -52,7 +47,15 @@ pub(super) fn resolve(bases: &[&Path]) -> Result<Chosen, BackendError> {
 
 fn choose(bases: &[&Path]) -> Result<Option<Chosen>, BackendError> {
     let name = format!("dlock-{}", rustix::process::geteuid().as_raw());
-    let candidates: Vec<PathBuf> = bases.iter().filter(|base| counts(base)).map(|base| base.join(&name)).collect();
+    let mut known = Vec::new();
+    let mut candidates = Vec::new();
+    for base in bases.iter().filter(|base| counts(base)) {
+        // Where one is a link to another, that is one directory under two names.
+        if let Some(identity) = identity(base).filter(|identity| !known.contains(identity)) {
+            known.push(identity);
+            candidates.push(base.join(&name));
+        }
+    }
     let Some(first) = candidates.first() else {
         let bases: Vec<_> = bases.iter().map(|base| base.display().to_string()).collect();
         return Err(refused(format!(
@@ -80,6 +83,10 @@ fn choose(bases: &[&Path]) -> Result<Option<Chosen>, BackendError> {
         return Err(BackendError { message: format!("{}; {}", error.message, advice()).into(), ..error });
     }
     let path = prepare(path)?;
+    if !seen.iter().any(|candidate| *candidate.path == *path) {
+        // It could not be made before, and was now.
+        return Ok(None);
+    }
     for other in seen.iter().filter(|other| *other.path != *path) {
         if other.holds_any().map_err(|error| unlockable(&other.path, error))? {
             return Err(refused(format!(
@@ -115,7 +122,7 @@ fn counts(base: &Path) -> bool {
 
 /// What everybody uses who runs; `None` if nobody does.
 fn agreed(seen: &[Candidate]) -> Result<Option<PathBuf>, BackendError> {
-    let mut agreed: Option<(&Candidate, &Said)> = None;
+    let mut agreed: Option<(&Candidate, &InUse)> = None;
     for (candidate, said) in seen.iter().filter_map(|candidate| Some((candidate, candidate.said.as_ref()?))) {
         match agreed {
             Some((other, before)) if before.path != said.path => {
@@ -160,133 +167,6 @@ pub(super) fn advice() -> String {
     format!("set {VARIABLE} to one directory that all processes of this user can write to")
 }
 
-/// The user's directory in a base that counts. Locked for as long as this lives.
-#[derive(Debug)]
-struct Candidate {
-    path: PathBuf,
-    directory: Descriptor,
-    said: Option<Said>,
-}
-
-impl Candidate {
-    /// `None` where there is none of ours and none can be made.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] where another process has it locked, or removed it.
-    fn lock(path: &Path) -> io::Result<Option<Self>> {
-        let would_block = || io::Error::from(io::ErrorKind::WouldBlock);
-        if make(path).is_err() || !is_ours(path) {
-            return Ok(None);
-        }
-        let directory = Descriptor::open(path)?.ok_or_else(would_block)?;
-        if !directory.try_lock()? {
-            return Err(would_block());
-        }
-        let mut candidate = Self { path: path.to_owned(), directory, said: None };
-        if !candidate.directory.is_at(path)? {
-            return Err(would_block());
-        }
-        candidate.said = candidate.read()?;
-        Ok(Some(candidate))
-    }
-
-    /// What those say who are there now.
-    fn read(&self) -> io::Result<Option<Said>> {
-        let Some(file) = Descriptor::open(&self.path.join(IN_USE))? else { return Ok(None) };
-        if file.try_lock()? {
-            // They are gone: what they said counts no more.
-            file.unlock()?;
-            return Ok(None);
-        }
-        let said = Said::decode(&file.read()?);
-        said.map(Some).ok_or_else(|| io::Error::other(format!("{IN_USE} is in use and cannot be read")))
-    }
-
-    /// Says that `path` is in use, for as long as the answer is kept.
-    fn say(&self, path: &Path) -> io::Result<Descriptor> {
-        let at = self.path.join(IN_USE);
-        let file = if self.said.is_some() {
-            Descriptor::open(&at)?.ok_or(io::ErrorKind::NotFound)?
-        } else {
-            let file = Descriptor::open_or_create(&at)?;
-            file.truncate()?;
-            file.write_at(Said::now(path)?.encode().as_bytes(), 0)?;
-            file
-        };
-        // Whoever locks it alone has the directory locked, and that is we.
-        if file.try_lock_shared()? { Ok(file) } else { Err(io::ErrorKind::WouldBlock.into()) }
-    }
-
-    /// Whether a lock file here is held. Only an earlier version does that where it is not said.
-    ///
-    /// Its lock is tried and given back: nobody of this version makes an attempt here, and no record says for sure.
-    fn holds_any(&self) -> io::Result<bool> {
-        for entry in std::fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if !entry.file_name().to_str().is_some_and(is_lock_file) {
-                continue;
-            }
-            let Some(file) = Descriptor::open(&entry.path())? else { continue };
-            if !file.try_lock()? {
-                return Ok(true);
-            }
-            file.unlock()?;
-        }
-        Ok(false)
-    }
-}
-
-impl Drop for Candidate {
-    fn drop(&mut self) {
-        // Said aloud: a child that was forked past our hooks may share the open file.
-        let _ = self.directory.unlock();
-    }
-}
-
-/// Whether `path` is a directory of this user. What others planted there is nothing to our processes, which refuse it.
-fn is_ours(path: &Path) -> bool {
-    rustix::fs::lstat(path).is_ok_and(|stat| {
-        FileType::from_raw_mode(stat.st_mode) == FileType::Directory && stat.st_uid == rustix::process::geteuid().as_raw()
-    })
-}
-
-/// What a process says in each base: which directory it uses, and how it sees the base of that.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Said {
-    path: PathBuf,
-    base: Identity,
-    mount_namespace: u64,
-}
-
-impl Said {
-    fn now(path: &Path) -> io::Result<Self> {
-        let base = path.parent().and_then(identity).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { path: path.to_owned(), base, mount_namespace: locks::namespace("mnt") })
-    }
-
-    /// Whether the same path, in the same mount namespace, is another directory by now.
-    fn was_covered(&self) -> bool {
-        let now = Self::now(&self.path);
-        now.is_ok_and(|now| self.mount_namespace == now.mount_namespace && self.base != now.base)
-    }
-
-    fn encode(&self) -> String {
-        format!("{} {} {} {}\n", self.mount_namespace, self.base.device, self.base.inode, self.path.display())
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (line, _) = std::str::from_utf8(bytes).ok()?.split_once('\n')?;
-        let mut words = line.splitn(4, ' ');
-        let mut number = || words.next()?.parse().ok();
-        let (mount_namespace, device, inode) = (number()?, number()?, number()?);
-        Some(Self { path: words.next()?.into(), base: Identity { device, inode }, mount_namespace })
-    }
-}
-
-fn identity(base: &Path) -> Option<Identity> {
-    rustix::fs::stat(base).ok().map(|stat| Identity { device: stat.st_dev, inode: stat.st_ino })
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
@@ -323,6 +203,16 @@ mod tests {
             assert!(std::fs::read_dir(&other).unwrap().next().is_none());
             assert!(refusal(&[&other]).contains("DLOCK_DIR"));
         }
+    }
+
+    #[test]
+    fn two_names_of_one_base_are_one() {
+        let scratch = Scratch::new();
+        let (first, link) = (base(&scratch, "first", 0o1777), scratch.path().join("link"));
+        symlink(&first, &link).unwrap();
+        let chosen = resolve(&[&first, &link]).unwrap();
+        assert_eq!(*chosen.path, own(&first));
+        assert_eq!(resolve(&[&first, &link]).unwrap().path, chosen.path);
     }
 
     #[test]
@@ -422,12 +312,5 @@ mod tests {
         assert!(refusal.contains("earlier version") && refusal.contains(own(&second).to_str().unwrap()), "{refusal}");
         std::fs::remove_file(&path).unwrap();
         assert_eq!(*resolve(&[&first, &second]).unwrap().path, own(&first));
-    }
-
-    #[test]
-    fn what_is_said_reads_back() {
-        let said = Said { path: "/run/lock/dlock-1".into(), base: Identity { device: 3, inode: 4 }, mount_namespace: 5 };
-        assert_eq!(Said::decode(said.encode().as_bytes()), Some(said.clone()));
-        assert_eq!(Said::decode(said.encode().trim_end().as_bytes()), None, "half written");
     }
 }

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use super::ofd;
 use super::record::LONGEST_RECORD;
@@ -85,6 +85,7 @@ pub(super) struct Descriptor {
     number: u64,
     identity: Identity,
     writable: bool,
+    regular: bool,
     /// It was marked when it was opened.
     waited: bool,
 }
@@ -127,7 +128,8 @@ impl Descriptor {
         let mut table = table();
         let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
         let stat = rustix::fs::fstat(&file)?;
-        Ok(Self { number: table.insert(file), identity: Identity::of(&stat), writable, waited: is_waited(&stat) })
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        Ok(Self { number: table.insert(file), identity: Identity::of(&stat), writable, regular, waited: is_waited(&stat) })
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -194,8 +196,9 @@ impl Descriptor {
         self.with(File::unlock)
     }
 
-    pub(super) fn is_regular(&self) -> io::Result<bool> {
-        self.with(|file| Ok(file.metadata()?.is_file()))
+    /// Whether it is a file, and no directory or pipe.
+    pub(super) fn is_regular(&self) -> bool {
+        self.regular
     }
 
     pub(super) fn truncate(&self) -> io::Result<()> {

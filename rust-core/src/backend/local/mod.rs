@@ -16,6 +16,7 @@ mod default_directory;
 mod directory;
 mod files;
 pub(crate) mod forking;
+mod in_use;
 mod left_behind;
 mod locks;
 mod names;

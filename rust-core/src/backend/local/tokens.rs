@@ -22,7 +22,7 @@ impl Slot {
     pub(super) fn lock(directory: &Path, slot: u8) -> io::Result<Option<Self>> {
         let path = directory.join(format!("slot-{slot:02x}"));
         let file = match Descriptor::open_or_create(&path) {
-            Ok(file) if file.is_regular()? => file,
+            Ok(file) if file.is_regular() => file,
             // A directory, a link, a pipe, or a file that its owner may not read: no slot was made so.
             Ok(_) | Err(_) if is_spoilt(&path) => {
                 clear(&path)?;

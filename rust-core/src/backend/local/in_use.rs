@@ -1,0 +1,153 @@
+//! What a user's processes say to each other about the directory that they use: in each base that counts, while they run.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FileType;
+
+use super::directory::make;
+use super::files::{Descriptor, Identity};
+use super::locks;
+use super::names::is_lock_file;
+
+/// The file that says which directory is in use; locked, and shared, by everybody who uses it.
+const IN_USE: &str = "in-use";
+
+/// The user's directory in a base that counts. Locked for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) path: PathBuf,
+    directory: Descriptor,
+    pub(super) said: Option<InUse>,
+}
+
+impl Candidate {
+    /// `None` where there is none of ours and none can be made.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] where another process has it locked, or removed it.
+    pub(super) fn lock(path: &Path) -> io::Result<Option<Self>> {
+        let would_block = || io::Error::from(io::ErrorKind::WouldBlock);
+        if make(path).is_err() || !is_ours(path) {
+            return Ok(None);
+        }
+        let directory = Descriptor::open(path)?.ok_or_else(would_block)?;
+        if !directory.try_lock()? {
+            return Err(would_block());
+        }
+        let mut candidate = Self { path: path.to_owned(), directory, said: None };
+        if !candidate.directory.is_at(path)? {
+            return Err(would_block());
+        }
+        candidate.said = candidate.read()?;
+        Ok(Some(candidate))
+    }
+
+    /// What those say who are there now.
+    fn read(&self) -> io::Result<Option<InUse>> {
+        let Some(file) = Descriptor::open(&self.path.join(IN_USE))? else { return Ok(None) };
+        if file.try_lock()? {
+            // They are gone: what they said counts no more.
+            file.unlock()?;
+            return Ok(None);
+        }
+        let said = InUse::decode(&file.read()?);
+        said.map(Some).ok_or_else(|| io::Error::other(format!("{IN_USE} is in use and cannot be read")))
+    }
+
+    /// Says that `path` is in use, for as long as the answer is kept.
+    pub(super) fn say(&self, path: &Path) -> io::Result<Descriptor> {
+        let at = self.path.join(IN_USE);
+        let file = if self.said.is_some() {
+            Descriptor::open(&at)?.ok_or(io::ErrorKind::NotFound)?
+        } else {
+            let file = Descriptor::open_or_create(&at)?;
+            file.truncate()?;
+            file.write_at(InUse::now(path)?.encode().as_bytes(), 0)?;
+            file
+        };
+        // Whoever locks it alone has the directory locked, and that is we.
+        if file.try_lock_shared()? { Ok(file) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    }
+
+    /// Whether a lock file here is held. Only an earlier version does that where it is not said.
+    ///
+    /// Its lock is tried and given back: nobody of this version makes an attempt here, and no record says for sure.
+    pub(super) fn holds_any(&self) -> io::Result<bool> {
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if !entry.file_name().to_str().is_some_and(is_lock_file) {
+                continue;
+            }
+            let Some(file) = Descriptor::open(&entry.path())? else { continue };
+            if !file.try_lock()? {
+                return Ok(true);
+            }
+            file.unlock()?;
+        }
+        Ok(false)
+    }
+}
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        // InUse aloud: a child that was forked past our hooks may share the open file.
+        let _ = self.directory.unlock();
+    }
+}
+
+/// Whether `path` is a directory of this user. What others planted there is nothing to our processes, which refuse it.
+fn is_ours(path: &Path) -> bool {
+    rustix::fs::lstat(path).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::Directory && stat.st_uid == rustix::process::geteuid().as_raw()
+    })
+}
+
+/// What a process says in each base: which directory it uses, and how it sees the base of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct InUse {
+    pub(super) path: PathBuf,
+    base: Identity,
+    mount_namespace: u64,
+}
+
+impl InUse {
+    fn now(path: &Path) -> io::Result<Self> {
+        let base = path.parent().and_then(identity).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self { path: path.to_owned(), base, mount_namespace: locks::namespace("mnt") })
+    }
+
+    /// Whether the same path, in the same mount namespace, is another directory by now.
+    pub(super) fn was_covered(&self) -> bool {
+        let now = Self::now(&self.path);
+        now.is_ok_and(|now| self.mount_namespace == now.mount_namespace && self.base != now.base)
+    }
+
+    fn encode(&self) -> String {
+        format!("{} {} {} {}\n", self.mount_namespace, self.base.device, self.base.inode, self.path.display())
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (line, _) = std::str::from_utf8(bytes).ok()?.split_once('\n')?;
+        let mut words = line.splitn(4, ' ');
+        let mut number = || words.next()?.parse().ok();
+        let (mount_namespace, device, inode) = (number()?, number()?, number()?);
+        Some(Self { path: words.next()?.into(), base: Identity { device, inode }, mount_namespace })
+    }
+}
+
+pub(super) fn identity(base: &Path) -> Option<Identity> {
+    rustix::fs::stat(base).ok().map(|stat| Identity { device: stat.st_dev, inode: stat.st_ino })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_reads_back() {
+        let said = InUse { path: "/run/lock/dlock-1".into(), base: Identity { device: 3, inode: 4 }, mount_namespace: 5 };
+        assert_eq!(InUse::decode(said.encode().as_bytes()), Some(said.clone()));
+        assert_eq!(InUse::decode(said.encode().trim_end().as_bytes()), None, "half written");
+    }
+}
