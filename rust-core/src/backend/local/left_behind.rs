@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     /// Held by a process that is gone, in a file that a child of it keeps open.
-    fn leave(path: &Path, record: Record) -> Descriptor {
+    fn leave(path: &Path, record: &Record) -> Descriptor {
         let childs = Descriptor::create(path).unwrap().unwrap();
         assert!(childs.try_lock().unwrap());
         if record.shown != 0 {
@@ -74,7 +74,7 @@ mod tests {
         for (why, record) in kept {
             let scratch = Scratch::new();
             let path = scratch.path().join("lock");
-            let childs = leave(&path, record.clone());
+            let childs = leave(&path, &record);
             assert!(!free(scratch.path(), 7, &path, this).unwrap() && path.exists(), "{why}");
             let reader = Descriptor::open(&path).unwrap().unwrap();
             assert!(locks::is_held(&reader, &record, this).unwrap(), "{why}: and it is shown so");
@@ -82,7 +82,7 @@ mod tests {
         }
         let scratch = Scratch::new();
         let path = scratch.path().join("lock");
-        let childs = leave(&path, dead(this));
+        let childs = leave(&path, &dead(this));
         let slot = Slot::lock(scratch.path(), 7).unwrap();
         assert!(!free(scratch.path(), 7, &path, this).unwrap() && path.exists(), "somebody is about to become the holder");
         drop(slot);

@@ -152,7 +152,7 @@ mod tests {
                 std::fs::remove_file(path).unwrap();
                 drop(std::os::unix::net::UnixListener::bind(path).unwrap());
             },
-            |path| std::fs::set_permissions(path, PermissionsExt::from_mode(0)).unwrap(),
+            |path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o000)).unwrap(),
         ];
         for spoil in spoil {
             let scratch = Scratch::new();
