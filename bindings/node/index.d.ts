@@ -274,7 +274,10 @@ export interface Stats {
 
 /** Whether a client can do its work. */
 export interface Health {
-  /** `degraded`: the backend answers, but renewals are late or leases are about to be lost. `down`: it does not, or the client is closed. */
+  /**
+   * `ok`: a key can be taken and given back here, now. `degraded`: it can, but renewals are late or leases are about to be lost. `down`: no key can be
+   * had, since the backend does not answer or refuses, or the client is closed.
+   */
   status: 'ok' | 'degraded' | 'down';
   /** Why it is not `ok`. */
   reasons: string[];
@@ -282,7 +285,7 @@ export interface Health {
   server: string;
   /** What chose the backend: the URL that was given, `DLOCK_URL`, or nobody. */
   chosenBy: ChosenBy;
-  /** What a request and its answer took, in milliseconds; `null` without an answer. */
+  /** What the question and its answer took, in milliseconds; `null` where no key can be had. */
   roundTrip: number | null;
   held: number;
   /** Leases whose renewal is late. */

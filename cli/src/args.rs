@@ -15,7 +15,7 @@ Examples:
   dlock ls                                  the held keys
   dlock inspect nightly                     who holds a key and who waits for it
   dlock release nightly --force --token 42  take a key away from its holder
-  dlock health && ./deploy                  whether the backend answers
+  dlock health && ./deploy                  whether a key can be had
 
 Exit codes of all commands (those of `dlock run` are in `dlock run --help`):
    0  done                            69  the backend is unavailable
@@ -263,9 +263,9 @@ Examples:
   dlock health --json                       {\"status\":\"ok\",\"server\":...}
   dlock health --url redis://db:6379
 
-Exit code: 0 if the backend answers, 69 if it does not within --timeout, 64 for wrong usage.";
+Exit code: 0 if a key can be taken and given back, 69 if not within --timeout, with the reason; 64 for wrong usage.";
 
-/// Ask the backend for an answer
+/// Ask the backend whether a key can be had here, now
 #[derive(Debug, Args)]
 #[command(after_help = HEALTH_EXAMPLES)]
 pub(crate) struct Health {

@@ -51,7 +51,7 @@ pub(crate) fn release(options: &Release) -> Result<ExitCode, Failure> {
     Err(Failure::new(1, format_args!("lock {} is not held {named}", quoted(&options.key))))
 }
 
-/// Exits with 69 if the backend does not answer.
+/// Exits with 69 if no key can be had.
 pub(crate) fn health(options: &Health) -> Result<ExitCode, Failure> {
     let timeout = ClientOptions { op_timeout: options.timeout, connect_timeout: options.timeout, ..ClientOptions::default() };
     let found = wait_for(options.place.client_with(&timeout)?.health())?;

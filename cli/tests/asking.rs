@@ -99,6 +99,17 @@ fn health_of_a_server_that_is_not_there_exits_with_69_and_says_why() {
 }
 
 #[test]
+fn health_where_no_lock_can_be_had_exits_with_69_and_says_why() {
+    let server = Server::start_with(&["--maxmemory", "1"]);
+    let scratch = Scratch::on(&server.url());
+    let (code, said, complaints) = outcome(scratch.dlock(&["health"]));
+    assert_eq!(code, 69, "{said}{complaints}");
+    assert!(said.starts_with("down: redis://") && said.contains("memory") && said.lines().count() == 2, "{said}");
+    let (code, json, _) = outcome(scratch.dlock(&["health", "--json"]));
+    assert_eq!((code, &objects(&json)[0]["status"]), (69, &"down".into()));
+}
+
+#[test]
 fn a_service_that_no_sentinel_leads_to_is_down() {
     let scratch = Scratch::on("redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:2/shop?sentinel_password=secret");
     let (code, said, complaints) = outcome(scratch.dlock(&["health", "--timeout", "300ms"]));

@@ -1,4 +1,4 @@
-//! Whether a client can do its work: one round trip, and a look at its leases.
+//! Whether a client can do its work: whether a key can be had, and a look at its leases.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use crate::session::Session;
 /// How a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthStatus {
-    /// The backend answers, and every lease is renewed in time.
+    /// A key can be taken and given back, and every lease is renewed in time.
     Ok,
-    /// The backend answers, but renewals are late or leases are about to be lost.
+    /// A key can be had, but renewals are late or leases are about to be lost.
     Degraded,
-    /// The backend does not answer, or the client is closed.
+    /// No key can be had: the backend does not answer, or it answers and refuses, or the client is closed.
     Down,
 }
 
@@ -43,7 +43,7 @@ pub struct Health {
     pub server: Arc<str>,
     /// What chose the backend.
     pub chosen_by: ChosenBy,
-    /// What a request and its answer took; `None` without an answer.
+    /// What the probe and its answer took; `None` where no key can be had.
     pub round_trip: Option<Duration>,
     /// Leases held.
     pub held: usize,
@@ -88,7 +88,7 @@ struct Standing {
 }
 
 impl Session {
-    /// Makes a round trip and looks at the leases.
+    /// Takes and gives back as a probe, which leaves nothing behind, and looks at the leases.
     ///
     /// # Cancel safety
     /// May be dropped at any time.
@@ -98,7 +98,7 @@ impl Session {
             return Health::down(server, "the client is closed".to_owned());
         }
         let sent = self.clock.now();
-        let answer = self.backend.ping(self.options.op_timeout).await;
+        let answer = self.backend.probe(self.options.op_timeout).await;
         let round_trip = self.clock.now().since(sent);
         let standing = self.standing();
         let (status, reasons) = judge(answer.as_ref().err(), &standing);

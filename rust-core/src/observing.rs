@@ -34,8 +34,9 @@ impl Client {
         self.observer().subscribe(kinds.into(), wake)
     }
 
-    /// Asks the backend for an answer, within `op_timeout`, and looks at the leases. A backend that does not answer is no error here, nor is
-    /// a client that is closed: both are [`Down`](crate::health::HealthStatus::Down).
+    /// Asks the backend, within `op_timeout`, whether a key can be taken and given back here and now, and looks at the leases. A backend that
+    /// does not answer or refuses is no error here, nor is a client that is closed: all are [`Down`](crate::health::HealthStatus::Down).
+    /// Nothing stays behind, and no token moves.
     ///
     /// # Errors
     /// [`Error::Forked`](crate::Error::Forked) in a child process.

@@ -11,7 +11,7 @@ use dlock::error::{BackendError, Failure};
 use dlock::{Client, ClientOptions, Error, Status};
 use support::certificates::{self, Authority, Identity};
 use support::eventually;
-use support::redis::{Server, Setup, TIMEOUT};
+use support::redis::{Cli, Server, Setup, TIMEOUT};
 use support::sentinel::Sentinel;
 use tokio::net::TcpListener;
 
@@ -21,7 +21,11 @@ const NEVER: Duration = Duration::from_secs(600);
 const HOUR_US: u64 = 3_600_000_000;
 
 async fn replica_of(master: &Server) -> Server {
-    let replica = Server::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port)]).await;
+    replica_with(master, &[]).await
+}
+
+async fn replica_with(master: &Server, arguments: &[&str]) -> Server {
+    let replica = Server::start_with(&[&["--replicaof", &format!("127.0.0.1 {}", master.port)], arguments].concat()).await;
     let cli = replica.cli().await;
     eventually("the replica follows", || async {
         cli.run::<String>(&["INFO", "replication"]).await.contains("master_link_status:up")
@@ -70,6 +74,93 @@ async fn r07_a_client_follows_its_service_to_another_master_and_tokens_rise() {
     assert!(lease.token() > ahead.token());
     assert_eq!(held.status(), Status::Held);
     assert!(held.extend(20 * SECOND).await.is_ok(), "what was replicated is kept");
+}
+
+const PASSWORD: &str = "of-the-master";
+
+async fn cli_of(old: &Server) -> Cli {
+    Cli::to(&old.url().replace("://", &format!("://:{PASSWORD}@"))).await
+}
+
+/// A service whose sentinel can be cut off from the master, while everybody else reaches it: it logs in as a user of its own.
+struct Split {
+    old: Server,
+    new: Server,
+    sentinel: Sentinel,
+}
+
+impl Split {
+    async fn start(arguments: &[&str]) -> Self {
+        let old = Server::start_with(&[&["--requirepass", PASSWORD], arguments].concat()).await;
+        let new = replica_with(&old, &["--masterauth", PASSWORD]).await;
+        for cli in [cli_of(&old).await, new.cli().await] {
+            cli.run::<()>(&["ACL", "SETUSER", "watcher", "on", ">of-the-watcher", "~*", "&*", "+@all"]).await;
+        }
+        let lines = ["sentinel auth-user shop watcher", "sentinel auth-pass shop of-the-watcher"];
+        let sentinel = Sentinel::start("shop", &old, 1, SECOND / 2, &lines).await;
+        sentinel.knows("shop", 1, 0).await;
+        Self { old, new, sentinel }
+    }
+
+    fn client(&self) -> Client {
+        let options = ClientOptions { connect_timeout: 20 * SECOND, ..ClientOptions::default() };
+        let url = url(&[self.sentinel.place()], "shop").replace("://", &format!("://:{PASSWORD}@"));
+        Client::with_options(&url, options).unwrap()
+    }
+
+    /// The sentinel makes the replica a master. The old one hears nothing of it.
+    async fn part(&self) {
+        let (old, sentinel) = (cli_of(&self.old).await, self.sentinel.cli().await);
+        old.run::<()>(&["ACL", "SETUSER", "watcher", "off"]).await;
+        old.run::<i64>(&["CLIENT", "KILL", "USER", "watcher"]).await;
+        // It breaks all connections to the new one.
+        eventually("another master", || async {
+            sentinel.run::<(String, u16)>(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop"]).await.1 == self.new.port
+        })
+        .await;
+        assert!(old.run::<String>(&["INFO", "replication"]).await.contains("role:master"), "it was not told");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r01_a_master_that_its_sentinels_gave_up_is_left_though_it_goes_on_to_grant() {
+    let split = Split::start(&[]).await;
+    let (client, old, new) = (split.client(), cli_of(&split.old).await, split.new.cli().await);
+    let first = client.lock("k").acquire().await.unwrap();
+    assert_eq!(old.run::<i64>(&["EXISTS", "dlock/k"]).await, 1);
+    eventually("the lease is replicated", || async { new.run::<i64>(&["EXISTS", "dlock/k"]).await == 1 }).await;
+    split.part().await;
+    let new = split.new.cli().await;
+    let place = std::cell::Cell::new(0);
+    eventually("keys are taken at the new master", || {
+        let key = format!("other-{}", place.replace(place.get() + 1));
+        let (client, new) = (&client, &new);
+        async move {
+            let lease = client.lock(&key).acquire().await.unwrap();
+            let there = new.run::<i64>(&["EXISTS", &format!("dlock/{key}")]).await == 1;
+            lease.release().await.unwrap();
+            there
+        }
+    })
+    .await;
+    assert!(first.extend(20 * SECOND).await.is_ok(), "what was replicated is kept");
+    assert!(new.left("dlock/k").await > 15 * SECOND, "at the new master");
+    assert!(old.run::<String>(&["INFO", "replication"]).await.contains("role:master"), "the old one still knows nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_cannot_serve_is_left_for_the_one_that_the_sentinels_name() {
+    let split = Split::start(&["--min-replicas-to-write", "1", "--min-replicas-max-lag", "1"]).await;
+    let (client, old) = (split.client(), cli_of(&split.old).await);
+    client.lock("k").acquire().await.unwrap().release().await.unwrap();
+    split.part().await;
+    eventually("the old master has no replica", || async {
+        old.run::<String>(&["INFO", "replication"]).await.contains("min_slaves_good_slaves:0")
+    })
+    .await;
+    let lease = client.lock("k").wait(15 * SECOND).acquire().await.unwrap();
+    assert_eq!(split.new.cli().await.run::<i64>(&["EXISTS", "dlock/k"]).await, 1);
+    lease.release().await.unwrap();
 }
 
 /// No sentinel moves anything here: the servers change their parts by themselves, and the sentinel is told late.

@@ -47,6 +47,10 @@ impl Backend for Mute {
         self.inner.ping(timeout)
     }
 
+    fn probe(&self, timeout: Duration) -> Reply<'_, ()> {
+        self.inner.probe(timeout)
+    }
+
     fn renew(&self, batch: Vec<Renew>, timeout: Duration) -> Reply<'_, Vec<Renewed>> {
         self.inner.renew(batch, timeout)
     }

@@ -158,6 +158,8 @@ LAYERS: dict[str, Layer] = {
     "local": Cargo("--test", "local_rules", "--test", "local_processes"),
     "namespaces": Cargo("--test", "namespaces", package="dlock-cli"),
     "redis": Cargo(*REDIS),
+    "sentinel": Cargo("--test", "redis_sentinel"),
+    "health": Cargo("--test", "health"),
     "etcd": Cargo("--test", "etcd_faults"),
 }
 

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { inspect } from 'node:util';
 import { Client, InvalidOptions } from '../../bindings/node/index.mjs';
+import { RedisServer } from '../services/redis-server.mjs';
 import { eventually, onBackends, runProgram } from './backends.mjs';
 
 onBackends('observing', (backend) => {
@@ -56,6 +57,26 @@ onBackends('observing', (backend) => {
     await client.close();
     assert.equal((await client.health()).status, 'down');
   });
+});
+
+test('health is down where no lock can be had, and says why', async (t) => {
+  const server = await RedisServer.start();
+  t.after(() => server.stop());
+  const client = new Client(server.url);
+  const { status, warnings } = await client.health();
+  assert.deepEqual({ status, warnings }, { status: 'ok', warnings: [] });
+  for (const [spoil, mend, told] of [
+    [['CONFIG', 'SET', 'maxmemory', 1], ['CONFIG', 'SET', 'maxmemory', 0], /memory/],
+    [['ACL', 'SETUSER', 'default', '-zadd'], ['ACL', 'SETUSER', 'default', '+zadd'], /may not run ZADD/],
+  ]) {
+    await server.command(...spoil);
+    const found = await client.health();
+    assert.deepEqual([found.status, found.roundTrip, found.reasons.length], ['down', null, 1]);
+    assert.match(found.reasons[0], told);
+    await server.command(...mend);
+    assert.equal((await client.health()).status, 'ok');
+  }
+  await client.close();
 });
 
 describe('observers', () => {

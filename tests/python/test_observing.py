@@ -292,6 +292,33 @@ def test_health_is_a_round_trip(url: str, key: str) -> None:
     assert "geheim" not in str(health)
 
 
+def test_health_is_down_where_no_lock_can_be_had(private_redis: object) -> None:
+    async def ask() -> tuple[dlock.Health, BaseException | None]:
+        async with dlock.Client(private_redis.url) as client:
+            try:
+                await client.lock("k", wait=0).acquire()
+            except dlock.LockError as error:
+                return await client.health(), error
+            return await client.health(), None
+
+    def down(told: str) -> None:
+        health, error = asyncio.run(ask())
+        assert isinstance(error, dlock.BackendRefused)
+        with sync.Client(private_redis.url) as client:
+            assert client.health().reasons == health.reasons
+        assert (health.status, health.round_trip, len(health.reasons)) == ("down", None, 1)
+        assert told in health.reasons[0]
+
+    assert asyncio.run(ask())[0].status == "ok"
+    private_redis.command("CONFIG", "SET", "maxmemory", 1)
+    down("memory")
+    private_redis.command("CONFIG", "SET", "maxmemory", 0)
+    private_redis.command("ACL", "SETUSER", "default", "-zadd", "-set")
+    down("SET")
+    private_redis.command("ACL", "SETUSER", "default", "+set", "+zadd")
+    assert asyncio.run(ask())[0].status == "ok"
+
+
 def test_what_the_engine_logs_reaches_logging(key: str, caplog: pytest.LogCaptureFixture) -> None:
     with sync.Client("memory:") as client:
         with client.lock(key, max_hold=0.05, on_lost="ignore") as lease:

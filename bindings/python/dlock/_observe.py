@@ -81,8 +81,8 @@ class Health:
     """Whether a client can do its work."""
 
     status: Literal["ok", "degraded", "down"]
-    """`degraded`: the backend answers, but renewals are late or leases are about to be lost. `down`: it does not answer, or the
-    client is closed."""
+    """`ok`: a key can be taken and given back here, now. `degraded`: it can, but renewals are late or leases are about to be lost.
+    `down`: no key can be had, since the backend does not answer or refuses, or the client is closed."""
     reasons: list[str]
     """Why it is not `ok`."""
     server: str
@@ -90,7 +90,7 @@ class Health:
     chosen_by: ChosenBy
     """What chose the backend: the URL that was given, `DLOCK_URL`, or nobody."""
     round_trip: float | None
-    """What a request and its answer took, in seconds; None without an answer."""
+    """What the question and its answer took, in seconds; None where no key can be had."""
     held: int
     lagging: int
     """Leases whose renewal is late."""

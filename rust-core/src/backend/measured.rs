@@ -74,6 +74,10 @@ impl Backend for Measured {
         self.measure(Operation::Ping, self.inner.ping(timeout))
     }
 
+    fn probe(&self, timeout: Duration) -> Reply<'_, ()> {
+        self.measure(Operation::Ping, self.inner.probe(timeout))
+    }
+
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
         self.measure_and(Operation::Acquire, self.inner.acquire(request), cut_acquired)
     }

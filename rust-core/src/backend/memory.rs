@@ -141,6 +141,10 @@ impl Backend for Memory {
         self.answer(|_, _, _| ())
     }
 
+    fn probe(&self, timeout: Duration) -> Reply<'_, ()> {
+        self.ping(timeout)
+    }
+
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
         let full = self.full(&request.key);
         let acquired = self.answer(move |store, moment, hints| store.acquire(&full, &request, moment, hints));
@@ -160,14 +164,8 @@ impl Backend for Memory {
                 store.enqueue(&full, next);
             }
             let outcome = if store.give_back(&full, release.owner, moment, hints) { Outcome::Released } else { Outcome::NotHeld };
-            // Refused: then it was not asked, asks for itself, and is told.
-            let next = release.next.and_then(|next| {
-                let acquired = store.acquire(&full, &next, moment, hints).ok();
-                if acquired.is_none() {
-                    store.give_back(&full, next.owner, moment, hints);
-                }
-                acquired
-            });
+            // One that is refused has nothing; it asks for itself, and is told why.
+            let next = release.next.and_then(|next| store.acquire(&full, &next, moment, hints).ok());
             Handover { outcome, next }
         })
     }

@@ -55,6 +55,14 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// Connects if need be and makes one round trip.
     fn ping(&self, timeout: Duration) -> Reply<'_, ()>;
 
+    /// Whether a key can be taken and given back here, now.
+    ///
+    /// # Behavior
+    /// - Fails with what would keep a client from taking a key of its namespace, waiting for it or giving it back: missing rights, a limit that is
+    ///   reached, a server that only reads, a directory that cannot be written.
+    /// - Disturbs nobody: no key is held, no token moves, no waiter is woken, nothing stays behind.
+    fn probe(&self, timeout: Duration) -> Reply<'_, ()>;
+
     /// Asks for a key.
     ///
     /// # Behavior

@@ -189,6 +189,10 @@ impl Backend for Wire {
         self.call(Kind::Passing, timeout, String::new(), |_| Ok(()))
     }
 
+    fn probe(&self, timeout: Duration) -> Reply<'_, ()> {
+        self.ping(timeout)
+    }
+
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
         let what = self.server.world.label(|| format!("acquire {} by {} for {:?}", request.key, request.owner, request.ttl));
         let (client, sent) = (self.client, self.server.world.now());

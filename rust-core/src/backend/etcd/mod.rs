@@ -238,6 +238,15 @@ impl Backend for Etcd {
         async move { self.store.endpoints.run(timeout, read).await.map(drop) }.boxed()
     }
 
+    fn probe(&self, timeout: Duration) -> Reply<'_, ()> {
+        let txn = request::probe(&self.store.root, self.store.context.session);
+        let ask = move |mut client: Client| {
+            let txn = txn.clone();
+            async move { client.txn(txn).await }
+        };
+        async move { self.store.endpoints.run(timeout, ask).await.map(drop) }.boxed()
+    }
+
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
         let turned = self.store.attempts.begin(&request.key, request.owner);
         let timeout = request.timeout;

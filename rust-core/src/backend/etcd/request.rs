@@ -18,6 +18,7 @@ use super::step::Step;
 use crate::backend::{Acquire, Waiting};
 use crate::error::{BackendError, Failure};
 use crate::holder::{Holder, Note};
+use crate::owner::SessionId;
 
 /// The guard's key and the revision of it that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -327,6 +328,20 @@ pub(super) fn rehung(guard: &Guarded, answer: &Answer) -> Result<Rehung, Backend
         (false, [TxnOpResponse::Get(guarded)]) => Ok(if guard.is(guarded) { Rehung::Gone } else { Rehung::Unguarded }),
         _ => Err(unexpected()),
     }
+}
+
+/// A transaction that is refused as a lock's would be, and does nothing: no key has the revision that it hopes for. Servers check the rights
+/// of all that is in it, and whether there is room for what it would put, before they look.
+pub(super) fn probe(root: &str, session: SessionId) -> Txn {
+    let guard = names::guard(root, session);
+    let queue = Queue::of(root, "");
+    let never = Compare::create_revision(&*guard, CompareOp::Equal, -1);
+    let steps = vec![
+        by_age(&queue, SortOrder::Descend, keys_only()),
+        TxnOp::put(&*guard, "", None),
+        TxnOp::delete(queue.place(session, 0), None),
+    ];
+    Txn::new().when(vec![never]).and_then(steps)
 }
 
 /// What the keys in a step take at most, guard and all.

@@ -22,6 +22,7 @@ mod locks;
 mod names;
 mod ofd;
 mod place;
+mod probe;
 mod record;
 #[cfg(test)]
 mod scratch;
@@ -190,6 +191,14 @@ impl Backend for Local {
 
     fn ping(&self, _timeout: Duration) -> Reply<'_, ()> {
         async move { directory::check_writable(&self.directory()?) }.boxed()
+    }
+
+    fn probe(&self, _timeout: Duration) -> Reply<'_, ()> {
+        async move {
+            let directory = self.directory()?;
+            self.aside(move || probe::probe(&directory)).await
+        }
+        .boxed()
     }
 
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {

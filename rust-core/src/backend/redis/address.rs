@@ -31,7 +31,7 @@ pub(super) enum Place {
     /// Always the same.
     Server(Target),
     /// Wherever the sentinels say.
-    Service(Service),
+    Service(Arc<Service>),
 }
 
 /// Reads `redis://[[user]:password@]host[:port][/db]`, or `rediss://` for TLS, with the parameters `ca`, `cert` and `key`: paths of PEM
@@ -98,7 +98,7 @@ fn read_service(parts: &Parts<'_>) -> Result<Address, String> {
     });
     let sentinels = sentinels.collect::<Result<_, &str>>()?;
     let service = Service::new(name, sentinels, parameters.login.settings(ProtocolVersion::RESP3), tls);
-    Ok(Address { place: Place::Service(service), client_name, shown: parts.shown().into() })
+    Ok(Address { place: Place::Service(Arc::new(service)), client_name, shown: parts.shown().into() })
 }
 
 /// `/service[/db]`.

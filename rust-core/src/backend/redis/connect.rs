@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -17,8 +17,10 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::address::{Address, Place};
 use super::batch::Line;
 use super::dial::Wire;
+use super::lookout::Lookout;
 use super::pulse::Pulse;
 use super::scripts::Call;
+use super::sentinel::Named;
 use super::server_clock::ServerClock;
 use super::{LONGEST_TIMEOUT, failure, names, wakeup};
 use crate::backend::{Context, Hint};
@@ -34,6 +36,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Without a failure for this long, the next one counts as the first.
 const PAUSE_MEMORY: Duration = Duration::from_secs(2);
 
+/// The one policy under which a full memory costs no lock that is held.
+const SAFE_POLICY: &str = "noeviction";
+const MAY_DROP: &str = "the server may drop locks that are held";
+
 /// A connection that is logged in and subscribed.
 pub(super) struct Link {
     wire: Wire,
@@ -47,6 +53,9 @@ pub(super) struct Link {
     pub(super) runtime: Handle,
     usable: Arc<AtomicBool>,
     pulse: Pulse,
+    /// Where sentinels named the master, it is looked whether they still do.
+    master: Option<Named>,
+    lookout: OnceLock<Lookout>,
     /// The hashes of the scripts that were brought along on it.
     brought: Mutex<HashSet<&'static str>>,
 }
@@ -104,6 +113,9 @@ impl Link {
         if failure::is_of_the_connection(&error) {
             self.retire();
         }
+        if let Some(lookout) = self.lookout.get().filter(|_| failure::is_of_the_server(&error)) {
+            lookout.note_refusal();
+        }
         failure::of_request(error)
     }
 
@@ -114,7 +126,7 @@ impl Link {
         }
     }
 
-    fn retire(&self) {
+    pub(super) fn retire(&self) {
         self.usable.store(false, Ordering::Release);
         self.line.close();
     }
@@ -140,6 +152,8 @@ struct Wiring {
     context: Context,
     client_name: String,
     shown: Arc<str>,
+    /// What the last server does when its memory is full; `None` where it does not say.
+    policy: Mutex<Option<String>>,
 }
 
 /// Polled by whoever needs the link, so that it goes on when one of them gives up, and needs no task of its own.
@@ -158,7 +172,8 @@ struct State {
 impl Connector {
     pub(super) fn new(address: Address, context: Context) -> Self {
         let Address { place, client_name, shown } = address;
-        Self { wiring: Arc::new(Wiring { place, context, client_name, shown }), state: Mutex::default() }
+        let wiring = Wiring { place, context, client_name, shown, policy: Mutex::default() };
+        Self { wiring: Arc::new(wiring), state: Mutex::default() }
     }
 
     /// The current link, or a new one.
@@ -193,6 +208,12 @@ impl Connector {
         let mut state = self.state.lock();
         state.closed = true;
         state.attempt = None;
+    }
+
+    /// What is wrong with the server, as far as it has said.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let policy = self.wiring.policy.lock().clone().filter(|policy| policy != SAFE_POLICY);
+        policy.map(|policy| format!("maxmemory-policy is {policy}, not {SAFE_POLICY}: {MAY_DROP}")).into_iter().collect()
     }
 
     fn begin(&self, state: &mut State) -> (u64, Attempt) {
@@ -245,11 +266,15 @@ impl Wiring {
         let link = timeout_at(deadline, self.log_in(again, deadline))
             .await
             .unwrap_or_else(|_| Err(self.late("not connected within connect_timeout")))?;
+        let link = Arc::new(link);
+        if let (Place::Service(service), Some(master)) = (&self.place, &link.master) {
+            let _ = link.lookout.set(Lookout::of(service.clone(), Arc::downgrade(&link), master.clone()));
+        }
         if again {
             // Whatever was published while nobody listened is lost.
             (self.context.on_hint)(Hint::All);
         }
-        Ok(Arc::new(link))
+        Ok(link)
     }
 
     fn late(&self, told: &str) -> BackendError {
@@ -267,9 +292,12 @@ impl Wiring {
             .set_response_timeout(None)
             .set_pipeline_buffer_size(WRITE_QUEUE)
             .set_push_sender(wakeup::listener(self.context.clone(), usable.clone()));
-        let wire = match &self.place {
-            Place::Server(target) => target.dial(&config).await?,
-            Place::Service(service) => service.dial(&config, deadline).await?,
+        let (wire, master) = match &self.place {
+            Place::Server(target) => (target.dial(&config).await?, None),
+            Place::Service(service) => {
+                let (wire, master) = service.dial(&config, deadline).await?;
+                (wire, Some(master))
+            }
         };
         let connection = &wire.connection;
         // All four in one round trip. A sample of the server's clock is off by its round trip: hence the limit.
@@ -286,9 +314,10 @@ impl Wiring {
         };
         subscribed.map_err(failure::of_connecting)?;
         let server_clock = clock.map_err(failure::of_connecting)?;
-        if let Some(policy) = policy.filter(|policy| policy != "noeviction" && !again) {
-            tracing::warn!(server = %self.shown, %policy, "maxmemory-policy is not noeviction: the server may drop locks that are held");
+        if let Some(policy) = policy.as_ref().filter(|policy| *policy != SAFE_POLICY && !again) {
+            tracing::warn!(server = %self.shown, %policy, "maxmemory-policy is not {SAFE_POLICY}: {MAY_DROP}");
         }
+        *self.policy.lock() = policy;
         Ok(Link {
             wire,
             server_clock,
@@ -297,6 +326,8 @@ impl Wiring {
             runtime: Handle::current(),
             usable,
             pulse: Pulse::new(),
+            master,
+            lookout: OnceLock::new(),
             brought: Mutex::default(),
         })
     }

@@ -117,6 +117,11 @@ pub(super) fn is_of_the_connection(error: &RedisError) -> bool {
     answered(error).is_none() || codes(error).iter().any(|code| DEMOTED.contains(code))
 }
 
+/// True for the server's own answer that it does not do what it was asked for.
+pub(super) fn is_of_the_server(error: &RedisError) -> bool {
+    answered(error).is_some()
+}
+
 /// What the server's own answer says; `None` if the error is not the server's answer.
 fn answered(error: &RedisError) -> Option<Failure> {
     match error.kind() {

@@ -23,6 +23,7 @@ mod batch;
 mod connect;
 mod dial;
 mod failure;
+mod lookout;
 mod names;
 mod parameters;
 mod pulse;
@@ -54,6 +55,7 @@ use super::{
 };
 use crate::clock;
 use crate::error::{BackendError, Error, Failure};
+use crate::fencing::MAX_TOKEN;
 use crate::owner::OwnerId;
 
 /// How often a waiter says that it is alive. A place lives `PLACE_US` of `queue.lua` without.
@@ -262,6 +264,22 @@ impl Backend for Redis {
     fn ping(&self, timeout: Duration) -> Reply<'_, ()> {
         let deadline = self.deadline(timeout).at;
         async move { self.connector.link(deadline).await?.command(&redis::cmd("PING"), deadline).await }.boxed()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.connector.warnings()
+    }
+
+    fn probe(&self, timeout: Duration) -> Reply<'_, ()> {
+        let deadline = self.deadline(timeout).at;
+        async move {
+            let link = self.connector.link(deadline).await?;
+            let session = self.context.session;
+            let names = names::of_probe(&self.context.namespace, session);
+            let call = Call::new(&scripts::PROBE).key(names.lock()).key(names.token()).key(names.queue()).key(names.beats());
+            reply::probed(&link.call(&call.text(names::channel(session)).arg(MAX_TOKEN), deadline).await?)
+        }
+        .boxed()
     }
 
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {

@@ -63,6 +63,11 @@ impl Names {
     }
 }
 
+/// The keys of a lock that no one asks for: they show what a session may do in its namespace.
+pub(super) fn of_probe(namespace: &str, session: impl std::fmt::Display) -> Names {
+    Names::of(namespace, &format!("{SIDE}probe:{session}"))
+}
+
 /// The Redis key of a lock.
 pub(super) fn lock(namespace: &str, key: &str) -> String {
     let mut lock = String::with_capacity(namespace.len() + 1 + key.len());

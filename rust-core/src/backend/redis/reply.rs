@@ -87,6 +87,14 @@ pub(super) fn inspected(key: String, value: &Value) -> Result<Inspection, Backen
     Ok(Inspection { key, holder, queue, ..Inspection::default() })
 }
 
+/// Reads a plain 1, or what keeps a client from a lock.
+pub(super) fn probed(value: &Value) -> Result<(), BackendError> {
+    match text(value) {
+        Some(told) => Err(BackendError::new(Failure::Refused, told)),
+        None => yes(value).map(drop),
+    }
+}
+
 /// True for a plain 1.
 pub(super) fn yes(value: &Value) -> Result<bool, BackendError> {
     match value {

@@ -14,6 +14,7 @@ pub(super) static BATCH: Source = Source::new(|| load(include_str!("scripts/batc
 pub(super) static RENEW: Source = Source::new(|| load(include_str!("scripts/renew.lua")));
 pub(super) static KEEP_PLACES: Source = Source::new(|| load(include_str!("scripts/keep_places.lua")));
 pub(super) static FORCE_RELEASE: Source = Source::new(|| load(include_str!("scripts/force_release.lua")));
+pub(super) static PROBE: Source = Source::new(|| load(include_str!("scripts/probe.lua")));
 pub(super) static INSPECT: Source = Source::new(|| load(include_str!("scripts/inspect.lua")));
 
 /// A script that is put together at its first use.
@@ -137,7 +138,7 @@ mod tests {
 
     #[test]
     fn scripts_open_with_their_argument_list_and_hold_no_mark() {
-        for script in [&BATCH, &RENEW, &KEEP_PLACES, &FORCE_RELEASE, &INSPECT] {
+        for script in [&BATCH, &RENEW, &KEEP_PLACES, &FORCE_RELEASE, &PROBE, &INSPECT] {
             assert!(script.text.starts_with("-- "));
             assert!(script.text.contains("\n-- KEYS ") && script.text.contains("\n-- ARGV "));
             assert!(!script.text.contains(QUEUE_MARK));
