@@ -275,3 +275,16 @@ async fn r14_off_tokio_any_acquire_is_admitted_while_a_lease_is_held() {
     task.await.unwrap();
     foreign.release().await.unwrap();
 }
+
+#[tokio::test]
+async fn r14_one_who_was_just_asking_when_the_client_was_closed_leaves_no_key_behind() {
+    let [client, other] = two();
+    let held = client.lock("k").acquire().await.unwrap();
+    // In the line, and not polled yet: the release takes its request along, and is answered with a grant for it.
+    let asking = client.lock("k").join(None);
+    held.release().await.unwrap();
+    let task = closing(&client, Duration::ZERO).await;
+    assert!(matches!(asking.await, Err(Error::ClientClosed { .. })));
+    task.await.unwrap();
+    assert!(other.lock("k").try_acquire().await.unwrap().is_some(), "the key is left to expire");
+}
