@@ -236,6 +236,9 @@ impl std::fmt::Display for LossReason {
     }
 }
 
+/// What a backend answers once it is closed.
+pub(crate) const CLOSED: &str = "the client is closed";
+
 /// A request that a backend could not answer.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]

@@ -16,7 +16,7 @@ use crate::backend::measured::Measured;
 use crate::backend::{Backend, Context, Hint};
 use crate::clock::Clock;
 use crate::closing::{Closing, Leases};
-use crate::error::{BackendError, Error, Failure, LossReason, Result};
+use crate::error::{BackendError, CLOSED, Error, Failure, LossReason, Result};
 use crate::fencing::Token;
 use crate::ground::Ground;
 use crate::held::Held;
@@ -168,6 +168,10 @@ impl Session {
 
     /// An error of the backend, told with what was tried: unavailable or refused.
     pub(crate) fn unavailable(&self, operation: &'static str, key: Option<Arc<str>>, source: BackendError) -> Error {
+        if source.message.ends_with(CLOSED) {
+            // Closed while the request was on its way.
+            return Error::ClientClosed { operation };
+        }
         Error::of_backend(operation, key, self.backend.server().clone(), source)
     }
 

@@ -204,7 +204,7 @@ class LockHandle(Generic[L]):
                 return entered.pop(place)
         if len(entered) == 1:
             return entered.pop()
-        message = f"lock {self.key!r}: {operation}: {len(entered)} bodies of other {self._taker_name}s are under way"
+        message = f'lock "{self.key}": {operation}: {len(entered)} bodies of other {self._taker_name}s are under way'
         raise LockError(message, code="AMBIGUOUS", key=self.key, operation=operation)
 
     def _warn_of_own_lease(self, taker: object, wait: Seconds | Unset | None) -> None:
@@ -213,7 +213,7 @@ class LockHandle(Generic[L]):
         if known is None or (own := known()) is None or own._taker != taker or not own.valid:
             return
         if not self._native.retries and (self._native.waits if wait is UNSET else wait != 0):
-            warn_caller(f"lock {self.key!r}: this {self._taker_name} holds it already and now waits for itself", RuntimeWarning)
+            warn_caller(f'lock "{self.key}": this {self._taker_name} holds it already and now waits for itself', RuntimeWarning)
 
 
 def holder_named(token: object, owner: object) -> Any:

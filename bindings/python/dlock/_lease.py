@@ -82,7 +82,7 @@ class Lease(LeaseHandle):
     def _enter(self, state: LoopState, task: Task[Any] | None, *, watched: bool) -> None:
         """From here on a loss cancels the running task. `watched`: the engine was told already whom to tell."""
         if self._body is not None:
-            raise LockError(f"lock {self.key!r}: the lease was entered before", code="ALREADY_ENTERED", key=self.key)
+            raise LockError(f'lock "{self.key}": the lease was entered before', code="ALREADY_ENTERED", key=self.key)
         if task is None:
             raise LockError("async with: there is no current task", code="NO_TASK", key=self.key)
         self._body = task

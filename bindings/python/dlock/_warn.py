@@ -23,5 +23,5 @@ def warn_caller(message: str, category: type[Warning], source: object = None) ->
 def warn_dropped(leases: Iterable[tuple[str, int]], source: object) -> None:
     """Says that leases were dropped while held; the engine gives them back."""
     for key, token in leases:
-        message = f"lock {key!r}: a held lease (token {token}) was dropped without release; it is given back"
+        message = f'lock "{key}": a held lease (token {token}) was dropped without release; it is given back'
         warn_caller(message, ResourceWarning, source)

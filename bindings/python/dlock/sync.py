@@ -234,7 +234,7 @@ class Lease(LeaseHandle):
 
     def __enter__(self) -> Self:
         if self._entered:
-            raise LockError(f"lock {self.key!r}: the lease was entered before", code="ALREADY_ENTERED", key=self.key)
+            raise LockError(f'lock "{self.key}": the lease was entered before', code="ALREADY_ENTERED", key=self.key)
         self.check()
         self._entered = True
         return self

@@ -19,7 +19,7 @@ use super::{
     Reply, Waiting, Whom,
 };
 use crate::clock::Instant;
-use crate::error::{BackendError, Error, Failure};
+use crate::error::{BackendError, CLOSED, Error, Failure};
 use crate::fencing::{Token, next_token};
 use crate::holder::{Holder, Note};
 use crate::owner::{OwnerId, SessionId};
@@ -121,7 +121,7 @@ impl Memory {
     fn answer<T: Send + 'static>(&self, act: impl FnOnce(&mut Store, Moment, &mut Hints) -> T + Send + 'static) -> Reply<'_, T> {
         Box::pin(async move {
             if !self.store.lock().sessions.contains_key(&self.context.session) {
-                return Err(BackendError::new(Failure::Refused, "closed"));
+                return Err(BackendError::new(Failure::Refused, CLOSED));
             }
             Ok(self.with(act))
         })

@@ -16,7 +16,7 @@ use super::address::Endpoint;
 use super::cluster::Cluster;
 use super::failure::{Failed, Scope};
 use super::link::{Link, Login};
-use crate::error::Failure;
+use crate::error::{CLOSED, Failure};
 
 /// The pause after a first trouble; doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
@@ -72,7 +72,7 @@ impl Member {
         let (mut ended, patience) = {
             let mut state = self.state.lock();
             let patience = match &state.link {
-                _ if state.closed => return Err(self.failed(Scope::Request, Failure::Refused, "the client is closed")),
+                _ if state.closed => return Err(self.failed(Scope::Request, Failure::Refused, CLOSED)),
                 Some(link) if state.trouble.is_none() => return Ok(link.clone()),
                 Some(_) => deadline.min(Instant::now() + DOUBT),
                 None => deadline,

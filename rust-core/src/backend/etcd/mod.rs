@@ -62,7 +62,7 @@ use super::{
     Acquire, Acquired, Backend, Capabilities, Context, Handover, Hint, Inspection, Outcome, Place, Release, Renew, Renewed, Reply,
     Whom,
 };
-use crate::error::{BackendError, Error, Failure};
+use crate::error::{BackendError, CLOSED, Error, Failure};
 use crate::owner::OwnerId;
 
 /// Longer timeouts are cut: the sum of an instant and a boundless duration overflows.
@@ -308,7 +308,7 @@ impl Drop for Etcd {
 }
 
 fn gone() -> BackendError {
-    BackendError::new(Failure::Refused, "closed")
+    BackendError::new(Failure::Refused, CLOSED)
 }
 
 fn deadline(timeout: Duration) -> Timer {

@@ -25,7 +25,7 @@ use super::server_clock::ServerClock;
 use super::{LONGEST_TIMEOUT, failure, names, wakeup};
 use crate::backend::{Context, Hint};
 use crate::clock::Clock;
-use crate::error::{BackendError, Failure};
+use crate::error::{BackendError, CLOSED, Failure};
 
 /// How many requests may wait to be written before the next one has to.
 const WRITE_QUEUE: usize = 1024;
@@ -184,7 +184,7 @@ impl Connector {
         let (number, attempt) = {
             let mut state = self.state.lock();
             if state.closed {
-                return Err(BackendError::new(Failure::Refused, "the client is closed"));
+                return Err(BackendError::new(Failure::Refused, CLOSED));
             }
             match state.attempt.as_ref().map(|attempt| (attempt.peek(), attempt)) {
                 Some((Some(Ok(link)), _)) if link.is_usable() => return Ok(link.clone()),
