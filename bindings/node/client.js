@@ -5,6 +5,7 @@ const { DEFAULT_CHOSEN, bridge, call, nextId } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { inspectionOf } = require('./holder.js');
 const { Lock } = require('./lock.js');
+const { inside } = require('./nesting.js');
 const { Observers, log } = require('./observe.js');
 const { CLIENT, checkHolder, checkKey, checkOptions, checkType } = require('./options.js');
 const { custom, showHandle } = require('./shown.js');
@@ -58,29 +59,29 @@ class Client {
   }
 
   async ping() {
-    await call((id) => bridge.ping(this.#session.client, id));
+    await call((id) => bridge.ping(this.#session.client, id, inside()));
   }
 
   async inspect(key) {
     checkKey(key);
-    return inspectionOf(await call((id) => bridge.inspect(this.#session.client, id, key)));
+    return inspectionOf(await call((id) => bridge.inspect(this.#session.client, id, inside(), key)));
   }
 
   async listLocks(prefix = '') {
     checkType('prefix', prefix, 'string');
-    const found = await call((id) => bridge.listLocks(this.#session.client, id, prefix));
+    const found = await call((id) => bridge.listLocks(this.#session.client, id, inside(), prefix));
     return found.map(inspectionOf);
   }
 
   async isLocked(key) {
     checkKey(key);
-    return call((id) => bridge.isLocked(this.#session.client, id, key));
+    return call((id) => bridge.isLocked(this.#session.client, id, inside(), key));
   }
 
   async forceRelease(key, holder) {
     checkKey(key);
     checkHolder(holder);
-    return call((id) => bridge.forceRelease(this.#session.client, id, key, holder));
+    return call((id) => bridge.forceRelease(this.#session.client, id, inside(), key, holder));
   }
 
   stats() {

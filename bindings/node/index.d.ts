@@ -132,8 +132,14 @@ export declare class Client implements AsyncDisposable {
    */
   on(event: EventName, fn: (event: LockEvent) => void): () => void;
   /**
-   * Refuses new acquires, waits up to `timeout` (default: 0) for holders to finish while their leases are still renewed, then takes away what
-   * is left: its holders are told that the lease is lost.
+   * Refuses new work, waits up to `timeout` (default: 0) for holders to finish while their leases are still renewed, then takes away what is
+   * left: its holders are told that the lease is lost.
+   *
+   * Until then a `withLock` body that holds a lease of this client may acquire more, as may what it started, and goes on waiting for what it
+   * has asked for. Everybody else is refused with `ClientClosed`, at once. Before Node 24, and for leases that were acquired outside of any
+   * body, nobody can know who belongs to a holder: there any acquire is admitted while a lease is held. Asking about keys works until the end.
+   *
+   * In a web server, drain the server first, then close the client: `server.close(() => client.close(5000))`. Its requests are new work.
    */
   close(timeout?: number): Promise<void>;
   /**
@@ -145,7 +151,7 @@ export declare class Client implements AsyncDisposable {
   /**
    * Has the first of these signals (default: `SIGTERM` and `SIGINT`) begin `close(timeout)`; returns a function that ends that. Once the client
    * is closed the signal ends the process, as it would have done at once without this, unless somebody else listens to it. A second one does
-   * not wait. Main thread only.
+   * not wait. Main thread only. A web server drains first, and closes the client when that is done, instead of this: its requests are new work.
    */
   closeOnSignal(timeout: number, signals?: readonly string[]): () => void;
   [Symbol.asyncDispose](): Promise<void>;

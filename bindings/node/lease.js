@@ -70,6 +70,11 @@ class Lease {
     return bridge.enter(lease.#id);
   }
 
+  /** What the engine knows it by. */
+  static numberOf(lease) {
+    return lease.#id;
+  }
+
   static register(lease) {
     lease.#registered = true;
     reachable.register(lease, lease.#id, lease);

@@ -4,7 +4,7 @@ const { bridge, call, explained, nextId, outcome } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { warnForgotten } = require('./forgotten.js');
 const { Lease } = require('./lease.js');
-const { asBody, warnOfOwnBody } = require('./nesting.js');
+const { asBody, inside, warnOfOwnBody } = require('./nesting.js');
 const { giveSigns } = require('./pulse.js');
 const { asHolder, enterAgain } = require('./reentry.js');
 const { ACQUIRE, LOCK, checkKey, checkOptions, checkSignal, checkType } = require('./options.js');
@@ -61,7 +61,7 @@ class Lock {
     checkType('fn', fn, 'function');
     const again = this.#reentrant ? enterAgain(this) : undefined;
     if (again === undefined) this.#warnIfWaiting(this.#wait);
-    const lease = again ?? (await call((id) => bridge.acquire(this.#id, id, this.#wait), this.#made));
+    const lease = again ?? (await call((id) => bridge.acquire(this.#id, id, this.#wait, inside(), true), this.#made));
     return Lease.runHolding(lease, asBody(this.#session, this.#reentrant ? asHolder(this, fn) : fn));
   }
 
@@ -74,7 +74,7 @@ class Lock {
     const wait = options?.wait === undefined ? this.#wait : options.wait;
     this.#warnIfWaiting(wait);
     const id = nextId();
-    bridge.acquire(this.#id, id, wait);
+    bridge.acquire(this.#id, id, wait, inside(), false);
     try {
       return await outcome(id, this.#handed, options?.signal);
     } catch (failure) {
@@ -85,7 +85,7 @@ class Lock {
   async tryAcquire() {
     const again = this.#reentrant ? enterAgain(this) : undefined;
     if (again !== undefined) return Lease.entrust(again);
-    return call((id) => bridge.tryAcquire(this.#id, id), this.#handed);
+    return call((id) => bridge.tryAcquire(this.#id, id, inside()), this.#handed);
   }
 
   /** Works only while exactly one lease is outstanding. */
@@ -94,7 +94,7 @@ class Lock {
   }
 
   async isLocked() {
-    return call((id) => bridge.isLockHeld(this.#id, id));
+    return call((id) => bridge.isLockHeld(this.#id, id, inside()));
   }
 
   [custom](depth, options) {

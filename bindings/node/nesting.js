@@ -1,8 +1,10 @@
 'use strict';
 
-// Notices a body that waits for the key it holds itself: as a rule it waits for ever.
+// Knows in which body a call is made: for the engine, which lets a body acquire more while its client is being closed, and to notice a body that
+// waits for the key it holds itself: as a rule it waits for ever.
 
 const { AsyncLocalStorage } = require('node:async_hooks');
+const { Lease } = require('./lease.js');
 
 // To know in whose body a call is made costs a third of acquire and release before Node 24 (measured with 500 keys at once), and since then
 // no more than such a measurement can see. So older versions look only where people look for mistakes.
@@ -15,6 +17,16 @@ const bodies = watching ? new AsyncLocalStorage() : undefined;
 function asBody(session, fn) {
   if (bodies === undefined) return fn;
   return (lease) => bodies.run({ session, lease, outer: underWay(bodies.getStore()), warned: false }, fn, lease);
+}
+
+// What the engine is told where there is no body, and where nobody can know.
+const [NO_BODY, UNKNOWN] = [0, -1];
+
+/** Who makes the running call, for the engine: the number of the lease of the innermost body around it. */
+function inside() {
+  if (bodies === undefined) return UNKNOWN;
+  const body = underWay(bodies.getStore());
+  return body === undefined ? NO_BODY : Lease.numberOf(body.lease);
 }
 
 /** Called by who is about to wait for a key. */
@@ -41,4 +53,4 @@ function underWay(body) {
   return innermost;
 }
 
-module.exports = { asBody, warnOfOwnBody };
+module.exports = { asBody, inside, warnOfOwnBody };

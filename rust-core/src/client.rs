@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Backend, Capabilities, Inspection, Whom};
+use crate::caller::Caller;
 use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
 use crate::clock::{BootClock, Clock};
 use crate::error::{BackendError, Error, Result};
@@ -260,8 +261,8 @@ impl Client {
     /// holders are told that the lease is lost. A client that was never used has nothing to close.
     ///
     /// Until then a caller that holds a lease of this client may acquire more, as may what it started (see [`Caller`](crate::Caller)), and
-    /// goes on waiting for what it has asked for. Everybody else gets [`Error::ClientClosed`], at once. Off tokio, where callers cannot be
-    /// told apart, any acquire is admitted while a lease is held. Asking about keys works for everybody until the drain is over.
+    /// goes on waiting for what it has asked for; it may ask about keys as well. Everybody else gets [`Error::ClientClosed`], at once. Off
+    /// tokio, where callers cannot be told apart, any acquire is admitted while a lease is held that was held when closing began.
     ///
     /// In a web server, drain the server first, then close the client: its requests are new work. Of several calls the one whose time is up
     /// first ends the drain of all.
@@ -322,7 +323,7 @@ impl Client {
             + 'static,
     {
         let session = self.session(operation)?;
-        if session.closing.closed.is_cancelled() {
+        if !session.may_ask(&Caller::current()) {
             return Err(Error::ClientClosed { operation });
         }
         let engine = session.engine.clone();

@@ -1,6 +1,6 @@
 //! How a session is closed: new work is refused, and who holds a lease may finish, which may take more leases.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,41 +27,47 @@ pub(crate) struct Closing {
     admitted: AtomicUsize,
 }
 
-/// The leases of a session, and while it is being closed, who holds them.
+/// The leases of a session, and once it is being closed, who holds them.
 #[derive(Default)]
 pub(crate) struct Leases {
     by_sequence: HashMap<u64, Arc<Held>>,
-    /// Kept while somebody asks for it only: most sessions are closed once.
+    /// `None` until then: nobody asks.
     holders: Option<Holders>,
 }
 
-/// How many leases each caller holds.
 #[derive(Default)]
 struct Holders {
+    /// How many leases each known caller holds.
     known: HashMap<CallerId, usize>,
-    /// Leases that may be anybody's.
+    /// Of the leases that were held when closing began, those that still are. Where callers are unknown, only these let one acquire more:
+    /// if what is acquired now did as well, a client under load would never be drained.
+    first: HashSet<u64>,
+    /// How many of those may be anybody's.
     unknown: usize,
 }
 
 impl Holders {
-    fn add(&mut self, holder: &Caller) {
-        match holder.id() {
-            Some(id) => *self.known.entry(id).or_default() += 1,
-            None => self.unknown += 1,
+    fn add(&mut self, held: &Held) {
+        if let Some(id) = held.holder.id() {
+            *self.known.entry(id).or_default() += 1;
         }
     }
 
-    fn remove(&mut self, holder: &Caller) {
-        let Some(id) = holder.id() else {
-            self.unknown = self.unknown.saturating_sub(1);
-            return;
-        };
-        if let Some(count) = self.known.get_mut(&id) {
-            *count -= 1;
-            if *count == 0 {
-                self.known.remove(&id);
+    /// True if that was the last of those that were held when closing began.
+    fn remove(&mut self, held: &Held) -> bool {
+        let was_first = self.first.remove(&held.owner.sequence);
+        match held.holder.id() {
+            None => self.unknown -= usize::from(was_first),
+            Some(id) => {
+                if let Some(count) = self.known.get_mut(&id) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.known.remove(&id);
+                    }
+                }
             }
         }
+        was_first && self.first.is_empty()
     }
 }
 
@@ -70,18 +76,15 @@ impl Leases {
         if self.by_sequence.insert(held.owner.sequence, held.clone()).is_none()
             && let Some(holders) = &mut self.holders
         {
-            holders.add(&held.holder);
+            holders.add(held);
         }
     }
 
-    /// True if that was the last one.
+    /// True if somebody may wait for that: none is left, or none of those that were held when closing began.
     pub(crate) fn remove(&mut self, held: &Held) -> bool {
-        if self.by_sequence.remove(&held.owner.sequence).is_some()
-            && let Some(holders) = &mut self.holders
-        {
-            holders.remove(&held.holder);
-        }
-        self.by_sequence.is_empty()
+        let known = self.by_sequence.remove(&held.owner.sequence).is_some();
+        let first_are_gone = known && self.holders.as_mut().is_some_and(|holders| holders.remove(held));
+        first_are_gone || self.by_sequence.is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -92,11 +95,15 @@ impl Leases {
         self.by_sequence.values().cloned().collect()
     }
 
-    /// Keeps from here on who holds them.
+    /// Knows from here on who holds them.
     fn count_holders(&mut self) {
         if self.holders.is_none() {
             let mut holders = Holders::default();
-            self.by_sequence.values().for_each(|held| holders.add(&held.holder));
+            for held in self.by_sequence.values() {
+                holders.add(held);
+                holders.first.insert(held.owner.sequence);
+                holders.unknown += usize::from(held.holder.id().is_none());
+            }
             self.holders = Some(holders);
         }
     }
@@ -106,11 +113,15 @@ impl Leases {
         let Some(holders) = &self.holders else { return Standing::Outside };
         if caller.lineage().any(|id| holders.known.contains_key(&id)) {
             Standing::Holds
-        } else if holders.unknown > 0 || !(caller.is_known() || self.by_sequence.is_empty()) {
+        } else if holders.unknown > 0 || !(caller.is_known() || holders.first.is_empty()) {
             Standing::MayHold
         } else {
             Standing::Outside
         }
+    }
+
+    fn first_are_gone(&self) -> bool {
+        self.holders.as_ref().is_none_or(|holders| holders.first.is_empty())
     }
 }
 
@@ -138,7 +149,8 @@ impl Session {
     /// Resolves when an attempt of this caller is refused, because the client is closed or is being closed.
     ///
     /// Who holds a lease goes on, and so does what it started, up to the end of the drain: that was admitted once, and waits for what it has
-    /// asked for even if the holder ends before. Where nobody can know whether the caller is one of those, it goes on while any lease is held.
+    /// asked for even if the holder ends before. Where nobody can know whether the caller is one of those, it goes on while any of the leases
+    /// is held that were held when closing began.
     pub(crate) async fn refusal(&self, caller: &Caller) {
         self.closing.begun.cancelled().await;
         // Boxed: most attempts never get here, and carry no room for it.
@@ -162,7 +174,7 @@ impl Session {
             if admitted.is_some() {
                 return pending().await;
             }
-            self.until(|leases| leases.len() == 0).await;
+            self.until(Leases::first_are_gone).await;
         };
         tokio::select! {
             biased;
@@ -171,7 +183,14 @@ impl Session {
         }
     }
 
-    /// Resolves once `test` holds of the leases; looked at whenever the last of them has ended.
+    /// Whether this caller may ask about keys: until closing begins anybody, up to the end of the drain who holds a lease, or was started by
+    /// one who does.
+    pub(crate) fn may_ask(&self, caller: &Caller) -> bool {
+        let drains = || !self.closing.closed.is_cancelled() && self.leases.lock().are_of(caller) == Standing::Holds;
+        !self.closing.begun.is_cancelled() || drains()
+    }
+
+    /// Resolves once `test` holds of the leases; looked at whenever [`Leases::remove`] says so.
     async fn until(&self, test: impl Fn(&Leases) -> bool) {
         loop {
             let empty = self.no_leases.notified();

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
+use crate::caller::Caller;
 use crate::clock::Instant;
 use crate::error::{Error, LossReason, Result};
 use crate::held::Held;
@@ -86,6 +87,11 @@ impl Lease {
     /// The owner id in its parts: the session is the same for all leases of a client.
     pub fn owner_id(&self) -> OwnerId {
         self.held().owner
+    }
+
+    /// Who took it. For bindings, which say by it who asks for more.
+    pub fn holder(&self) -> Caller {
+        self.held().holder.clone()
     }
 
     /// The lease time of the latest grant or extension.

@@ -35,10 +35,14 @@ impl Session {
         let started = |held: &&Arc<Held>| attempt.caller.related_to(&held.holder) == Kinship::Started;
         let Some(held) = attempt.own.get().filter(started) else { return };
         let grace = attempt.options.wait.map_or(GRACE, |wait| wait.min(GRACE));
+        if !attempt.tells && attempt.options.wait == Some(grace) {
+            // The binding warns when the wait has ended.
+            return;
+        }
         self.clock.sleep_until(attempt.started + grace).await;
         let still = self.lines.holder(&attempt.key).is_some_and(|holder| Arc::ptr_eq(&holder, held));
         if still && !held.said.in_log.swap(true, Ordering::Relaxed) {
-            tracing::warn!(key = %held.key, token = held.token, "a caller waits for a key that is held by who started it");
+            tracing::warn!(key = %held.key, token = held.token, "a caller waits for a key that is held by the caller that started it");
         }
     }
 

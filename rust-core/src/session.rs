@@ -45,7 +45,7 @@ pub(crate) struct Session {
     pub(crate) closing: Closing,
     pub(crate) notes: Notes,
     pub(crate) leases: Mutex<Leases>,
-    /// The last lease, or the last attempt that closing waits for, has ended.
+    /// The last lease has ended, or whatever else closing waits for.
     pub(crate) no_leases: Notify,
     sequence: AtomicU64,
     floor: AtomicU64,
@@ -155,8 +155,8 @@ impl Session {
     /// Takes a lease that has ended out of everything; returns what was parked on it.
     pub(crate) fn let_go(&self, held: &Arc<Held>) -> Option<Parked> {
         self.renewals.forget(held);
-        let was_last = self.leases.lock().remove(held);
-        if was_last {
+        let is_awaited = self.leases.lock().remove(held);
+        if is_awaited {
             self.no_leases.notify_waiters();
         }
         self.lines.end_holder(held)

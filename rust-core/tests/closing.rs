@@ -64,16 +64,10 @@ async fn r14_a_holder_acquires_more_while_its_client_drains_and_nobody_else_does
     client.with_lock("e", async |lease| assert!(lease.is_valid())).await.unwrap();
     assert!(refused(&apart(&client.lock("b")).await));
     assert!(refused(&apart(&client.lock("f").retry(Retry::default())).await));
-    // Everybody may ask until it is closed.
-    assert!(
-        tokio::spawn({
-            let client = client.clone();
-            async move { client.is_locked("b").await }
-        })
-        .await
-        .unwrap()
-        .unwrap()
-    );
+    assert!(client.is_locked("b").await.unwrap());
+    assert!(client.inspect("f").await.unwrap().holder.is_none());
+    let asking = client.clone();
+    assert!(refused(&tokio::spawn(async move { asking.is_locked("b").await }).await));
     held.extend(20 * SECOND).await.unwrap();
     for lease in [held, second, tried, retried] {
         assert!(lease.release().await.unwrap());
@@ -277,14 +271,26 @@ async fn r14_off_tokio_any_acquire_is_admitted_while_a_lease_is_held() {
 }
 
 #[tokio::test]
-async fn r14_one_who_was_just_asking_when_the_client_was_closed_leaves_no_key_behind() {
-    let [client, other] = two();
-    let held = client.lock("k").acquire().await.unwrap();
-    // In the line, and not polled yet: the release takes its request along, and is answered with a grant for it.
-    let asking = client.lock("k").join(None);
-    held.release().await.unwrap();
-    let task = closing(&client, Duration::ZERO).await;
-    assert!(matches!(asking.await, Err(Error::ClientClosed { .. })));
-    task.await.unwrap();
-    assert!(other.lock("k").try_acquire().await.unwrap().is_some(), "the key is left to expire");
+async fn r14_off_tokio_a_client_under_load_is_drained_all_the_same() {
+    let [client, _] = two();
+    let workers: Vec<_> = (0..20)
+        .map(|number| {
+            let lock = client.lock(&format!("k-{}", number % 4));
+            off_tokio(async move {
+                loop {
+                    let lease = match lock.acquire().await {
+                        Ok(lease) => lease,
+                        Err(error) => return error,
+                    };
+                    std::thread::sleep(Duration::from_millis(5));
+                    assert!(lease.is_valid() && lease.release().await.unwrap());
+                }
+            })
+        })
+        .collect();
+    eventually(async || client.stats().held == 4).await;
+    tokio::time::timeout(LONG / 2, client.close(LONG)).await.unwrap().unwrap();
+    for worker in workers {
+        assert!(matches!(worker.await.unwrap(), Error::ClientClosed { .. }));
+    }
 }

@@ -81,7 +81,7 @@ async fn r16_who_waits_for_itself_is_warned_and_nobody_else() {
         }
         lease.release().await.unwrap();
     }
-    assert_eq!(warnings.about("child"), ["a caller waits for a key that is held by who started it"; 2]);
+    assert_eq!(warnings.about("child"), ["a caller waits for a key that is held by the caller that started it"; 2]);
     let lease = lock.acquire().await.unwrap();
     let late = client.lock("late");
     let held = late.acquire().await.unwrap();

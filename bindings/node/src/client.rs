@@ -158,14 +158,14 @@ impl Bridge {
 
     /// One round trip.
     #[napi]
-    pub fn ping(&self, client: i64, call: i64) {
-        self.ask(client, call, |client| async move { client.ping().await.map(|()| Outcome::Done) });
+    pub fn ping(&self, client: i64, call: i64, inside: i64) {
+        self.ask_as(client, call, inside, |client| async move { client.ping().await.map(|()| Outcome::Done) });
     }
 
     /// Answers with the holder and the queue.
     #[napi]
-    pub fn inspect(&self, client: i64, call: i64, key: String) {
-        self.ask(client, call, |client| async move {
+    pub fn inspect(&self, client: i64, call: i64, inside: i64, key: String) {
+        self.ask_as(client, call, inside, |client| async move {
             let found = client.inspect(&key).await?;
             Ok(Outcome::Answer(inspection(&found).to_string()))
         });
@@ -173,8 +173,8 @@ impl Bridge {
 
     /// Answers with the held keys that begin with `prefix`.
     #[napi]
-    pub fn list_locks(&self, client: i64, call: i64, prefix: String) {
-        self.ask(client, call, |client| async move {
+    pub fn list_locks(&self, client: i64, call: i64, inside: i64, prefix: String) {
+        self.ask_as(client, call, inside, |client| async move {
             let found = client.list_locks(&prefix).await?;
             Ok(Outcome::Answer(found.iter().map(inspection).collect::<Value>().to_string()))
         });
@@ -182,14 +182,14 @@ impl Bridge {
 
     /// Answers whether anybody holds the key.
     #[napi]
-    pub fn is_locked(&self, client: i64, call: i64, key: String) {
-        self.ask(client, call, |client| async move { client.is_locked(&key).await.map(Outcome::Flag) });
+    pub fn is_locked(&self, client: i64, call: i64, inside: i64, key: String) {
+        self.ask_as(client, call, inside, |client| async move { client.is_locked(&key).await.map(Outcome::Flag) });
     }
 
     /// Takes the key away from the holder with this token or owner id.
     #[napi]
-    pub fn force_release(&self, client: i64, call: i64, key: String, holder: Either<i64, String>) {
-        self.ask(client, call, |client| async move {
+    pub fn force_release(&self, client: i64, call: i64, inside: i64, key: String, holder: Either<i64, String>) {
+        self.ask_as(client, call, inside, |client| async move {
             let whom = match holder {
                 Either::A(token) => Whom::Token(u64::try_from(token).unwrap_or_default()),
                 Either::B(owner) => Whom::Owner(owner),
@@ -205,6 +205,15 @@ impl Bridge {
             let timeout = Unit::Millis.duration("timeout", timeout)?;
             client.close(timeout).await.map(|()| Outcome::Done)
         });
+    }
+
+    /// Asks about keys, which while the client is being closed only bodies may that hold a lease of it. `inside`: see [`Bridge::acquire`].
+    fn ask_as<W>(&self, client: i64, call: i64, inside: i64, work: impl FnOnce(Client) -> W)
+    where
+        W: Future<Output = Result<Outcome>> + Send + 'static,
+    {
+        let (caller, _) = self.callers(inside, false);
+        self.ask(client, call, |client| caller.scope(work(client)));
     }
 
     pub(crate) fn ask<W>(&self, client: i64, call: i64, work: impl FnOnce(Client) -> W)

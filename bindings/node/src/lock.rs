@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dlock::{Error, Lease, LockOptions, Result, Retry, Unit};
+use dlock::{Caller, Error, Lease, LockOptions, Result, Retry, Unit};
 use napi_derive::napi;
 
 use crate::Bridge;
@@ -110,20 +110,21 @@ impl Bridge {
         lock.forgotten().into_iter().map(Forgotten::new).collect()
     }
 
-    /// Waits for the key: for ever if `wait` is nothing. The call's number becomes the lease's.
+    /// Waits for the key: for ever if `wait` is nothing. The call's number becomes the lease's. `inside` says who asks: the lease of the
+    /// innermost body around the call, 0 outside of any, less where nobody can know; `body`: the lease is for a body of its own.
     #[napi]
-    pub fn acquire(&self, lock: i64, call: i64, wait: Option<f64>) {
+    pub fn acquire(&self, lock: i64, call: i64, wait: Option<f64>, inside: i64, body: bool) {
         let wait = match duration("wait", wait) {
             Ok(wait) => wait,
             Err(error) => return self.fail(call, error),
         };
-        self.begin(lock, call, wait, |granted| granted.map_or_else(Outcome::Failed, Outcome::Granted));
+        self.begin(lock, call, wait, self.callers(inside, body), |granted| granted.map_or_else(Outcome::Failed, Outcome::Granted));
     }
 
     /// Tries once.
     #[napi]
-    pub fn try_acquire(&self, lock: i64, call: i64) {
-        self.begin(lock, call, Some(Duration::ZERO), |granted| match granted {
+    pub fn try_acquire(&self, lock: i64, call: i64, inside: i64) {
+        self.begin(lock, call, Some(Duration::ZERO), self.callers(inside, false), |granted| match granted {
             Ok(lease) => Outcome::Granted(lease),
             Err(Error::LockBusy { .. }) => Outcome::Busy,
             Err(error) => Outcome::Failed(error),
@@ -151,16 +152,34 @@ impl Bridge {
 
     /// Answers whether anybody holds the lock's key.
     #[napi]
-    pub fn is_lock_held(&self, lock: i64, call: i64) {
+    pub fn is_lock_held(&self, lock: i64, call: i64, inside: i64) {
         let lock = self.tables.borrow().locks.get(&lock).cloned();
         let Some(lock) = lock else { return self.fail(call, Error::ClientClosed { operation: "is_locked" }) };
-        self.start(call, async move { lock.is_locked().await.map(Outcome::Flag) });
+        let (caller, _) = self.callers(inside, false);
+        self.start(call, caller.scope(async move { lock.is_locked().await.map(Outcome::Flag) }));
     }
 
-    fn begin(&self, lock: i64, call: i64, wait: Option<Duration>, outcome: fn(Result<Lease>) -> Outcome) {
+    /// Who asks, and who is to hold the lease.
+    pub(crate) fn callers(&self, inside: i64, body: bool) -> (Caller, Caller) {
+        if inside < 0 {
+            return (Caller::unknown(), Caller::unknown());
+        }
+        let caller = self.tables.borrow().leases.get(&inside).map_or_else(Caller::nobody, Lease::holder);
+        let holder = if body { caller.child() } else { caller.clone() };
+        (caller, holder)
+    }
+
+    fn begin(
+        &self,
+        lock: i64,
+        call: i64,
+        wait: Option<Duration>,
+        (caller, holder): (Caller, Caller),
+        outcome: fn(Result<Lease>) -> Outcome,
+    ) {
         let completions = self.completions.clone();
         let begun = match self.tables.borrow().locks.get(&lock) {
-            Some(lock) => lock.acquire_then(wait, move |granted| completions.push(call, outcome(granted))),
+            Some(lock) => lock.acquire_for(caller, holder, wait, move |granted| completions.push(call, outcome(granted))),
             None => Err(Error::ClientClosed { operation: "acquire" }),
         };
         match begun {

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Never, Self, TypeVar, Unpack, cast
 
-from dlock import _locked, _native, _signals, sync
+from dlock import _caller, _locked, _native, _signals, sync
 from dlock._handles import ClientHandle, LockHandle, check_callable, holder_named, refuse_words
 from dlock._holder import Inspection
 from dlock._lease import Lease
@@ -15,7 +15,7 @@ from dlock._locked import Locked
 from dlock._loop import LoopState, current
 from dlock._observe import EventName, Health, Observe, Observers
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset
-from dlock.errors import LockBusy
+from dlock.errors import AcquireTimeout, LockBusy
 
 T = TypeVar("T")
 
@@ -46,19 +46,19 @@ class Client(ClientHandle):
 
     async def ping(self) -> None:
         """One round trip to the backend; `BackendUnavailable` within `connect_timeout`, or `BackendRefused`."""
-        await current().run(self._native.ping)
+        await _ask(self._native.ping)
 
     async def inspect(self, key: str) -> Inspection:
         """Who holds a key and who waits for it: one place a client, and how many callers of this one. See `Inspection`."""
-        return cast(Inspection, await current().run(self._native.inspect, key))
+        return cast(Inspection, await _ask(self._native.inspect, key))
 
     async def list_locks(self, prefix: str = "") -> list[Inspection]:
         """The held keys that begin with `prefix`, in order."""
-        return cast(list[Inspection], await current().run(self._native.list_locks, prefix))
+        return cast(list[Inspection], await _ask(self._native.list_locks, prefix))
 
     async def is_locked(self, key: str) -> bool:
         """Whether anybody holds the key."""
-        return cast(bool, await current().run(self._native.is_locked, key))
+        return cast(bool, await _ask(self._native.is_locked, key))
 
     async def force_release(self, key: str, token: int | None = None, *, owner: str | None = None) -> bool:
         """Takes the key away from the holder with this token or owner id; True if that one held it.
@@ -66,7 +66,7 @@ class Client(ClientHandle):
         The holder learns of it at its next renewal: until then two may believe that they hold the key, and the fencing token is
         what protects the data.
         """
-        return cast(bool, await current().run(self._native.force_release, key, holder_named(token, owner)))
+        return cast(bool, await _ask(self._native.force_release, key, holder_named(token, owner)))
 
     async def health(self) -> Health:
         """Makes a round trip within `op_timeout` and looks at the leases. A backend that does not answer is told, not raised."""
@@ -85,7 +85,13 @@ class Client(ClientHandle):
         return observers.add(event, fn)
 
     async def close(self, timeout: Seconds = 0) -> None:
-        """Refuses new acquires, waits up to `timeout` for holders while their leases are renewed, then takes what is left."""
+        """Refuses new work, waits up to `timeout` for holders while their leases are renewed, then takes what is left.
+
+        Until then a task that holds a lease of this client may acquire more, as may what it started (tasks, `asyncio.to_thread`),
+        and goes on waiting for what it has asked for. Everybody else gets `ClientClosed` at once.
+
+        In a web server, drain the server first, then close the client (after `yield` in a lifespan): its requests are new work.
+        """
         await current().run(self._native.close, timeout)
 
     def close_on_signal(self, timeout: Seconds, signals: Iterable[int] = _signals.END) -> Callable[[], None]:
@@ -93,7 +99,8 @@ class Client(ClientHandle):
 
         Once the client is closed the signal does what it would have done at once without this: end the process, or whatever a
         handler does that was there before. A second one does not wait. Main thread only; and where the event loop has a handler of
-        its own for the signal, as web servers have, close the client in their shutdown instead.
+        its own for the signal, as web servers have, close the client in their shutdown instead: after their last request, which is
+        new work and would be refused.
         """
         return sync.Client._sharing(self).close_on_signal(timeout, signals)
 
@@ -104,6 +111,11 @@ class Client(ClientHandle):
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _ask(start: Callable[..., _native.Call], *arguments: Any) -> Any:
+    """Asks about keys: while a client is being closed, only who holds a lease of it may."""
+    return await current().run(start, _caller.of_task(asyncio.current_task()), *arguments)
 
 
 class LoopObservers(Observers):
@@ -161,7 +173,7 @@ class Lock(LockHandle[Lease]):
 
     async def is_locked(self) -> bool:
         """Whether anybody holds the key."""
-        return cast(bool, await current().run(self._client._native.is_locked, self.key))
+        return cast(bool, await _ask(self._client._native.is_locked, self.key))
 
     async def with_lock(self, fn: Callable[[Lease], Awaitable[T] | T]) -> T:
         """Calls `fn(lease)`, sync or async, while holding the key, and returns what it returns."""
@@ -198,15 +210,19 @@ class Lock(LockHandle[Lease]):
                     self._enter_again(own, state, task)
                 return own
             self._warn_of_own_lease(task, wait)
+        caller = _caller.of_task(task)
         number = state.next_number()
         watch = enter and self._on_lost == "cancel"
         if isinstance(wait, Unset):
-            call = self._native.acquire(state.completions, number, watch)
+            call = self._native.acquire(state.completions, number, watch, caller)
         else:
-            call = self._native.acquire_within(state.completions, number, watch, wait)
+            call = self._native.acquire_within(state.completions, number, watch, caller, wait)
         future = state.expect(number)
         try:
             grant = await future
+        except AcquireTimeout:
+            self._warn_of_starter(caller)
+            raise
         except BaseException:
             state.give_up(number, call, future)
             raise

@@ -215,6 +215,15 @@ class LockHandle(Generic[L]):
         if not self._native.retries and (self._native.waits if wait is UNSET else wait != 0):
             warn_caller(f'lock "{self.key}": this {self._taker_name} holds it already and now waits for itself', RuntimeWarning)
 
+    def _warn_of_starter(self, caller: _native.Caller) -> None:
+        """Who waited in vain for a key that whoever started it still holds: once for each lease, since it may mean to."""
+        if self._native.is_held_by_starter_of(caller):
+            name = self._taker_name
+            message = (
+                f"lock {self.key!r}: this {name} was started by the one that holds it, and waits for itself if that waits for it"
+            )
+            warn_caller(message, RuntimeWarning)
+
 
 def holder_named(token: object, owner: object) -> Any:
     """Whom a caller means: the holder with this token, or the one with this owner id. What a token may be the engine says."""

@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Never, Self, TypeVar, Unpack, cast
 
-from dlock import _native, _process, _signals
+from dlock import _caller, _native, _process, _signals
 from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable, holder_named, refuse_words, warn_of_unit
 from dlock._holder import Inspection
 from dlock._locked import Locked
 from dlock._locked import current_lease as _current_lease
 from dlock._log import LOG
-from dlock._observe import EventName, Health, Observe, Observers
-from dlock._options import UNSET, ClientOptions, LockOptions, Seconds, Unset
+from dlock._observe import EventName, Health, Observe, Observers, Stats
+from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset
 from dlock._wait import wait_readable
 from dlock._warn import warn_caller
-from dlock.errors import ForkedError, LockBusy, LockError, invalid
+from dlock.errors import AcquireTimeout, ForkedError, LockBusy, LockError, invalid
 
 __all__ = [
     "Client",
@@ -101,6 +101,11 @@ def _taker() -> object:
     return threading.get_ident(), _thread.mark
 
 
+def _ask(start: Callable[..., _native.Call], *arguments: Any) -> Any:
+    """Asks about keys: while a client is being closed, only who holds a lease of it may."""
+    return _run(start, _caller.of_thread(_taker()), *arguments)
+
+
 class Client(ClientHandle):
     """Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
 
@@ -124,23 +129,23 @@ class Client(ClientHandle):
 
     def ping(self) -> None:
         """One round trip to the backend; `BackendUnavailable` within `connect_timeout`, or `BackendRefused`."""
-        _run(self._native.ping)
+        _ask(self._native.ping)
 
     def inspect(self, key: str) -> Inspection:
         """Who holds a key and who waits for it: one place a client, and how many callers of this one. See `Inspection`."""
-        return cast(Inspection, _run(self._native.inspect, key))
+        return cast(Inspection, _ask(self._native.inspect, key))
 
     def list_locks(self, prefix: str = "") -> list[Inspection]:
         """The held keys that begin with `prefix`, in order."""
-        return cast(list[Inspection], _run(self._native.list_locks, prefix))
+        return cast(list[Inspection], _ask(self._native.list_locks, prefix))
 
     def is_locked(self, key: str) -> bool:
         """Whether anybody holds the key."""
-        return cast(bool, _run(self._native.is_locked, key))
+        return cast(bool, _ask(self._native.is_locked, key))
 
     def force_release(self, key: str, token: int | None = None, *, owner: str | None = None) -> bool:
         """Takes the key away from the holder with this token or owner id; see `dlock.Client.force_release`."""
-        return cast(bool, _run(self._native.force_release, key, holder_named(token, owner)))
+        return cast(bool, _ask(self._native.force_release, key, holder_named(token, owner)))
 
     def health(self) -> Health:
         """Makes a round trip within `op_timeout` and looks at the leases. A backend that does not answer is told, not raised."""
@@ -158,7 +163,14 @@ class Client(ClientHandle):
         return observers.add(event, fn)
 
     def close(self, timeout: Seconds = 0) -> None:
-        """Refuses new acquires, waits up to `timeout` for holders while their leases are renewed, then takes what is left."""
+        """Refuses new work, waits up to `timeout` for holders while their leases are renewed, then takes what is left.
+
+        Until then a thread that holds a lease of this client may acquire more and goes on waiting for what it has asked for, as may
+        threads that run in a copy of its context: from Python 3.14 on those that it starts, before only those that are given one
+        (`threading.Thread(target=contextvars.copy_context().run, args=(work,))`). Everybody else gets `ClientClosed` at once.
+
+        In a web server, drain the server first, then close the client: its requests are new work.
+        """
         _run(self._native.close, timeout)
 
     def close_on_signal(self, timeout: Seconds, signals: Iterable[int] = _signals.END) -> Callable[[], None]:
@@ -289,7 +301,7 @@ class Lock(LockHandle[Lease]):
 
     def is_locked(self) -> bool:
         """Whether anybody holds the key."""
-        return cast(bool, _run(self._client._native.is_locked, self.key))
+        return cast(bool, _ask(self._client._native.is_locked, self.key))
 
     def with_lock(self, fn: Callable[[Lease], T]) -> T:
         """Calls `fn(lease)` while holding the key, and returns what it returns."""
@@ -315,8 +327,13 @@ class Lock(LockHandle[Lease]):
             if self._reentrant and (own := self._again(thread)) is not None:
                 return own
             self._warn_of_own_lease(thread, wait)
+        caller = _caller.of_thread(thread)
         start, own_wait = (self._native.acquire, ()) if isinstance(wait, Unset) else (self._native.acquire_within, (wait,))
-        grant = _run(start, False, *own_wait)
+        try:
+            grant = _run(start, False, caller, *own_wait)
+        except AcquireTimeout:
+            self._warn_of_starter(caller)
+            raise
         lease = Lease(grant, self.key, self._on_lost, thread, leases)
         if not lease.valid:
             # It ran out before it got here: the process was paused.
@@ -358,20 +375,71 @@ def with_lock(key: str, fn: Callable[[Lease], T], **options: Unpack[LockOptions]
     return Client._default().with_lock(key, fn, **options)
 
 
-# At the end: it is made of the client above.
-from dlock._program_sync import (  # noqa: E402
-    close,
-    close_on_signal,
-    configure,
-    force_release,
-    health,
-    inspect,
-    is_locked,
-    list_locks,
-    metrics,
-    on,
-    ping,
-    reopen,
-    reset_default_client,
-    stats,
-)
+def configure(url: str | None = None, **options: Unpack[ClientOptions]) -> None:
+    """Sets where the locks of the default client are. See `dlock.configure`."""
+    DEFAULT.configure(url, options)
+
+
+def ping() -> None:
+    """`Client.ping` of the default client."""
+    Client._default().ping()
+
+
+def inspect(key: str) -> Inspection:
+    """`Client.inspect` of the default client."""
+    return Client._default().inspect(key)
+
+
+def list_locks(prefix: str = "") -> list[Inspection]:
+    """`Client.list_locks` of the default client."""
+    return Client._default().list_locks(prefix)
+
+
+def is_locked(key: str) -> bool:
+    """`Client.is_locked` of the default client."""
+    return Client._default().is_locked(key)
+
+
+def force_release(key: str, token: int | None = None, *, owner: str | None = None) -> bool:
+    """`Client.force_release` of the default client."""
+    return Client._default().force_release(key, token, owner=owner)
+
+
+def stats() -> Stats:
+    """`Client.stats` of the default client."""
+    return Client._default().stats()
+
+
+def metrics() -> str:
+    """`Client.metrics` of the default client."""
+    return Client._default().metrics()
+
+
+def health() -> Health:
+    """`Client.health` of the default client."""
+    return Client._default().health()
+
+
+def on(event: EventName, fn: Observe) -> Callable[[], None]:
+    """`Client.on` of the default client."""
+    return Client._default().on(event, fn)
+
+
+def close(timeout: Seconds = 0) -> None:
+    """`Client.close` of the default client. `reopen` lets it work again."""
+    Client._default().close(timeout)
+
+
+def close_on_signal(timeout: Seconds, signals: Iterable[int] = _signals.END) -> Callable[[], None]:
+    """`Client.close_on_signal` of the default client."""
+    return Client._default().close_on_signal(timeout, signals)
+
+
+def reopen() -> None:
+    """`Client.reopen` of the default client."""
+    Client._default().reopen()
+
+
+def reset_default_client() -> None:
+    """For tests: makes the default client what it was when the program began. See `dlock.reset_default_client`."""
+    _run(Client._default()._native.reset)

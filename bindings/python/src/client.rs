@@ -5,6 +5,7 @@ use std::time::Duration;
 use dlock::{ClientOptions, LockOptions, Unit, Variables};
 use pyo3::prelude::*;
 
+use crate::caller::Caller;
 use crate::completion::{Call, Completions, Outcome, start};
 use crate::error::raise;
 use crate::lock::Lock;
@@ -146,27 +147,28 @@ impl Client {
     }
 
     /// One round trip to the backend.
-    fn ping(&self, completions: &Completions, number: u64) -> PyResult<Call> {
+    fn ping(&self, completions: &Completions, number: u64, caller: &Caller) -> PyResult<Call> {
         let client = self.0.clone();
-        start(completions, number, async move { client.ping().await.map(|()| Outcome::Done) })
+        start(completions, number, caller.0.scope(async move { client.ping().await.map(|()| Outcome::Done) }))
     }
 
     /// Who holds a key and who waits for it.
-    fn inspect(&self, completions: &Completions, number: u64, key: &Bound<'_, PyAny>) -> PyResult<Call> {
+    fn inspect(&self, completions: &Completions, number: u64, caller: &Caller, key: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (client, key) = (self.0.clone(), text("key", key)?);
-        start(completions, number, async move { Ok(Outcome::Inspected(Box::new(client.inspect(&key).await?))) })
+        let asked = async move { Ok(Outcome::Inspected(Box::new(client.inspect(&key).await?))) };
+        start(completions, number, caller.0.scope(asked))
     }
 
     /// The held keys that begin with `prefix`.
-    fn list_locks(&self, completions: &Completions, number: u64, prefix: &Bound<'_, PyAny>) -> PyResult<Call> {
+    fn list_locks(&self, completions: &Completions, number: u64, caller: &Caller, prefix: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (client, prefix) = (self.0.clone(), text("prefix", prefix)?);
-        start(completions, number, async move { client.list_locks(&prefix).await.map(Outcome::Listed) })
+        start(completions, number, caller.0.scope(async move { client.list_locks(&prefix).await.map(Outcome::Listed) }))
     }
 
     /// Whether anybody holds the key.
-    fn is_locked(&self, completions: &Completions, number: u64, key: &Bound<'_, PyAny>) -> PyResult<Call> {
+    fn is_locked(&self, completions: &Completions, number: u64, caller: &Caller, key: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (client, key) = (self.0.clone(), text("key", key)?);
-        start(completions, number, async move { client.is_locked(&key).await.map(Outcome::Answer) })
+        start(completions, number, caller.0.scope(async move { client.is_locked(&key).await.map(Outcome::Answer) }))
     }
 
     /// Takes the key away from the holder with this token or owner id.
@@ -174,11 +176,12 @@ impl Client {
         &self,
         completions: &Completions,
         number: u64,
+        caller: &Caller,
         key: &Bound<'_, PyAny>,
         holder: &Bound<'_, PyAny>,
     ) -> PyResult<Call> {
         let (client, key, whom) = (self.0.clone(), text("key", key)?, whom("holder", holder)?);
-        start(completions, number, async move { client.force_release(&key, whom).await.map(Outcome::Answer) })
+        start(completions, number, caller.0.scope(async move { client.force_release(&key, whom).await.map(Outcome::Answer) }))
     }
 
     /// What this client has done and has under way.

@@ -1,6 +1,7 @@
 //! `dlock._native`: the engine as Python sees it. Data in, data out; policy stays in the engine.
 #![forbid(unsafe_code)]
 
+mod caller;
 mod client;
 mod completion;
 mod error;
@@ -23,6 +24,8 @@ mod _native {
 
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::caller::Caller;
     #[pymodule_export]
     use crate::client::Client;
     #[pymodule_export]

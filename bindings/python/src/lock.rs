@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
+use crate::caller::Caller;
 use crate::completion::{Call, Completions, Outcome};
 use crate::error::raise;
 use crate::lease::{Undelivered, give_back};
@@ -19,7 +20,14 @@ impl Lock {
         Self(Owned::unused(lock))
     }
 
-    fn start(&self, completions: &Completions, number: u64, watch: bool, wait: Option<Duration>) -> PyResult<Call> {
+    fn start(
+        &self,
+        completions: &Completions,
+        number: u64,
+        watch: bool,
+        caller: &Caller,
+        wait: Option<Duration>,
+    ) -> PyResult<Call> {
         let queue = completions.queue()?;
         let granted = move |granted: dlock::Result<dlock::Lease>| {
             let outcome = match granted.map(Undelivered::new) {
@@ -29,7 +37,8 @@ impl Lock {
             };
             queue.push(number, outcome);
         };
-        self.0.get()?.acquire_then(wait, granted).map(Call::new).map_err(raise)
+        let (asks, holds) = (caller.0.clone(), caller.0.clone());
+        self.0.get()?.acquire_for(asks, holds, wait, granted).map(Call::new).map_err(raise)
     }
 }
 
@@ -60,21 +69,27 @@ impl Lock {
     }
 
     /// Starts an attempt; the answer is a `Grant`. With `watch`, a loss of the lease comes under the same number.
-    fn acquire(&self, completions: &Completions, number: u64, watch: bool) -> PyResult<Call> {
+    fn acquire(&self, completions: &Completions, number: u64, watch: bool, caller: &Caller) -> PyResult<Call> {
         let wait = self.0.read_only().and_then(|lock| lock.options().wait);
-        self.start(completions, number, watch, wait)
+        self.start(completions, number, watch, caller, wait)
     }
 
     /// `acquire` with a `wait` of its own: None for ever, zero to try once.
-    #[pyo3(signature = (completions, number, watch, wait))]
+    #[pyo3(signature = (completions, number, watch, caller, wait))]
     fn acquire_within(
         &self,
         completions: &Completions,
         number: u64,
         watch: bool,
+        caller: &Caller,
         wait: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Call> {
-        self.start(completions, number, watch, duration_or_none("wait", wait)?)
+        self.start(completions, number, watch, caller, duration_or_none("wait", wait)?)
+    }
+
+    /// Whether the key is held, through this client, by one who started the caller. True once for each lease.
+    fn is_held_by_starter_of(&self, caller: &Caller) -> bool {
+        self.0.mine().is_some_and(|lock| lock.is_held_by_starter_of(&caller.0))
     }
 
     /// Releases the only outstanding lease; the answer says whether the backend confirmed it.

@@ -16,7 +16,7 @@ use crate::faults::{Fault, Tally};
 use crate::history::History;
 use crate::judge::Judge;
 use crate::ledger::Ledger;
-use crate::plan::{Act, Call, Cancel, End, Step};
+use crate::plan::{Act, Call, Cancel, End, NESTED, Step};
 use crate::world::{Nanos, World};
 
 pub(crate) struct Caller {
@@ -51,15 +51,18 @@ impl Caller {
             let (name, call, key, cancel) = (&self.name, step.call, lock.key(), step.cancel);
             format!("{name} asks for {key} by {call:?}, ttl {ttl:?}, fair {fair}, wait {:?}, cancel {cancel:?}", step.options.wait)
         });
+        let refuses = self.judge.refuses(self.client);
         if step.call == Call::With {
-            return self.scoped(&lock, step, place).await;
+            return self.scoped(&lock, step, place, refuses).await;
         }
         let joined = self.world.now();
         let answer = self.ask(&lock, step).await;
         if let (Some(_), Some(Err(error))) = (place, &answer) {
             self.judge.outages.told(self.client, lock.key(), joined, error);
         }
-        self.answered(&lock, place, matches!(&answer, Some(Ok(_))));
+        let granted = matches!(&answer, Some(Ok(_)));
+        self.judge.answered_outsider(self.client, refuses && granted);
+        self.answered(&lock, place, granted);
         match answer {
             Some(Ok(lease)) => self.hold(lock, lease, step).await,
             Some(Err(error)) => self.world.trace(|| format!("{} gets {error}", self.name)),
@@ -77,17 +80,18 @@ impl Caller {
         }
     }
 
-    async fn scoped(&self, lock: &Lock, step: &Step, place: Option<u64>) {
+    async fn scoped(&self, lock: &Lock, step: &Step, place: Option<u64>, refuses: bool) {
         let (told, joined) = (Mutex::new(None), self.world.now());
         let work = lock.with(|lease| {
             self.answered(lock, place, true);
+            self.judge.answered_outsider(self.client, refuses);
             let number = self.told(&lease, step);
             *told.lock() = Some(number);
             async move {
                 for act in &step.body {
                     match *act {
                         Act::Work(nanos) => sleep(&self.clock, nanos).await,
-                        act => self.act(&lease, number, step, act).await,
+                        act => self.act(lock, &lease, number, step, act).await,
                     }
                 }
                 self.history.releasing(number);
@@ -140,7 +144,7 @@ impl Caller {
                         return;
                     }
                 }
-                act => self.act(&lease, number, step, act).await,
+                act => self.act(&lock, &lease, number, step, act).await,
             }
         }
         self.end(lock, lease, number, step).await;
@@ -154,7 +158,7 @@ impl Caller {
         self.history.told(self.client, lease, renewed_after, bounded)
     }
 
-    async fn act(&self, lease: &Lease, number: usize, step: &Step, act: Act) {
+    async fn act(&self, lock: &Lock, lease: &Lease, number: usize, step: &Step, act: Act) {
         match act {
             Act::Work(_) => {}
             Act::Extend { ttl, cancel } => {
@@ -168,6 +172,29 @@ impl Caller {
                 lease.auto_renew(renew);
             }
             Act::Heartbeat => drop(lease.heartbeat()),
+            Act::Nest { wait, hold } => self.nest(lock.client(), lease, step, wait, hold).await,
+        }
+    }
+
+    /// Takes a second key and holds both: who holds a lease may, also while its client drains.
+    async fn nest(&self, client: &Client, outer: &Lease, step: &Step, wait: Nanos, hold: Nanos) {
+        let ttl = step.options.ttl;
+        let lock = client.lock(&key(NESTED)).ttl(ttl).wait(Duration::from_nanos(wait));
+        match lock.acquire().await {
+            Ok(lease) => {
+                self.world.trace(|| format!("{} holds {} as well, as {}", self.name, lease.key(), lease.owner()));
+                let number = self.history.told(self.client, &lease, Some(renewed_after(lock.options(), ttl)), false);
+                if !self.loses(&lease, number, hold).await {
+                    self.history.releasing(number);
+                    let _ = lease.release().await;
+                }
+            }
+            Err(error) => {
+                self.world.trace(|| format!("{} gets {error} besides its lease", self.name));
+                if let Error::ClientClosed { .. } = error {
+                    self.judge.refused_holder(self.client, outer);
+                }
+            }
         }
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Judge {
     pub(crate) outages: Outages,
     /// Up to when each client that is being closed must go on renewing.
     drains: Mutex<Vec<Option<Nanos>>>,
+    /// Since when each client is being closed.
+    closing: Mutex<Vec<Option<Nanos>>>,
     /// Owners that have asked to leave at least once.
     leaving: Mutex<HashSet<OwnerId>>,
 }
@@ -54,6 +56,7 @@ impl Judge {
             asleep,
             outages,
             drains: Mutex::new(vec![None; clients]),
+            closing: Mutex::new(vec![None; clients]),
             leaving: Mutex::default(),
         })
     }
@@ -62,6 +65,30 @@ impl Judge {
     pub(crate) fn closing(&self, client: usize, drains_until: Nanos) {
         if let Some(drain) = self.drains.lock().get_mut(client) {
             drain.get_or_insert(drains_until);
+        }
+        if let Some(closing) = self.closing.lock().get_mut(client) {
+            closing.get_or_insert(self.world.now());
+        }
+    }
+
+    /// Whether a client has had the time to learn that it is being closed: who holds nothing of it and asks now is refused.
+    pub(crate) fn refuses(&self, client: usize) -> bool {
+        let since = self.closing.lock().get(client).copied().flatten();
+        since.is_some_and(|since| self.world.now() > since + TOLD && self.asleep.last(client) < since)
+    }
+
+    /// One who holds nothing got a key of a client, `admitted` though that refuses them.
+    pub(crate) fn answered_outsider(&self, client: usize, admitted: bool) {
+        if admitted {
+            self.world.violate(|| format!("drain: client {client} takes new work though it is being closed"));
+        }
+    }
+
+    /// The holder of a lease was refused another one.
+    pub(crate) fn refused_holder(&self, client: usize, lease: &Lease) {
+        let drains = self.drains.lock().get(client).copied().flatten().is_none_or(|drained| self.world.now() < drained);
+        if drains && lease.is_valid() {
+            self.world.violate(|| format!("drain: client {client} refused the holder of {} a second key", lease.owner()));
         }
     }
 

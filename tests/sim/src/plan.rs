@@ -12,6 +12,9 @@ use crate::world::{MS, Nanos, SECOND};
 /// The rate error that the promise allows, in millionths.
 pub(crate) const PROMISED_ERROR: u64 = 10_000;
 
+/// The number of the key that holders take besides their own.
+pub(crate) const NESTED: usize = 9;
+
 /// How the server bounds requests that are executed late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bound {
@@ -88,9 +91,17 @@ pub(crate) enum Cancel {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Act {
     Work(Nanos),
-    Extend { ttl: Nanos, cancel: Option<Cancel> },
+    Extend {
+        ttl: Nanos,
+        cancel: Option<Cancel>,
+    },
     AutoRenew(bool),
     Heartbeat,
+    /// Takes the key [`NESTED`] as well, waiting for so long, and holds both.
+    Nest {
+        wait: Nanos,
+        hold: Nanos,
+    },
 }
 
 /// How a holder ends.
@@ -235,9 +246,11 @@ fn draw_body(random: &mut Random, ttl: Nanos) -> Vec<Act> {
     };
     let mut body = vec![work(random)];
     for _ in 0..random.below(3) {
-        body.push(match random.below(6) {
+        body.push(match random.below(8) {
             0 | 1 => Act::Extend { ttl: (ttl * random.pick(&[50, 100, 200]) / 100).max(100 * MS), cancel: early(random) },
             2 => Act::AutoRenew(random.chance(500)),
+            // Bounded: who holds it may wait for the key that we hold.
+            3 | 4 => Act::Nest { wait: random.between(MS, 3 * ttl), hold: random.between(0, ttl) },
             _ => Act::Heartbeat,
         });
         body.push(work(random));

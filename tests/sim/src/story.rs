@@ -15,7 +15,7 @@ use crate::judge::{Judge, Sums};
 use crate::ledger::{Ledger, Troubles};
 use crate::machine::{Machine, Surroundings, session_of};
 use crate::network::{Network, Setup};
-use crate::plan::{Act, Bound, Plan};
+use crate::plan::{Act, Bound, NESTED, Plan};
 use crate::server::{Post, Server};
 use crate::world::{MS, Nanos, SECOND, World};
 
@@ -161,7 +161,7 @@ impl Story {
     fn longest_day(&self) -> Nanos {
         let steps = self.plan.machines.iter().flat_map(|machine| &machine.callers).flatten();
         let of_step = |step: &crate::plan::Step| {
-            let work = step.body.iter().map(|act| if let Act::Work(nanos) = act { *nanos } else { 0 }).sum::<Nanos>();
+            let work = step.body.iter().map(lasts).sum::<Nanos>();
             step.idle + work + 12 * u64::try_from(step.options.ttl.as_nanos()).unwrap_or(0)
         };
         steps.map(of_step).sum::<Nanos>() + 120 * SECOND
@@ -316,7 +316,7 @@ impl Story {
             let window = 2 * u64::try_from(self.plan.op_timeout.as_nanos()).unwrap_or(0);
             self.run_until(now + window.max(SECOND) + 4 * SECOND, false);
         }
-        for number in 0..self.plan.keys {
+        for number in (0..self.plan.keys).chain([NESTED]) {
             self.look_at(&key(number));
         }
         for client in 0..self.machines.len() {
@@ -340,7 +340,7 @@ impl Story {
     /// Takes every key once, as a newcomer would: it must be had within a claim for each dead waiter.
     fn probe(&mut self) {
         let us = self.machines.len();
-        for number in 0..self.plan.keys {
+        for number in (0..self.plan.keys).chain([NESTED]) {
             let (key, owner) = (key(number), OwnerId { session: session_of(us), sequence: number as u64 + 1 });
             let ttl = Duration::from_secs(1);
             let request = || Acquire {
@@ -381,6 +381,15 @@ impl Story {
                 self.world.violate(|| format!("left behind: {tasks} tasks of client {client}"));
             }
         }
+    }
+}
+
+/// How long a holder is busy with it.
+fn lasts(act: &Act) -> Nanos {
+    match act {
+        Act::Work(nanos) => *nanos,
+        Act::Nest { wait, hold } => wait + hold,
+        _ => 0,
     }
 }
 

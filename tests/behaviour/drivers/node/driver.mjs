@@ -57,7 +57,7 @@ const operations = {
     const lease = await lockOf(client, args).tryAcquire();
     return lease && keep(args, lease);
   },
-  with: (client, args, id) => lockOf(client, args).withLock((lease) => body(lease, args, id)),
+  with: (client, args, id) => lockOf(client, args).withLock((lease) => body(client, lease, args, id)),
   leave(_client, { lease }) {
     bodies.get(lease)?.();
     return bodies.delete(lease);
@@ -167,8 +167,11 @@ const operations = {
   },
 };
 
-/** A scoped body that lasts until it is told to leave. Tells when it was entered, and when and how it ended. */
-async function body(lease, args, id) {
+/**
+ * A scoped body that lasts until it is told to leave. Tells when it was entered, and when and how it ended. With `then` it takes that key as
+ * well before it leaves.
+ */
+async function body(client, lease, args, id) {
   const signal = args.stubborn ? undefined : lease.signal;
   const end = new Promise((resolve) => {
     bodies.set(args.as, () => resolve('left'));
@@ -179,7 +182,7 @@ async function body(lease, args, id) {
   const how = await end;
   print({ id, event: 'ended', value: how });
   if (how === 'cancelled') throw signal.reason;
-  return how;
+  return args.then ? clients.get(client).withLock(args.then, () => 'both') : how;
 }
 
 function lockOf(client, args) {

@@ -82,7 +82,10 @@ class Driver:
         return lease and self.keep(args, lease)
 
     async def with_(self, id: int, **args: Any) -> str:  # noqa: A002
-        """A scoped body that lasts until it is told to leave. Tells when it was entered, and when and how it ended."""
+        """A scoped body that lasts until it is told to leave. Tells when it was entered, and when and how it ended.
+
+        With `then` it takes that key as well before it leaves.
+        """
         leave = self.bodies[args["as"]] = asyncio.Event()
         how = "cancelled"
         async with self.lock_of(**args) as lease:
@@ -90,6 +93,9 @@ class Driver:
             try:
                 await leave.wait()
                 how = "left"
+                if "then" in args:
+                    async with self.clients[args["client"]].lock(args["then"]):
+                        how = "both"
             finally:
                 say(id=id, event="ended", value=how)
         return how

@@ -212,18 +212,22 @@ impl Driver {
             let mut ended = Ended { id, how: "cancelled" };
             end.notified().await;
             ended.how = "left";
+            match &args.then {
+                Some(key) => self.client(&request.client).lock(key).acquire().await?.release().await.map(|_| "both"),
+                None => Ok("left"),
+            }
         };
         if args.stubborn {
             // Rust drops the body of `with` at once; one that goes on after a loss is written without it.
             let lease = lock.acquire().await?;
-            body(lease.clone()).await;
+            let how = body(lease.clone()).await?;
             lease.release().await?;
             return lease
                 .check()
                 .or_else(|error| if error.code() == "NOT_HELD" { Ok(()) } else { Err(error) })
-                .map(|()| "left".into());
+                .map(|()| how.into());
         }
-        lock.with(body).await.map(|()| "left".into())
+        lock.with(body).await?.map(Value::from)
     }
 
     /// Acquires as often as `levels` says in one task, then gives back as often; answers whether the key was held after each release.
@@ -248,7 +252,8 @@ impl Driver {
         let done = Cell::new((0, 0, 0));
         let tasks = (0..args.tasks).map(|number| {
             let done = &done;
-            async move {
+            // Each is a caller of its own, though one task polls them all.
+            dlock::Caller::root().scope(async move {
                 let lock = self.lock_named(client, &format!("{}-{}", args.key, number % args.keys.max(1)), args)?;
                 loop {
                     let lease = match lock.acquire().await {
@@ -261,7 +266,7 @@ impl Driver {
                     let (so_far, were_lost, were_unreleased) = done.get();
                     done.set((so_far + 1, were_lost + u32::from(lost), were_unreleased + u32::from(unreleased)));
                 }
-            }
+            })
         });
         try_join_all(tasks).await.map(|_: Vec<()>| ())?;
         let (held, lost, unreleased) = done.get();

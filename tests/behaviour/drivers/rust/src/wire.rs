@@ -58,6 +58,7 @@ pub(crate) struct Args {
     #[serde(rename = "for")]
     pub(crate) blocked: Option<Number>,
     pub(crate) stubborn: bool,
+    pub(crate) then: Option<String>,
     /// For languages in which a signal ends the process otherwise.
     pub(crate) stays: Option<bool>,
     pub(crate) cycles: usize,
