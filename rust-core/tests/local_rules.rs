@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use dlock::backend::{Acquire, Acquired, Backend, Context, Hint, Outcome, Release, Renew, Renewed};
+use dlock::backend::{Acquire, Acquired, Backend, Context, Hint, Outcome, Release, Renew, Renewed, Whom};
 use dlock::clock::{BootClock, Clock, ManualClock};
 use dlock::error::{BackendError, Failure};
 use dlock::fencing::Token;
@@ -19,6 +19,9 @@ use url::Url;
 const TIMEOUT: Duration = Duration::from_secs(5);
 const OWNER: OwnerId = OwnerId { session: SessionId::from_u128(1), sequence: 1 };
 const OTHER: OwnerId = OwnerId { session: SessionId::from_u128(2), sequence: 1 };
+
+/// For tests that wait: the process has one reader of file events, on the runtime of whoever waits first.
+static WAITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 /// A directory of a test's own.
 struct Scratch(PathBuf);
@@ -152,6 +155,30 @@ async fn r07_a_spoilt_last_token_neither_wedges_its_keys_nor_is_carried_on() {
     assert!(take(&backend, OWNER).await > last);
 }
 
+/// The holder gives the key back while it is being forced: its successor keeps it.
+#[tokio::test]
+async fn r01_a_forced_release_does_not_end_a_successor() {
+    let scratch = Scratch::new();
+    let (backend, _hints) = open(&scratch.locks(), Arc::new(BootClock));
+    let (slot, _) = slot(&scratch, &backend).await;
+    let token = take(&backend, OWNER).await;
+    let path = scratch.locks().join("lock,dlock,k");
+    let record = std::fs::read_to_string(&path).unwrap();
+    let becoming = File::open(slot).unwrap();
+    becoming.lock().unwrap();
+    let forced = tokio::spawn({
+        let backend = Arc::clone(&backend);
+        async move { backend.force_release("k".into(), Whom::Token(token), TIMEOUT).await.unwrap() }
+    });
+    // Time to look too early. Nothing is waited for: what comes of it is the same without.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, record.replace(&token.to_string(), &(token + 1).to_string())).unwrap();
+    drop(becoming);
+    assert!(!forced.await.unwrap());
+    assert!(path.exists());
+}
+
 #[tokio::test]
 async fn r07_a_grant_that_cannot_rise_is_refused_and_given_back() {
     let scratch = Scratch::new();
@@ -233,6 +260,7 @@ async fn an_unfit_directory_is_refused_by_name_at_first_use() {
 
 #[test]
 fn waiters_outlive_the_runtime_that_read_their_events() {
+    let _alone = WAITING.lock();
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let scratch = Scratch::new();
     let (first, second) = (runtime(), runtime());
@@ -259,8 +287,14 @@ fn waiters_outlive_the_runtime_that_read_their_events() {
     });
 }
 
-#[tokio::test]
-async fn r17_leaving_closes_what_waiting_opened() {
+#[test]
+fn r17_leaving_closes_what_waiting_opened() {
+    // Dropped last: the runtime that reads the events ends before others begin to wait.
+    let _alone = WAITING.lock();
+    tokio::runtime::Runtime::new().unwrap().block_on(leaving_closes_what_waiting_opened());
+}
+
+async fn leaving_closes_what_waiting_opened() {
     let scratch = Scratch::new();
     let (backend, _hints) = open(&scratch.locks(), Arc::new(BootClock));
     let ours = || {

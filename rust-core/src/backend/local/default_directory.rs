@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FileType, Mode};
 
 use super::directory::{Chosen, VARIABLE, failed, make, prepare, refused};
-use super::in_use::{Candidate, InUse, identity};
+use super::in_use::{self, Candidate, InUse, identity};
 use crate::error::{BackendError, Failure};
 
 /// Where it is looked for. They depend on the machine alone: `XDG_RUNTIME_DIR`, `TMPDIR` and `HOME` differ between cron and a login shell,
@@ -87,29 +87,33 @@ fn choose(bases: &[&Path]) -> Result<Option<Chosen>, BackendError> {
         // It could not be made before, and was now.
         return Ok(None);
     }
-    for other in seen.iter().filter(|other| *other.path != *path) {
-        if other.holds_any().map_err(|error| unlockable(&other.path, error))? {
+    // Also in bases that count no more.
+    let others = bases.iter().map(|base| base.join(&name)).filter(|other| identity(other) != identity(&path));
+    for other in others {
+        if in_use::holds_any(&other).map_err(|error| unlockable(&other, error))? {
             return Err(refused(format!(
                 "local: an earlier version of dlock holds a lock of this user in {}, and this one would use {}: end the earlier one first, \
                  or {}",
-                other.path.display(),
+                other.display(),
                 path.display(),
                 advice(),
             )));
         }
     }
-    let mut in_use = Vec::new();
+    let mut kept = Vec::new();
     for candidate in seen {
         let is_chosen = *candidate.path == *path;
         match candidate.say(&path) {
-            Ok(file) => in_use.push(file),
+            Ok(file) => kept.push(file),
             // Nobody can say it here, and nobody who sees the same can hold anything here.
             Err(_) if !is_chosen => {}
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            // Somebody removed it at this moment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unlockable(&path, error)),
         }
     }
-    Ok(Some(Chosen { path, in_use }))
+    Ok(Some(Chosen { path, in_use: kept }))
 }
 
 /// Whether a base counts: nothing here depends on who asks.
@@ -303,14 +307,18 @@ mod tests {
         let _nobody_is_born = STARTING.lock();
         let scratch = Scratch::new();
         let (first, second) = (base(&scratch, "first", 0o1777), base(&scratch, "second", 0o1777));
-        std::fs::create_dir(own(&second)).unwrap();
-        let path = own(&second).join("lock,dlock,k");
-        std::fs::write(&path, "").unwrap();
-        let holder = std::fs::File::open(&path).unwrap();
-        holder.try_lock().unwrap();
-        let refusal = refusal(&[&first, &second]);
-        assert!(refusal.contains("earlier version") && refusal.contains(own(&second).to_str().unwrap()), "{refusal}");
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(*resolve(&[&first, &second]).unwrap().path, own(&first));
+        // It counted for the earlier version.
+        let group = base(&scratch, "group", 0o1775);
+        for other in [second.clone(), group.clone()] {
+            std::fs::create_dir_all(own(&other)).unwrap();
+            let path = own(&other).join("lock,dlock,k");
+            std::fs::write(&path, "").unwrap();
+            let holder = std::fs::File::open(&path).unwrap();
+            holder.try_lock().unwrap();
+            let refusal = refusal(&[&group, &first, &second]);
+            assert!(refusal.contains("earlier version") && refusal.contains(own(&other).to_str().unwrap()), "{refusal}");
+            drop(holder);
+            assert_eq!(*resolve(&[&group, &first, &second]).unwrap().path, own(&first), "what a crash left is in nobody's way");
+        }
     }
 }

@@ -69,24 +69,6 @@ impl Candidate {
         // Whoever locks it alone has the directory locked, and that is we.
         if file.try_lock_shared()? { Ok(file) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
-
-    /// Whether a lock file here is held. Only an earlier version does that where it is not said.
-    ///
-    /// Its lock is tried and given back: nobody of this version makes an attempt here, and no record says for sure.
-    pub(super) fn holds_any(&self) -> io::Result<bool> {
-        for entry in std::fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if !entry.file_name().to_str().is_some_and(is_lock_file) {
-                continue;
-            }
-            let Some(file) = Descriptor::open(&entry.path())? else { continue };
-            if !file.try_lock()? {
-                return Ok(true);
-            }
-            file.unlock()?;
-        }
-        Ok(false)
-    }
 }
 
 impl Drop for Candidate {
@@ -94,6 +76,27 @@ impl Drop for Candidate {
         // InUse aloud: a child that was forked past our hooks may share the open file.
         let _ = self.directory.unlock();
     }
+}
+
+/// Whether a lock file in the directory `path` is held. Where that one is not in use, only an earlier version does so.
+///
+/// Its lock is tried and given back: nobody of this version makes an attempt there, and no record says for sure.
+pub(super) fn holds_any(path: &Path) -> io::Result<bool> {
+    if !is_ours(path) {
+        return Ok(false);
+    }
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(is_lock_file) {
+            continue;
+        }
+        let Some(file) = Descriptor::open(&entry.path())? else { continue };
+        if !file.try_lock()? {
+            return Ok(true);
+        }
+        file.unlock()?;
+    }
+    Ok(false)
 }
 
 /// Whether `path` is a directory of this user. What others planted there is nothing to our processes, which refuse it.

@@ -4,9 +4,8 @@
 //! ([`ofd`](super::ofd)). One of an earlier version has not: there the process that wrote the record is looked for, and what cannot be seen
 //! from here counts as held.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+use rustix::process::{Pid, test_kill_process};
 
 use super::files::{Descriptor, Identity};
 use super::record::Record;
@@ -52,25 +51,33 @@ impl Process {
             return false;
         }
         let Some(pid) = as_pid(self.pid) else { return false };
-        match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(Errno::SRCH) => return true,
-            Ok(process) => {
-                // It can be read once the last thread has ended, waited for or not. A zombie in `/proc` may be the first thread only.
-                let mut ended = [PollFd::new(&process, PollFlags::IN)];
-                if poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0) {
-                    return true;
-                }
-            }
-            // No such call here, or the number is now that of a thread.
-            Err(_) => {
-                if test_kill_process(pid) == Err(Errno::SRCH) {
-                    return true;
-                }
-            }
+        if is_gone(pid) {
+            return true;
         }
         // Its number may be that of a later one.
         self.started != 0 && this.started != 0 && state(self.pid).is_some_and(|(_, started)| started != self.started)
     }
+}
+
+/// Whether the process with this number has ended, with its last thread, waited for or not.
+#[cfg(target_os = "linux")]
+fn is_gone(pid: Pid) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{PidfdFlags, pidfd_open};
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        // It can be read once the last thread has ended. A zombie in `/proc` may be the first thread only.
+        Ok(process) => {
+            let mut ended = [PollFd::new(&process, PollFlags::IN)];
+            poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+        }
+        // No such process, or no such call here, or the number is now that of a thread.
+        Err(_) => test_kill_process(pid) == Err(Errno::SRCH),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_gone(pid: Pid) -> bool {
+    test_kill_process(pid) == Err(Errno::SRCH)
 }
 
 /// Whether there is a process with this number, at the cost of one system call.

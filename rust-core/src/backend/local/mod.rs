@@ -57,6 +57,9 @@ use crate::owner::OwnerId;
 const READS: u32 = 4;
 const READ_PAUSE: Duration = Duration::from_millis(1);
 
+/// How often a forced release asks for the key's slot, with the same pause.
+const SLOT_TRIES: u32 = 200;
+
 /// Opens `local:` or `local:///directory`. Nothing is read or made before the first use.
 pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
     Ok(Arc::new(Local {
@@ -274,8 +277,9 @@ impl Backend for Local {
         async move {
             let directory = self.directory()?;
             let path = self.path(&directory, &key);
+            let slot = names::slot(&self.context.namespace, &key);
             let this = self.process;
-            self.aside(move || take_away(&path, &whom, this)).await
+            self.aside(move || take_away(&directory, slot, &path, &whom, this)).await
         }
         .boxed()
     }
@@ -358,7 +362,16 @@ fn read_all(directory: &Path, this: Process) -> std::io::Result<Vec<Record>> {
 }
 
 /// Unlinks the file that `whom` holds; false if they hold none.
-fn take_away(path: &Path, whom: &Whom, this: Process) -> std::io::Result<bool> {
+fn take_away(directory: &Path, slot: u8, path: &Path, whom: &Whom, this: Process) -> std::io::Result<bool> {
+    // With the slot locked nobody else becomes the holder between the look and the end. Whoever is stopped in it must not save a holder.
+    let mut locked = tokens::Slot::lock(directory, slot)?;
+    for _ in 0..SLOT_TRIES {
+        if locked.is_some() {
+            break;
+        }
+        std::thread::sleep(READ_PAUSE);
+        locked = tokens::Slot::lock(directory, slot)?;
+    }
     let Some(Held { identity, record: Some(record) }) = read_held(path, this)? else { return Ok(false) };
     let meant = match whom {
         Whom::Token(token) => record.token == *token,
