@@ -83,7 +83,7 @@ async fn redis_without_memory_is_down() {
         let (cli, client) = (server.cli().await, Client::new(&server.url()).unwrap());
         is_ok(&client).await;
         cli.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
-        is_down(&client, "memory").await;
+        is_down(&client, "limit of memory (maxmemory) and takes no writes").await;
         cli.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
         is_ok(&client).await;
     }
@@ -99,7 +99,7 @@ async fn redis_that_only_reads_is_down() {
             cli.run::<String>(&["INFO", "replication"]).await.contains("master_link_status:up")
         })
         .await;
-        is_down(&Client::new(&replica.url()).unwrap(), "read only").await;
+        is_down(&Client::new(&replica.url()).unwrap(), "the server is a replica and takes no writes").await;
     }
 }
 
@@ -109,7 +109,7 @@ async fn redis_that_misses_its_replicas_is_down() {
     let (cli, client) = (server.cli().await, Client::new(&server.url()).unwrap());
     is_ok(&client).await;
     cli.run::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
-    is_down(&client, "replicas").await;
+    is_down(&client, "the server misses replicas and takes no writes").await;
 }
 
 /// The rights of one who may do all that a lock needs, and no more; then of one who lacks one of them.

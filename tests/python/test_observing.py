@@ -296,7 +296,7 @@ def test_health_is_down_where_no_lock_can_be_had(private_redis: object) -> None:
     async def ask() -> tuple[dlock.Health, BaseException | None]:
         async with dlock.Client(private_redis.url) as client:
             try:
-                await client.lock("k", wait=0).acquire()
+                await (await client.lock("k", wait=0).acquire()).release()
             except dlock.LockError as error:
                 return await client.health(), error
             return await client.health(), None

@@ -5,6 +5,9 @@
 
 local K, T, Q, W = unpack(KEYS)
 
+-- The server's own error. It is kept here: what is raised, some versions turn into text, which is no error answer any more.
+local failed
+
 -- Before version 7.2 the server does not say which command it was.
 local function try(command, ...)
   local answer = redis.pcall(command, ...)
@@ -13,7 +16,8 @@ local function try(command, ...)
   if string.find(fault, "can't run this command") or string.find(fault, 'no permissions to run') then
     error({told = 'its user may not run ' .. command .. ', which a lock needs'})
   end
-  error(answer)
+  failed = answer
+  error(fault)
 end
 
 local function probe()
@@ -49,4 +53,4 @@ end
 local well, fault = pcall(probe)
 if well then return 1 end
 redis.pcall('DEL', K, W)
-return type(fault) == 'table' and fault.told or fault
+return failed or type(fault) == 'table' and fault.told or fault
