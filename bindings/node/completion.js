@@ -3,9 +3,12 @@
 // Calls into the engine and their outcomes. The engine wakes us once for many outcomes; `drain` takes all of them.
 
 const { isMainThread } = require('node:worker_threads');
-const { setInterval } = require('node:timers');
+// Not the globals: jsdom, Electron and fake clocks replace those.
+const { setImmediate, setInterval } = require('node:timers');
 const native = require('./load.js');
+const { onAbort } = require('./aborts.js');
 const { errorOf } = require('./errors.js');
+const { atExit } = require('./farewell.js');
 
 // What the engine writes for each outcome: call, kind, and four more numbers. `completion.rs` has the same lists.
 const STRIDE = 6;
@@ -13,7 +16,6 @@ const [, FLAG, GRANTED, BUSY, RELEASED, ANSWER, FAILED, LOST, HAPPENED] = [0, 1,
 const STATUSES = ['releasing', 'released', 'not_held', 'unknown', 'lost', 'held'];
 
 const BATCH = 1024;
-const items = new Float64Array(BATCH * STRIDE);
 
 /** Calls that were not answered yet, by number. @type {Map<number, {resolve, reject, made, unlisten}>} */
 const pending = new Map();
@@ -29,7 +31,7 @@ const bridge = new native.Bridge(drain);
 let lastId = 0;
 const nextId = () => (lastId += 1);
 
-process.on('exit', () => (isMainThread ? bridge.shutdown() : bridge.leave()));
+atExit(() => (isMainThread ? bridge.shutdown() : bridge.leave()));
 
 // Keeps the event loop alive while somebody needs it, and only then.
 const anchor = setInterval(() => {}, 2 ** 31 - 1).unref();
@@ -76,51 +78,87 @@ async function call(start, made) {
  */
 function outcome(id, made, signal) {
   return new Promise((resolve, reject) => {
-    pending.set(id, { resolve, reject, made, unlisten: signal && onAbort(signal, id, reject) });
+    const waiting = { resolve, reject, made, unlisten: undefined };
+    pending.set(id, waiting);
     keepAlive();
+    if (signal) waiting.unlisten = giveUpOnAbort(signal, id, reject);
   });
+}
+
+function giveUpOnAbort(signal, id, reject) {
+  const giveUp = (reason) => {
+    if (!pending.delete(id)) return;
+    letGo();
+    bridge.cancel(id);
+    reject(reason);
+  };
+  try {
+    return onAbort(signal, id, giveUp);
+  } catch (error) {
+    // A signal that nobody can listen to.
+    giveUp(error);
+    return undefined;
+  }
 }
 
 /** What the caller of a call that failed is to see. */
 const explained = (failure) => (failure instanceof Described ? errorOf(failure.text) : failure);
 
-function onAbort(signal, id, reject) {
-  const abort = () => {
-    pending.delete(id);
-    letGo();
-    bridge.cancel(id);
-    reject(signal.reason);
-  };
-  signal.addEventListener('abort', abort, { once: true });
-  return () => signal.removeEventListener('abort', abort);
-}
+/** Room for one drain each. Two, where user code in a drain runs the event loop itself, as `deasync` does. */
+const spare = [];
 
+/**
+ * Delivers what has come, in order. User code runs in here: listeners of `lease.signal`, observers. Whatever it does, each outcome is told or
+ * given back: it may abort a call whose grant is next, and what it throws ends nothing but its own turn.
+ */
 function drain() {
+  const items = spare.pop() ?? new Float64Array(BATCH * STRIDE);
   let count;
   do {
     count = bridge.drain(items);
-    for (let at = 0; at < count * STRIDE; at += STRIDE) deliver(at);
+    for (let at = 0; at < count * STRIDE; at += STRIDE) deliver(items, at);
   } while (count === BATCH);
+  spare.push(items);
 }
 
-function deliver(at) {
+function deliver(items, at) {
   const id = items[at];
   const kind = items[at + 1];
-  if (kind === LOST) return tellLoss(id);
-  if (kind === HAPPENED) return happenings.get(id)?.();
+  if (kind === LOST) return guarded(tellLoss, id);
+  if (kind === HAPPENED) return guarded(tellEvents, id);
   const text = kind === ANSWER || kind === FAILED ? bridge.text(id) : undefined;
   const waiting = pending.get(id);
-  // Nobody waits for a call that was given up.
-  if (waiting === undefined) return undefined;
+  if (waiting === undefined) {
+    // Given up, perhaps a moment ago by what was told in this very drain.
+    if (kind === GRANTED) bridge.discard(id);
+    return undefined;
+  }
   pending.delete(id);
   letGo();
-  waiting.unlisten?.();
-  if (kind === FAILED) return waiting.reject(new Described(text));
-  return waiting.resolve(valueAt(at, kind, text, waiting.made));
+  try {
+    waiting.unlisten?.();
+    if (kind === FAILED) return waiting.reject(new Described(text));
+    return waiting.resolve(valueAt(items, at, text, waiting.made));
+  } catch (error) {
+    // It is the end of this outcome only.
+    if (kind === GRANTED) bridge.discard(id);
+    return waiting.reject(error);
+  }
 }
 
-function valueAt(at, kind, text, made) {
-  switch (kind) {
+/** What it throws becomes an uncaught exception, as what a listener throws does, and ends nothing here. */
+function guarded(tell, ...values) {
+  try {
+    tell(...values);
+  } catch (error) {
+    setImmediate(() => {
+      throw error;
+    });
+  }
+}
+
+function valueAt(items, at, text, made) {
+  switch (items[at + 1]) {
     case FLAG:
       return items[at + 2] === 1;
     case GRANTED:
@@ -143,4 +181,19 @@ function tellLoss(id) {
   tell?.();
 }
 
-module.exports = { DEFAULT_CHOSEN: native.DEFAULT_CHOSEN, bridge, call, explained, happenings, keepAlive, letGo, nextId, outcome, version: native.VERSION, watched };
+const tellEvents = (id) => happenings.get(id)?.();
+
+module.exports = {
+  DEFAULT_CHOSEN: native.DEFAULT_CHOSEN,
+  bridge,
+  call,
+  explained,
+  guarded,
+  happenings,
+  keepAlive,
+  letGo,
+  nextId,
+  outcome,
+  version: native.VERSION,
+  watched,
+};

@@ -1,5 +1,15 @@
 /** Distributed locks with fencing tokens. All times are in milliseconds. */
 
+// What `await using` needs, as TypeScript's own `esnext.disposable` and `@types/node` declare it, for programs that have neither.
+declare global {
+  interface SymbolConstructor {
+    readonly asyncDispose: unique symbol;
+  }
+  interface AsyncDisposable {
+    [Symbol.asyncDispose](): PromiseLike<void>;
+  }
+}
+
 /** Version of the engine, shared by every package of the project. */
 export declare const version: string;
 
@@ -165,6 +175,9 @@ export interface Lock {
    *
    * When the lease is lost, `lease.signal` aborts; a body that succeeds all the same, or that fails because of the abort, ends in
    * {@link LockLost}. Any other error of the body wins over the loss and over a failing release.
+   *
+   * What the body returns must be done when its promise settles. A generator is closed and refused with {@link InvalidOptions}; other results
+   * that do their work later cannot be seen, such as streams or arrays of promises: use them up inside.
    *
    * A body that waits for its own key waits for ever, as a rule, and is warned: from Node 24 on, and in older versions where `NODE_ENV` is
    * `development` or `test`, since there it takes time.

@@ -1,12 +1,19 @@
 'use strict';
 
+const { setMaxListeners } = require('node:events');
+const { setTimeout } = require('node:timers');
+const { transferableAbortController } = require('node:util');
 const { bridge, call, explained, keepAlive, letGo, nextId, outcome, watched } = require('./completion.js');
 const { classes, errorOf } = require('./errors.js');
 const { checkType } = require('./options.js');
 const { warnForgotten } = require('./forgotten.js');
+const { checkResult } = require('./lazy.js');
 const { custom, showHandle } = require('./shown.js');
 
 const { LockLost } = classes;
+
+/** Node's own, the one that its `fetch` and its events know: under jsdom, or after a polyfill, the global one is another. */
+const AbortController = transferableAbortController?.().constructor ?? globalThis.AbortController;
 
 /** Leases that user code holds: when nobody can reach one any more, the engine gives it back. */
 const reachable = new FinalizationRegistry((id) => {
@@ -30,6 +37,13 @@ function grow() {
   growing = false;
   for (const lease of young) Lease.register(lease);
   young.clear();
+}
+
+/** Whose signal a body may hand to as many calls as it likes. */
+function controllerForMany() {
+  const controller = new AbortController();
+  setMaxListeners(0, controller.signal);
+  return controller;
 }
 
 /** One grant of a lock. */
@@ -94,6 +108,7 @@ class Lease {
         // It may have run out on the way here.
         if (!lease.valid) lease.check();
         result = await fn(lease);
+        if (typeof result === 'object') await checkResult(result);
         if (lease.lost) throw lease.#loss();
       } catch (error) {
         const cause = lease.#isAbort(error) ? lease.#loss() : error;
@@ -148,7 +163,7 @@ class Lease {
   }
 
   get signal() {
-    this.#controller ??= new AbortController();
+    this.#controller ??= controllerForMany();
     // A loss that was not delivered yet is not hidden from who asks now.
     if (this.lost) this.#onLost();
     else this.#watch();

@@ -1,8 +1,10 @@
 'use strict';
 
+const { reasonOf } = require('./aborts.js');
 const { bridge, call, explained, nextId, outcome } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { warnForgotten } = require('./forgotten.js');
+const { checkBody } = require('./lazy.js');
 const { Lease } = require('./lease.js');
 const { asBody, inside, warnOfOwnBody } = require('./nesting.js');
 const { giveSigns } = require('./pulse.js');
@@ -59,6 +61,7 @@ class Lock {
 
   async withLock(fn) {
     checkType('fn', fn, 'function');
+    checkBody(fn);
     const again = this.#reentrant ? enterAgain(this) : undefined;
     if (again === undefined) this.#warnIfWaiting(this.#wait);
     const lease = again ?? (await call((id) => bridge.acquire(this.#id, id, this.#wait, inside(), true), this.#made));
@@ -68,7 +71,7 @@ class Lock {
   async acquire(options) {
     checkOptions(options, ACQUIRE);
     checkSignal(options?.signal);
-    options?.signal?.throwIfAborted();
+    if (options?.signal?.aborted) throw reasonOf(options.signal);
     const again = this.#reentrant ? enterAgain(this) : undefined;
     if (again !== undefined) return Lease.entrust(again);
     const wait = options?.wait === undefined ? this.#wait : options.wait;

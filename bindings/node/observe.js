@@ -2,8 +2,8 @@
 
 // Observers of a client, and the engine's logs. Neither keeps the process alive.
 
-const { debuglog } = require('node:util');
-const { bridge, nextId, happenings } = require('./completion.js');
+const { debuglog, inspect } = require('node:util');
+const { bridge, guarded, happenings, nextId } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { checkType } = require('./options.js');
 
@@ -106,14 +106,14 @@ function call(observers, event) {
     try {
       fn(event);
     } catch (error) {
-      complain(event, error);
+      guarded(complain, event, error);
     }
   }
 }
 
 function complain({ kind, key }, error) {
-  const detail = error instanceof Error ? error.stack : String(error);
-  const message = `the observer of ${JSON.stringify(kind)} for lock ${JSON.stringify(key)} failed: ${error}`;
+  const [words, detail] = error instanceof Error ? [`${error}`, error.stack] : [inspect(error), undefined];
+  const message = `the observer of ${JSON.stringify(kind)} for lock ${JSON.stringify(key)} failed: ${words}`;
   process.emitWarning(message, { type: 'LockWarning', code: 'DLOCK_OBSERVER', detail });
 }
 

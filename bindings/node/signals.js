@@ -9,23 +9,49 @@ const { classes } = require('./errors.js');
 
 const END = ['SIGTERM', 'SIGINT'];
 
+/** Who waits for each signal. One listener of ours a signal, however many clients it closes. */
+const waiting = new Map();
+/** Drains under way. The signal is put off until the last of them has ended. */
+let drains = 0;
+
 /**
  * Has the first of these signals call `close`; returns a function that takes that back. What the signal would have done without us is put off
  * until then, or until a second one comes; where others listen to it, the process is theirs to end.
  */
 function closeOnSignal(close, signals = END) {
   checkSignals(signals);
-  const end = () => signals.forEach((name) => process.off(name, hear));
+  const end = () => signals.forEach((name) => forget(name, hear));
   async function hear(name) {
     end();
+    drains += 1;
     try {
       await close();
     } finally {
-      if (process.listenerCount(name) === 0) process.kill(process.pid, name);
+      drains -= 1;
+      if (drains === 0 && process.listenerCount(name) === 0) process.kill(process.pid, name);
     }
   }
-  signals.forEach((name) => process.on(name, hear));
+  signals.forEach((name) => listen(name, hear));
   return end;
+}
+
+function listen(name, hear) {
+  if (!waiting.has(name)) {
+    waiting.set(name, new Set());
+    process.on(name, tell);
+  }
+  waiting.get(name).add(hear);
+}
+
+function forget(name, hear) {
+  const those = waiting.get(name);
+  if (!those?.delete(hear) || those.size > 0) return;
+  waiting.delete(name);
+  process.off(name, tell);
+}
+
+function tell(name) {
+  for (const hear of [...waiting.get(name)]) hear(name);
 }
 
 function checkSignals(signals) {

@@ -99,6 +99,26 @@ onBackends(
       });
     }
 
+    test('r14_leases_are_given_back by every instance of the module, through one listener', async () => {
+      // As Jest's `resetModules`, hot reload and a second copy of the package have it.
+      const { code, stdout, stderr } = await runProgram(
+        backend.url,
+        `const { createRequire } = await import('node:module');
+         const { fileURLToPath } = await import('node:url');
+         const require = createRequire(import.meta.url);
+         const file = fileURLToPath(${JSON.stringify(dlock)}.replace('index.mjs', 'index.js'));
+         const listeners = process.listenerCount('exit');
+         for (let round = 0; round < 12; round += 1) {
+           for (const known of Object.keys(require.cache)) delete require.cache[known];
+           await new (require(file).Client)(url).lock('of instance ' + round).acquire();
+         }
+         console.log(process.listenerCount('exit') - listeners, (await new Client(url).listLocks('of instance')).length);
+         process.exit();`,
+      );
+      assert.deepEqual([code, stdout, stderr], [0, '0 12\n', '']);
+      assert.deepEqual(await backend.client().listLocks(), []);
+    });
+
     test('r14_a_worker_that_ends_gives_back_its_leases_and_no_others', async () => {
       const { code, stdout, stderr } = await runProgram(
         backend.url,

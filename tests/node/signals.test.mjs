@@ -28,6 +28,22 @@ onBackends('a signal', (backend) => {
 }, shared);
 
 describe('closeOnSignal', () => {
+  test('r14_of_many_clients_has_one_listener_and_waits_for_the_last_of_them', async () => {
+    const { code, stdout, stderr } = await runProgram(
+      'memory:',
+      `const clients = Array.from({ length: 12 }, () => new Client(url));
+      for (const client of clients) client.closeOnSignal(20_000);
+      console.log(process.listenerCount('SIGTERM'), process.listenerCount('SIGINT'));
+      await clients[11].lock('k').withLock(async (lease) => {
+        process.kill(process.pid, 'SIGTERM');
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        console.log(lease.valid, process.listenerCount('SIGTERM'));
+      });
+      setInterval(() => {}, 1_000);`,
+    );
+    assert.deepEqual([code, stdout, stderr], ['SIGTERM', '1 1\ntrue 0\n', '']);
+  });
+
   test('leaves the end to others who listen', async () => {
     const { code, stdout } = await runProgram(
       'memory:',

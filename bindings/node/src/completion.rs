@@ -92,7 +92,7 @@ impl Completions {
 }
 
 impl Outcome {
-    fn discard(self) {
+    pub(crate) fn discard(self) {
         if let Self::Granted(lease) = self {
             // In a forked child there is nothing to give back.
             let _ = lease.begin_release();
@@ -124,12 +124,11 @@ impl Bridge {
     /// Writes as many outcomes as fit, each as six numbers, and returns how many: if they filled `out`, there may be more.
     #[napi]
     pub fn drain(&self, out: Numbers<'_>) -> u32 {
-        let mut backlog = self.backlog.borrow_mut();
-        backlog.append(&mut self.completions.take());
         let mut tables = self.tables.borrow_mut();
+        tables.backlog.append(&mut self.completions.take());
         let mut count = 0;
         for place in out.chunks_exact_mut(STRIDE) {
-            let Some((call, outcome)) = backlog.pop_front() else { break };
+            let Some((call, outcome)) = tables.backlog.pop_front() else { break };
             place.copy_from_slice(&self.write(&mut tables, call, outcome));
             count += 1;
         }

@@ -46,7 +46,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Bridge {
     tables: Rc<RefCell<Tables>>,
     completions: Arc<Completions>,
-    backlog: RefCell<VecDeque<(i64, Outcome)>>,
     texts: RefCell<HashMap<i64, String>>,
 }
 
@@ -60,6 +59,8 @@ struct Tables {
     /// Acquires under way.
     acquires: HashMap<i64, AbortHandle>,
     subscriptions: HashMap<i64, event::Hearing>,
+    /// Taken from the queue, and more than JavaScript had room for.
+    backlog: VecDeque<(i64, Outcome)>,
 }
 
 #[napi]
@@ -74,7 +75,7 @@ impl Bridge {
         let ends = (tables.clone(), completions.clone());
         // Terminating a worker runs no JavaScript, but this.
         env.add_env_cleanup_hook(ends, |(tables, completions)| leave(&tables, &completions))?;
-        Ok(Self { tables, completions, backlog: RefCell::default(), texts: RefCell::default() })
+        Ok(Self { tables, completions, texts: RefCell::default() })
     }
 
     /// Gives back everything that this environment holds or waits for, without waiting for it. For the end of a worker.
@@ -119,6 +120,9 @@ fn leave(tables: &RefCell<Tables>, completions: &Completions) {
     }
     for hearing in left.subscriptions.values() {
         hearing.subscription.end();
+    }
+    for (_, outcome) in left.backlog {
+        outcome.discard();
     }
     for lease in left.leases.values() {
         // In a forked child there is nothing to give back.

@@ -139,6 +139,15 @@ impl Bridge {
         }
     }
 
+    /// A grant that was drained has reached nobody: it is given back.
+    #[napi]
+    pub fn discard(&self, call: i64) {
+        let lease = self.tables.borrow_mut().leases.remove(&call);
+        if let Some(lease) = lease {
+            Outcome::Granted(lease).discard();
+        }
+    }
+
     /// Gives back the one lease that the lock has outstanding.
     #[napi]
     pub fn release_lock(&self, lock: i64, call: i64) {
