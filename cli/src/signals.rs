@@ -4,6 +4,7 @@
 //! it sends to the command as well.
 
 use std::io;
+use std::sync::Arc;
 
 use nix::sys::signal::{SigSet, Signal as Name};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -52,7 +53,7 @@ impl Blocked {
     pub(crate) fn listen(self) -> io::Result<Signals> {
         // Whoever started us may have had the end of children ignored, which we would inherit: then none could be waited for. A handler,
         // even one that never runs, ends that.
-        drop(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?);
+        signal_hook::flag::register(Signal::CHILD.as_raw(), Arc::default())?;
         let descriptor = SignalFd::with_flags(&self.0, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         // Its successor is unsafe, for owners that might close or swap their descriptor: ours keeps one for life.
         #[expect(deprecated)]
