@@ -9,6 +9,7 @@ import select
 import threading
 import weakref
 from asyncio import AbstractEventLoop, Future, TimerHandle
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
@@ -50,6 +51,7 @@ class LoopState:
         "__weakref__",
         "_alarm",
         "_alarm_at",
+        "_came",
         "_pulse",
         "_watched",
         "completions",
@@ -64,6 +66,7 @@ class LoopState:
         self.completions = Completions()
         self.next_number = count(1).__next__
         self.pending: dict[int, Future[Any]] = {}
+        self._came: deque[tuple[int, Any, BaseException | None]] = deque()
         self._watched: dict[int, Watched] = {}
         # What to call when something has come under a number that is no call's.
         self.listeners: dict[int, Callable[[], None]] = {}
@@ -77,21 +80,35 @@ class LoopState:
             threading.Thread(target=_read_for_loop, args=(self, reader), name="dlock-wake", daemon=True).start()
 
     def drain(self) -> None:
-        """Delivers what has come. A grant for a caller who left is given back when it is dropped here."""
-        pending = self.pending
-        for number, value, error in self.completions.drain():
-            future = pending.pop(number, None)
-            if future is None:
-                if (lease := self._watched.get(number)) is not None:
-                    lease._on_loss()
-                elif (listener := self.listeners.get(number)) is not None:
-                    listener()
-            elif future.done():
-                pass
-            elif error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(error)
+        """Delivers what has come. A grant for a caller who left is given back when it is dropped here.
+
+        An observer or a signal handler may raise in here. What has come is kept where that cannot lose it: it leaves `_came`
+        once it has been told, and the rest is delivered next. The same holds if what is called here runs the loop.
+        """
+        came, pending = self._came, self.pending
+        try:
+            self.completions.drain_into(came)
+            while came:
+                number, value, error = came[0]
+                future = pending.get(number)
+                if future is None:
+                    came.popleft()
+                    if (lease := self._watched.get(number)) is not None:
+                        lease._on_loss()
+                    elif (listener := self.listeners.get(number)) is not None:
+                        listener()
+                    continue
+                if not future.done():
+                    if error is None:
+                        future.set_result(value)
+                    else:
+                        future.set_exception(error)
+                del pending[number]
+                came.popleft()
+        except BaseException:
+            if came:
+                self.completions.ring()
+            raise
 
     def expect(self, number: int) -> Future[Any]:
         """The future that gets the outcome of a call. Where the call must not outlive it: see `give_up`."""
@@ -147,16 +164,19 @@ class LoopState:
 
     def look(self) -> None:
         self._alarm, self._alarm_at = None, inf
-        at, soonest = inf, inf
+        at, soonest, lost = inf, inf, []
         for lease in list(self._watched.values()):
             ends, remaining = lease._ends, lease.remaining
             if remaining <= 0:
                 if lease.lost:
-                    lease._on_loss()
+                    lost.append(lease)
             elif remaining < soonest:
                 at, soonest = ends, remaining
+        # Before anything of others runs.
         if soonest < inf:
             self._set_alarm(at, soonest)
+        for lease in lost:
+            lease._on_loss()
 
 
 class Reader:

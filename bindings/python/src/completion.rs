@@ -175,6 +175,17 @@ impl Completions {
         Ok(list)
     }
 
+    /// [`Completions::drain`] to the end of a deque, in one step: between this and its caller an exception may be raised.
+    fn drain_into(&self, py: Python<'_>, came: &Bound<'_, PyAny>) -> PyResult<()> {
+        came.call_method1(pyo3::intern!(py, "extend"), (self.drain(py)?,)).map(drop)
+    }
+
+    /// Has the queue drained once more, until it was.
+    fn ring(&self) -> PyResult<()> {
+        self.queue.get()?.bell.ring();
+        Ok(())
+    }
+
     /// Nobody will drain any more: what is there is dropped, grants are given back, and so is whatever comes later.
     fn close(&self) -> PyResult<()> {
         self.queue.get()?.close();
