@@ -188,3 +188,17 @@ def test_r13_importing_and_making_a_client_start_no_thread() -> None:
     code = "import dlock, os; dlock.Client('memory:').lock('k'); assert len(os.listdir('/proc/self/task')) == 1"
     until(lambda: True, "imports")
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
+
+
+def test_r13_a_child_that_closes_every_descriptor_locks(url: str, key: str) -> None:
+    """As daemons do. With the command line's features of tokio built into the extension it could not."""
+    if url.startswith("memory"):
+        url = "memory:"
+    dlock.sync.Client(url).lock(f"{key} before").acquire().release()
+
+    def child() -> None:
+        os.closerange(3, 4096)
+        with dlock.sync.Client(url).lock(key, wait=5):
+            pass
+
+    in_child(child)
