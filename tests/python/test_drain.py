@@ -1,16 +1,12 @@
-"""Rule 4: what runs while outcomes are delivered (observers, the end of a body by a loss, signal handlers) strands none of them."""
+"""Rule 4: what runs while outcomes are delivered (observers, the end of a body by a loss) strands none of them."""
 
 import asyncio
-import random
-import signal
 import time
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
 import dlock
-from dlock._loop import LoopState
 from polling import eventually
 
 # Leases that the engine ends by itself while the event loop is busy: the outer one first, then the one that is waited for.
@@ -97,45 +93,3 @@ def test_r04_what_an_observer_raises_does_not_lose_the_outcomes_that_came_with_i
     asyncio.run(main())
     assert reported
     assert {type(error) for error in reported} == {Overdue}
-
-
-def test_r04_what_a_signal_handler_raises_while_outcomes_are_delivered_loses_none(url: str, key: str) -> None:
-    def overdue(*_signal: object) -> None:
-        raise Overdue
-
-    interrupted = 0
-    delays = random.Random(20_261_129)
-    deliver = LoopState.drain
-
-    def drain(state: LoopState) -> None:
-        """The handler runs while our own code does, and at no other time: what asyncio makes of it elsewhere is not ours."""
-        nonlocal interrupted
-        signal.setitimer(signal.ITIMER_REAL, delays.uniform(1e-6, 2e-4))
-        try:
-            deliver(state)
-        except Overdue:
-            interrupted += 1
-            raise
-        finally:
-            with suppress(Overdue):
-                signal.setitimer(signal.ITIMER_REAL, 0)
-
-    async def main() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-        async with dlock.Client(url) as client:
-            for _round in range(5):
-                tasks = [asyncio.ensure_future(client.lock(f"{key} {number}").acquire()) for number in range(100)]
-                await asyncio.sleep(0)
-                busy(0.2)
-                leases = await asyncio.wait_for(asyncio.gather(*tasks), 20)
-                await asyncio.wait_for(asyncio.gather(*(lease.release() for lease in leases)), 20)
-                assert client.stats().held == 0
-
-    before = signal.signal(signal.SIGALRM, overdue)
-    try:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(LoopState, "drain", drain)
-            asyncio.run(main())
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert interrupted > 0
