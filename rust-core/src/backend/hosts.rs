@@ -34,7 +34,8 @@ pub(super) fn check_login(url: &str) -> Result<(), Error> {
     let (authority, path) = before_query.find('/').map_or((before_query, ""), |at| before_query.split_at(at));
     let login = authority.rsplit_once('@').map(|(login, _)| login);
     let is_raw = |character: char| RAW.contains(&character) || character.is_whitespace() || character.is_control();
-    let in_path = path.contains('@') && !authority.is_empty();
+    // The path of a socket may hold an `@`.
+    let in_path = path.contains('@') && !(authority.is_empty() && scheme.ends_with("unix"));
     // A parameter may hold an `@`, unless what stands before it is no host with a port: then it is the end of a password.
     let port = authority.rsplit_once(':').filter(|(_, port)| !port.is_empty() && !port.contains(']'));
     let no_host = port.is_some_and(|(host, port)| host.is_empty() || port.parse::<u16>().is_err());
