@@ -294,3 +294,18 @@ async fn r14_off_tokio_a_client_under_load_is_drained_all_the_same() {
         assert!(matches!(worker.await.unwrap(), Error::ClientClosed { .. }));
     }
 }
+
+#[tokio::test]
+async fn r14_one_who_was_just_asking_when_the_client_was_closed_leaves_no_key_behind() {
+    let [client, other] = two();
+    let held = client.lock("k").acquire().await.unwrap();
+    // In the line, and not polled yet: the release takes its request along, and is answered with a grant for it.
+    let asking = client.lock("k").join(None);
+    held.release().await.unwrap();
+    let mut task = closing(&client, Duration::ZERO).await;
+    // A close that did not wait for it would be over by now.
+    assert!(tokio::time::timeout(SECOND / 4, &mut task).await.is_err(), "closed without it");
+    assert!(matches!(asking.await, Err(Error::ClientClosed { .. })));
+    task.await.unwrap();
+    assert!(other.lock("k").try_acquire().await.unwrap().is_some(), "the key is left to expire");
+}
