@@ -34,5 +34,6 @@ def private_redis() -> Iterator[RedisServer]:
 def _private_lock_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test meets lock files or a server that the user has configured."""
     monkeypatch.setenv("DLOCK_DIR", str(tmp_path / "locks"))
-    if "DLOCK_URL" in os.environ:
-        monkeypatch.delenv("DLOCK_URL")
+    for variable in ("DLOCK_URL", "DLOCK_REQUIRE_URL"):
+        if variable in os.environ:
+            monkeypatch.delenv(variable)

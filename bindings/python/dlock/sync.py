@@ -19,8 +19,8 @@ from dlock._holder import Inspection
 from dlock._locked import Locked
 from dlock._locked import current_lease as _current_lease
 from dlock._log import LOG
-from dlock._observe import EventName, Health, Observe, Observers, Stats
-from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset
+from dlock._observe import EventName, Health, Observe, Observers
+from dlock._options import UNSET, ClientOptions, LockOptions, Seconds, Unset
 from dlock._wait import wait_readable
 from dlock._warn import warn_caller
 from dlock.errors import AcquireTimeout, ForkedError, LockBusy, LockError, invalid
@@ -375,71 +375,20 @@ def with_lock(key: str, fn: Callable[[Lease], T], **options: Unpack[LockOptions]
     return Client._default().with_lock(key, fn, **options)
 
 
-def configure(url: str | None = None, **options: Unpack[ClientOptions]) -> None:
-    """Sets where the locks of the default client are. See `dlock.configure`."""
-    DEFAULT.configure(url, options)
-
-
-def ping() -> None:
-    """`Client.ping` of the default client."""
-    Client._default().ping()
-
-
-def inspect(key: str) -> Inspection:
-    """`Client.inspect` of the default client."""
-    return Client._default().inspect(key)
-
-
-def list_locks(prefix: str = "") -> list[Inspection]:
-    """`Client.list_locks` of the default client."""
-    return Client._default().list_locks(prefix)
-
-
-def is_locked(key: str) -> bool:
-    """`Client.is_locked` of the default client."""
-    return Client._default().is_locked(key)
-
-
-def force_release(key: str, token: int | None = None, *, owner: str | None = None) -> bool:
-    """`Client.force_release` of the default client."""
-    return Client._default().force_release(key, token, owner=owner)
-
-
-def stats() -> Stats:
-    """`Client.stats` of the default client."""
-    return Client._default().stats()
-
-
-def metrics() -> str:
-    """`Client.metrics` of the default client."""
-    return Client._default().metrics()
-
-
-def health() -> Health:
-    """`Client.health` of the default client."""
-    return Client._default().health()
-
-
-def on(event: EventName, fn: Observe) -> Callable[[], None]:
-    """`Client.on` of the default client."""
-    return Client._default().on(event, fn)
-
-
-def close(timeout: Seconds = 0) -> None:
-    """`Client.close` of the default client. `reopen` lets it work again."""
-    Client._default().close(timeout)
-
-
-def close_on_signal(timeout: Seconds, signals: Iterable[int] = _signals.END) -> Callable[[], None]:
-    """`Client.close_on_signal` of the default client."""
-    return Client._default().close_on_signal(timeout, signals)
-
-
-def reopen() -> None:
-    """`Client.reopen` of the default client."""
-    Client._default().reopen()
-
-
-def reset_default_client() -> None:
-    """For tests: makes the default client what it was when the program began. See `dlock.reset_default_client`."""
-    _run(Client._default()._native.reset)
+# At the end: it is made of the client above.
+from dlock._program_sync import (  # noqa: E402
+    close,
+    close_on_signal,
+    configure,
+    force_release,
+    health,
+    inspect,
+    is_locked,
+    list_locks,
+    metrics,
+    on,
+    ping,
+    reopen,
+    reset_default_client,
+    stats,
+)
