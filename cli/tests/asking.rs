@@ -138,6 +138,16 @@ fn json_shows_holders_to_programs() {
 }
 
 #[test]
+fn inspect_says_what_its_queue_counts() {
+    let scratch = Scratch::new();
+    let (code, said, _) = outcome(scratch.run(&[], "$DLOCK inspect k; $DLOCK inspect k --json"));
+    assert_eq!(code, 0, "{said}");
+    let (text, json) = said.trim_end().rsplit_once('\n').unwrap();
+    assert!(text.contains("who waits is not known: this backend keeps no queue"), "{text}");
+    assert_eq!(objects(json)[0]["queue_counts"], Value::Null);
+}
+
+#[test]
 fn json_tells_failures_with_their_exit_code() {
     let scratch = Scratch::new();
     let cases: [(&[&str], i32, &str); 4] = [
