@@ -78,8 +78,13 @@ async fn is_told(waiter: Waiter, from: Duration, to: Duration) {
     assert!(from <= after && after <= to, "after {after:?}, not between {from:?} and {to:?}");
 }
 
-async fn all_wait(client: &Client, key: &str, number: usize) {
-    support::eventually("they wait", || async { client.inspect(key).await.unwrap().waiting_here == number }).await;
+/// And the first of them has been told that the key is held, unless this client holds it itself.
+async fn all_wait(client: &Client, key: &str, number: usize, places: usize) {
+    let all = || async {
+        let found = client.inspect(key).await.unwrap();
+        (found.waiting_here, found.queue.len()) == (number, places)
+    };
+    support::eventually("they wait", all).await;
 }
 
 async fn no_server(url: &str) {
@@ -112,7 +117,7 @@ async fn server_dies(mut server: Backend) {
     let lock = other.lock("k");
     let bounded: Vec<_> = (0..3).map(|_| waits(&lock.clone().wait(4 * SECOND))).collect();
     let endless: Vec<_> = (0..5).map(|_| waits(&lock)).collect();
-    all_wait(&other, "k", 8).await;
+    all_wait(&other, "k", 8, 1).await;
     server.kill();
     let killed = Instant::now();
     for waiter in bounded {
@@ -140,7 +145,7 @@ async fn wait_ends_in_an_outage(mut server: Backend) {
     let (holder, other) = (client(&server.url()), Client::new(&server.url()).unwrap());
     let _lease = holder.lock("k").acquire().await.unwrap();
     let waiters: Vec<_> = (0..4).map(|_| waits(&other.lock("k").wait(4 * SECOND))).collect();
-    all_wait(&other, "k", 4).await;
+    all_wait(&other, "k", 4, 1).await;
     server.kill();
     for waiter in waiters {
         is_told(waiter, 4 * SECOND, 4 * SECOND + SLACK).await;
@@ -191,7 +196,7 @@ async fn behind_the_own_lease(mut server: Backend) {
     let lease = own.lock("k").ttl(9 * SECOND).acquire().await.unwrap();
     let bounded: Vec<_> = (0..3).map(|_| waits(&own.lock("k").wait(5 * SECOND))).collect();
     let endless: Vec<_> = (0..3).map(|_| waits(&own.lock("k"))).collect();
-    all_wait(&own, "k", 6).await;
+    all_wait(&own, "k", 6, 0).await;
     server.kill();
     for waiter in bounded {
         is_told(waiter, 3 * SECOND, 5 * SECOND + SLACK).await;
@@ -241,7 +246,7 @@ async fn r16_who_waits_through_a_short_outage_is_served_after_it() {
     let (holder, other) = (client(&server.url()), client(&server.url()));
     let lease = holder.lock("k").acquire().await.unwrap();
     let waiters: Vec<_> = (0..5).map(|_| waits(&other.lock("k"))).collect();
-    all_wait(&other, "k", 5).await;
+    all_wait(&other, "k", 5, 1).await;
     server.kill();
     let killed = Instant::now();
     sleep_until(killed + SECOND / 2).await;

@@ -130,7 +130,9 @@ impl Watches {
 
     /// One stream, until it ends or falls silent.
     async fn stream(&self) -> Result<(), BackendError> {
-        let via = self.endpoints.best(self.context.op_timeout).await?;
+        let best = self.endpoints.best(self.context.op_timeout).await;
+        // When no server answers, those who wait find that out by asking; by themselves they would not for long.
+        let via = best.inspect_err(|_| (self.context.on_hint)(Hint::All))?;
         let Some((first, watched)) = self.table.lock().begin_anew() else { return Ok(()) };
         let mut client = via.client.clone();
         let opened = timeout(self.silence(), client.watch(watched.next.clone(), Some(options(first)))).await;
