@@ -25,10 +25,7 @@ export interface ClientOptions {
   connectTimeout?: number | null;
   /** How leases are renewed. */
   renewal?: Renewal | null;
-  /**
-   * Refuses `local:` where neither the program nor `DLOCK_URL` names a backend, as `DLOCK_REQUIRE_URL=1` does: for programs that must not run without
-   * their server unseen. Default: false.
-   */
+  /** Refuses `local:` where neither the program nor `DLOCK_URL` names a backend, as `DLOCK_REQUIRE_URL=1` does. Default: false. */
   requireUrl?: boolean | null;
 }
 
