@@ -2,12 +2,8 @@
 
 // What `await using` needs, as TypeScript's own `esnext.disposable` and `@types/node` declare it, for programs that have neither.
 declare global {
-  interface SymbolConstructor {
-    readonly asyncDispose: unique symbol;
-  }
-  interface AsyncDisposable {
-    [Symbol.asyncDispose](): PromiseLike<void>;
-  }
+  interface SymbolConstructor { readonly asyncDispose: unique symbol }
+  interface AsyncDisposable { [Symbol.asyncDispose](): PromiseLike<void> }
 }
 
 /** Version of the engine, shared by every package of the project. */
