@@ -170,7 +170,7 @@ impl Session {
         let Some(owner) = turn.place.as_ref().map(|place| place.owner) else { return };
         if let Some(places) = &self.places {
             let place = backend::Place { key: attempt.key.clone(), owner };
-            let _keeping = places.keep(place, turn.look.clone(), look_again);
+            let _keeping = places.keep(place, turn.look.clone(), attempt.known.clone(), look_again);
             turn.look.notified().await;
             return;
         }

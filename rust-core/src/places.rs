@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use crate::backend::{Backend, Place};
 use crate::clock::Clock;
 use crate::deadlines::Deadlines;
+use crate::known::Known;
 
 /// How many places go into one request.
 const BATCH: usize = 1000;
@@ -21,6 +22,8 @@ struct Kept {
     number: u64,
     place: Place,
     look: Arc<Notify>,
+    /// What the line of its key knows.
+    known: Arc<Known>,
     /// Gone once nobody keeps the place any more: an entry on its way round the loop must not outlive its guard.
     wanted: Weak<()>,
 }
@@ -44,10 +47,10 @@ impl Places {
     }
 
     /// Keeps a place until the guard is dropped, and notifies `look` when it is worth asking again.
-    pub(crate) fn keep(self: &Arc<Self>, place: Place, look: Arc<Notify>, look_again: Duration) -> Keeping {
+    pub(crate) fn keep(self: &Arc<Self>, place: Place, look: Arc<Notify>, known: Arc<Known>, look_again: Duration) -> Keeping {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let wanted = Arc::new(());
-        let kept = Kept { number, place, look, wanted: Arc::downgrade(&wanted) };
+        let kept = Kept { number, place, look, known, wanted: Arc::downgrade(&wanted) };
         self.deadlines.set(number, self.next_beat(look_again), kept);
         Keeping { places: self.clone(), number, _wanted: wanted }
     }
@@ -80,6 +83,12 @@ impl Places {
             tracing::warn!(server = %self.backend.server(), places = batch.len(), %error, "heartbeat of waiters failed");
         }
         for (index, kept) in batch.into_iter().enumerate() {
+            if let Err(error) = &answers
+                && kept.wanted.strong_count() > 0
+            {
+                // Asking again ends it, or goes on with it.
+                kept.known.failed(self.clock.now(), error.clone());
+            }
             match answers.as_ref().ok().and_then(|answers| answers.get(index)) {
                 Some(look_again) if !look_again.is_zero() => self.move_beat(kept, *look_again),
                 // Time to ask, or no answer: asking finds out, and tells the waiter if nobody can answer at all.

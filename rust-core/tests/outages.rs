@@ -144,11 +144,11 @@ async fn r16_when_the_server_dies_all_in_the_line_are_told_so_etcd() {
 async fn wait_ends_in_an_outage(mut server: Backend) {
     let (holder, other) = (client(&server.url()), Client::new(&server.url()).unwrap());
     let _lease = holder.lock("k").acquire().await.unwrap();
-    let waiters: Vec<_> = (0..4).map(|_| waits(&other.lock("k").wait(4 * SECOND))).collect();
+    let waiters: Vec<_> = (0..4).map(|_| waits(&other.lock("k").wait(5 * SECOND / 2))).collect();
     all_wait(&other, "k", 4, 1).await;
     server.kill();
     for waiter in waiters {
-        is_told(waiter, 4 * SECOND, 4 * SECOND + SLACK).await;
+        is_told(waiter, 5 * SECOND / 2, 5 * SECOND / 2 + SLACK).await;
     }
 }
 
