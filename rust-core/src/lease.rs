@@ -323,6 +323,11 @@ impl Lease {
         move || held.read(|state| state.is_valid(held.now()).then(|| state.ends_at()))
     }
 
+    /// The lease without a handle of it: for callers who learn later that nobody can release it any more.
+    pub fn discarded(&self) -> Discarded {
+        Discarded(Arc::downgrade(&self.handle))
+    }
+
     pub(crate) fn downgrade(&self) -> Weak<Handle> {
         Arc::downgrade(&self.handle)
     }
@@ -330,6 +335,30 @@ impl Lease {
     /// Whether only its lock remembers the lease.
     pub(crate) fn is_forgotten(&self) -> bool {
         Arc::strong_count(&self.handle) == 1
+    }
+}
+
+/// A lease whose handle its taker has dropped. The lock that took it keeps it held: the taker may release that.
+pub struct Discarded(Weak<Handle>);
+
+impl Discarded {
+    /// Whether the lease is still held.
+    pub fn is_held(&self) -> bool {
+        self.0.upgrade().is_some_and(|handle| !handle.has_ended())
+    }
+
+    /// To be called when the taker has ended: gives the lease back if nobody but its lock remembers it, and says which it was.
+    pub fn give_back(&self) -> Option<(Arc<str>, u64)> {
+        let lease = Lease { handle: self.0.upgrade()? };
+        lease.handle.session.get().ok()?;
+        // The lock's handle and this one.
+        if Arc::strong_count(&lease.handle) > 2 || lease.handle.has_ended() {
+            return None;
+        }
+        let told = (lease.key().clone(), lease.token());
+        tracing::warn!(key = %told.0, token = told.1, "a held lease was discarded and its taker has ended; it is given back");
+        lease.begin_release().ok()?;
+        Some(told)
     }
 }
 

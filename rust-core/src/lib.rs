@@ -68,7 +68,7 @@ pub use choice::{ChosenBy, Variables};
 pub use client::Client;
 pub use error::{Error, LossReason, Result};
 pub use health::{Health, HealthStatus};
-pub use lease::Lease;
+pub use lease::{Discarded, Lease};
 pub use lease_state::Status;
 pub use lock::Lock;
 pub use observe::Stats;

@@ -1,9 +1,8 @@
 """Client and lock for asyncio."""
 
 import asyncio
-import inspect
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Never, Self, TypeVar, Unpack, cast
 
@@ -15,9 +14,12 @@ from dlock._locked import Locked
 from dlock._loop import LoopState, current
 from dlock._observe import EventName, Health, Observe, Observers
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset
-from dlock.errors import AcquireTimeout, LockBusy
+from dlock._results import looks_lazy, settled
+from dlock.errors import LockBusy, invalid
 
 T = TypeVar("T")
+
+_DONE = "what has been done by then: use the values of a generator in it"
 
 
 class Client(ClientHandle):
@@ -133,7 +135,7 @@ class LoopObservers(Observers):
             state.listeners.pop(self._number, None)
 
 
-class Lock(LockHandle[Lease]):
+class Lock(LockHandle[Lease], _native.AsyncLock):
     """A key with its options, made by `Client.lock`.
 
     Reusable, and several tasks may share one: each acquire gets a lease of its own.
@@ -151,10 +153,9 @@ class Lock(LockHandle[Lease]):
         attempts of `retry` are used up, `BackendUnavailable` when the backend failed for `connect_timeout`. When it is cancelled, a
         grant that is under way is given back.
         """
-        refuse_words("acquire", other, "wait")
-        lease = await self._get(wait, enter=False)
-        self._remember(lease)
-        return lease
+        if other:
+            refuse_words("acquire", other, "wait")
+        return await _native.Acquiring(self, wait)
 
     async def try_acquire(self) -> Lease | None:
         """Tries once; None if somebody else holds the key."""
@@ -163,94 +164,21 @@ class Lock(LockHandle[Lease]):
         except LockBusy:
             return None
 
-    async def release(self) -> bool:
-        """Gives back the lease that this task took last with this lock, else the only one outstanding. See `Lease.release`."""
-        lease = self._to_release(asyncio.current_task())
-        if lease is not None:
-            return await lease.release()
-        # None, or several, or one whose handle was discarded: the engine knows.
-        return cast(bool, await current().run(self._native.release))
-
     async def is_locked(self) -> bool:
         """Whether anybody holds the key."""
         return cast(bool, await _ask(self._client._native.is_locked, self.key))
 
     async def with_lock(self, fn: Callable[[Lease], Awaitable[T] | T]) -> T:
-        """Calls `fn(lease)`, sync or async, while holding the key, and returns what it returns."""
+        """Calls `fn(lease)`, sync or async, while holding the key, and returns what it returns.
+
+        What can be awaited is awaited while the key is held; a generator is refused. Other lazy results (a `map`, a `QuerySet`, a
+        stream) must be used up in `fn`.
+        """
         check_callable(fn)
+        if looks_lazy(fn):
+            raise invalid("fn", "a generator function", f"a function that returns {_DONE}")
         async with self as lease:
-            result = fn(lease)
-            if inspect.isawaitable(result):
-                return await cast(Awaitable[T], result)
-            return result
-
-    def __aenter__(self) -> Coroutine[Any, Any, Lease]:
-        return self._get(UNSET, enter=True)
-
-    def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> Awaitable[None]:
-        entered = self._entered
-        lease = entered.pop() if len(entered) == 1 else self._to_leave(asyncio.current_task(), "__aexit__")
-        if self._reentrant and lease in entered:
-            return lease._leave_inner(kind, error)
-        if kind is None and lease.valid and not lease._cancelled:
-            return lease._leave_well()
-        return lease._leave(kind, error)
-
-    async def _get(self, wait: Seconds | Unset | None, *, enter: bool) -> Lease:
-        """Gets a lease, for `async with` if `enter`. One coroutine: each one more is paid for at every await."""
-        state = current()
-        task = asyncio.current_task(state.loop())
-        leases = self._client._leases
-        key = self.key
-        if key in leases:
-            if self._reentrant and task is not None and (own := self._again(task)) is not None:
-                if enter:
-                    self._enter_again(own, state, task)
-                return own
-            self._warn_of_own_lease(task, wait)
-        caller = _caller.of_task(task)
-        number = state.next_number()
-        watch = enter and self._on_lost == "cancel"
-        if isinstance(wait, Unset):
-            call = self._native.acquire(state.completions, number, watch, caller)
-        else:
-            call = self._native.acquire_within(state.completions, number, watch, caller, wait)
-        future = state.expect(number)
-        try:
-            grant = await future
-        except AcquireTimeout:
-            self._warn_of_starter(caller)
-            raise
-        except BaseException:
-            state.give_up(number, call, future)
-            raise
-        lease = Lease(grant, key, number, self._on_lost, task, leases)
-        if not lease.valid:
-            # It ran out before it got here: the process was paused, or the loop blocked with renewal off.
-            loss = lease._loss()
-            await lease.release()
-            if loss is not None:
-                raise loss
-        leases[key] = weakref.ref(lease)
-        if self._max_stall is not None:
-            state.give_signs(lease, self._max_stall)
-        if enter:
-            try:
-                lease._enter(state, task, watched=True)
-            except BaseException:
-                await lease.release()
-                raise
-            self._entered.append(lease)
-        return lease
-
-    def _enter_again(self, lease: Lease, state: LoopState, task: asyncio.Task[Any]) -> None:
-        """Begins a body inside of what the same task does with the same lease."""
-        if lease not in self._entered:
-            # It was acquired without a body.
-            lease._enter(state, task, watched=False)
-        self._entered.append(lease)
+            return await settled(fn(lease), f"one that returns {_DONE}")
 
 
 async def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:

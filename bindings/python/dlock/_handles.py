@@ -5,19 +5,15 @@ A *taker* is what a face counts as one caller: a task, or a thread.
 
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, ClassVar, Final, Generic, NoReturn, Self, SupportsIndex, TypeVar, Unpack
 
 from dlock import _native
 from dlock._log import LOG
 from dlock._observe import Observers, Stats
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset, checked, open_client, split_on_lost
-from dlock._warn import warn_caller, warn_dropped
+from dlock._warn import warn_caller
 from dlock._words import unexpected
-from dlock.errors import ForkedError, LockError, LockLost, NotHeld, invalid
-
-# So many leases of a lock are remembered before those that have ended are looked for.
-REMEMBERED = 8
+from dlock.errors import ForkedError, LockLost, NotHeld, invalid
 
 
 def bound(handle: object, _protocol: SupportsIndex) -> NoReturn:
@@ -91,23 +87,19 @@ class ClientHandle:
 class LeaseHandle(_native.Lease):
     """A lease, and who took it."""
 
-    __slots__ = ("__weakref__", "_key", "_leases", "_on_lost", "_released", "_taker")
+    __slots__ = ("__weakref__", "_key", "_leases", "_on_lost", "_taker")
 
-    # Set by the `__init__` of each face: one call more would be paid for at each grant.
+    # Set by each face: one call more would be paid for at each grant.
     _key: str  # to look it up: `key` makes a new text each time
     _leases: "dict[str, weakref.ref[LeaseHandle]]"
     _on_lost: str
-    _released: bool
     _taker: object
 
     __reduce_ex__ = bound
 
-    def __del__(self) -> None:
-        if self._released:
-            return
-        self._let_go()
-        if self._is_last_handle():
-            warn_dropped([(self.key, self.token)], self)
+    # What is held and can be reached no more is given back, with a warning. Native, because a signal handler that raised in there
+    # would raise to nobody.
+    __del__ = _native.Lease._dropped
 
     def __repr__(self) -> str:
         try:
@@ -125,18 +117,14 @@ class LeaseHandle(_native.Lease):
             pass
         return None
 
-    def _let_go(self) -> None:
-        """Ends what we do for the lease on this side."""
-        self._released = True
-        known = self._leases.get(self._key)
-        if known is not None and ((lease := known()) is self or lease is None):
-            self._leases.pop(self._key, None)
+    def _abandoned(self) -> None:
+        """A body that was about to begin never did: the lease was given back."""
 
 
 L = TypeVar("L", bound=LeaseHandle)
 
 
-class LockHandle(Generic[L]):
+class LockHandle(_native.Handle, Generic[L]):
     """A lock, and the leases that were taken with it."""
 
     __slots__ = ("__weakref__", "_client", "_entered", "_max_stall", "_native", "_on_lost", "_reentrant", "_taken", "key")
@@ -159,7 +147,7 @@ class LockHandle(Generic[L]):
         # Seconds: what the engine made of it.
         self._max_stall = self._native.max_stall if "max_stall" in options else None
         self._reentrant = options.get("reentrant", False)
-        self.key: Final = key
+        self.key: Final = self._native.key  # a plain str, whatever was given
         self._client = client
         # Leases of `with` bodies under way, and of other acquires.
         self._entered: list[L] = []
@@ -167,45 +155,11 @@ class LockHandle(Generic[L]):
 
     __reduce_ex__ = bound
 
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # its options were refused
-            self._entered.clear()
-            warn_dropped(self._native.forgotten(), self)
+    # Native, as that of a lease is.
+    __del__ = _native.Handle._dropped
 
     def __repr__(self) -> str:
         return f"<{_public_name(self)} {self.key!r}>"
-
-    def _remember(self, lease: L) -> None:
-        """Keeps sight of a lease that was acquired outside a `with`."""
-        if self._reentrant and any(known() is lease for known in self._taken):
-            return
-        if len(self._taken) >= REMEMBERED:
-            self._taken = [known for known in self._taken if (old := known()) is not None and not old._released]
-        self._taken.append(weakref.ref(lease))
-
-    def _to_release(self, taker: object) -> L | None:
-        """The lease that this taker took last, else the only one outstanding, lost ones included."""
-        taken = [lease for known in self._taken if (lease := known()) is not None]
-        outstanding = [lease for lease in reversed(taken + self._entered) if not lease._released]
-        own = (lease for lease in outstanding if lease._taker == taker)
-        alone = len(set(outstanding)) == 1
-        return next(own, outstanding[0] if alone else None)
-
-    def _again(self, taker: object) -> L | None:
-        """The lease that this taker holds through this lock, entered once more."""
-        taken = [lease for known in self._taken if (lease := known()) is not None]
-        return next((lease for lease in self._entered + taken if lease._taker == taker and lease._again()), None)
-
-    def _to_leave(self, taker: object, operation: str) -> L:
-        """Takes out the lease that this taker entered last; entered elsewhere, the only one."""
-        entered = self._entered
-        for place in range(len(entered) - 1, -1, -1):
-            if entered[place]._taker == taker:
-                return entered.pop(place)
-        if len(entered) == 1:
-            return entered.pop()
-        message = f'lock "{self.key}": {operation}: {len(entered)} bodies of other {self._taker_name}s are under way'
-        raise LockError(message, code="AMBIGUOUS", key=self.key, operation=operation)
 
     def _warn_of_own_lease(self, taker: object, wait: Seconds | Unset | None) -> None:
         """Who waits for a key that it holds itself may wait for ever."""

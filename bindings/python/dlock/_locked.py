@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 from dlock._handles import LeaseHandle, LockHandle
 from dlock._options import LockOptions, checked
+from dlock._results import finished, looks_async, looks_lazy, settled
 from dlock._template import KeyTemplate
 from dlock._words import unexpected
 from dlock.errors import LockError, invalid
@@ -19,6 +20,12 @@ R = TypeVar("R")
 K = TypeVar("K", bound=LockHandle[Any])
 
 MakeLock = Callable[[str, LockOptions], K]
+
+_OF_COROUTINE = "what has been done when it returns: hold the lock where the values are used"
+_OF_FUNCTION = (
+    "what has been done when it returns: declare the function `async def`, or await it in one that is decorated with dlock.locked; "
+    "hold the lock where the values of a generator are used"
+)
 
 _current: ContextVar[LeaseHandle] = ContextVar("dlock.current_lease")
 
@@ -51,7 +58,7 @@ class Locked:
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         _check_function(fn, self._make_async is not None)
         template = KeyTemplate(self._template, fn)
-        if inspect.iscoroutinefunction(fn) and self._make_async is not None:
+        if self._make_async is not None and looks_async(fn):
             return cast(Callable[P, R], _around_coroutine(fn, template, Locks(self._make_async, self._options)))
         return _around_function(fn, template, Locks(self._make_plain, self._options))
 
@@ -83,7 +90,7 @@ def _around_coroutine(fn: Callable[..., Any], template: KeyTemplate, locks: Lock
         async with locks.get(template.key(arguments, keywords)) as lease:
             before = _current.set(lease)
             try:
-                return await fn(*arguments, **keywords)
+                return await settled(fn(*arguments, **keywords), _OF_COROUTINE)
             finally:
                 _current.reset(before)
 
@@ -96,7 +103,7 @@ def _around_function(fn: Callable[P, R], template: KeyTemplate, locks: Locks[Any
         with locks.get(template.key(arguments, keywords)) as lease:
             before = _current.set(lease)
             try:
-                return fn(*arguments, **keywords)
+                return finished(fn(*arguments, **keywords), _OF_FUNCTION)
             finally:
                 _current.reset(before)
 
@@ -108,7 +115,7 @@ def _check_function(fn: object, coroutines: bool) -> None:
         raise invalid("fn", f"a {type(fn).__name__}", f"a function: write @{type(fn).__name__} above @locked")
     if not callable(fn) or inspect.isclass(fn):
         raise invalid("fn", f"an object of type {type(fn).__name__}", "a function")
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+    if looks_lazy(fn):
         raise invalid("fn", "a generator function", "a function that ends when it returns: hold the lock where the values are used")
-    if not coroutines and inspect.iscoroutinefunction(fn):
+    if not coroutines and looks_async(fn):
         raise invalid("fn", "a coroutine function", "a plain function; dlock.locked takes coroutine functions")

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from dlock import _process
 from dlock._log import LOG
-from dlock._native import Call, Completions, Grant
+from dlock._native import Call, Completions, Grant, tell
 from dlock._pulse import Mortal, Pulse
 from dlock.errors import ForkedError, LockError
 
@@ -99,10 +99,7 @@ class LoopState:
                         listener()
                     continue
                 if not future.done():
-                    if error is None:
-                        future.set_result(value)
-                    else:
-                        future.set_exception(error)
+                    tell(future, value, error)
                 del pending[number]
                 came.popleft()
         except BaseException:

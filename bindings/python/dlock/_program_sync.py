@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Unpack
 
-from dlock import _signals, sync
+from dlock import _native, _signals, sync
 from dlock._holder import Inspection
 from dlock._observe import EventName, Health, Observe, Stats
 from dlock._options import DEFAULT, ClientOptions, Seconds
@@ -76,4 +76,4 @@ def reopen() -> None:
 
 def reset_default_client() -> None:
     """For tests: makes the default client what it was when the program began. See `dlock.reset_default_client`."""
-    sync._run(sync.Client._default()._native.reset)
+    _native.block(sync.Client._default()._native.reset)

@@ -4,26 +4,21 @@ A blocked call holds no GIL, answers Ctrl-C at once, and lets other greenlets ru
 body: `lease.check()` raises, and so does the end of a body that went on regardless.
 """
 
-import asyncio
-import inspect as _inspect
 import threading
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Never, Self, TypeVar, Unpack, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 
-from dlock import _caller, _native, _process, _signals
-from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable, holder_named, refuse_words, warn_of_unit
+from dlock import _caller, _native, _signals
+from dlock._handles import ClientHandle, LeaseHandle, LockHandle, check_callable, holder_named, warn_of_unit
 from dlock._holder import Inspection
 from dlock._locked import Locked
 from dlock._locked import current_lease as _current_lease
-from dlock._log import LOG
 from dlock._observe import EventName, Health, Observe, Observers
-from dlock._options import UNSET, ClientOptions, LockOptions, Seconds, Unset
+from dlock._options import ClientOptions, LockOptions, Seconds
+from dlock._results import finished, looks_async, looks_lazy
 from dlock._wait import wait_readable
-from dlock._warn import warn_caller
-from dlock.errors import AcquireTimeout, ForkedError, LockBusy, LockError, invalid
+from dlock.errors import LockBusy, LockError, invalid
 
 __all__ = [
     "Client",
@@ -52,58 +47,12 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Queues that no call uses now. Each call under way has one of its own, so threads and greenlets never wait for each other's.
-_idle: deque[_native.Completions] = deque(maxlen=64)
-_process.in_child(_idle.clear)
-
-
-def _run(start: Callable[..., _native.Call | None], *arguments: Any) -> Any:
-    """Starts a call, one that can be aborted or None, and blocks until its outcome has come."""
-    if asyncio._get_running_loop() is not None:
-        warn_caller("dlock.sync blocks the running event loop: use `async with` there", RuntimeWarning)
-    try:
-        completions = _idle.pop()
-    except IndexError:
-        LOG.start()
-        completions = _native.Completions()
-    call = start(completions, 0, *arguments)
-    try:
-        outcomes = completions.drain()
-        while not outcomes:
-            wait_readable(completions.fileno())
-            outcomes = completions.drain()
-    except BaseException:
-        # Ctrl-C for one. Whatever still comes to this queue is given back.
-        if call is not None:
-            call.abort()
-        completions.close()
-        raise
-    _idle.append(completions)
-    ((_, value, error),) = outcomes
-    if error is not None:
-        _process.let_daemon_end()
-        raise error
-    return value
-
-
-class _Thread(threading.local):
-    """What a thread is known by: its number may be that of another one that has ended."""
-
-    def __init__(self) -> None:
-        self.mark = object()
-
-
-_thread = _Thread()
-
-
-def _taker() -> object:
-    """The thread that is running. Under gevent and eventlet, which replace `get_ident`, the greenlet."""
-    return threading.get_ident(), _thread.mark
+_DONE = "what has been done by then: use the values of a generator in it"
 
 
 def _ask(start: Callable[..., _native.Call], *arguments: Any) -> Any:
     """Asks about keys: while a client is being closed, only who holds a lease of it may."""
-    return _run(start, _caller.of_thread(_taker()), *arguments)
+    return _native.block(start, _caller.of_thread(_native.taker()), *arguments)
 
 
 class Client(ClientHandle):
@@ -149,7 +98,7 @@ class Client(ClientHandle):
 
     def health(self) -> Health:
         """Makes a round trip within `op_timeout` and looks at the leases. A backend that does not answer is told, not raised."""
-        return cast(Health, _run(self._native.health))
+        return cast(Health, _native.block(self._native.health))
 
     def on(self, event: EventName, fn: Observe) -> Callable[[], None]:
         """Calls `fn(event)` on a thread of ours, one for the client, whenever this happens; returns a function that ends it.
@@ -171,7 +120,7 @@ class Client(ClientHandle):
 
         In a web server, drain the server first, then close the client: its requests are new work.
         """
-        _run(self._native.close, timeout)
+        _native.block(self._native.close, timeout)
 
     def close_on_signal(self, timeout: Seconds, signals: Iterable[int] = _signals.END) -> Callable[[], None]:
         """Has the first of these signals begin `close(timeout)`, on a thread; see `dlock.Client.close_on_signal`."""
@@ -209,60 +158,22 @@ class ThreadObservers(Observers):
                 return
 
 
-class Lease(LeaseHandle):
+class Lease(LeaseHandle, _native.SyncLease):
     """One grant of a lock. `with lease` gives it back at the end of the body."""
 
-    __slots__ = ("_entered",)
-
-    def __init__(
-        self, _grant: _native.Grant, key: str, on_lost: str, taker: object, leases: dict[str, weakref.ref[LeaseHandle]]
-    ) -> None:
-        self._key = key
-        self._leases = leases
-        self._on_lost = on_lost
-        self._released = False
-        self._taker = taker
-        self._entered = False
-
-    def release(self) -> bool:
-        """Gives the key back. True if the backend confirmed it; else `status` says how it stands. Waits at most `op_timeout`.
-
-        With `reentrant`, each release takes one acquire back, and the last one gives back the key.
-        """
-        return cast(bool, _run(self._begin_release))
-
-    def _begin_release(self, completions: _native.Completions, number: int) -> None:
-        if self._release(completions, number):
-            self._let_go()
+    __slots__ = ()
 
     def extend(self, ttl: Seconds) -> None:
         """Sets the life of the lease: `ttl` from now, and for later renewals. `LockLost` or `NotHeld` if the lease has ended."""
         warn_of_unit(ttl)
-        _run(self._extend, ttl)
+        _native.block(self._extend, ttl)
 
     def wait_lost(self) -> str:
         """Blocks until the lease is lost and says why. Does not return for a lease that is given back."""
-        return cast(str, _run(self._wait_lost))
-
-    def __enter__(self) -> Self:
-        if self._entered:
-            raise LockError(f'lock "{self.key}": the lease was entered before', code="ALREADY_ENTERED", key=self.key)
-        self.check()
-        self._entered = True
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        loss = None if self.valid else self._loss()
-        try:
-            self.release()
-        except ForkedError:
-            if kind is None:
-                raise
-        if loss is not None and kind is None and self._on_lost != "ignore":
-            raise loss
+        return cast(str, _native.block(self._wait_lost))
 
 
-class Lock(LockHandle[Lease]):
+class Lock(LockHandle[Lease], _native.SyncLock):
     """A key with its options, made by `Client.lock`.
 
     Reusable, and several threads may share one: each acquire gets a lease of its own.
@@ -273,31 +184,12 @@ class Lock(LockHandle[Lease]):
     _reactions = ("raise", "ignore")
     _taker_name = "thread"
 
-    def acquire(self, *, wait: Seconds | Unset | None = UNSET, **other: Never) -> Lease:
-        """Blocks until the key is got and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
-
-        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
-        backend failed for `connect_timeout`, `RetriesExhausted` when the attempts of `retry` are used up.
-        """
-        refuse_words("acquire", other, "wait")
-        lease = self._get(wait)
-        self._remember(lease)
-        return lease
-
     def try_acquire(self) -> Lease | None:
         """Tries once; None if somebody else holds the key."""
         try:
             return self.acquire(wait=0)
         except LockBusy:
             return None
-
-    def release(self) -> bool:
-        """Gives back the lease that this thread took last with this lock, else the only one outstanding. See `Lease.release`."""
-        lease = self._to_release(_taker())
-        if lease is not None:
-            return lease.release()
-        # None, or several, or one whose handle was discarded: the engine knows.
-        return cast(bool, _run(self._native.release))
 
     def is_locked(self) -> bool:
         """Whether anybody holds the key."""
@@ -306,43 +198,12 @@ class Lock(LockHandle[Lease]):
     def with_lock(self, fn: Callable[[Lease], T]) -> T:
         """Calls `fn(lease)` while holding the key, and returns what it returns."""
         check_callable(fn)
-        if _inspect.iscoroutinefunction(fn):
+        if looks_async(fn):
             raise invalid("fn", "a coroutine function", "a plain function; dlock.with_lock takes coroutine functions")
+        if looks_lazy(fn):
+            raise invalid("fn", "a generator function", f"a function that returns {_DONE}")
         with self as lease:
-            return fn(lease)
-
-    def __enter__(self) -> Lease:
-        lease = self._get(UNSET)
-        lease._entered = True
-        self._entered.append(lease)
-        return lease
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._to_leave(_taker(), "__exit__").__exit__(kind, error, trace)
-
-    def _get(self, wait: Seconds | Unset | None) -> Lease:
-        thread = _taker()
-        leases = self._client._leases
-        if self.key in leases:
-            if self._reentrant and (own := self._again(thread)) is not None:
-                return own
-            self._warn_of_own_lease(thread, wait)
-        caller = _caller.of_thread(thread)
-        start, own_wait = (self._native.acquire, ()) if isinstance(wait, Unset) else (self._native.acquire_within, (wait,))
-        try:
-            grant = _run(start, False, caller, *own_wait)
-        except AcquireTimeout:
-            self._warn_of_starter(caller)
-            raise
-        lease = Lease(grant, self.key, self._on_lost, thread, leases)
-        if not lease.valid:
-            # It ran out before it got here: the process was paused.
-            loss = lease._loss()
-            lease.release()
-            if loss is not None:
-                raise loss
-        leases[self.key] = weakref.ref(lease)
-        return lease
+            return finished(fn(lease), f"one that returns {_DONE}; dlock.with_lock awaits what is returned")
 
 
 def connect(url: str | None = None, **options: Unpack[ClientOptions]) -> Client:

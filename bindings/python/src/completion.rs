@@ -2,15 +2,16 @@
 //!
 //! Engine threads never take the GIL. What they push are plain values; they become Python objects when Python drains the queue.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use dlock::backend::Inspection;
 use dlock::{Error, Health, LossReason};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{IntoPyDict, PyList};
 
 use crate::error::{exception, raise};
 use crate::lease::{Grant, Undelivered};
@@ -34,12 +35,20 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// `(number, value, error)`, of which one is None.
     fn into_python(self, py: Python<'_>, number: u64) -> PyResult<Bound<'_, PyAny>> {
-        let none = py.None().into_bound(py);
-        let value = match self {
-            Self::Failed(error) => return Ok((number, none, exception(py, &error)?).into_pyobject(py)?.into_any()),
+        let told = match self {
+            Self::Failed(error) => (number, py.None().into_bound(py), exception(py, &error)?),
+            outcome => (number, outcome.into_value(py)?, py.None().into_bound(py)),
+        };
+        Ok(told.into_pyobject(py)?.into_any())
+    }
+
+    /// The value, or the error raised.
+    pub(crate) fn into_value(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        Ok(match self {
+            Self::Failed(error) => return Err(raise(error)),
             Self::Granted(lease) => Bound::new(py, Grant::new(lease))?.into_any(),
             Self::Answer(answer) => answer.into_pyobject(py)?.to_owned().into_any(),
-            Self::Done => none.clone(),
+            Self::Done => py.None().into_bound(py),
             Self::Inspected(found) => inspection(py, &found)?,
             Self::Listed(found) => {
                 let list = PyList::empty(py);
@@ -50,8 +59,7 @@ impl Outcome {
             }
             Self::Health(health) => condition(py, &health)?,
             Self::Lost(reason) => reason.as_str().into_pyobject(py)?.into_any(),
-        };
-        Ok((number, value, none).into_pyobject(py)?.into_any())
+        })
     }
 }
 
@@ -90,8 +98,13 @@ impl Queue {
         }
     }
 
+    /// Readable while there is something to take.
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.read.as_fd()
+    }
+
     /// Everything that was pushed. The order matters: silence, disarm, then take; a push after that rings anew.
-    fn take(&self) -> Vec<(u64, Outcome)> {
+    pub(crate) fn take(&self) -> Vec<(u64, Outcome)> {
         self.bell.silence();
         let mut state = self.state.lock();
         state.armed = false;
@@ -156,28 +169,29 @@ pub(crate) struct Completions {
 #[pymethods]
 impl Completions {
     #[new]
-    fn new() -> PyResult<Self> {
+    pub(crate) fn new() -> PyResult<Self> {
         let bell = Bell::new().map_err(|error| PyOSError::new_err((error.raw_os_error(), error.to_string())))?;
         Ok(Self { queue: Owned::new(Arc::new(Queue { bell, state: Mutex::default() })) })
     }
 
     /// The descriptor to wait on: readable when there is something to drain.
-    fn fileno(&self) -> PyResult<i32> {
+    pub(crate) fn fileno(&self) -> PyResult<i32> {
         Ok(self.queue.get()?.bell.read.as_raw_fd())
     }
 
-    /// What has come since: a list of `(number, value, error)`.
-    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+    /// Takes what has come for whoever waits for nothing but a sign.
+    fn drain(&self) -> PyResult<()> {
+        self.queue.get().map(|queue| drop(queue.take()))
+    }
+
+    /// Takes what has come to the end of a deque, as `(number, value, error)`, in one step: between this and its caller an exception may be
+    /// raised.
+    fn drain_into(&self, py: Python<'_>, came: &Bound<'_, PyAny>) -> PyResult<()> {
         let list = PyList::empty(py);
         for (number, outcome) in self.queue.get()?.take() {
             list.append(outcome.into_python(py, number)?)?;
         }
-        Ok(list)
-    }
-
-    /// [`Completions::drain`] to the end of a deque, in one step: between this and its caller an exception may be raised.
-    fn drain_into(&self, py: Python<'_>, came: &Bound<'_, PyAny>) -> PyResult<()> {
-        came.call_method1(pyo3::intern!(py, "extend"), (self.drain(py)?,)).map(drop)
+        came.call_method1(intern!(py, "extend"), (list,)).map(drop)
     }
 
     /// Has the queue drained once more, until it was.
@@ -191,6 +205,41 @@ impl Completions {
         self.queue.get()?.close();
         Ok(())
     }
+}
+
+/// Gives a future its outcome, and has those who wait for it woken whatever a signal handler raises meanwhile.
+#[pyfunction]
+pub(crate) fn tell<'py>(future: &Bound<'py, PyAny>, value: Bound<'py, PyAny>, error: Option<Bound<'py, PyAny>>) -> PyResult<()> {
+    let py = future.py();
+    // What the future forgets as soon as it begins to schedule it.
+    let callbacks = future.getattr(intern!(py, "_callbacks"))?;
+    let told = match error {
+        Some(error) => future.call_method1(intern!(py, "set_exception"), (error,)),
+        None => future.call_method1(intern!(py, "set_result"), (value,)),
+    };
+    told.map(drop).inspect_err(|_| {
+        // The loop's `call_soon` was interrupted: whoever waits would wait for ever.
+        let _ = schedule(future, &callbacks).or_else(|_| schedule(future, &callbacks));
+    })
+}
+
+/// Schedules those callbacks of a future that are not scheduled yet, on a loop that is written in Python. Others are not interrupted.
+fn schedule(future: &Bound<'_, PyAny>, callbacks: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = future.py();
+    let event_loop = future.call_method0(intern!(py, "get_loop"))?;
+    let Some(ready) = event_loop.getattr_opt(intern!(py, "_ready"))? else { return Ok(()) };
+    for callback in callbacks.try_iter().into_iter().flatten() {
+        let (callback, context): (Bound<'_, PyAny>, Bound<'_, PyAny>) = callback?.extract()?;
+        let mut scheduled = false;
+        for handle in ready.try_iter()? {
+            scheduled |= handle?.getattr(intern!(py, "_callback"))?.is(&callback);
+        }
+        if !scheduled {
+            let keywords = [("context", context)].into_py_dict(py)?;
+            event_loop.call_method(intern!(py, "call_soon"), (callback, future), Some(&keywords))?;
+        }
+    }
+    Ok(())
 }
 
 impl Completions {
@@ -211,6 +260,13 @@ impl Drop for Completions {
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Call(tokio::task::AbortHandle);
 
+impl Drop for Call {
+    /// Of a caller who left before the outcome came. A call that is over takes no notice.
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Call {
     pub(crate) fn new(call: tokio::task::AbortHandle) -> Self {
         Self(call)
@@ -220,7 +276,7 @@ impl Call {
 #[pymethods]
 impl Call {
     /// Ends the call where it stands. What it may still get is given back.
-    fn abort(&self) {
+    pub(crate) fn abort(&self) {
         self.0.abort();
     }
 }

@@ -1,17 +1,21 @@
 //! A lease in Python, and a grant on its way there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use dlock::Status;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
+use crate::blocking::hook;
 use crate::completion::{Call, Completions, Outcome, Queue, start};
 use crate::error::raise;
 use crate::process::Owned;
+use crate::taker::{aside, discard, warn_dropped};
 use crate::values::{duration, flag};
 
 /// A lease that has not reached its caller: given back when it is dropped on the way.
@@ -57,7 +61,7 @@ impl Grant {
 #[pymethods]
 impl Grant {
     /// Gives the lease back, unless it was taken.
-    fn give_back(&self) -> PyResult<()> {
+    pub(crate) fn give_back(&self) -> PyResult<()> {
         let lease = self.0.get()?.lock().take();
         drop(lease);
         Ok(())
@@ -74,12 +78,115 @@ pub(crate) fn give_back(lease: &dlock::Lease, completions: &Completions, number:
 
 /// What both faces have of a lease.
 #[pyclass(frozen, subclass, module = "dlock._native")]
-pub(crate) struct Lease(Owned<dlock::Lease>);
+pub(crate) struct Lease(Owned<dlock::Lease>, Course);
+
+/// How far a lease has got on this side.
+#[derive(Default)]
+struct Course {
+    /// The body of a `with` has begun.
+    entered: AtomicBool,
+    released: AtomicBool,
+}
 
 impl Lease {
     /// What a child may ask as well.
     fn record(&self) -> PyResult<&dlock::Lease> {
         self.0.read_only().ok_or_else(|| PyRuntimeError::new_err("the lease is gone"))
+    }
+
+    pub(crate) fn is_released(&self) -> bool {
+        self.1.released.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_entered(&self) {
+        self.1.entered.store(true, Ordering::Relaxed);
+    }
+
+    /// Begins the one body that a lease may have.
+    pub(crate) fn enter_body(&self, py: Python<'_>) -> PyResult<()> {
+        if self.1.entered.load(Ordering::Relaxed) {
+            return Err(PyErr::from_value(hook(py, "already_entered")?.call1((self.key()?,))?));
+        }
+        self.check()?;
+        py.check_signals()?;
+        self.set_entered();
+        Ok(())
+    }
+
+    /// Enters a held lease once more; it then takes one release more to give it back.
+    pub(crate) fn again(&self) -> bool {
+        self.0.mine().is_some_and(dlock::Lease::enter)
+    }
+
+    /// Why the holder must not go on, if the lease was lost.
+    pub(crate) fn loss(&self) -> Option<dlock::Error> {
+        let lease = self.0.mine().filter(|lease| !lease.is_valid())?;
+        lease.check().err().filter(|error| matches!(error, dlock::Error::LockLost { .. }))
+    }
+
+    /// Ends the lease here and now, or takes one entry back, and leaves the rest to the engine: nobody waits for the answer.
+    pub(crate) fn begin_release(slf: &Bound<'_, Self>) {
+        let lease = slf.get();
+        if !lease.is_released() && lease.0.mine().is_some_and(|lease| lease.release_then(drop).unwrap_or(false)) {
+            Self::let_go(slf);
+        }
+    }
+
+    /// Ends the lease, or takes one entry back, and has the answer pushed.
+    pub(crate) fn release(slf: &Bound<'_, Self>, completions: &Completions, number: u64) -> PyResult<bool> {
+        let ended = give_back(slf.get().0.get()?, completions, number)?;
+        if ended {
+            Self::let_go(slf);
+        }
+        Ok(ended)
+    }
+
+    /// [`Lease::release`] whose answer is None: what the end of a body awaits.
+    pub(crate) fn end(slf: &Bound<'_, Self>, completions: &Completions, number: u64) -> PyResult<bool> {
+        let queue = completions.queue()?;
+        let ended = slf.get().0.get()?.release_then(move |_| queue.push(number, Outcome::Done)).map_err(raise)?;
+        if ended {
+            Self::let_go(slf);
+        }
+        Ok(ended)
+    }
+
+    /// Ends what this side does for the lease.
+    fn let_go(slf: &Bound<'_, Self>) {
+        slf.get().1.released.store(true, Ordering::Relaxed);
+        // Only a lease that did not get as far as being known is unknown here.
+        let _ = forget(slf);
+    }
+}
+
+/// Takes the lease out of what its client knows as the latest ones.
+fn forget(lease: &Bound<'_, Lease>) -> PyResult<()> {
+    let py = lease.py();
+    let Some(leases) = lease.getattr_opt(intern!(py, "_leases"))? else { return Ok(()) };
+    let (leases, key) = (leases.cast_into::<PyDict>()?, lease.getattr(intern!(py, "_key"))?);
+    if let Some(known) = leases.get_item(&key)?
+        && known.cast::<PyWeakrefReference>()?.upgrade().is_none_or(|known| known.is(lease))
+    {
+        leases.del_item(key)?;
+    }
+    Ok(())
+}
+
+impl Drop for Lease {
+    /// A handle that is dropped while an exception is on its way was returned to a statement that did not get to keep it: a signal handler
+    /// raised in between. Its lock remembers the lease, but nobody is going to release it.
+    fn drop(&mut self) {
+        if self.is_released() {
+            return;
+        }
+        let Some(lease) = self.0.mine().filter(|lease| lease.is_valid()) else { return };
+        Python::try_attach(|py| {
+            if PyErr::occurred(py) {
+                let _ = lease.begin_release();
+                let told = vec![(lease.key().to_string(), lease.token())];
+                aside(py, || warn_dropped(py, told, None));
+            }
+        });
     }
 }
 
@@ -90,7 +197,9 @@ impl Lease {
     #[pyo3(signature = (grant, *_face))]
     fn new(grant: &Grant, _face: &Bound<'_, PyTuple>) -> PyResult<Self> {
         let lease = grant.0.get()?.lock().take().and_then(Undelivered::deliver);
-        lease.map(|lease| Self(Owned::new(lease))).ok_or_else(|| PyRuntimeError::new_err("the grant was taken before"))
+        lease
+            .map(|lease| Self(Owned::new(lease), Course::default()))
+            .ok_or_else(|| PyRuntimeError::new_err("the grant was taken before"))
     }
 
     /// The key that was granted.
@@ -160,7 +269,7 @@ impl Lease {
     }
 
     /// Raises `LockLost` or `NotHeld` unless the lease is valid.
-    fn check(&self) -> PyResult<()> {
+    pub(crate) fn check(&self) -> PyResult<()> {
         self.0.get()?.check().map_err(raise)
     }
 
@@ -177,14 +286,29 @@ impl Lease {
         self.0.mine().is_some_and(dlock::Lease::heartbeat)
     }
 
-    /// Enters a held lease once more; it then takes one release more to give it back.
-    fn _again(&self) -> bool {
-        self.0.mine().is_some_and(dlock::Lease::enter)
+    /// Whether it was released through this handle.
+    #[getter]
+    fn _released(&self) -> bool {
+        self.is_released()
     }
 
-    /// Whether dropping this object gives a held lease back.
-    fn _is_last_handle(&self) -> bool {
-        self.0.mine().is_some_and(dlock::Lease::is_last_handle)
+    /// What `__del__` does: native, for a signal handler that raised in there would raise to nobody.
+    fn _dropped(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        if this.is_released() {
+            return Ok(());
+        }
+        forget(slf)?;
+        let Some(lease) = this.0.mine() else { return Ok(()) };
+        if !lease.is_last_handle() {
+            // Its lock remembers it, so whoever took it may still release it, by that lock.
+            let taker = slf.getattr_opt(intern!(slf.py(), "_taker"))?;
+            if !lease.is_valid() || taker.is_none_or(|taker| discard(&taker, lease).unwrap_or(true)) {
+                return Ok(());
+            }
+            let _ = lease.begin_release();
+        }
+        warn_dropped(slf.py(), vec![(lease.key().to_string(), lease.token())], Some(slf.as_any()))
     }
 
     /// Has a loss pushed under `number`.
@@ -192,18 +316,6 @@ impl Lease {
         let queue = completions.queue()?;
         self.0.get()?.on_lost(move |reason| queue.push(number, Outcome::Lost(reason)));
         Ok(())
-    }
-
-    /// Ends the lease here and now, and the rest in the background. The answer says whether the backend confirmed it. False if the lease
-    /// goes on, because it was entered more often than it was released.
-    fn _release(&self, completions: &Completions, number: u64) -> PyResult<bool> {
-        give_back(self.0.get()?, completions, number)
-    }
-
-    /// [`Lease::_release`] whose answer is None: what the end of a body awaits.
-    fn _end(&self, completions: &Completions, number: u64) -> PyResult<bool> {
-        let queue = completions.queue()?;
-        self.0.get()?.release_then(move |_| queue.push(number, Outcome::Done)).map_err(raise)
     }
 
     fn _extend(&self, completions: &Completions, number: u64, ttl: &Bound<'_, PyAny>) -> PyResult<Call> {

@@ -1,15 +1,23 @@
 //! `dlock._native`: the engine as Python sees it. Data in, data out; policy stays in the engine.
 #![forbid(unsafe_code)]
 
+mod acquiring;
+mod async_lock;
+mod blocking;
 mod caller;
 mod client;
 mod completion;
 mod error;
 mod event;
+mod exit;
+mod handles;
 mod lease;
 mod lock;
 mod observe;
 mod process;
+mod sync_lease;
+mod sync_lock;
+mod taker;
 mod values;
 
 /// What the interpreter's thread allocates the engine's frees, and the other way round: the system's allocator makes them wait for each
@@ -25,19 +33,35 @@ mod _native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use crate::acquiring::Acquiring;
+    #[pymodule_export]
+    use crate::async_lock::{AsyncLease, AsyncLock};
+    #[pymodule_export]
+    use crate::blocking::block;
+    #[pymodule_export]
     use crate::caller::Caller;
     #[pymodule_export]
     use crate::client::Client;
     #[pymodule_export]
-    use crate::completion::{Call, Completions};
+    use crate::completion::{Call, Completions, tell};
     #[pymodule_export]
     use crate::event::Event;
+    #[pymodule_export]
+    use crate::exit::Exit;
+    #[pymodule_export]
+    use crate::handles::Handle;
     #[pymodule_export]
     use crate::lease::{Grant, Lease};
     #[pymodule_export]
     use crate::lock::Lock;
     #[pymodule_export]
     use crate::observe::{Subscription, listen_to_logs, set_log_level, take_logs};
+    #[pymodule_export]
+    use crate::sync_lease::SyncLease;
+    #[pymodule_export]
+    use crate::sync_lock::SyncLock;
+    #[pymodule_export]
+    use crate::taker::taker;
 
     /// Version of the engine, shared by every package of the project.
     #[pymodule_export]

@@ -4,16 +4,44 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
+use crate::blocking::hook;
 use crate::caller::Caller;
 use crate::completion::{Call, Completions, Outcome};
 use crate::error::raise;
-use crate::lease::{Undelivered, give_back};
+use crate::lease::Undelivered;
 use crate::process::Owned;
 use crate::values::duration_or_none;
 
 /// A key with its options.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Lock(Owned<dlock::Lock>);
+
+/// The `wait` of one acquire.
+pub(crate) enum Wait<'py> {
+    /// The lock's own.
+    Own,
+    /// Another one; None is for ever.
+    Given(Bound<'py, PyAny>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Wait<'py> {
+    type Error = PyErr;
+
+    fn extract(wait: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let given = wait.to_owned();
+        Ok(if given.is(hook(wait.py(), "UNSET")?) { Self::Own } else { Self::Given(given) })
+    }
+}
+
+impl<'py> Wait<'py> {
+    /// As Python passes it on.
+    pub(crate) fn value(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Own => hook(py, "UNSET"),
+            Self::Given(wait) => Ok(wait.clone()),
+        }
+    }
+}
 
 impl Lock {
     pub(crate) fn new(lock: dlock::Lock) -> Self {
@@ -39,6 +67,27 @@ impl Lock {
         };
         let (asks, holds) = (caller.0.clone(), caller.0.clone());
         self.0.get()?.acquire_for(asks, holds, wait, granted).map(Call::new).map_err(raise)
+    }
+
+    /// Starts an attempt; the answer is a `Grant`. With `watch`, a loss of the lease comes under the same number.
+    pub(crate) fn acquire(
+        &self,
+        completions: &Completions,
+        number: u64,
+        watch: bool,
+        caller: &Caller,
+        wait: &Wait<'_>,
+    ) -> PyResult<Call> {
+        let wait = match wait {
+            Wait::Own => self.0.read_only().and_then(|lock| lock.options().wait),
+            Wait::Given(wait) => duration_or_none("wait", Some(wait).filter(|wait| !wait.is_none()))?,
+        };
+        self.start(completions, number, watch, caller, wait)
+    }
+
+    /// The one lease that was taken and not given back.
+    pub(crate) fn only_lease(&self) -> PyResult<dlock::Lease> {
+        self.0.get()?.only_lease("release").map_err(raise)
     }
 }
 
@@ -68,37 +117,13 @@ impl Lock {
         self.0.read_only().and_then(|lock| lock.options().max_stall).map(|max_stall| max_stall.as_secs_f64())
     }
 
-    /// Starts an attempt; the answer is a `Grant`. With `watch`, a loss of the lease comes under the same number.
-    fn acquire(&self, completions: &Completions, number: u64, watch: bool, caller: &Caller) -> PyResult<Call> {
-        let wait = self.0.read_only().and_then(|lock| lock.options().wait);
-        self.start(completions, number, watch, caller, wait)
-    }
-
-    /// `acquire` with a `wait` of its own: None for ever, zero to try once.
-    #[pyo3(signature = (completions, number, watch, caller, wait))]
-    fn acquire_within(
-        &self,
-        completions: &Completions,
-        number: u64,
-        watch: bool,
-        caller: &Caller,
-        wait: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Call> {
-        self.start(completions, number, watch, caller, duration_or_none("wait", wait)?)
-    }
-
     /// Whether the key is held, through this client, by one who started the caller. True once for each lease.
     fn is_held_by_starter_of(&self, caller: &Caller) -> bool {
         self.0.mine().is_some_and(|lock| lock.is_held_by_starter_of(&caller.0))
     }
 
-    /// Releases the only outstanding lease; the answer says whether the backend confirmed it.
-    fn release(&self, completions: &Completions, number: u64) -> PyResult<()> {
-        give_back(&self.0.get()?.only_lease("release").map_err(raise)?, completions, number).map(drop)
-    }
-
     /// `(key, token)` of the held leases that only this lock remembers: they are given back with it.
-    fn forgotten(&self) -> Vec<(String, u64)> {
+    pub(crate) fn forgotten(&self) -> Vec<(String, u64)> {
         let Some(lock) = self.0.mine() else { return Vec::new() };
         lock.forgotten().into_iter().map(|(key, token)| (key.to_string(), token)).collect()
     }

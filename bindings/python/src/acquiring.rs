@@ -1,0 +1,324 @@
+//! An attempt to get a lease, as something that a task of asyncio awaits.
+//!
+//! From the grant to the moment when the caller has the lease there is native code only: see `sync_lock`.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyType, PyWeakrefReference};
+
+use crate::async_lock::{current, current_task, next_number, taker};
+use crate::blocking::{hook, unexpected};
+use crate::caller::Caller;
+use crate::completion::Call;
+use crate::error::raise;
+use crate::exit::State;
+use crate::handles::{again, remember};
+use crate::lease::{Grant, Lease};
+use crate::lock::{Lock, Wait};
+use crate::sync_lock::{entered, take_out, warned};
+use crate::taker::aside;
+
+/// An attempt to get a lease: awaited once, by the task that made it. Whatever ends the wait early gives back what comes.
+#[pyclass(frozen, module = "dlock._native")]
+pub(crate) struct Acquiring {
+    lock: Py<PyAny>,
+    /// The lock's own where None.
+    wait: Option<Py<PyAny>>,
+    body: Body,
+    /// Under the GIL at all times.
+    stage: Mutex<Stage>,
+}
+
+/// What is done with the lease.
+pub(crate) enum Body {
+    /// The caller gets it.
+    None,
+    /// A body begins, under which `__aexit__`, if that is known.
+    Under(Option<Arc<State>>),
+}
+
+enum Stage {
+    Fresh,
+    Waiting(Waiting),
+    Over,
+}
+
+/// What is known of an attempt that is under way.
+struct Waiting {
+    call: Call,
+    future: Py<PyAny>,
+    number: u64,
+    state: Py<PyAny>,
+    task: Py<PyAny>,
+    leases: Py<PyDict>,
+    key: Py<PyAny>,
+    caller: Py<Caller>,
+}
+
+impl Waiting {
+    /// Nobody waits any more: what comes, or has come, is given back.
+    fn give_up(&self, py: Python<'_>) -> PyResult<()> {
+        self.call.abort();
+        let pending = self.state.bind(py).getattr(intern!(py, "pending"))?;
+        if pending.cast::<PyDict>()?.contains(self.number)? {
+            return pending.cast::<PyDict>()?.del_item(self.number);
+        }
+        // Tracebacks may keep the future alive: its grant must not wait for them.
+        let future = self.future.bind(py);
+        if future.call_method0(intern!(py, "done"))?.is_truthy()?
+            && !future.call_method0(intern!(py, "cancelled"))?.is_truthy()?
+            && future.call_method0(intern!(py, "exception"))?.is_none()
+            && let Ok(grant) = future.call_method0(intern!(py, "result"))?.cast::<Grant>()
+        {
+            grant.get().give_back()?;
+        }
+        Ok(())
+    }
+}
+
+impl Acquiring {
+    pub(crate) fn new(lock: &Bound<'_, PyAny>, wait: &Wait<'_>, body: Body) -> Self {
+        let wait = match wait {
+            Wait::Own => None,
+            Wait::Given(wait) => Some(wait.clone().unbind()),
+        };
+        Self { lock: lock.clone().unbind(), wait, body, stage: Mutex::new(Stage::Fresh) }
+    }
+
+    fn wait<'py>(&self, py: Python<'py>) -> Wait<'py> {
+        self.wait.as_ref().map_or(Wait::Own, |wait| Wait::Given(wait.bind(py).clone()))
+    }
+
+    fn next_stage(&self) -> Stage {
+        std::mem::replace(&mut *self.stage.lock(), Stage::Over)
+    }
+
+    /// Asks for the key and returns the future to wait for; or the lease, where this task holds it already.
+    fn start<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let lock = self.lock.bind(py);
+        let state = current(py)?;
+        let task = current_task(py)?;
+        let leases: Bound<'_, PyDict> = lock.getattr(intern!(py, "_client"))?.getattr(intern!(py, "_leases"))?.cast_into()?;
+        let key = lock.getattr(intern!(py, "key"))?;
+        if leases.contains(&key)? {
+            if !task.is_none()
+                && lock.getattr(intern!(py, "_reentrant"))?.is_truthy()?
+                && let Some(own) = again(lock, &taker(&task)?)?
+            {
+                return Err(self.own(own, &state, &task)?);
+            }
+            lock.call_method1(intern!(py, "_warn_of_own_lease"), (taker(&task)?, self.wait(py).value(py)?))?;
+        }
+        let caller: Bound<'_, Caller> = hook(py, "caller_of_task")?.call1((&task,))?.cast_into()?;
+        let native: Bound<'_, Lock> = lock.getattr(intern!(py, "_native"))?.cast_into()?;
+        let (completions, number) = next_number(&state)?;
+        let future = state.call_method1(intern!(py, "expect"), (number,))?;
+        let watch = !matches!(self.body, Body::None) && lock.getattr(intern!(py, "_on_lost"))?.eq("cancel")?;
+        let call = match native.get().acquire(completions.get(), number, watch, caller.get(), &self.wait(py)) {
+            Ok(call) => call,
+            Err(error) => {
+                state.getattr(intern!(py, "pending"))?.cast::<PyDict>()?.del_item(number)?;
+                return Err(error);
+            }
+        };
+        future.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
+        let (state, task, leases) = (state.unbind(), task.unbind(), leases.unbind());
+        *self.stage.lock() = Stage::Waiting(Waiting {
+            call,
+            future: future.clone().unbind(),
+            number,
+            state,
+            task,
+            leases,
+            key: key.unbind(),
+            caller: caller.unbind(),
+        });
+        Ok(future)
+    }
+
+    /// The lease of a grant that has come, or whatever came instead.
+    fn finish(&self, py: Python<'_>, waiting: &Waiting) -> PyResult<PyErr> {
+        let (lock, state) = (self.lock.bind(py), waiting.state.bind(py));
+        let grant = waiting.future.bind(py).call_method0(intern!(py, "result")).inspect_err(|_| {
+            let _ = waiting.give_up(py);
+        })?;
+        let lease = class(py)?.call1((grant,))?.cast_into::<Lease>()?;
+        let got = Got(Some(lease));
+        let lease = got.lease()?;
+        lease.setattr(intern!(py, "_key"), waiting.key.bind(py))?;
+        lease.setattr(intern!(py, "_leases"), waiting.leases.bind(py))?;
+        lease.setattr(intern!(py, "_on_lost"), lock.getattr(intern!(py, "_on_lost"))?)?;
+        lease.setattr(intern!(py, "_taker"), taker(waiting.task.bind(py))?)?;
+        lease.setattr(intern!(py, "_number"), waiting.number)?;
+        lease.setattr(intern!(py, "_state"), py.None())?;
+        lease.setattr(intern!(py, "_body"), py.None())?;
+        lease.setattr(intern!(py, "_cancelled"), false)?;
+        if let Some(lost) = lease.get().loss() {
+            // It ran out before it got here: the process was paused, or the loop blocked with renewal off.
+            return Err(raise(lost));
+        }
+        waiting.leases.bind(py).set_item(waiting.key.bind(py), PyWeakrefReference::new(lease.as_any())?)?;
+        let max_stall = lock.getattr(intern!(py, "_max_stall"))?;
+        if !max_stall.is_none() {
+            state.call_method1(intern!(py, "give_signs"), (lease, max_stall))?;
+        }
+        if !matches!(self.body, Body::None) {
+            lease.call_method1(intern!(py, "_enter"), (state, waiting.task.bind(py), true))?;
+        }
+        self.hand_over(got)
+    }
+
+    /// Enters a lease once more, or begins a body inside of what the same task does with it.
+    fn own(&self, own: Bound<'_, Lease>, state: &Bound<'_, PyAny>, task: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+        let (py, lock) = (own.py(), self.lock.bind(own.py()));
+        let got = Got(Some(own));
+        let lease = got.lease()?;
+        if !matches!(self.body, Body::None) && !entered(lock)?.iter().any(|other| other.is(lease)) {
+            // It was acquired without a body.
+            lease.call_method1(intern!(py, "_enter"), (state, task, false))?;
+        }
+        self.hand_over(got)
+    }
+
+    /// The end of the iteration, with the lease as its value.
+    fn hand_over(&self, got: Got<'_>) -> PyResult<PyErr> {
+        let lease = got.lease()?;
+        let (py, lock) = (lease.py(), self.lock.bind(lease.py()));
+        match &self.body {
+            Body::None => remember(lock, lease)?,
+            Body::Under(exit) => {
+                let entered = entered(lock)?;
+                entered.append(lease)?;
+                if let Some(exit) = exit {
+                    exit.enters(lock, lease)?;
+                }
+                // From Python 3.14 on handlers would run between here and the body, where nobody calls `__aexit__`.
+                if let Err(raised) = py.check_signals() {
+                    if let Some(exit) = exit {
+                        exit.spend();
+                    }
+                    take_out(&entered, |other| other.is(lease))?;
+                    return Err(raised);
+                }
+            }
+        }
+        let stop = py.get_type::<PyStopIteration>().call1((lease,))?;
+        got.keep()?;
+        Ok(PyErr::from_value(stop))
+    }
+}
+
+#[pymethods]
+impl Acquiring {
+    /// For `lock.acquire`, without a body.
+    #[new]
+    #[allow(clippy::needless_pass_by_value)] // extracted
+    fn of(lock: &Bound<'_, PyAny>, wait: Wait<'_>) -> Self {
+        Self::new(lock, &wait, Body::None)
+    }
+
+    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self.next_stage() {
+            Stage::Fresh => self.start(py),
+            Stage::Waiting(waiting) => Err(self.finish(py, &waiting)?),
+            Stage::Over => Err(PyRuntimeError::new_err("the attempt was awaited before")),
+        }
+    }
+
+    fn send<'py>(&self, py: Python<'py>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.__next__(py)
+    }
+
+    #[pyo3(signature = (kind, value = None, _trace = None))]
+    fn throw<'py>(
+        &self,
+        kind: Bound<'py, PyAny>,
+        value: Option<Bound<'py, PyAny>>,
+        _trace: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = kind.py();
+        let raised = PyErr::from_value(value.filter(|value| !value.is_none()).unwrap_or(kind));
+        // The loop throws what the future failed with, too.
+        let Stage::Waiting(waiting) = self.next_stage() else { return Err(raised) };
+        waiting.give_up(py)?;
+        Err(warned(self.lock.bind(py), waiting.caller.bind(py), raised))
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.end(py)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.lock)?;
+        match self.stage.try_lock().as_deref() {
+            Some(Stage::Waiting(waiting)) => {
+                visit.call(&waiting.task)?;
+                visit.call(&waiting.future)?;
+                visit.call(&waiting.state)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Acquiring {
+    fn end(&self, py: Python<'_>) -> PyResult<()> {
+        match self.next_stage() {
+            Stage::Waiting(waiting) => waiting.give_up(py),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Acquiring {
+    fn drop(&mut self) {
+        if let Stage::Waiting(waiting) = self.next_stage() {
+            Python::try_attach(|py| aside(py, || waiting.give_up(py)));
+        }
+    }
+}
+
+/// A lease that is the caller's only when all has gone well.
+struct Got<'py>(Option<Bound<'py, Lease>>);
+
+impl<'py> Got<'py> {
+    fn lease(&self) -> PyResult<&Bound<'py, Lease>> {
+        self.0.as_ref().ok_or_else(unexpected)
+    }
+
+    fn keep(mut self) -> PyResult<Bound<'py, Lease>> {
+        self.0.take().ok_or_else(unexpected)
+    }
+}
+
+impl Drop for Got<'_> {
+    fn drop(&mut self) {
+        if let Some(lease) = &self.0 {
+            Lease::begin_release(lease);
+            let py = lease.py();
+            if lease.get().is_released() {
+                aside(py, || lease.call_method0(intern!(py, "_abandoned")).map(drop));
+            }
+        }
+    }
+}
+
+fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "dlock._lease", "Lease").cloned()
+}

@@ -1,0 +1,274 @@
+//! A lock of asyncio: what gives a lease back, and the end of a body.
+//!
+//! As in `sync_lock`, there is native code only from the grant to the moment when the caller has the lease, and before the release has begun.
+//! A step of Python between them is a place where a signal handler may raise, or a debugger, and where a lease would be lost.
+
+use pyo3::exceptions::PyStopIteration;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyType, PyWeakrefReference};
+
+use crate::acquiring::{Acquiring, Body};
+use crate::blocking::{hook, loop_runs};
+use crate::completion::Completions;
+use crate::error::raise;
+use crate::exit::{Exit, ExitMethod};
+use crate::handles::{to_leave, to_release};
+use crate::lease::{Lease, give_back};
+use crate::lock::{Lock, Wait};
+use crate::sync_lease::is_forked;
+use crate::sync_lock::{entered, insist, take_out};
+
+/// The part of `dlock.Lock` that takes the key and gives it back.
+#[pyclass(frozen, subclass, module = "dlock._native")]
+pub(crate) struct AsyncLock;
+
+#[pymethods]
+impl AsyncLock {
+    fn __aenter__(slf: &Bound<'_, Self>) -> Acquiring {
+        let lock = slf.as_any();
+        Acquiring::new(lock, &Wait::Own, Body::Under(Exit::claim(lock)))
+    }
+
+    /// Gives back the lease that this task took last with this lock, else the only one outstanding. See `Lease.release`.
+    ///
+    /// The release begins when this is called; what is awaited is the answer.
+    fn release<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, lock) = (slf.py(), slf.as_any());
+        if !loop_runs(py)? {
+            return hook(py, "inside")?.call1((slf.getattr(intern!(py, "release"))?, ()));
+        }
+        let (task, interrupted) = insist(|| current_task(py))?;
+        let lease = to_release(lock, &taker(&task)?)?;
+        let begun = match &lease {
+            Some(lease) => begin(lease, Ending::Release),
+            // None, or several, or one whose handle was discarded: the engine knows.
+            None => begin_only(lock),
+        };
+        answer(begun, interrupted)
+    }
+
+    #[classattr]
+    fn __aexit__() -> ExitMethod {
+        ExitMethod
+    }
+}
+
+/// The part of `dlock.Lease` that gives it back.
+#[pyclass(frozen, subclass, module = "dlock._native")]
+pub(crate) struct AsyncLease;
+
+#[pymethods]
+impl AsyncLease {
+    /// Gives the key back; local validity and renewal end at once.
+    ///
+    /// True if the backend confirmed it; else `status` says how it stands, and the engine goes on trying until the lease would
+    /// have run out. Waits at most `op_timeout`. A cancelled release goes on in the background.
+    ///
+    /// With `reentrant`, each release takes one acquire back, and the last one gives back the key. The release begins when this is called;
+    /// what is awaited is the answer.
+    fn release<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        if !loop_runs(py)? {
+            return hook(py, "inside")?.call1((slf.getattr(intern!(py, "release"))?, ()));
+        }
+        answer(begin(slf.as_any().cast()?, Ending::Release), None)
+    }
+
+    fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Ready> {
+        let (py, lease) = (slf.py(), slf.as_any().cast::<Lease>()?);
+        lease.get().check()?;
+        let (state, task) = (current(py)?, current_task(py)?);
+        lease.call_method1(intern!(py, "_enter"), (state, task, false)).inspect_err(|raised| {
+            // What a signal handler raised: the statement that has the lease does not get to its body.
+            if !is_lock_error(py, raised) {
+                Lease::begin_release(lease);
+            }
+        })?;
+        Ok(Ready(lease.clone().into_any().unbind()))
+    }
+
+    fn __aexit__<'py>(
+        slf: &Bound<'py, Self>,
+        kind: &Bound<'py, PyAny>,
+        error: &Bound<'py, PyAny>,
+        _trace: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        leave(slf.as_any().cast()?, kind, error, false)
+    }
+}
+
+/// What there is nothing to wait for.
+#[pyclass(frozen, module = "dlock._native")]
+pub(crate) struct Ready(Py<PyAny>);
+
+#[pymethods]
+impl Ready {
+    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<()> {
+        Err(PyStopIteration::new_err((self.0.clone_ref(py),)))
+    }
+}
+
+/// Ends the body that is known by the `__aexit__` of its own, or else by its task.
+pub(crate) fn leave_entered<'py>(
+    lock: &Bound<'py, PyAny>,
+    lease: Option<Bound<'py, Lease>>,
+    kind: &Bound<'py, PyAny>,
+    error: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = lock.py();
+    let list = entered(lock)?;
+    let (lease, interrupted) = if let Some(lease) = lease {
+        take_out(&list, |other| other.is(&lease))?;
+        (lease, None)
+    } else {
+        let (task, interrupted) = insist(|| current_task(py))?;
+        (to_leave(lock, &taker(&task)?, "__aexit__")?, interrupted)
+    };
+    let inner = list.iter().any(|other| other.is(&lease));
+    let left = leave(&lease, kind, error, inner);
+    interrupted.map_or(left, Err)
+}
+
+/// Ends the body of a task that is closed where no loop runs: its loop has lost it, and nothing can be awaited any more.
+pub(crate) fn leave_closed<'py>(lock: &Bound<'py, PyAny>, lease: Option<Bound<'py, Lease>>) -> PyResult<Bound<'py, PyAny>> {
+    let py = lock.py();
+    if let Some(lease) = lease {
+        take_out(&entered(lock)?, |other| other.is(&lease))?;
+        Lease::begin_release(&lease);
+        lease.call_method0(intern!(py, "_abandoned"))?;
+    }
+    Ok(Bound::new(py, Ready(py.None()))?.into_any())
+}
+
+/// Begins the release and returns what awaits its end. `inner`: the same task has other bodies of this lease under way.
+fn leave<'py>(
+    lease: &Bound<'py, Lease>,
+    kind: &Bound<'py, PyAny>,
+    error: &Bound<'py, PyAny>,
+    inner: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = lease.py();
+    let lost = lease.get().loss();
+    let well = !inner && kind.is_none() && lost.is_none() && !lease.getattr(intern!(py, "_cancelled"))?.is_truthy()?;
+    if well {
+        lease.setattr(intern!(py, "_body"), py.None())?;
+    }
+    let begun = begin(
+        lease,
+        if inner {
+            Ending::Release
+        } else if well {
+            Ending::Body
+        } else {
+            Ending::BodyExplained
+        },
+    );
+    if well {
+        return begun;
+    }
+    let future = match begun {
+        Err(failure) if !kind.is_none() && is_forked(py, &failure)? => py.None().into_bound(py),
+        begun => begun?,
+    };
+    let lost = lost.map(|lost| raise(lost).into_value(py));
+    let end = if inner { intern!(py, "_leave_inner") } else { intern!(py, "_leave") };
+    lease.call_method1(end, (kind, error, lost, future))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Ending {
+    /// A call of `release`, or the end of an inner body.
+    Release,
+    /// The end of a body, about which there is nothing to say.
+    Body,
+    /// The end of a body whose exception has to be looked at.
+    BodyExplained,
+}
+
+/// Begins the release of a lease. The future gets the answer: whether the backend confirmed it, or None for the end of a body.
+fn begin<'py>(lease: &Bound<'py, Lease>, ending: Ending) -> PyResult<Bound<'py, PyAny>> {
+    let py = lease.py();
+    let watching = lease.getattr(intern!(py, "_state"))?;
+    let (state, interrupted) = match if watching.is_none() { insist(|| current(py)) } else { Ok((watching.clone(), None)) } {
+        Ok(found) => found,
+        Err(raised) => {
+            Lease::begin_release(lease);
+            return Err(raised);
+        }
+    };
+    let (completions, number) = next_number(&state)?;
+    let ended = if ending == Ending::Body {
+        Lease::end(lease, completions.get(), number)?
+    } else {
+        Lease::release(lease, completions.get(), number)?
+    };
+    // From here on whatever raises, raises: the release has begun.
+    if (ended || ending != Ending::Release) && !watching.is_none() {
+        let watched = state.getattr(intern!(py, "_watched"))?;
+        let _ = watched.cast::<PyDict>()?.del_item(lease.getattr(intern!(py, "_number"))?);
+        lease.setattr(intern!(py, "_state"), py.None())?;
+    }
+    let future = state.call_method1(intern!(py, "expect"), (number,))?;
+    interrupted.map_or(Ok(future), Err)
+}
+
+fn begin_only<'py>(lock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = lock.py();
+    let native: Bound<'_, Lock> = lock.getattr(intern!(py, "_native"))?.cast_into()?;
+    let lease = native.get().only_lease()?;
+    let (state, interrupted) = insist(|| current(py)).inspect_err(|_| {
+        let _ = lease.begin_release();
+    })?;
+    let (completions, number) = next_number(&state)?;
+    give_back(&lease, completions.get(), number)?;
+    let future = state.call_method1(intern!(py, "expect"), (number,))?;
+    interrupted.map_or(Ok(future), Err)
+}
+
+/// A coroutine that waits for an answer.
+fn answer(future: PyResult<Bound<'_, PyAny>>, interrupted: Option<PyErr>) -> PyResult<Bound<'_, PyAny>> {
+    let future = future?;
+    match interrupted {
+        Some(interrupted) => Err(interrupted),
+        None => hook(future.py(), "answer")?.call1((future,)),
+    }
+}
+
+fn is_lock_error(py: Python<'_>, error: &PyErr) -> bool {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "dlock.errors", "LockError").is_ok_and(|class| error.is_instance(py, class))
+}
+
+pub(crate) fn current(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CURRENT.import(py, "dlock._loop", "current")?.call0()
+}
+
+/// None outside a task.
+pub(crate) fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CURRENT.import(py, "asyncio", "current_task")?.call0()
+}
+
+/// What a lease knows of the task that took it. Weak: a task that failed has the lease in its traceback, and both would wait for the
+/// garbage collector.
+pub(crate) fn taker<'py>(task: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    if task.is_none() { Ok(task.clone()) } else { Ok(PyWeakrefReference::new(task)?.into_any()) }
+}
+
+/// The loop's queue, and the number for one call more.
+pub(crate) fn next_number<'py>(state: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, Completions>, u64)> {
+    let py = state.py();
+    let completions = state.getattr(intern!(py, "completions"))?.cast_into()?;
+    Ok((completions, state.getattr(intern!(py, "next_number"))?.call0()?.extract()?))
+}

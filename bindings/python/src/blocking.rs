@@ -1,0 +1,144 @@
+//! Calls that block: the engine works, this thread waits without the GIL.
+//!
+//! A signal handler runs only where this module lets it: between two looks at the queue. What it raises ends the call.
+
+use std::cell::Cell;
+use std::os::fd::BorrowedFd;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyCFunction, PyTuple};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::completion::{Call, Completions, Outcome};
+use crate::error::exception;
+
+/// A signal that comes right before the wait does not end it: Ctrl-C is to be answered within 100 ms all the same.
+const LOOK_FOR_SIGNALS: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+thread_local! {
+    /// A queue that no call of this thread uses now. Greenlets of one thread may have several calls under way, each with a queue of its own.
+    static IDLE: Cell<Option<Completions>> = const { Cell::new(None) };
+}
+
+/// A queue for one call. Runs Python code when the thread has none, so nothing may depend on what it raises.
+pub(crate) fn queue(py: Python<'_>) -> PyResult<Completions> {
+    match IDLE.take() {
+        Some(idle) if idle.queue().is_ok() => Ok(idle),
+        _ => {
+            hook(py, "start_log")?.call0()?;
+            Completions::new()
+        }
+    }
+}
+
+/// Starts a call of Python's and blocks until its outcome has come: `start(completions, number, *arguments)`.
+#[pyfunction]
+#[pyo3(signature = (start, *arguments))]
+pub(crate) fn block<'py>(start: &Bound<'py, PyAny>, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+    let py = start.py();
+    warn_in_loop(py)?;
+    hook(py, "start_log")?.call0()?;
+    let completions = Bound::new(py, Completions::new()?)?;
+    let first = (&completions, 0).into_pyobject(py)?;
+    let call = start.call1(first.add(arguments)?.cast_into::<PyTuple>()?)?;
+    match outcome(py, completions.get()) {
+        Ok(Outcome::Failed(error)) => Err(failed(py, &error)?),
+        Ok(outcome) => outcome.into_value(py),
+        Err(raised) => {
+            if let Ok(call) = call.cast::<Call>() {
+                call.get().abort();
+            }
+            Err(raised)
+        }
+    }
+}
+
+/// Starts a call and blocks until its outcome has come.
+pub(crate) fn run(py: Python<'_>, start: impl FnOnce(&Completions) -> PyResult<Option<Call>>) -> PyResult<Outcome> {
+    warn_in_loop(py)?;
+    let completions = queue(py)?;
+    let call = start(&completions)?;
+    wait(py, completions, call)
+}
+
+/// Blocks until the outcome of a call has come. When a signal handler raises, the call is ended and what it still gets is given back.
+pub(crate) fn wait(py: Python<'_>, completions: Completions, call: Option<Call>) -> PyResult<Outcome> {
+    match outcome(py, &completions) {
+        Ok(outcome) => {
+            IDLE.set(Some(completions));
+            match outcome {
+                Outcome::Failed(error) => Err(failed(py, &error)?),
+                outcome => Ok(outcome),
+            }
+        }
+        Err(raised) => {
+            if let Some(call) = call {
+                call.abort();
+            }
+            // The queue is closed as it is dropped.
+            Err(raised)
+        }
+    }
+}
+
+fn failed(py: Python<'_>, error: &dlock::Error) -> PyResult<PyErr> {
+    hook(py, "let_daemon_end")?.call0()?;
+    Ok(PyErr::from_value(exception(py, error)?))
+}
+
+/// Warns whoever blocks an event loop that runs.
+pub(crate) fn warn_in_loop(py: Python<'_>) -> PyResult<()> {
+    if loop_runs(py)? { hook(py, "warn_in_loop")?.call0().map(drop) } else { Ok(()) }
+}
+
+/// Whether an event loop of asyncio runs in this thread.
+pub(crate) fn loop_runs(py: Python<'_>) -> PyResult<bool> {
+    static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    Ok(!RUNNING.import(py, "asyncio", "_get_running_loop")?.call0()?.is_none())
+}
+
+fn outcome(py: Python<'_>, completions: &Completions) -> PyResult<Outcome> {
+    let queue = completions.queue()?;
+    loop {
+        if let Some((_, outcome)) = queue.take().pop() {
+            return Ok(outcome);
+        }
+        if let Some(patched) = patched_poll(py)? {
+            patched.call1((completions.fileno()?,))?;
+        } else {
+            let bell = queue.bell();
+            py.detach(|| sleep(bell)).map_err(|error| std::io::Error::from_raw_os_error(error.raw_os_error()))?;
+            py.check_signals()?;
+        }
+    }
+}
+
+/// Until it rings, a signal comes, or it is time to look for one.
+fn sleep(bell: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    match poll(&mut [PollFd::from_borrowed_fd(bell, PollFlags::IN)], Some(&LOOK_FOR_SIGNALS)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// How to wait where gevent or eventlet have replaced `select`: their loop must go on, or the holder's greenlet could never run.
+fn patched_poll(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    let poll = py.import("select")?.getattr_opt("poll")?;
+    if poll.is_some_and(|poll| poll.is_instance_of::<PyCFunction>()) {
+        return Ok(None);
+    }
+    hook(py, "wait_readable").map(Some)
+}
+
+/// A function of Python's that the native part calls.
+pub(crate) fn hook<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    static HOOKS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    HOOKS.get_or_try_init(py, || py.import("dlock._hooks").map(|module| module.into_any().unbind()))?.bind(py).getattr(name)
+}
+
+/// Of an outcome that only a mistake of ours can bring.
+pub(crate) fn unexpected() -> PyErr {
+    PyRuntimeError::new_err("an answer to another question")
+}

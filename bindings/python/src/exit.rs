@@ -1,0 +1,152 @@
+//! The `__exit__` of one body.
+//!
+//! A `with` statement looks `__exit__` up right beside its call of `__enter__` and keeps it until the body has ended. So what is looked up
+//! is made anew each time and knows the lease that was entered under it. One that is dropped without a call tells that nobody will
+//! ever end that body: an exception came before the body had begun. Then it gives the lease back. Before Python 3.14 nothing can come
+//! in between; from then on signal handlers can (python/cpython#148874). `ExitStack` has such a gap on every Python.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyGeneratorExit, PyTypeError};
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyTuple, PyWeakrefMethods, PyWeakrefReference};
+
+use crate::async_lock::{self, AsyncLock};
+use crate::blocking::{self, hook};
+use crate::lease::Lease;
+use crate::sync_lock::{self, entered, take_out};
+use crate::taker::aside;
+
+thread_local! {
+    /// Those that were looked up and under which nothing was entered yet, the newest last.
+    static FRESH: RefCell<Vec<Weak<State>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What stands for `__exit__` in the class.
+#[pyclass(frozen, module = "dlock._native")]
+pub(crate) struct ExitMethod;
+
+#[pymethods]
+impl ExitMethod {
+    /// Looked up on the class, as `ExitStack` does, it learns of its lock by the next `__enter__`.
+    #[allow(clippy::unused_self)] // as the protocol has it
+    fn __get__(&self, lock: Option<Bound<'_, PyAny>>, _class: Option<&Bound<'_, PyAny>>) -> Exit {
+        let state = Arc::new(State::default());
+        let bound = lock.is_some();
+        if let Some(lock) = lock {
+            let _ = state.lock.set(lock.unbind());
+        }
+        FRESH.with_borrow_mut(|fresh| {
+            fresh.retain(|state| state.strong_count() > 0);
+            fresh.push(Arc::downgrade(&state));
+        });
+        Exit { state, bound }
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    lock: OnceLock<Py<PyAny>>,
+    /// A weak reference: the lease is its lock's.
+    lease: OnceLock<Py<PyAny>>,
+    spent: AtomicBool,
+}
+
+impl State {
+    /// The body under this `__exit__` begins.
+    pub(crate) fn enters(&self, lock: &Bound<'_, PyAny>, lease: &Bound<'_, Lease>) -> PyResult<()> {
+        let _ = self.lock.set(lock.clone().unbind());
+        let _ = self.lease.set(PyWeakrefReference::new(lease.as_any())?.into_any().unbind());
+        Ok(())
+    }
+
+    /// There is nothing to give back any more.
+    pub(crate) fn spend(&self) -> bool {
+        !self.spent.swap(true, Ordering::Relaxed)
+    }
+
+    fn lease<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Lease>> {
+        let lease = self.lease.get()?.bind(py).cast::<PyWeakrefReference>().ok()?.upgrade()?;
+        lease.cast_into().ok()
+    }
+}
+
+/// `__exit__` or `__aexit__` of one body: takes the type, the value and the traceback of an exception, or None.
+#[pyclass(frozen, module = "dlock._native")]
+pub(crate) struct Exit {
+    state: Arc<State>,
+    bound: bool,
+}
+
+impl Exit {
+    /// The newest one of this lock under which nothing was entered: that of the statement which calls `__enter__` now.
+    pub(crate) fn claim(lock: &Bound<'_, PyAny>) -> Option<Arc<State>> {
+        FRESH.with_borrow_mut(|fresh| {
+            while let Some(state) = fresh.pop() {
+                if let Some(state) = state.upgrade()
+                    && state.lock.get().is_none_or(|known| known.is(lock))
+                {
+                    return Some(state);
+                }
+            }
+            None
+        })
+    }
+}
+
+#[pymethods]
+impl Exit {
+    #[pyo3(signature = (*arguments))]
+    fn __call__<'py>(slf: &Bound<'py, Self>, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let (lock, first) = match (this.bound, arguments.len(), this.state.lock.get()) {
+            (true, 3, Some(lock)) => (lock.bind(py).clone(), 0),
+            (false, 4, _) => (arguments.get_item(0)?, 1),
+            _ => return Err(PyTypeError::new_err("__exit__ takes the type, the value and the traceback of an exception, or None")),
+        };
+        let (kind, error) = (arguments.get_item(first)?, arguments.get_item(first + 1)?);
+        let asynchronous = lock.is_instance_of::<AsyncLock>();
+        if asynchronous && !blocking::loop_runs(py)? {
+            if kind.is(py.get_type::<PyGeneratorExit>()) {
+                let lease = if this.state.spend() { this.state.lease(py) } else { None };
+                return async_lock::leave_closed(&lock, lease);
+            }
+            return hook(py, "inside")?.call1((slf, arguments));
+        }
+        let lease = if this.state.spend() { this.state.lease(py) } else { None };
+        if asynchronous {
+            return async_lock::leave_entered(&lock, lease, &kind, &error);
+        }
+        sync_lock::leave_entered(&lock, lease, &kind)?;
+        Ok(py.None().into_bound(py))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(self.state.lock.get())
+    }
+}
+
+impl Drop for Exit {
+    fn drop(&mut self) {
+        if self.state.lease.get().is_some() && self.state.spend() {
+            Python::try_attach(|py| aside(py, || self.abandon(py)));
+        }
+    }
+}
+
+impl Exit {
+    /// Gives back what was entered: nobody is going to.
+    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+        let (Some(lock), Some(lease)) = (self.state.lock.get(), self.state.lease(py)) else { return Ok(()) };
+        if take_out(&entered(lock.bind(py))?, |other| other.is(&lease))?.is_some() {
+            Lease::begin_release(&lease);
+            lease.getattr(intern!(py, "_abandoned"))?.call0()?;
+        }
+        Ok(())
+    }
+}

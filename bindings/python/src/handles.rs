@@ -1,0 +1,120 @@
+//! Which lease is whose until it is given back: what `dlock._handles.LockHandle` remembers, looked through without a step of Python.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyWeakrefMethods, PyWeakrefReference};
+
+use crate::blocking::hook;
+use crate::lease::Lease;
+use crate::lock::Lock;
+use crate::sync_lock::{entered, take_out};
+use crate::taker::warn_dropped;
+
+/// So many leases of a lock are remembered before those that have ended are looked for.
+const REMEMBERED: usize = 8;
+
+/// What both faces' locks have in common.
+#[pyclass(frozen, subclass, module = "dlock._native")]
+pub(crate) struct Handle;
+
+#[pymethods]
+impl Handle {
+    #[new]
+    #[pyo3(signature = (*_arguments, **_keywords))]
+    fn new(_arguments: &Bound<'_, PyAny>, _keywords: Option<&Bound<'_, PyDict>>) -> Self {
+        Self
+    }
+
+    /// What `__del__` does: native, for a signal handler that raised in there would raise to nobody.
+    fn _dropped(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, lock) = (slf.py(), slf.as_any());
+        // Not there if the options were refused.
+        if let Some(entered) = lock.getattr_opt(intern!(py, "_entered"))? {
+            entered.cast::<PyList>()?.set_slice(0, usize::MAX, PyList::empty(py).as_any())?;
+        }
+        let Some(native) = lock.getattr_opt(intern!(py, "_native"))? else { return Ok(()) };
+        let forgotten = native.cast::<Lock>()?.get().forgotten();
+        if forgotten.is_empty() { Ok(()) } else { warn_dropped(py, forgotten, Some(lock)) }
+    }
+}
+
+fn taken<'py>(lock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    Ok(lock.getattr(intern!(lock.py(), "_taken"))?.cast_into()?)
+}
+
+/// The leases of a list of weak references that somebody has.
+fn known<'py>(list: &Bound<'py, PyList>) -> PyResult<Vec<Bound<'py, Lease>>> {
+    let mut leases = Vec::with_capacity(list.len());
+    for reference in list {
+        if let Some(lease) = reference.cast::<PyWeakrefReference>()?.upgrade() {
+            leases.push(lease.cast_into()?);
+        }
+    }
+    Ok(leases)
+}
+
+fn bodies<'py>(lock: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, Lease>>> {
+    entered(lock)?.iter().map(|lease| Ok(lease.cast_into()?)).collect()
+}
+
+fn is_of(lease: &Bound<'_, Lease>, taker: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let own = lease.getattr(intern!(lease.py(), "_taker"))?;
+    Ok(own.is(taker) || own.eq(taker)?)
+}
+
+/// Keeps sight of a lease that was acquired outside a `with`.
+pub(crate) fn remember(lock: &Bound<'_, PyAny>, lease: &Bound<'_, Lease>) -> PyResult<()> {
+    let list = taken(lock)?;
+    let reentrant = lock.getattr(intern!(lock.py(), "_reentrant"))?.is_truthy()?;
+    if reentrant && known(&list)?.iter().any(|known| known.is(lease)) {
+        return Ok(());
+    }
+    if list.len() >= REMEMBERED {
+        for place in (0..list.len()).rev() {
+            let lease = list.get_item(place)?.cast::<PyWeakrefReference>()?.upgrade();
+            if lease.is_none_or(|lease| lease.cast::<Lease>().is_ok_and(|lease| lease.get().is_released())) {
+                list.del_item(place)?;
+            }
+        }
+    }
+    list.append(PyWeakrefReference::new(lease.as_any())?)
+}
+
+/// The lease that this taker took last, else the only one outstanding, lost ones included.
+pub(crate) fn to_release<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Lease>>> {
+    let mut outstanding = known(&taken(lock)?)?;
+    outstanding.extend(bodies(lock)?);
+    outstanding.retain(|lease| !lease.get().is_released());
+    for lease in outstanding.iter().rev() {
+        if is_of(lease, taker)? {
+            return Ok(Some(lease.clone()));
+        }
+    }
+    let last = outstanding.pop();
+    Ok(last.filter(|last| outstanding.iter().all(|lease| lease.is(last))))
+}
+
+/// The lease that this taker holds through this lock, entered once more.
+pub(crate) fn again<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Lease>>> {
+    for lease in bodies(lock)?.into_iter().chain(known(&taken(lock)?)?) {
+        if is_of(&lease, taker)? && lease.get().again() {
+            return Ok(Some(lease));
+        }
+    }
+    Ok(None)
+}
+
+/// Takes out the lease that this taker entered last; entered elsewhere, the only one.
+pub(crate) fn to_leave<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>, operation: &str) -> PyResult<Bound<'py, Lease>> {
+    let list = entered(lock)?;
+    let own = |lease: &Bound<'py, PyAny>| lease.cast::<Lease>().is_ok_and(|lease| is_of(lease, taker).unwrap_or(false));
+    let lease = match take_out(&list, own)? {
+        None if list.len() == 1 => take_out(&list, |_| true)?,
+        found => found,
+    };
+    if let Some(lease) = lease {
+        return Ok(lease.cast_into()?);
+    }
+    let (key, taker) = (lock.getattr("key")?, lock.getattr("_taker_name")?);
+    Err(PyErr::from_value(hook(lock.py(), "ambiguous")?.call1((key, operation, list.len(), taker))?))
+}

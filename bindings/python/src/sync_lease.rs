@@ -1,0 +1,86 @@
+//! A lease of `dlock.sync`: what gives it back is native, so that no signal handler runs before the release has begun.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::blocking::{self, unexpected};
+use crate::completion::Outcome;
+use crate::error::raise;
+use crate::lease::Lease;
+
+/// The part of `dlock.sync.Lease` that gives it back.
+#[pyclass(frozen, subclass, module = "dlock._native")]
+pub(crate) struct SyncLease;
+
+#[pymethods]
+impl SyncLease {
+    /// Gives the key back. True if the backend confirmed it; else `status` says how it stands. Waits at most `op_timeout`.
+    ///
+    /// With `reentrant`, each release takes one acquire back, and the last one gives back the key. What a signal handler raises here
+    /// comes after the release has begun: it goes on in the background.
+    fn release(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        release(slf.as_any().cast()?)
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let lease = slf.as_any();
+        let known: &Bound<'_, Lease> = lease.cast()?;
+        known.get().enter_body(slf.py())?;
+        Ok(lease.clone())
+    }
+
+    fn __exit__(
+        slf: &Bound<'_, Self>,
+        kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _trace: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        leave(slf.as_any().cast()?, kind)
+    }
+}
+
+/// A lease of `dlock.sync` for a grant.
+pub(crate) fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
+    static CLASS: pyo3::sync::PyOnceLock<Py<PyType>> = pyo3::sync::PyOnceLock::new();
+    CLASS.import(py, "dlock.sync", "Lease").cloned()
+}
+
+/// Begins the release and waits for the answer.
+pub(crate) fn release(lease: &Bound<'_, Lease>) -> PyResult<bool> {
+    let py = lease.py();
+    let completions = match blocking::queue(py) {
+        Ok(completions) => completions,
+        Err(raised) => {
+            Lease::begin_release(lease);
+            return Err(raised);
+        }
+    };
+    Lease::release(lease, &completions, 0)?;
+    // From here on whatever raises, raises: the release has begun.
+    blocking::warn_in_loop(py)?;
+    match blocking::wait(py, completions, None)? {
+        Outcome::Answer(confirmed) => Ok(confirmed),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Ends a body: gives the lease back, and raises the loss if the body does not raise.
+pub(crate) fn leave(lease: &Bound<'_, Lease>, kind: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = lease.py();
+    let lost = lease.get().loss();
+    match release(lease) {
+        Ok(_) => {}
+        Err(error) if !kind.is_none() && is_forked(py, &error)? => {}
+        Err(error) => return Err(error),
+    }
+    match lost {
+        Some(lost) if kind.is_none() && lease.getattr(intern!(py, "_on_lost"))?.ne("ignore")? => Err(raise(lost)),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn is_forked(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
+    static CLASS: pyo3::sync::PyOnceLock<Py<PyType>> = pyo3::sync::PyOnceLock::new();
+    Ok(error.is_instance(py, CLASS.import(py, "dlock.errors", "ForkedError")?))
+}

@@ -1,0 +1,212 @@
+//! A lock of `dlock.sync`: from the grant to the entered body, and from the body's end to the release, there is native code only.
+//! Between two steps of Python a signal handler may raise; here it runs where nothing can be lost.
+
+use pyo3::exceptions::{PyRuntimeError, PyTimeoutError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyWeakrefReference};
+
+use crate::blocking::{self, unexpected};
+use crate::caller::Caller;
+use crate::completion::{Completions, Outcome};
+use crate::exit::{Exit, ExitMethod};
+use crate::handles::{again, remember, to_leave, to_release};
+use crate::lease::{Grant, Lease, give_back};
+use crate::lock::{Lock, Wait};
+use crate::sync_lease::{self, leave};
+use crate::taker::taker;
+
+/// The part of `dlock.sync.Lock` that takes the key and gives it back.
+#[pyclass(frozen, subclass, module = "dlock._native")]
+pub(crate) struct SyncLock;
+
+#[pymethods]
+impl SyncLock {
+    /// Blocks until the key is got and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
+    ///
+    /// Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
+    /// backend failed for `connect_timeout`, `RetriesExhausted` when the attempts of `retry` are used up. What a signal handler raises
+    /// here ends the attempt, and the key is given back.
+    #[pyo3(signature = (*, wait = Wait::Own, **other), text_signature = "($self, *, wait=..., **other)")]
+    #[allow(clippy::needless_pass_by_value)] // extracted
+    fn acquire<'py>(slf: &Bound<'py, Self>, wait: Wait<'py>, other: Option<Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(other) = other {
+            blocking::hook(slf.py(), "refuse_words")?.call1(("acquire", other, "wait"))?;
+        }
+        let got = get(slf.as_any(), &wait)?;
+        remember(slf.as_any(), got.lease()?)?;
+        got.keep(slf.py())
+    }
+
+    /// Gives back the lease that this thread took last with this lock, else the only one outstanding. See `Lease.release`.
+    fn release(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let (py, lock) = (slf.py(), slf.as_any());
+        let (taker, interrupted) = insist(|| taker(py))?;
+        let released = match to_release(lock, &taker)? {
+            Some(lease) => sync_lease::release(&lease),
+            // None, or several, or one whose handle was discarded: the engine knows.
+            None => release_only(lock),
+        };
+        interrupted.map_or(released, Err)
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, lock) = (slf.py(), slf.as_any());
+        let exit = Exit::claim(lock);
+        let got = get(lock, &Wait::Own)?;
+        let lease = got.lease()?;
+        lease.get().set_entered();
+        let entered = entered(lock)?;
+        entered.append(lease)?;
+        if let Some(exit) = &exit {
+            exit.enters(lock, lease)?;
+        }
+        // From Python 3.14 on handlers would run between here and the body, where nobody calls `__exit__`.
+        got.keep(py).inspect_err(|_| {
+            if let Some(exit) = &exit {
+                exit.spend();
+            }
+            let _ = take_out(&entered, |_| true);
+        })
+    }
+
+    #[classattr]
+    fn __exit__() -> ExitMethod {
+        ExitMethod
+    }
+}
+
+/// Ends the body that is known by the `__exit__` of its own, or else by its thread.
+pub(crate) fn leave_entered(lock: &Bound<'_, PyAny>, lease: Option<Bound<'_, Lease>>, kind: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = lock.py();
+    if let Some(lease) = lease {
+        take_out(&entered(lock)?, |other| other.is(&lease))?;
+        return leave(&lease, kind);
+    }
+    let (taker, interrupted) = insist(|| taker(py))?;
+    let left = leave(&to_leave(lock, &taker, "__exit__")?, kind);
+    interrupted.map_or(left, Err)
+}
+
+/// A lease that is the caller's only when all has gone well.
+struct Got<'py> {
+    lease: Option<Bound<'py, PyAny>>,
+}
+
+impl<'py> Got<'py> {
+    fn lease(&self) -> PyResult<&Bound<'py, Lease>> {
+        let lease = self.lease.as_ref().ok_or_else(|| PyRuntimeError::new_err("the lease was kept before"))?;
+        Ok(lease.cast()?)
+    }
+
+    /// Hands it over, unless a signal handler raises.
+    fn keep(mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.check_signals()?;
+        self.lease.take().ok_or_else(unexpected)
+    }
+}
+
+impl Drop for Got<'_> {
+    fn drop(&mut self) {
+        if let Some(lease) = &self.lease
+            && let Ok(lease) = lease.cast()
+        {
+            Lease::begin_release(lease);
+        }
+    }
+}
+
+/// Waits for the key, or enters once more what this thread holds.
+fn get<'py>(lock: &Bound<'py, PyAny>, wait: &Wait<'py>) -> PyResult<Got<'py>> {
+    let py = lock.py();
+    let taker = taker(py)?;
+    let leases: Bound<'_, PyDict> = lock.getattr(intern!(py, "_client"))?.getattr(intern!(py, "_leases"))?.cast_into()?;
+    let key = lock.getattr(intern!(py, "key"))?;
+    if leases.contains(&key)? {
+        if lock.getattr(intern!(py, "_reentrant"))?.is_truthy()?
+            && let Some(own) = again(lock, &taker)?
+        {
+            return Ok(Got { lease: Some(own.into_any()) });
+        }
+        lock.call_method1(intern!(py, "_warn_of_own_lease"), (&taker, wait.value(py)?))?;
+    }
+    let on_lost = lock.getattr(intern!(py, "_on_lost"))?;
+    let class = sync_lease::class(py)?;
+    let native: Bound<'_, Lock> = lock.getattr(intern!(py, "_native"))?.cast_into()?;
+    let caller: Bound<'_, Caller> = blocking::hook(py, "caller_of_thread")?.call1((&taker,))?.cast_into()?;
+    let start = |completions: &Completions| native.get().acquire(completions, 0, false, caller.get(), wait).map(Some);
+    let outcome = blocking::run(py, start).map_err(|error| warned(lock, &caller, error))?;
+    let Outcome::Granted(grant) = outcome else { return Err(unexpected()) };
+    let grant = Bound::new(py, Grant::new(grant))?;
+    let lease = class.call1((grant,))?;
+    let got = Got { lease: Some(lease) };
+    let lease = got.lease()?;
+    lease.setattr(intern!(py, "_key"), &key)?;
+    lease.setattr(intern!(py, "_leases"), &leases)?;
+    lease.setattr(intern!(py, "_on_lost"), on_lost)?;
+    lease.setattr(intern!(py, "_taker"), taker)?;
+    if let Some(lost) = lease.get().loss() {
+        // It ran out before it got here: the process was paused.
+        let lease = lease.clone();
+        sync_lease::release(&lease)?;
+        return Err(crate::error::raise(lost));
+    }
+    leases.set_item(&key, PyWeakrefReference::new(lease.as_any())?)?;
+    Ok(got)
+}
+
+/// After a wait in vain for a key that whoever started this one holds.
+pub(crate) fn warned(lock: &Bound<'_, PyAny>, caller: &Bound<'_, Caller>, error: PyErr) -> PyErr {
+    let py = lock.py();
+    if !error.is_instance_of::<PyTimeoutError>(py) {
+        return error;
+    }
+    lock.call_method1(intern!(py, "_warn_of_starter"), (caller,)).err().unwrap_or(error)
+}
+
+fn release_only(lock: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = lock.py();
+    let native: Bound<'_, Lock> = lock.getattr(intern!(py, "_native"))?.cast_into()?;
+    let lease = native.get().only_lease()?;
+    let completions = match blocking::queue(py) {
+        Ok(completions) => completions,
+        Err(raised) => {
+            let _ = lease.begin_release();
+            return Err(raised);
+        }
+    };
+    give_back(&lease, &completions, 0)?;
+    drop(lease);
+    blocking::warn_in_loop(py)?;
+    match blocking::wait(py, completions, None)? {
+        Outcome::Answer(confirmed) => Ok(confirmed),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Runs a step of Python's without which nothing can be given back: a second time if a signal handler raised in it.
+pub(crate) fn insist<T>(step: impl Fn() -> PyResult<T>) -> PyResult<(T, Option<PyErr>)> {
+    match step() {
+        Ok(value) => Ok((value, None)),
+        Err(interrupted) => Ok((step()?, Some(interrupted))),
+    }
+}
+
+pub(crate) fn entered<'py>(lock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    Ok(lock.getattr(intern!(lock.py(), "_entered"))?.cast_into()?)
+}
+
+/// Takes out the last one that fits.
+pub(crate) fn take_out<'py>(
+    list: &Bound<'py, PyList>,
+    fits: impl Fn(&Bound<'py, PyAny>) -> bool,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    for place in (0..list.len()).rev() {
+        let item = list.get_item(place)?;
+        if fits(&item) {
+            list.del_item(place)?;
+            return Ok(Some(item));
+        }
+    }
+    Ok(None)
+}
