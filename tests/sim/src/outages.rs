@@ -109,7 +109,8 @@ impl Outages {
         }
         let silent = wire.asked.filter(|_| wire.answered.is_none_or(|answered| answered < joined));
         if let (Some(asked), Error::AcquireTimeout { .. }) = (silent, error)
-            && now > asked + self.op_timeout / 2
+            // What was asked before it came may have been asked for a line that has ended since.
+            && now > asked.max(joined) + self.op_timeout / 2
             && !self.history.was_held_by_itself(client, key, joined)
         {
             self.world
