@@ -131,7 +131,7 @@ impl Held {
         let now = self.clock.now();
         self.state.lock().set_renew(now, renew);
         if !renew && self.failing.swap(false, Ordering::Relaxed) {
-            self.line(Known::forget_trouble);
+            self.line(Known::renewals_ended);
         }
     }
 

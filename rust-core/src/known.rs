@@ -115,6 +115,14 @@ impl Known {
         }
     }
 
+    /// The lease that the line waits for is no longer renewed. Whoever asks all the same goes on seeing what is wrong.
+    pub(crate) fn renewals_ended(&self) {
+        let asks = self.state.lock().asked.is_some();
+        if !asks {
+            self.forget_trouble();
+        }
+    }
+
     pub(crate) fn seen(&self) -> Option<Seen> {
         self.state.lock().seen.clone()
     }
@@ -215,6 +223,18 @@ mod tests {
         assert!((&mut waits).now_or_never().is_none(), "another outage");
         manual.advance(SECOND);
         assert!(waits.now_or_never().is_some());
+    }
+
+    #[test]
+    fn r16_the_end_of_renewals_ends_what_only_they_have_seen() {
+        let (clock, known) = (ManualClock::new(), Known::default());
+        known.failed(clock.now(), error());
+        known.renewals_ended();
+        assert!(known.trouble().is_none());
+        known.asked(clock.now());
+        known.failed(clock.now(), error());
+        known.renewals_ended();
+        assert!(known.trouble().is_some(), "the first in line asks, and sees it as well");
     }
 
     #[test]
