@@ -128,6 +128,12 @@ def leftovers(client: sync.Client | dlock.Client, locks: list[Any]) -> None:
         sys.exit(f"raised to nobody: {unraisable}")
 
 
+def repeat(work: Callable[[], object], longest: float) -> None:
+    alarm.arm(TimeoutError, longest)
+    while alarm.armed is not None:
+        work()
+
+
 def interrupt_sync() -> None:
     client = sync.Client(URL)
     lock = client.lock(KEY, wait=DEADLINE)
@@ -146,12 +152,8 @@ def interrupt_sync() -> None:
     longest = pair(lambda: plain(lock)) * 4
     for turn in range(INTERRUPTS):
         work = works[turn % len(works)]
-        try:
-            alarm.arm(TimeoutError, longest)
-            while alarm.armed is not None:
-                work()
-        except TimeoutError:
-            pass
+        with suppress(TimeoutError):
+            repeat(work, longest)
         alarm.disarm()
         leftovers(client, [lock, reentrant])
         with lock:
