@@ -54,19 +54,20 @@ impl SyncLock {
         let (py, lock) = (slf.py(), slf.as_any());
         let exit = Exit::claim(lock);
         let got = get(lock, &Wait::Own)?;
-        let lease = got.lease()?;
+        let lease = got.lease()?.clone();
         lease.get().set_entered();
         let entered = entered(lock)?;
-        entered.append(lease)?;
+        entered.append(&lease)?;
         if let Some(exit) = &exit {
-            exit.enters(lock, lease)?;
+            exit.enters(lock, &lease)?;
         }
         // From Python 3.14 on handlers would run between here and the body, where nobody calls `__exit__`.
         got.keep(py).inspect_err(|_| {
             if let Some(exit) = &exit {
                 exit.spend();
             }
-            let _ = take_out(&entered, |_| true);
+            // By identity: while the handler ran, another thread may have entered.
+            let _ = take_out(&entered, |other| other.is(&lease));
         })
     }
 
