@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
@@ -30,9 +31,14 @@ unraisable: list[Any] = []
 
 
 def note(raised: Any) -> None:
+    """What was raised to nobody in our code. Callbacks of the library's own weak references are interrupted too."""
+    value = raised.exc_value
+    ours = "dlock" in repr(raised.object) or any(
+        frame.f_code.co_filename.startswith(PACKAGE) for frame, _ in walk_tb(value.__traceback__)
+    )
     # A task that the loop itself has lost cannot await anything while it is closed.
-    if getattr(raised.exc_value, "code", "") != "NO_EVENT_LOOP" and "ignored GeneratorExit" not in str(raised.exc_value):
-        unraisable.append((raised.exc_value, raised.object))
+    if ours and getattr(value, "code", "") != "NO_EVENT_LOOP" and "ignored GeneratorExit" not in str(value):
+        unraisable.append((value, raised.object))
 
 
 sys.unraisablehook = note
