@@ -83,9 +83,10 @@ impl History {
         let Some(line) = pages.lines.get_mut(&(client, key.clone())) else { return true };
         let fair = line.remove(&number).is_some_and(|waits| waits.fair);
         let first = line.keys().next().copied();
-        let is_empty = line.is_empty();
-        if is_empty {
-            pages.emptied.insert((client, key.clone()), self.world.now());
+        let (is_empty, now) = (line.is_empty(), self.world.now());
+        // Who came at this very moment may have found the line empty: in an outage all in it are told at once.
+        if line.values().all(|waits| waits.since == now) {
+            pages.emptied.insert((client, key.clone()), now);
         }
         drop(pages);
         if let (true, true, Some(first)) = (granted, fair, first)
