@@ -56,7 +56,7 @@ impl Session {
                 // Its own time is over, but what the backend keeps it under may be kept alive for others.
                 session.leave(&held.key, held.owner).await;
             }
-            session.leave_again(&held.key, held.owner, held.unanswered).await;
+            session.leave_again(&held.key, held.owner, held.unanswered, since).await;
         };
         self.tasks.spawn_on(given_back.instrument(span), &self.engine);
         None
@@ -153,8 +153,9 @@ impl Session {
             }
         }
         if sent.is_some() {
+            let since = self.clock.now();
             self.leave(&key, owner).await;
-            self.leave_again(&key, owner, unanswered).await;
+            self.leave_again(&key, owner, unanswered, since).await;
         }
     }
 
@@ -162,16 +163,18 @@ impl Session {
     pub(crate) fn leave_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
         let session = self.clone();
         let left = async move {
+            let since = session.clock.now();
             session.leave(&key, owner).await;
-            session.leave_again(&key, owner, unanswered).await;
+            session.leave_again(&key, owner, unanswered, since).await;
         };
         self.tasks.spawn_on(left, &self.engine);
     }
 
-    /// Leaves once more when the backend can no longer execute a request that was never answered.
-    async fn leave_again(&self, key: &Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
+    /// Leaves once more when the backend can no longer execute a request that was never answered. What has been done `since` may have come
+    /// before it, however late that was answered.
+    async fn leave_again(&self, key: &Arc<str>, owner: OwnerId, unanswered: Option<Instant>, since: Instant) {
         let Some(late) = unanswered.map(|sent| sent + self.backend.capabilities().late_window) else { return };
-        if self.clock.now() < late {
+        if since < late {
             self.clock.sleep_until(late).await;
             self.leave(key, owner).await;
         }

@@ -94,7 +94,7 @@ impl Outages {
             return;
         }
         // Behind a lease of its own a machine asks nobody.
-        if let Some((first, last)) = wire.failing.filter(|(_, last)| *last >= joined) {
+        if let Some((first, last)) = wire.failing.filter(|(_, last)| *last > joined) {
             let due = first.max(joined) + (self.connect_timeout + self.op_timeout) * 103 / 100 + AIR;
             if now > due {
                 let late = (now - due) / MS;
