@@ -13,6 +13,8 @@ use support::{Scratch, eventually, text};
 /// Private bases and a private binary; what hides or covers them; how to hold `k` until told to end.
 const MACHINE: &str = r#"
 set -e
+# The folder that the tests run in may be below one of the bases, which are covered.
+cd /
 mount -t tmpfs none /mnt
 touch /mnt/dlock
 mount --bind "$DLOCK" /mnt/dlock
@@ -38,7 +40,9 @@ end() { touch /mnt/end; wait; rm -f /mnt/end /mnt/held; }
 "#;
 
 fn unshare(what: &[&str]) -> Command {
-    let mut command = Command::new("unshare");
+    // Whatever a script waits for, it ends.
+    let mut command = Command::new("timeout");
+    command.args(["60", "unshare"]);
     if !rustix::process::geteuid().is_root() {
         command.arg("-r");
     }
@@ -100,13 +104,9 @@ fn r01_the_directory_stays_chosen_as_long_as_what_was_passed_on_is_open() {
     let said = machine(
         r#"
 mount -t tmpfs -o mode=0755 none /run/lock
-/mnt/dlock run k -- python3 -c '
-import ctypes, os, time
-ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG: the command outlives dlock
-open("/mnt/held", "w")
-while not os.path.exists("/mnt/end"): time.sleep(0.01)
-' 2>/dev/null &
-until [ -e /mnt/held ]; do sleep 0.01; done
+# The command outlives dlock.
+/mnt/dlock run k -- setpriv --pdeathsig clear sh -c 'touch /mnt/held; until [ -e /mnt/end ]; do sleep 0.01; done' 2>/mnt/said &
+until [ -e /mnt/held ]; do kill -0 $! || cat /mnt/said; sleep 0.01; done
 kill -9 $!; wait $! || true
 chmod 1777 /run/lock
 try $PLAIN
