@@ -102,7 +102,7 @@ fn r01_a_base_that_appears_or_is_covered_later_lets_no_two_in() {
 #[test]
 fn r01_the_directory_stays_chosen_as_long_as_what_was_passed_on_is_open() {
     let said = machine(
-        r#"
+        r"
 mount -t tmpfs -o mode=0755 none /run/lock
 # The command outlives dlock.
 /mnt/dlock run k -- setpriv --pdeathsig clear sh -c 'touch /mnt/held; until [ -e /mnt/end ]; do sleep 0.01; done' 2>/mnt/said &
@@ -112,7 +112,7 @@ chmod 1777 /run/lock
 try $PLAIN
 touch /mnt/end
 until try $PLAIN | grep inside; do sleep 0.01; done
-"#,
+",
     );
     assert!(said.starts_with("the second: 75"), "{said}");
     assert_eq!(said.matches("inside").count(), 1, "{said}");
