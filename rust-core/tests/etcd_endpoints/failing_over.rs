@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use dlock::backend::etcd::endpoints::Endpoints;
+use dlock::backend::etcd::servers::endpoints::Endpoints;
 use dlock::error::Failure;
 use futures_util::future::join_all;
 

@@ -11,8 +11,8 @@ mod support;
 
 use std::time::Duration;
 
-use dlock::backend::etcd::address::Address;
-use dlock::backend::etcd::endpoints::{Answer, Endpoints};
+use dlock::backend::etcd::servers::address::Address;
+use dlock::backend::etcd::servers::endpoints::{Answer, Endpoints};
 use dlock::error::BackendError;
 
 /// The engine's defaults.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use dlock::backend::etcd::address::Address;
+use dlock::backend::etcd::servers::address::Address;
 use dlock::error::{BackendError, Failure};
 use tokio::net::TcpListener;
 

@@ -20,9 +20,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant as Timer, timeout_at};
 
-use super::endpoints::Endpoints;
 use super::leases::remaining;
 use super::request::{Answer, Said};
+use super::servers::endpoints::Endpoints;
 use super::step::{self, Confidence, Step};
 use crate::error::{BackendError, Failure};
 
@@ -284,8 +284,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::etcd::address::Address;
     use crate::backend::etcd::request::Ask;
+    use crate::backend::etcd::servers::address::Address;
 
     fn other(bytes: usize) -> Step {
         Step::Other { txn: Txn::new(), bytes }

@@ -13,9 +13,9 @@ use etcd_client::{Client, PutOptions, ResponseHeader, Txn, TxnOp};
 use parking_lot::Mutex;
 use tokio::time::{Instant as Timer, timeout_at};
 
-use super::endpoints::Endpoints;
 use super::leases::{Pool, Seat, remaining};
 use super::request::{self, Guarded};
+use super::servers::endpoints::Endpoints;
 use crate::error::{BackendError, Failure};
 
 /// The TTL of the lease that the guard's key is under.

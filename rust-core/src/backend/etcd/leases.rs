@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant as Timer, timeout_at};
 
-use super::endpoints::Endpoints;
+use super::servers::endpoints::Endpoints;
 use crate::clock::{Clock, Instant};
 use crate::error::{BackendError, Failure};
 

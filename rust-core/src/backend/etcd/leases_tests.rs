@@ -1,5 +1,5 @@
 use super::*;
-use crate::backend::etcd::address::Address;
+use crate::backend::etcd::servers::address::Address;
 use crate::clock::ManualClock;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -10,28 +10,20 @@
 //! **Late requests** are kept from doing harm by the [`guard`]. **Leases** are shared by locks; see [`leases`].
 
 mod acquire;
-#[doc(hidden)] // for the tests that break servers
-pub mod address;
 mod attempts;
 mod batch;
 mod clear;
-mod cluster;
-#[doc(hidden)]
-pub mod endpoints;
-mod failure;
 mod give_back;
 mod guard;
 mod inspect;
 mod leases;
-mod link;
-mod member;
 mod names;
 mod renew;
 mod request;
 mod seen;
+#[doc(hidden)] // public for the tests that break servers
+pub mod servers;
 mod step;
-mod tls;
-mod versions;
 mod watch;
 
 use std::fmt;
@@ -47,16 +39,16 @@ use tokio::time::Instant as Timer;
 use tokio_util::sync::CancellationToken;
 
 use self::acquire::Asking;
-use self::address::Address;
 use self::attempts::Attempts;
 use self::batch::Line;
 use self::clear::Clearing;
-use self::endpoints::Endpoints;
 use self::guard::Guard;
 use self::leases::Pool;
 use self::names::Queue;
 use self::request::Answer;
 use self::seen::Seen;
+use self::servers::address::Address;
+use self::servers::endpoints::Endpoints;
 use self::watch::Watches;
 use super::{
     Acquire, Acquired, Backend, Capabilities, Context, Handover, Hint, Inspection, Outcome, Place, Release, Renew, Renewed, Reply,

@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant as Timer, sleep, sleep_until, timeout};
 
-use super::endpoints::{Endpoints, Via};
 use super::request::Ahead;
+use super::servers::endpoints::{Endpoints, Via};
 use crate::backend::{Context, Hint};
 use crate::error::{BackendError, Failure};
 use crate::owner::OwnerId;
