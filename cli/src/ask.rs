@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use dlock::backend::{Inspection, Whom};
 use dlock::holder::Holder;
-use dlock::shown::{cut, quoted, shown};
+use dlock::printable::{cut, quoted, shown};
 use dlock::{ChosenBy, ClientOptions, HealthStatus};
 
 use crate::args::{Health, Inspect, Ls, Release};

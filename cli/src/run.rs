@@ -4,7 +4,7 @@ use std::future::pending;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use dlock::shown::quoted;
+use dlock::printable::quoted;
 use dlock::{Error, Lease, Lock, LockOptions, Status};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};

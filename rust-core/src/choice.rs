@@ -3,7 +3,7 @@
 use std::env::{self, VarError};
 
 use crate::error::{Error, Result};
-use crate::shown::quoted;
+use crate::printable::quoted;
 
 /// Names the backend where no argument does.
 pub const URL_VARIABLE: &str = "DLOCK_URL";

@@ -1,6 +1,6 @@
 //! A client: one backend connection and one session; makes locks.
 
-mod place;
+mod observe;
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,17 +10,15 @@ use crate::backend::{Backend, Capabilities, Inspection, Whom};
 use crate::caller::Caller;
 use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
 use crate::clock::{BootClock, Clock};
+use crate::engine::core::{Shared, Target};
+use crate::engine::environment::Ground;
+use crate::engine::process::Bound;
+use crate::engine::runtime::run;
+use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Result};
-use crate::ground::Ground;
 use crate::lock::Lock;
 use crate::observe::Observer;
 use crate::options::{ClientOptions, LockOptions, check_key};
-use crate::process::Bound;
-use crate::runtime::run;
-use crate::session::Session;
-use place::Shared;
-
-pub(crate) use place::Target;
 
 /// Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
 ///

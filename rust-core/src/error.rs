@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::holder::Holder;
-use crate::shown::{self, LONGEST_ANSWER};
+use crate::printable::{self, LONGEST_ANSWER};
 
 /// The result of an engine call.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -190,7 +190,7 @@ impl Error {
 
     pub(crate) fn invalid(field: impl Into<String>, value: impl Into<String>, allowed: impl Into<String>) -> Self {
         let value = value.into();
-        let value = if shown::is_harmless(&value, LONGEST_ANSWER) { value } else { shown::cut(&value, LONGEST_ANSWER) };
+        let value = if printable::is_harmless(&value, LONGEST_ANSWER) { value } else { printable::cut(&value, LONGEST_ANSWER) };
         Self::InvalidOptions { field: field.into(), value, allowed: allowed.into() }
     }
 }
@@ -291,11 +291,11 @@ pub enum Failure {
 
 /// A server's words are its own.
 fn harmless(message: Arc<str>) -> Arc<str> {
-    if shown::is_harmless(&message, LONGEST_ANSWER) { message } else { shown::cut(&message, LONGEST_ANSWER).into() }
+    if printable::is_harmless(&message, LONGEST_ANSWER) { message } else { printable::cut(&message, LONGEST_ANSWER).into() }
 }
 
 fn quoted(key: &str) -> String {
-    format!("lock {}", shown::quoted(key))
+    format!("lock {}", printable::quoted(key))
 }
 
 fn by(holder: Option<&Holder>) -> String {

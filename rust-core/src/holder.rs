@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::fencing::{Token, micros};
-use crate::shown::{bound, shown};
+use crate::printable::{bound, shown};
 use crate::unit::Unit;
 
 /// Who holds a key, as far as the backend can tell.

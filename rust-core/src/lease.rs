@@ -10,14 +10,14 @@ use parking_lot::Mutex;
 
 use crate::caller::Caller;
 use crate::clock::Instant;
+use crate::engine::lease_record::Held;
+use crate::engine::lease_state::{LeaseState, Status};
+use crate::engine::process::Bound;
+use crate::engine::runtime::run;
+use crate::engine::session::Session;
 use crate::error::{Error, LossReason, Result};
-use crate::held::Held;
-use crate::lease_state::{LeaseState, Status};
 use crate::options::check_ttl;
 use crate::owner::OwnerId;
-use crate::process::Bound;
-use crate::runtime::run;
-use crate::session::Session;
 
 /// One grant of a lock.
 ///

@@ -23,57 +23,37 @@
 
 #![forbid(unsafe_code)]
 
-mod acquire;
-mod attempt;
 pub mod backend;
 pub mod caller;
 pub mod choice;
 pub mod client;
 pub mod clock;
-mod closing;
-mod deadlines;
+mod engine;
 pub mod error;
 pub mod fencing;
-pub mod fork;
-mod give_back;
-#[doc(hidden)]
-pub mod ground;
-pub mod health;
-mod held;
 pub mod holder;
-mod known;
 pub mod lease;
-pub mod lease_state;
 pub mod lock;
-pub mod logs;
 pub mod observe;
-mod observing;
 pub mod options;
 pub mod owner;
-mod places;
-mod process;
-mod reentry;
-mod renewal;
-mod retry;
-mod runtime;
-mod self_wait;
-mod session;
 #[doc(hidden)]
-pub mod shown;
+pub mod printable;
 pub mod unit;
-mod waiters;
 
 pub use caller::Caller;
 pub use choice::{ChosenBy, Variables};
 pub use client::Client;
+#[doc(hidden)]
+pub use engine::environment;
+pub use engine::lease_state::Status;
+pub use engine::runtime::{call, shutdown};
+pub use engine::{fork, lease_state};
 pub use error::{Error, LossReason, Result};
-pub use health::{Health, HealthStatus};
 pub use lease::{Discarded, Lease};
-pub use lease_state::Status;
 pub use lock::Lock;
-pub use observe::Stats;
+pub use observe::{Health, HealthStatus, Stats, health, logs};
 pub use options::{ClientOptions, LockOptions, Renewal, Retry};
-pub use runtime::{call, shutdown};
 pub use unit::Unit;
 
 /// The samples of the README, as tests.

@@ -1,5 +1,7 @@
 //! A lock: a reusable handle, a key with its options.
 
+mod reentry;
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -7,17 +9,19 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use crate::attempt::Attempt;
 use crate::caller::Caller;
-use crate::client::{Client, Target};
+use crate::client::Client;
+use crate::engine::attempt::Attempt;
+use crate::engine::core::Target;
+use crate::engine::lease_state::Status;
+use crate::engine::process::Bound;
+use crate::engine::runtime::{call_on, run};
+use crate::engine::session::Session;
 use crate::error::{Error, Result};
 use crate::lease::{Lease, Outstanding, Scope};
-use crate::lease_state::Status;
 use crate::options::{LockOptions, Retry, check_key};
-use crate::process::Bound;
-use crate::reentry::{Entered, Taker};
-use crate::runtime::{call_on, run};
-use crate::session::Session;
+
+use reentry::{Entered, Taker};
 
 /// How many signs of life a holder gives in the time that `max_stall` allows without one.
 const SIGNS: u32 = 4;
@@ -418,7 +422,7 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
-    use crate::ground::Ground;
+    use crate::engine::environment::Ground;
     use crate::options::ClientOptions;
 
     #[tokio::test]

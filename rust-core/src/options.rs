@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::backend::Capabilities;
 use crate::error::{Error, Result};
-use crate::shown::quoted;
+use crate::printable::quoted;
 use crate::unit::{LONGEST, Unit};
 
 pub use key::check_key;

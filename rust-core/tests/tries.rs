@@ -11,7 +11,7 @@ use dlock::backend::{
     Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Place, Release, Renew, Renewed, Reply, Whom, from_url,
 };
 use dlock::clock::ManualClock;
-use dlock::ground::Ground;
+use dlock::environment::Ground;
 use dlock::owner::OwnerId;
 use dlock::{Client, ClientOptions, Error};
 use futures_util::FutureExt;

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::iter;
 
-use dlock::shown::{LONGEST_ANSWER, cut};
+use dlock::printable::{LONGEST_ANSWER, cut};
 use dlock::{Error, Unit};
 use serde_json::{Map, Value};
 

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 
 use dlock::Error;
-use dlock::shown::{LONGEST_ANSWER, cut};
+use dlock::printable::{LONGEST_ANSWER, cut};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;

@@ -5,7 +5,7 @@ use std::fmt;
 use url::{Host, Url, form_urlencoded};
 
 use crate::error::Error;
-use crate::shown::quoted;
+use crate::printable::quoted;
 
 /// What may have gone wrong where a user or password ends too soon.
 const ESCAPED: &str =

@@ -13,7 +13,7 @@ use crate::error::BackendError;
 use crate::holder::Holder;
 use crate::observe::{Observer, Operation};
 use crate::owner::OwnerId;
-use crate::shown::{LONGEST, bound};
+use crate::printable::{LONGEST, bound};
 
 #[derive(Debug)]
 pub(crate) struct Measured {

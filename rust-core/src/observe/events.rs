@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::engine::process;
 use crate::error::{Error, Result};
 use crate::fencing::Token;
 use crate::observe::Observer;
 use crate::owner::OwnerId;
-use crate::process;
-use crate::shown::quoted;
+use crate::printable::quoted;
 
 /// How many events wait for one subscriber; more are dropped. The renewals of 10,000 leases may come at once.
 pub const QUEUE: usize = 16_384;

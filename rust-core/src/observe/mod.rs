@@ -5,7 +5,9 @@
 mod courier;
 mod events;
 mod figures;
+pub mod health;
 mod histogram;
+pub mod logs;
 mod metrics;
 mod stats;
 
@@ -20,6 +22,7 @@ use tokio::sync::Notify;
 
 pub use events::{Event, Kind, Kinds, QUEUE, Subscription};
 pub(crate) use figures::{Figures, Operation, Trying};
+pub use health::{Health, HealthStatus};
 pub(crate) use stats::Gauges;
 pub use stats::{Calls, Lag, Stats};
 

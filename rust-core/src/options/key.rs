@@ -3,7 +3,7 @@
 use crate::backend::Capabilities;
 use crate::error::{Error, Result};
 use crate::options::LONGEST_KEY;
-use crate::shown::quoted;
+use crate::printable::quoted;
 
 /// Checks a key: 1 to 512 bytes, no control characters, none of the backend's own, and no text that an object turns into by itself.
 ///

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Waker};
 
 use dlock::backend::{Capabilities, Context, Hint};
-use dlock::ground::Ground;
+use dlock::environment::Ground;
 use dlock::owner::SessionId;
 use dlock::{Client, ClientOptions};
 use parking_lot::Mutex;

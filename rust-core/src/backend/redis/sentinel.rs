@@ -14,7 +14,7 @@ use super::dial::{Target, Wire};
 use super::failure;
 use super::tls::Tls;
 use crate::error::{BackendError, Failure};
-use crate::shown::quoted;
+use crate::printable::quoted;
 
 /// A master and its replicas under one name.
 pub(super) struct Service {

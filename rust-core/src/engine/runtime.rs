@@ -13,9 +13,9 @@ use futures_util::FutureExt;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::AbortHandle;
 
+use crate::engine::process;
+use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Failure, Result};
-use crate::process;
-use crate::session::Session;
 
 /// One thread keeps a Redis server busy; a second one only adds wake-ups between cores (measured: no more pairs a second with 500 tasks,
 /// a third fewer with one).

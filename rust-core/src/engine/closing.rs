@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::{Caller, CallerId};
-use crate::held::Held;
-use crate::lease_state::{Action, Event};
-use crate::session::Session;
+use crate::engine::lease_record::Held;
+use crate::engine::lease_state::{Action, Event};
+use crate::engine::session::Session;
 
 /// How long the end of a session waits for the releases that it started.
 const FAREWELL: Duration = Duration::from_secs(2);

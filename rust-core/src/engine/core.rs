@@ -9,13 +9,13 @@ use parking_lot::{RwLock, RwLockWriteGuard};
 use crate::backend::{self, Capabilities};
 use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
 use crate::clock::{BootClock, Clock};
+use crate::engine::environment::Ground;
+use crate::engine::process::{self, Bound};
+use crate::engine::session::Session;
 use crate::error::{Error, Result};
-use crate::ground::Ground;
 use crate::observe::Observer;
 use crate::options::ClientOptions;
 use crate::owner::SessionId;
-use crate::process::{self, Bound};
-use crate::session::Session;
 
 /// How long a forked child waits for a lock that may be held by a thread that it does not have.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -30,7 +30,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(ground: Ground, options: ClientOptions, chosen_by: ChosenBy) -> Result<Arc<Self>> {
+    pub(crate) fn new(ground: Ground, options: ClientOptions, chosen_by: ChosenBy) -> Result<Arc<Self>> {
         options.validate()?;
         // Opened once without a session, to have the URL checked before anybody waits for it.
         let probe = (ground.open)(probe_context(&options, ground.clock.clone()))?;
@@ -39,14 +39,14 @@ impl Target {
     }
 
     /// What a URL, if there is one, or the environment chooses.
-    pub(super) fn chosen(url: Option<&str>, variables: &Variables, options: ClientOptions) -> Result<Arc<Self>> {
+    pub(crate) fn chosen(url: Option<&str>, variables: &Variables, options: ClientOptions) -> Result<Arc<Self>> {
         let (url, chosen_by) = variables.choose(url, options.require_url)?;
         Self::new(Ground::at(&url, Arc::new(BootClock)), options, chosen_by)
     }
 }
 
 /// What the clones of a client share.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     place: RwLock<Place>,
     /// The process that made it.
     maker: u32,
@@ -97,12 +97,12 @@ impl Place {
 }
 
 impl Shared {
-    pub(super) fn at(target: Arc<Target>) -> Arc<Self> {
+    pub(crate) fn at(target: Arc<Target>) -> Arc<Self> {
         Self::of(Place::new(target, None))
     }
 
-    /// See [`Client::of_program`](super::Client::of_program).
-    pub(super) fn of_program(environment: Environment) -> Result<Arc<Self>> {
+    /// See [`Client::of_program`](crate::Client::of_program).
+    pub(crate) fn of_program(environment: Environment) -> Result<Arc<Self>> {
         Ok(Self::of(Place::assumed(environment, ClientOptions::default())?))
     }
 
@@ -110,16 +110,16 @@ impl Shared {
         Arc::new(Self { place: RwLock::new(place), maker: process::id(), user: AtomicU32::new(0) })
     }
 
-    pub(super) fn target(&self) -> Arc<Target> {
+    pub(crate) fn target(&self) -> Arc<Target> {
         self.place.read().target.clone()
     }
 
-    pub(super) fn observer(&self) -> Arc<Observer> {
+    pub(crate) fn observer(&self) -> Arc<Observer> {
         self.place.read().observer.clone()
     }
 
     /// Where the locks are, and the session if there is one. Whether this process may use it is for the caller to ask.
-    pub(super) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
+    pub(crate) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
         let place = self.place.read();
         (place.target.clone(), place.session.clone())
     }
@@ -128,7 +128,7 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::InvalidOptions`] where the environment refuses to name a backend, [`Error::ClientClosed`], [`Error::Forked`].
-    pub(super) fn bound(&self, operation: &'static str) -> Result<Bound<Session>> {
+    pub(crate) fn bound(&self, operation: &'static str) -> Result<Bound<Session>> {
         self.mine()?;
         if let (_, Some(session)) = self.standing() {
             return Ok(session);
@@ -149,18 +149,18 @@ impl Shared {
     }
 
     /// The session, if this process has started one.
-    pub(super) fn session_in_use(&self) -> Option<Arc<Session>> {
+    pub(crate) fn session_in_use(&self) -> Option<Arc<Session>> {
         self.mine().ok()?;
         self.place.read().session.as_ref()?.get().ok().cloned()
     }
 
     /// Whether another process has used it.
-    pub(super) fn is_inherited(&self) -> bool {
+    pub(crate) fn is_inherited(&self) -> bool {
         self.mine().is_err()
     }
 
     /// Says where the locks are, before the first operation. Without a URL the environment is looked at once more then.
-    pub(super) fn configure(&self, url: Option<&str>, environment: Environment, options: ClientOptions) -> Result<()> {
+    pub(crate) fn configure(&self, url: Option<&str>, environment: Environment, options: ClientOptions) -> Result<()> {
         self.mine()?;
         let target = Target::chosen(url, &variables(&environment)?, options)?;
         let mut place = self.write()?;
@@ -173,7 +173,7 @@ impl Shared {
     }
 
     /// What there is to close; without a session it is closed at once.
-    pub(super) fn begin_close(&self) -> Result<Option<Bound<Session>>> {
+    pub(crate) fn begin_close(&self) -> Result<Option<Bound<Session>>> {
         self.mine()?;
         let mut place = self.write()?;
         place.closed |= place.session.is_none();
@@ -181,7 +181,7 @@ impl Shared {
     }
 
     /// Lets go of a session that is closed or closing, so that the next operation starts another.
-    pub(super) fn reopen(&self) -> Result<()> {
+    pub(crate) fn reopen(&self) -> Result<()> {
         self.mine()?;
         let mut place = self.write()?;
         place.closed = false;
@@ -199,7 +199,7 @@ impl Shared {
     }
 
     /// Forgets everything: where the locks are, who observes them, and what was counted. Returns the session, to be closed.
-    pub(super) fn reset(&self, environment: Environment) -> Result<Option<Bound<Session>>> {
+    pub(crate) fn reset(&self, environment: Environment) -> Result<Option<Bound<Session>>> {
         self.mine()?;
         let fresh = Place::assumed(environment, ClientOptions::default())?;
         let mut place = self.write()?;

@@ -14,7 +14,7 @@ use crate::lease::{Handle, Lease};
 
 /// Who acquires: what may enter again is what cannot run beside itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taker {
+pub(super) enum Taker {
     /// A task of tokio's.
     Task(task::Id),
     /// A thread that waits in `block_on`.
@@ -24,7 +24,7 @@ pub(crate) enum Taker {
 impl Taker {
     /// # Errors
     /// [`Error::InvalidOptions`] outside of tokio: the tasks of other runtimes cannot be told apart.
-    pub(crate) fn current() -> Result<Self> {
+    pub(super) fn current() -> Result<Self> {
         if let Some(task) = task::try_id() {
             return Ok(Self::Task(task));
         }
@@ -37,11 +37,11 @@ impl Taker {
 
 /// The leases of a reentrant lock, by who took them.
 #[derive(Default)]
-pub(crate) struct Entered(Mutex<Vec<(Taker, Weak<Handle>)>>);
+pub(super) struct Entered(Mutex<Vec<(Taker, Weak<Handle>)>>);
 
 impl Entered {
     /// The caller's own lease, entered once more.
-    pub(crate) fn again(&self, caller: Taker) -> Option<Lease> {
+    pub(super) fn again(&self, caller: Taker) -> Option<Lease> {
         let own: Vec<_> = {
             let taken = self.0.lock();
             taken.iter().filter(|(taker, _)| *taker == caller).filter_map(|(_, lease)| lease.upgrade().map(Lease::from)).collect()
@@ -50,7 +50,7 @@ impl Entered {
         own.into_iter().find(Lease::enter)
     }
 
-    pub(crate) fn remember(&self, caller: Taker, lease: &Lease) {
+    pub(super) fn remember(&self, caller: Taker, lease: &Lease) {
         let mut taken = self.0.lock();
         let mut seen = Vec::with_capacity(taken.len());
         taken.retain(|(_, lease)| {

@@ -8,12 +8,12 @@ use tracing::Instrument;
 
 use crate::backend::{Outcome, Release};
 use crate::clock::Instant;
+use crate::engine::lease_record::Held;
+use crate::engine::lease_state::{Action, Event, Status};
+use crate::engine::line::{Carried, Parked, Place};
+use crate::engine::session::Session;
 use crate::error::Failure;
-use crate::held::Held;
-use crate::lease_state::{Action, Event, Status};
 use crate::owner::OwnerId;
-use crate::session::Session;
-use crate::waiters::{Carried, Parked, Place};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);

@@ -15,19 +15,19 @@ use tokio_util::task::TaskTracker;
 use crate::backend::measured::Measured;
 use crate::backend::{Backend, Context, Hint};
 use crate::clock::Clock;
-use crate::closing::{Closing, Leases};
+use crate::engine::closing::{Closing, Leases};
+use crate::engine::environment::Ground;
+use crate::engine::heartbeats::Places;
+use crate::engine::lease_record::Held;
+use crate::engine::line::{Lines, Parked};
+use crate::engine::renewal::Renewals;
+use crate::engine::runtime;
 use crate::error::{BackendError, CLOSED, Error, Failure, LossReason, Result};
 use crate::fencing::Token;
-use crate::ground::Ground;
-use crate::held::Held;
 use crate::holder::Notes;
 use crate::observe::Observer;
 use crate::options::ClientOptions;
 use crate::owner::{OwnerId, SessionId};
-use crate::places::Places;
-use crate::renewal::Renewals;
-use crate::runtime;
-use crate::waiters::{Lines, Parked};
 
 /// What ties one client's leases, waiters and backend together.
 pub(crate) struct Session {

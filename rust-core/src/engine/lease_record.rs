@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 
 use crate::caller::Caller;
 use crate::clock::{Clock, Instant};
+use crate::engine::lease_state::{Action, Event, LeaseState, Status};
+use crate::engine::line_status::{Known, Own};
 use crate::error::BackendError;
 use crate::fencing::Token;
-use crate::known::{Known, Own};
-use crate::lease_state::{Action, Event, LeaseState, Status};
 use crate::observe::Subject;
 use crate::owner::OwnerId;
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::attempt::Attempt;
 use crate::caller::{Caller, Kinship};
-use crate::held::Held;
-use crate::session::Session;
+use crate::engine::attempt::Attempt;
+use crate::engine::lease_record::Held;
+use crate::engine::session::Session;
 
 /// So long may what the holder started wait for the holder without a word.
 const GRACE: Duration = Duration::from_secs(1);

@@ -15,10 +15,10 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::backend::{Acquire, Acquired};
 use crate::clock::Instant;
+use crate::engine::lease_record::Held;
+use crate::engine::line_status::Known;
 use crate::error::BackendError;
 use crate::fencing::Token;
-use crate::held::Held;
-use crate::known::Known;
 use crate::owner::OwnerId;
 
 /// The backend's answer to a request that a release took along, and when it was sent.

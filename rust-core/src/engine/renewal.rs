@@ -13,10 +13,10 @@ use tracing::field::Empty;
 
 use crate::backend::{Backend, Renew, Renewed};
 use crate::clock::{Clock, Instant};
-use crate::deadlines::Deadlines;
+use crate::engine::deadlines::Deadlines;
+use crate::engine::lease_record::Held;
+use crate::engine::lease_state::{Action, Backoff, Event, LeaseState, Status};
 use crate::error::{BackendError, LossReason};
-use crate::held::Held;
-use crate::lease_state::{Action, Backoff, Event, LeaseState, Status};
 use crate::observe::Observer;
 use crate::options::Renewal;
 
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
     use crate::backend::{Acquire, Context, memory};
     use crate::clock::ManualClock;
-    use crate::lease_state::Terms;
+    use crate::engine::lease_state::Terms;
     use crate::owner::{OwnerId, SessionId};
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::attempt::Attempt;
+use crate::engine::attempt::Attempt;
+use crate::engine::lease_record::Held;
+use crate::engine::session::Session;
 use crate::error::{Error, Result};
-use crate::held::Held;
 use crate::options::Retry;
-use crate::session::Session;
 
 impl Session {
     /// Tries until the key is got or the attempts are used up. A failing backend costs an attempt like a key that is held; one that refuses

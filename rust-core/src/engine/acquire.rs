@@ -9,15 +9,15 @@ use std::time::Duration;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use crate::attempt::Attempt;
 use crate::backend::{self, Acquired, Grant, Waiting};
 use crate::clock::Instant;
+use crate::engine::attempt::Attempt;
+use crate::engine::lease_record::Held;
+use crate::engine::lease_state::{Event, LeaseState, Terms};
+use crate::engine::line::{Carried, Entered, Place, Turn};
+use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::fencing::is_token;
-use crate::held::Held;
-use crate::lease_state::{Event, LeaseState, Terms};
-use crate::session::Session;
-use crate::waiters::{Carried, Entered, Place, Turn};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);

@@ -1,10 +1,10 @@
 //! What a client shows of itself: figures, events, metrics, health.
 
 use crate::client::Client;
+use crate::engine::runtime::run;
 use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::observe::{Event, Gauges, Kinds, Stats, Subscription};
-use crate::runtime::run;
 
 impl Client {
     /// What this client has done and has under way. Cheap: no I/O; a look at each lease.

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use crate::backend::{Backend, Place};
 use crate::clock::Clock;
-use crate::deadlines::Deadlines;
-use crate::known::Known;
+use crate::engine::deadlines::Deadlines;
+use crate::engine::line_status::Known;
 
 /// How many places go into one request.
 const BATCH: usize = 1000;

@@ -11,16 +11,16 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::backend;
 use crate::caller::Caller;
 use crate::clock::Instant;
+use crate::engine::lease_record::Held;
+use crate::engine::lease_state::LeaseState;
+use crate::engine::line::Entered;
+use crate::engine::line_status::{Known, Seen};
+use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Failure, Result};
-use crate::held::Held;
 use crate::holder::Holder;
-use crate::known::{Known, Seen};
-use crate::lease_state::LeaseState;
 use crate::observe::Trying;
 use crate::options::LockOptions;
 use crate::owner::OwnerId;
-use crate::session::Session;
-use crate::waiters::Entered;
 
 /// A wait this long is worth a warning that names the holder.
 const LONG_WAIT: Duration = Duration::from_secs(30);

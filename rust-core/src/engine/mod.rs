@@ -1,0 +1,23 @@
+//! The engine: how a key is acquired, kept and released, behind [`Client`](crate::Client), [`Lock`](crate::Lock) and
+//! [`Lease`](crate::Lease).
+
+pub(crate) mod acquire;
+pub(crate) mod attempt;
+pub(crate) mod closing;
+pub(crate) mod core;
+pub(crate) mod deadlines;
+pub mod environment;
+pub mod fork;
+pub(crate) mod health;
+pub(crate) mod heartbeats;
+pub(crate) mod lease_record;
+pub mod lease_state;
+pub(crate) mod line;
+pub(crate) mod line_status;
+pub(crate) mod process;
+pub(crate) mod release;
+pub(crate) mod renewal;
+pub(crate) mod retry;
+pub(crate) mod runtime;
+pub(crate) mod self_wait;
+pub(crate) mod session;
