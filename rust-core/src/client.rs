@@ -11,13 +11,14 @@ use crate::caller::Caller;
 use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
 use crate::clock::{BootClock, Clock};
 use crate::engine::core::{Shared, Target};
-use crate::engine::environment::Ground;
+use crate::engine::environment::Environment;
 use crate::engine::process::Bound;
 use crate::engine::runtime::run;
 use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Result};
 use crate::lock::Lock;
 use crate::observe::Observer;
+use crate::observe::logs::target;
 use crate::options::{ClientOptions, LockOptions, check_key};
 
 /// Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
@@ -59,16 +60,16 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`].
     pub fn with_clock(url: &str, options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Self> {
-        Self::on_ground(options, Ground::at(url, clock))
+        Self::in_environment(options, Environment::at(url, clock))
     }
 
-    /// [`Client::with_options`] on a ground of one's own, for simulations.
+    /// [`Client::with_options`] on a environment of one's own, for simulations.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`].
     #[doc(hidden)]
-    pub fn on_ground(options: ClientOptions, ground: Ground) -> Result<Self> {
-        Ok(Self { shared: Shared::at(Target::new(ground, options, ChosenBy::Argument)?) })
+    pub fn in_environment(options: ClientOptions, environment: Environment) -> Result<Self> {
+        Ok(Self { shared: Shared::at(Target::new(environment, options, ChosenBy::Argument)?) })
     }
 
     /// A client for what `DLOCK_URL` names, else for `local:`. `DLOCK_REQUIRE_URL=1` refuses that default, and so does the option
@@ -87,7 +88,7 @@ impl Client {
     pub fn from_env_with(options: ClientOptions) -> Result<Self> {
         let client = Self::choose(None, &Variables::of_process()?, options)?;
         if client.chosen_by() == ChosenBy::Default {
-            tracing::info!("{DEFAULT_CHOSEN}");
+            tracing::info!(target: target::CLIENT, "{DEFAULT_CHOSEN}");
         }
         Ok(client)
     }

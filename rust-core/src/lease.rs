@@ -10,12 +10,13 @@ use parking_lot::Mutex;
 
 use crate::caller::Caller;
 use crate::clock::Instant;
-use crate::engine::lease_record::Held;
+use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{LeaseState, Status};
 use crate::engine::process::Bound;
 use crate::engine::runtime::run;
 use crate::engine::session::Session;
 use crate::error::{Error, LossReason, Result};
+use crate::observe::logs::target;
 use crate::options::check_ttl;
 use crate::owner::OwnerId;
 
@@ -31,7 +32,7 @@ pub struct Lease {
 pub(crate) type Outstanding = Mutex<Vec<Lease>>;
 
 pub(crate) struct Handle {
-    held: Arc<Held>,
+    record: Arc<LeaseRecord>,
     session: Bound<Session>,
     /// How many releases there may be before the last one: only that gives the key back.
     entered: AtomicU32,
@@ -53,50 +54,50 @@ impl From<Arc<Handle>> for Lease {
 
 impl Handle {
     pub(crate) fn has_ended(&self) -> bool {
-        self.held.status() != Status::Held
+        self.record.status() != Status::Held
     }
 }
 
 impl Lease {
-    pub(crate) fn new(held: Arc<Held>, session: Bound<Session>, lock: &Arc<Outstanding>) -> Self {
-        let handle = Arc::new(Handle { held, session, entered: AtomicU32::new(0), lock: Arc::downgrade(lock) });
+    pub(crate) fn new(record: Arc<LeaseRecord>, session: Bound<Session>, lock: &Arc<Outstanding>) -> Self {
+        let handle = Arc::new(Handle { record, session, entered: AtomicU32::new(0), lock: Arc::downgrade(lock) });
         let (handles, lock) = (Arc::downgrade(&handle), Arc::downgrade(lock));
-        handle.held.handled_by(handles, lock);
+        handle.record.handled_by(handles, lock);
         Self { handle }
     }
 
-    fn held(&self) -> &Arc<Held> {
-        &self.handle.held
+    fn record(&self) -> &Arc<LeaseRecord> {
+        &self.handle.record
     }
 
     /// The key that was granted.
     pub fn key(&self) -> &Arc<str> {
-        &self.held().key
+        &self.record().key
     }
 
     /// The fencing token: greater than every token granted for this key before. Pass it to the protected resource.
     pub fn token(&self) -> u64 {
-        self.held().token
+        self.record().token
     }
 
     /// The owner id of the attempt that got the lease, as other processes see it.
     pub fn owner(&self) -> String {
-        self.held().owner.to_string()
+        self.record().owner.to_string()
     }
 
     /// The owner id in its parts: the session is the same for all leases of a client.
     pub fn owner_id(&self) -> OwnerId {
-        self.held().owner
+        self.record().owner
     }
 
     /// Who took it. For bindings, which say by it who asks for more.
     pub fn holder(&self) -> Caller {
-        self.held().holder.clone()
+        self.record().holder.clone()
     }
 
     /// The lease time of the latest grant or extension.
     pub fn ttl(&self) -> Duration {
-        self.held().read(LeaseState::ttl)
+        self.record().read(LeaseState::ttl)
     }
 
     /// For how long the engine still vouches for the lease; zero once it is not valid.
@@ -104,26 +105,26 @@ impl Lease {
         if !self.is_valid() {
             return Duration::ZERO;
         }
-        self.valid_until().since(self.held().now())
+        self.valid_until().since(self.record().now())
     }
 
     /// The end of the lease as it stands, on the engine's clock. Renewal moves it.
     pub fn valid_until(&self) -> Instant {
-        self.held().read(LeaseState::valid_until)
+        self.record().read(LeaseState::valid_until)
     }
 
     /// Whether the holder may rely on the lease now. A reading of the clock, not a flag: it is false after a pause that outlived the
     /// lease, before anybody had time to say so. Always false in a forked child.
     pub fn is_valid(&self) -> bool {
-        self.handle.session.get().is_ok() && self.held().is_valid()
+        self.handle.session.get().is_ok() && self.record().is_valid()
     }
 
     /// Where the lease stands. A lease that has run out is lost, even if that was not noticed yet.
     pub fn status(&self) -> Status {
-        match self.held().status() {
+        match self.record().status() {
             Status::Held => {
-                let now = self.held().now();
-                self.held().read(|state| state.run_out(now)).map_or(Status::Held, Status::Lost)
+                let now = self.record().now();
+                self.record().read(|state| state.run_out(now)).map_or(Status::Held, Status::Lost)
             }
             status => status,
         }
@@ -131,12 +132,12 @@ impl Lease {
 
     /// Wall time of the grant, for display.
     pub fn acquired_at(&self) -> SystemTime {
-        self.held().acquired_at
+        self.record().acquired_at
     }
 
     /// Wall time up to which the lease is vouched for, for display.
     pub fn expires_at(&self) -> SystemTime {
-        self.held().wall() + self.remaining()
+        self.record().wall() + self.remaining()
     }
 
     /// An error if the holder must not go on.
@@ -157,7 +158,7 @@ impl Lease {
     /// # Cancel safety
     /// Dropping the future changes nothing.
     pub async fn lost(&self) -> LossReason {
-        match self.held().until(|status| matches!(status, Status::Lost(_))).await {
+        match self.record().until(|status| matches!(status, Status::Lost(_))).await {
             Status::Lost(reason) => reason,
             _ => std::future::pending().await,
         }
@@ -166,7 +167,7 @@ impl Lease {
     /// Has `tell` called once when the lease is lost, on an engine thread or on that of whoever gives back what has run out; at once if it
     /// already is lost. Replaces an earlier one.
     pub fn on_lost(&self, tell: impl FnOnce(LossReason) + Send + 'static) {
-        self.held().when_lost(Box::new(move |status| {
+        self.record().when_lost(Box::new(move |status| {
             if let Status::Lost(reason) = status {
                 tell(reason);
             }
@@ -205,8 +206,8 @@ impl Lease {
         let session = self.handle.session.get()?.clone();
         check_ttl(ttl, session.options.unit, session.backend.capabilities())?;
         self.check_before("extend")?;
-        let (task, held) = (session.clone(), self.held().clone());
-        let extension = session.tasks.spawn_on(async move { task.renewals.extend(&held, ttl).await }, &session.engine);
+        let (task, record) = (session.clone(), self.record().clone());
+        let extension = session.tasks.spawn_on(async move { task.renewals.extend(&record, ttl).await }, &session.engine);
         match extension.await {
             Ok(Ok(())) => self.check_before("extend"),
             Ok(Err(error)) => Err(session.unavailable("extend", Some(self.key().clone()), error)),
@@ -223,9 +224,9 @@ impl Lease {
 
     /// Switches automatic renewal on or off while the lease is held.
     pub fn auto_renew(&self, renew: bool) {
-        self.held().set_renew(renew);
+        self.record().set_renew(renew);
         if let Ok(session) = self.handle.session.get() {
-            session.renewals.schedule(self.held());
+            session.renewals.schedule(self.record());
         }
     }
 
@@ -234,7 +235,7 @@ impl Lease {
     /// [`Lock::with`](crate::Lock::with) gives signs for as long as the task that waits for it is polled, asyncio and Node by a timer of their
     /// event loops. Whoever holds a lease without them gives them by calling this.
     pub fn heartbeat(&self) -> bool {
-        self.handle.session.get().is_ok_and(|session| session.renewals.heartbeat(self.held()))
+        self.handle.session.get().is_ok_and(|session| session.renewals.heartbeat(self.record()))
     }
 
     /// Copies of the open files that hold the key, for a child process that must not outlive its lock: while it has them open, the death
@@ -247,7 +248,7 @@ impl Lease {
     /// [`Error::Forked`] in a child process, [`Error::BackendUnavailable`] if no descriptor is left.
     pub fn lock_files(&self) -> Result<Vec<OwnedFd>> {
         let session = self.handle.session.get()?;
-        let files = session.backend.lock_files(self.key(), self.held().owner);
+        let files = session.backend.lock_files(self.key(), self.record().owner);
         files.map_err(|source| session.unavailable("lock_files", Some(self.key().clone()), source))
     }
 
@@ -267,9 +268,9 @@ impl Lease {
             return Ok(self.is_valid());
         }
         self.begin_release_with(Session::release)?;
-        let (engine, held) = (session.engine.clone(), self.held().clone());
-        let patience = session.clock.now() + held.op_timeout;
-        Ok(run(&engine, async move { session.released(&held, patience).await }).await == Status::Released)
+        let (engine, record) = (session.engine.clone(), self.record().clone());
+        let patience = session.clock.now() + record.op_timeout;
+        Ok(run(&engine, async move { session.released(&record, patience).await }).await == Status::Released)
     }
 
     /// [`Lease::release`] for callers who wait elsewhere: calls `then` on the engine, once, with where the lease stands when the backend
@@ -284,7 +285,7 @@ impl Lease {
             then(self.status());
             return Ok(false);
         }
-        self.begin_release_with(|session, held| session.release_then(held, then)).map(|_| true)
+        self.begin_release_with(|session, record| session.release_then(record, then)).map(|_| true)
     }
 
     /// Ends validity and renewal at once and leaves the rest to the engine, however often the lease was entered.
@@ -295,9 +296,9 @@ impl Lease {
         self.begin_release_with(Session::release).map(drop)
     }
 
-    fn begin_release_with(&self, release: impl FnOnce(&Arc<Session>, &Arc<Held>)) -> Result<&Arc<Session>> {
+    fn begin_release_with(&self, release: impl FnOnce(&Arc<Session>, &Arc<LeaseRecord>)) -> Result<&Arc<Session>> {
         let session = self.handle.session.get()?;
-        release(session, self.held());
+        release(session, self.record());
         if let Some(outstanding) = self.handle.lock.upgrade() {
             let forgotten = {
                 let mut outstanding = outstanding.lock();
@@ -312,15 +313,15 @@ impl Lease {
 
     /// Whether this is the last handle of a lease that is still held: dropping it gives the lease back with a warning.
     pub fn is_last_handle(&self) -> bool {
-        Arc::strong_count(&self.handle) == 1 && self.handle.session.get().is_ok() && self.held().status() == Status::Held
+        Arc::strong_count(&self.handle) == 1 && self.handle.session.get().is_ok() && self.record().status() == Status::Held
     }
 
     /// Up to when the engine vouches for the lease, signs of life included; `None` once it does not. A reading that keeps no handle of it,
     /// for simulations.
     #[doc(hidden)]
     pub fn gauge(&self) -> impl Fn() -> Option<Instant> + Send + Sync + use<> {
-        let held = self.held().clone();
-        move || held.read(|state| state.is_valid(held.now()).then(|| state.ends_at()))
+        let record = self.record().clone();
+        move || record.read(|state| state.is_valid(record.now()).then(|| state.ends_at()))
     }
 
     /// The lease without a handle of it: for callers who learn later that nobody can release it any more.
@@ -356,7 +357,7 @@ impl Discarded {
             return None;
         }
         let told = (lease.key().clone(), lease.token());
-        tracing::warn!(key = %told.0, token = told.1, "a held lease was discarded and its taker has ended; it is given back");
+        tracing::warn!(target: target::LEASE, key = %told.0, token = told.1, "a held lease was discarded and its taker has ended; it is given back");
         lease.begin_release().ok()?;
         Some(told)
     }
@@ -366,10 +367,10 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // The session first: in a forked child the lease's own lock may be held by a thread that no longer exists.
         if let Some(session) = self.session.take()
-            && self.held.status() == Status::Held
+            && self.record.status() == Status::Held
         {
-            tracing::warn!(key = %self.held.key, token = self.held.token, "a held lease was dropped without release; it is given back");
-            session.release(&self.held);
+            tracing::warn!(target: target::LEASE, key = %self.record.key, token = self.record.token, "a held lease was dropped without release; it is given back");
+            session.release(&self.record);
         }
     }
 }

@@ -252,7 +252,7 @@ impl Lock {
         then: impl FnOnce(Result<Lease>) + Send + 'static,
     ) -> Result<AbortHandle> {
         let (session, mut attempt) = self.begin(wait, caller, holder)?;
-        attempt.tells = false;
+        attempt.warns = false;
         self.go_on((session, attempt), then)
     }
 
@@ -400,8 +400,8 @@ impl Lock {
 
 /// Goes on with an attempt until the key is got.
 async fn lease(session: Bound<Session>, attempt: Box<Attempt>, outstanding: Arc<Outstanding>) -> Result<Lease> {
-    let held = session.get()?.clone().acquire(attempt).await?;
-    Ok(Lease::new(held, session, &outstanding))
+    let record = session.get()?.clone().acquire(attempt).await?;
+    Ok(Lease::new(record, session, &outstanding))
 }
 
 /// Adds a lease; forgets those that were lost and that nobody can ask about any more.
@@ -422,15 +422,15 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
-    use crate::engine::environment::Ground;
+    use crate::engine::environment::Environment;
     use crate::options::ClientOptions;
 
     #[tokio::test]
     async fn who_is_told_of_a_loss_may_ask_for_the_lock() {
         let clock = ManualClock::new();
         // On this thread: what the engine would notice first, it does not before the next await.
-        let ground = Ground { engine: Some(Handle::current()), ..Ground::at("memory:", Arc::new(clock.clone())) };
-        let client = Client::on_ground(ClientOptions::default(), ground).unwrap();
+        let environment = Environment { engine: Some(Handle::current()), ..Environment::at("memory:", Arc::new(clock.clone())) };
+        let client = Client::in_environment(ClientOptions::default(), environment).unwrap();
         let lock = client.lock("a").renew(false).ttl(Duration::from_secs(10));
         let lease = lock.acquire().await.unwrap();
         let next = client.lock("b").acquire().await.unwrap();

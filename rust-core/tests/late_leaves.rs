@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dlock::backend::{
-    Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Place, Release, Renew, Renewed, Reply, Whom, from_url,
+    Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Release, Renew, Renewed, Reply, Waiter, Whom, from_url,
 };
 use dlock::clock::ManualClock;
-use dlock::environment::Ground;
+use dlock::environment::Environment;
 use dlock::owner::OwnerId;
 use dlock::{Client, ClientOptions};
 use futures_util::FutureExt;
@@ -76,8 +76,8 @@ impl Backend for Late {
         .boxed()
     }
 
-    fn keep_places(&self, places: Vec<Place>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
-        self.inner.keep_places(places, timeout)
+    fn keep_waiting(&self, waiters: Vec<Waiter>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
+        self.inner.keep_waiting(waiters, timeout)
     }
 
     fn inspect(&self, key: Arc<str>, timeout: Duration) -> Reply<'_, Inspection> {
@@ -119,8 +119,8 @@ async fn r04_a_leave_that_was_answered_late_is_made_again() {
         let capabilities = Capabilities { late_window: SECOND, ..inner.capabilities().clone() };
         Ok(Arc::new(Late { inner, capabilities, post: posted.clone() }) as Arc<dyn Backend>)
     };
-    let ground = Ground { open: Arc::new(open), clock: Arc::new(clock.clone()), engine: None, session: None };
-    let client = Client::on_ground(ClientOptions::default(), ground).unwrap();
+    let environment = Environment { open: Arc::new(open), clock: Arc::new(clock.clone()), engine: None, session: None };
+    let client = Client::in_environment(ClientOptions::default(), environment).unwrap();
     let waiter = tokio::spawn(client.lock("k").join(None));
     eventually("it asks", async || post.asked.lock().unwrap().len() == 1).await;
     waiter.abort();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dlock::backend::{Hint, Outcome, Place};
+use dlock::backend::{Hint, Outcome, Waiter};
 use support::redis::{Server, Session, Setup, TIMEOUT, TTL, grant};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -201,8 +201,8 @@ async fn many_places_are_kept_in_few_commands() {
     }
     a.release("k700", 700).await;
     cli.run::<()>(&["CONFIG", "RESETSTAT"]).await;
-    let places = (0..1_200).map(|n| Place { key: format!("k{n}").into(), owner: b.owner(n) }).collect();
-    let answers = b.backend.keep_places(places, TIMEOUT).await.unwrap();
+    let waiters = (0..1_200).map(|n| Waiter { key: format!("k{n}").into(), owner: b.owner(n) }).collect();
+    let answers = b.backend.keep_waiting(waiters, TIMEOUT).await.unwrap();
     assert_eq!(answers.iter().position(Duration::is_zero), Some(700));
     assert_eq!(answers.iter().filter(|answer| !answer.is_zero()).count(), 1_199);
     let stats: String = cli.run(&["INFO", "commandstats"]).await;

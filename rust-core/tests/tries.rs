@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dlock::backend::{
-    Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Place, Release, Renew, Renewed, Reply, Whom, from_url,
+    Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Release, Renew, Renewed, Reply, Waiter, Whom, from_url,
 };
 use dlock::clock::ManualClock;
-use dlock::environment::Ground;
+use dlock::environment::Environment;
 use dlock::owner::OwnerId;
 use dlock::{Client, ClientOptions, Error};
 use futures_util::FutureExt;
@@ -63,8 +63,8 @@ impl Backend for Mute {
         self.inner.leave(key, owner, timeout)
     }
 
-    fn keep_places(&self, places: Vec<Place>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
-        self.inner.keep_places(places, timeout)
+    fn keep_waiting(&self, waiters: Vec<Waiter>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
+        self.inner.keep_waiting(waiters, timeout)
     }
 
     fn inspect(&self, key: Arc<str>, timeout: Duration) -> Reply<'_, Inspection> {
@@ -105,8 +105,8 @@ async fn r17_wait_ends_for_one_whose_first_try_was_dropped_for_its_turn() {
         let inner = from_url("memory:tries", context)?;
         Ok(Arc::new(Mute { inner, tries: counter.clone() }) as Arc<dyn Backend>)
     };
-    let ground = Ground { open: Arc::new(open), clock: Arc::new(clock.clone()), engine: None, session: None };
-    let client = Client::on_ground(options(), ground).unwrap();
+    let environment = Environment { open: Arc::new(open), clock: Arc::new(clock.clone()), engine: None, session: None };
+    let client = Client::in_environment(options(), environment).unwrap();
     let lease = other.lock("k").acquire().await.unwrap();
     let first = tokio::spawn({
         let lock = client.lock("k");

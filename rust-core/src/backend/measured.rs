@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Place, Release, Renew, Renewed, Reply, Waiting, Whom};
+use super::{
+    Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Release, Renew, Renewed, Reply, Waiter, Waiting, Whom,
+};
 use crate::clock::Clock;
 use crate::error::BackendError;
 use crate::holder::Holder;
@@ -94,8 +96,8 @@ impl Backend for Measured {
         self.measure(Operation::Leave, self.inner.leave(key, owner, timeout))
     }
 
-    fn keep_places(&self, places: Vec<Place>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
-        self.measure(Operation::KeepPlaces, self.inner.keep_places(places, timeout))
+    fn keep_waiting(&self, waiters: Vec<Waiter>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
+        self.measure(Operation::KeepWaiting, self.inner.keep_waiting(waiters, timeout))
     }
 
     fn inspect(&self, key: Arc<str>, timeout: Duration) -> Reply<'_, Inspection> {

@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use url::Url;
 
 use super::{
-    Acquire, Acquired, Backend, Capabilities, Context, Grant, Handover, Hint, Inspection, Outcome, Place, Release, Renew, Renewed,
-    Reply, Waiting, Whom,
+    Acquire, Acquired, Backend, Capabilities, Context, Grant, Handover, Hint, Inspection, Outcome, Release, Renew, Renewed, Reply,
+    Waiting, Whom,
 };
 use crate::clock::Instant;
 use crate::error::{BackendError, CLOSED, Error, Failure};
@@ -175,11 +175,6 @@ impl Backend for Memory {
         self.answer(move |store, moment, hints| {
             store.give_back(&full, owner, moment, hints);
         })
-    }
-
-    fn keep_places(&self, places: Vec<Place>, _timeout: Duration) -> Reply<'_, Vec<Duration>> {
-        // Never asked: a place lives as long as the process.
-        Box::pin(ready(Ok(vec![Duration::ZERO; places.len()])))
     }
 
     fn inspect(&self, key: Arc<str>, _timeout: Duration) -> Reply<'_, Inspection> {

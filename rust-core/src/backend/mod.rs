@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 
 use crate::clock::Clock;
 use crate::error::{BackendError, Error};
@@ -105,7 +105,10 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// # Behavior
     /// - Called every [`Capabilities::heartbeat`]; backends without one are never asked.
     /// - Answers one for one, in order: the time after which an acquire may succeed, zero for now.
-    fn keep_places(&self, places: Vec<Place>, timeout: Duration) -> Reply<'_, Vec<Duration>>;
+    fn keep_waiting(&self, waiters: Vec<Waiter>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
+        let _ = timeout;
+        Box::pin(ready(Ok(vec![Duration::ZERO; waiters.len()])))
+    }
 
     /// Reads who holds a key and who waits for it, without disturbing either.
     fn inspect(&self, key: Arc<str>, timeout: Duration) -> Reply<'_, Inspection>;
@@ -144,7 +147,7 @@ pub struct Capabilities {
     pub ttl_floor: Duration,
     /// What is taken off a TTL, beside 1 % for the clocks' rates, before the engine vouches for it.
     pub margin: Duration,
-    /// How often [`Backend::keep_places`] wants to hear of each waiter; `None` if never.
+    /// How often [`Backend::keep_waiting`] wants to hear of each waiter; `None` if never.
     pub heartbeat: Option<Duration>,
     /// How long after a request was made it may still be executed, when its answer is missing.
     pub late_window: Duration,
@@ -263,9 +266,9 @@ pub enum Outcome {
     NotHeld,
 }
 
-/// A waiter's place in a queue.
+/// A waiter in a backend's queue.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Waiter {
     /// The key waited for.
     pub key: Arc<str>,
     /// The waiting attempt.

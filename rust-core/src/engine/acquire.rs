@@ -12,12 +12,13 @@ use tracing::field::Empty;
 use crate::backend::{self, Acquired, Grant, Waiting};
 use crate::clock::Instant;
 use crate::engine::attempt::Attempt;
-use crate::engine::lease_record::Held;
+use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Event, LeaseState, Terms};
-use crate::engine::line::{Carried, Entered, Place, Turn};
+use crate::engine::line::{HandOverAnswer, Joined, QueuePosition, Turn};
 use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::fencing::is_token;
+use crate::observe::logs::target;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -29,18 +30,18 @@ impl Session {
     ///
     /// # Cancel safety
     /// May be dropped at any time: nothing stays behind in the backend.
-    pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Box<Attempt>) -> Result<Arc<Held>> {
-        let span = tracing::debug_span!("acquire", key = %attempt.key, token = Empty);
+    pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Box<Attempt>) -> Result<Arc<LeaseRecord>> {
+        let span = tracing::debug_span!(target: target::ACQUIRE, "acquire", key = %attempt.key, token = Empty);
         // Boxed: the task around it is moved as a whole, several times.
         let result = Box::pin(self.go_on(&mut attempt)).instrument(span.clone()).await;
-        if let Ok(held) = &result {
-            span.record("token", held.token);
+        if let Ok(record) = &result {
+            span.record("token", record.token);
         }
         attempt.trying.ended(&result);
         result
     }
 
-    async fn go_on(self: &Arc<Self>, attempt: &mut Attempt) -> Result<Arc<Held>> {
+    async fn go_on(self: &Arc<Self>, attempt: &mut Attempt) -> Result<Arc<LeaseRecord>> {
         let entered = attempt.entered.take();
         let result = tokio::select! {
             biased;
@@ -48,35 +49,35 @@ impl Session {
             result = self.get(attempt, entered) => result,
             error = self.end_of_wait(attempt) => Err(error),
         };
-        if let Ok(held) = &result
+        if let Ok(record) = &result
             && self.closing.closed.is_cancelled()
         {
             // Granted when the drain was over: closing may have looked before this lease was there.
-            self.release(held);
+            self.release(record);
             return Err(Error::ClientClosed { operation: "acquire" });
         }
         result
     }
 
-    async fn get(self: &Arc<Self>, attempt: &Attempt, entered: Option<Entered>) -> Result<Arc<Held>> {
+    async fn get(self: &Arc<Self>, attempt: &Attempt, entered: Option<Joined>) -> Result<Arc<LeaseRecord>> {
         let turn = match entered {
             None => match attempt.options.retry {
                 Some(retry) if attempt.options.wait != Some(Duration::ZERO) => return Box::pin(self.retry(attempt, retry)).await,
                 _ => {
                     // Boxed: those who wait would carry the room for it.
-                    let held = Box::pin(self.try_once(attempt)).await?;
-                    return held.ok_or_else(|| Error::LockBusy {
+                    let record = Box::pin(self.try_once(attempt)).await?;
+                    return record.ok_or_else(|| Error::LockBusy {
                         key: attempt.key.clone(),
                         holder: self.holder_seen(attempt).map(Box::new),
                     });
                 }
             },
-            Some(Entered::First(turn)) => turn,
-            Some(Entered::Behind(ticket)) => {
-                let turn = ticket.turn().instrument(tracing::debug_span!("wait", key = %attempt.key));
+            Some(Joined::First(turn)) => turn,
+            Some(Joined::Behind(wait)) => {
+                let turn = wait.turn().instrument(tracing::debug_span!(target: target::ACQUIRE, "wait", key = %attempt.key));
                 let own = self.lines.holder(&attempt.key);
-                if let Some(held) = &own {
-                    attempt.waits_for(held);
+                if let Some(record) = &own {
+                    attempt.waits_for(record);
                 }
                 // While this session holds the key itself, there is nothing to be had past the line.
                 if attempt.options.fair || own.is_some() {
@@ -87,12 +88,12 @@ impl Session {
                     tokio::select! {
                         biased;
                         turn = &mut turn => turn,
-                        held = Box::pin(self.try_once(attempt)) => match held {
-                            Ok(Some(held)) => return Ok(held),
+                        record = Box::pin(self.try_once(attempt)) => match record {
+                            Ok(Some(record)) => return Ok(record),
                             Ok(None) => turn.await,
                             // It waits as long for a backend that fails as all others do.
                             Err(Error::BackendUnavailable { .. }) => {
-                                self.lines.look(&attempt.key);
+                                self.lines.ask_again(&attempt.key);
                                 turn.await
                             }
                             Err(error) => return Err(error),
@@ -101,37 +102,37 @@ impl Session {
                 }
             }
         };
-        self.drive(turn, attempt).await
+        self.ask_until_granted(turn, attempt).await
     }
 
     /// Asks until the key is ours.
-    async fn drive(self: &Arc<Self>, mut turn: Turn, attempt: &Attempt) -> Result<Arc<Held>> {
+    async fn ask_until_granted(self: &Arc<Self>, mut turn: Turn, attempt: &Attempt) -> Result<Arc<LeaseRecord>> {
         if !turn.has_asked {
-            turn.settle().await;
+            turn.drop_inherited_answer().await;
         }
         // In an outage the turn passes through all whose time is up: nothing is asked for them.
-        self.endure(attempt)?;
+        self.check_outage(attempt)?;
         let mut pause = FIRST_PAUSE;
         loop {
             let Some((sent, answer)) = self.ask(&mut turn, attempt).await else { continue };
             match answer {
                 Ok(Acquired::Granted(grant)) => {
-                    let Some(place) = &turn.place else { continue };
+                    let Some(position) = &turn.position else { continue };
                     // A grant that took too long to arrive is confirmed rather than believed.
-                    if let Some(held) = self.hold(attempt, place, sent, grant) {
+                    if let Some(record) = self.make_lease(attempt, position, sent, grant) {
                         turn.granted();
-                        return Ok(held);
+                        return Ok(record);
                     }
-                    self.suffer(attempt, too_far())?;
+                    self.note_failure(attempt, grant_ran_out())?;
                 }
                 Ok(Acquired::Waiting(waiting)) => {
                     pause = FIRST_PAUSE;
                     let token = waiting.holder.as_ref().and_then(|holder| holder.token);
-                    let span = tracing::debug_span!("wait", key = %attempt.key, token);
+                    let span = tracing::debug_span!(target: target::ACQUIRE, "wait", key = %attempt.key, token);
                     Box::pin(self.wait(&turn, attempt, waiting).instrument(span)).await;
                 }
                 Err(error) => {
-                    self.suffer(attempt, error)?;
+                    self.note_failure(attempt, error)?;
                     self.clock.sleep_until(self.clock.now() + pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -141,78 +142,82 @@ impl Session {
 
     /// One request, or the wait for the local holder's release to take it along. `None`: look again, things have changed.
     async fn ask(&self, turn: &mut Turn, attempt: &Attempt) -> Option<(Instant, std::result::Result<Acquired, BackendError>)> {
-        let place = turn.place(|| self.next_owner());
-        let owner = place.owner;
-        if let Some(carried) = place.carried.as_mut() {
-            let answer = carried.await;
-            place.carried = None;
-            let Carried { sent, answer } = answer.ok()?;
-            place.answered(sent, &answer);
-            self.hear(attempt, &answer);
-            return Some((sent, answer.and_then(|answer| place.believed(answer))));
+        let position = turn.position(|| self.next_owner());
+        let owner = position.owner;
+        if let Some(handed_over) = position.handed_over.as_mut() {
+            let answer = handed_over.await;
+            position.handed_over = None;
+            let HandOverAnswer { sent, answer } = answer.ok()?;
+            position.answered(sent, &answer);
+            self.note_holder(attempt, &answer);
+            return Some((sent, answer.and_then(|answer| position.checked(answer))));
         }
         // A place that may be in the queue already asks for itself: if the backend has taken the key from our holder, who has not heard of it
         // yet, that place is served next, and has little time to say yes.
-        if place.sent.is_none()
+        if position.sent.is_none()
             && let Some(holder) = self.lines.holder(&attempt.key)
         {
             attempt.waits_for(&holder);
-            turn.park(&holder, self.request(attempt, owner, true, attempt.op_timeout));
+            turn.offer_hand_over(&holder, self.request(attempt, owner, true, attempt.op_timeout));
             return None;
         }
         let request = self.request(attempt, owner, true, attempt.op_timeout);
-        Some(self.send(attempt, place, request).await)
+        Some(self.send(attempt, position, request).await)
     }
 
     /// Waits until it is worth asking again.
     async fn wait(&self, turn: &Turn, attempt: &Attempt, waiting: Waiting) {
         let look_again = waiting.look_again.max(SHORTEST_LOOK);
-        let Some(owner) = turn.place.as_ref().map(|place| place.owner) else { return };
-        if let Some(places) = &self.places {
-            let place = backend::Place { key: attempt.key.clone(), owner };
-            let _keeping = places.keep(place, turn.look.clone(), attempt.known.clone(), look_again);
-            turn.look.notified().await;
+        let Some(owner) = turn.position.as_ref().map(|position| position.owner) else { return };
+        if let Some(heartbeats) = &self.heartbeats {
+            let waiter = backend::Waiter { key: attempt.key.clone(), owner };
+            let _kept_alive = heartbeats.keep(waiter, turn.ask_again.clone(), attempt.known.clone(), look_again);
+            turn.ask_again.notified().await;
             return;
         }
         tokio::select! {
             biased;
-            () = turn.look.notified() => {}
+            () = turn.ask_again.notified() => {}
             () = self.clock.sleep_until(self.clock.now() + look_again) => {}
         }
     }
 
     /// Asks once, past the local line, and leaves nothing behind.
-    async fn try_once(self: &Arc<Self>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
-        self.try_under(&mut self.trace(attempt), attempt).await
+    async fn try_once(self: &Arc<Self>, attempt: &Attempt) -> Result<Option<Arc<LeaseRecord>>> {
+        self.try_as(&mut self.try_guard(attempt), attempt).await
     }
 
-    pub(crate) fn trace<'a>(self: &'a Arc<Self>, attempt: &'a Attempt) -> Trace<'a> {
-        Trace { session: self, key: &attempt.key, place: None }
+    pub(crate) fn try_guard<'a>(self: &'a Arc<Self>, attempt: &'a Attempt) -> TryGuard<'a> {
+        TryGuard { session: self, key: &attempt.key, position: None }
     }
 
     /// Asks once, past the local line; what it leaves behind is in the trace. A broken connection is given `op_timeout` to come back, at most
     /// `connect_timeout`; but a single try ends as soon as it is clear that it will not.
-    pub(crate) async fn try_under(self: &Arc<Self>, trace: &mut Trace<'_>, attempt: &Attempt) -> Result<Option<Arc<Held>>> {
+    pub(crate) async fn try_as(
+        self: &Arc<Self>,
+        try_guard: &mut TryGuard<'_>,
+        attempt: &Attempt,
+    ) -> Result<Option<Arc<LeaseRecord>>> {
         let give_up = self.clock.now() + attempt.op_timeout;
         let unreachable = give_up.min(self.clock.now() + self.options.connect_timeout);
         let mut pause = FIRST_PAUSE;
         loop {
-            let place = trace.place.get_or_insert_with(|| Place::new(self.next_owner()));
+            let position = try_guard.position.get_or_insert_with(|| QueuePosition::new(self.next_owner()));
             let timeout = give_up.since(self.clock.now()).max(SHORTEST_LOOK);
-            let (sent, answer) = self.send(attempt, place, self.request(attempt, place.owner, false, timeout)).await;
+            let (sent, answer) = self.send(attempt, position, self.request(attempt, position.owner, false, timeout)).await;
             match answer {
                 Ok(Acquired::Granted(grant)) => {
-                    if let Some(held) = self.hold(attempt, place, sent, grant) {
-                        trace.place = None;
-                        return Ok(Some(held));
+                    if let Some(record) = self.make_lease(attempt, position, sent, grant) {
+                        try_guard.position = None;
+                        return Ok(Some(record));
                     }
                     if self.clock.now() >= give_up {
-                        return Err(self.unavailable("acquire", Some(attempt.key.clone()), too_far()));
+                        return Err(self.unavailable("acquire", Some(attempt.key.clone()), grant_ran_out()));
                     }
                 }
                 Ok(Acquired::Waiting(_)) => {
-                    if place.unanswered.is_none() {
-                        trace.place = None;
+                    if position.unanswered.is_none() {
+                        try_guard.position = None;
                     }
                     return Ok(None);
                 }
@@ -234,22 +239,22 @@ impl Session {
     async fn send(
         &self,
         attempt: &Attempt,
-        place: &mut Place,
+        position: &mut QueuePosition,
         request: backend::Acquire,
     ) -> (Instant, std::result::Result<Acquired, BackendError>) {
         // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
         let sent = self.clock.now();
-        let before = (place.sent, place.unanswered);
-        (place.sent, place.unanswered) = (Some(sent), Some(sent));
-        place.floor.get_or_insert(request.floor);
+        let before = (position.sent, position.unanswered);
+        (position.sent, position.unanswered) = (Some(sent), Some(sent));
+        position.floor.get_or_insert(request.floor);
         attempt.known.asked(sent);
         let asking = attempt.asking();
         let answer = self.backend.acquire(request).await;
         drop(asking);
-        (place.sent, place.unanswered) = before;
-        place.answered(sent, &answer);
-        self.hear(attempt, &answer);
-        (sent, answer.and_then(|answer| place.believed(answer)))
+        (position.sent, position.unanswered) = before;
+        position.answered(sent, &answer);
+        self.note_holder(attempt, &answer);
+        (sent, answer.and_then(|answer| position.checked(answer)))
     }
 
     /// What the first in line would find out as well. Not while this session holds the key: then nobody asks, and nobody finds the end of it.
@@ -261,14 +266,14 @@ impl Session {
     }
 
     /// Tells the line who holds the key. Of a grant it hears when that has become a lease.
-    fn hear(&self, attempt: &Attempt, answer: &std::result::Result<Acquired, BackendError>) {
+    fn note_holder(&self, attempt: &Attempt, answer: &std::result::Result<Acquired, BackendError>) {
         if let Ok(Acquired::Waiting(waiting)) = answer {
             attempt.known.held_by(self.clock.now(), waiting.holder.clone());
         }
     }
 
     /// Turns a grant into a lease; `None` if it is over before it is told.
-    fn hold(&self, attempt: &Attempt, place: &Place, sent: Instant, grant: Grant) -> Option<Arc<Held>> {
+    fn make_lease(&self, attempt: &Attempt, position: &QueuePosition, sent: Instant, grant: Grant) -> Option<Arc<LeaseRecord>> {
         let options = &attempt.options;
         let margin = self.backend.capabilities().margin;
         let terms = Terms {
@@ -286,22 +291,22 @@ impl Session {
             return None;
         }
         let clock = self.clock.clone();
-        let mut held = Held::new(attempt.key.clone(), place.owner, grant.token, attempt.op_timeout, now, clock, state);
-        held.unanswered = place.unanswered;
-        held.holder = attempt.holder.clone();
-        let held = Arc::new(held);
-        self.observer.acquired(held.subject_until(now), now.since(attempt.started));
-        self.adopt(&held);
-        Some(held)
+        let mut record = LeaseRecord::new(attempt.key.clone(), position.owner, grant.token, attempt.op_timeout, now, clock, state);
+        record.unanswered = position.unanswered;
+        record.holder = attempt.holder.clone();
+        let record = Arc::new(record);
+        self.observer.acquired(record.subject_until(now), now.since(attempt.started));
+        self.register(&record);
+        Some(record)
     }
 }
 
 /// What is wrong when no grant arrives in time.
-fn too_far() -> BackendError {
+fn grant_ran_out() -> BackendError {
     BackendError::new(Failure::Unknown, "the grant was over before its answer arrived")
 }
 
-impl Place {
+impl QueuePosition {
     /// Takes note of an answer, or of its absence. An answer says nothing about an earlier request that has none.
     fn answered(&mut self, sent: Instant, answer: &std::result::Result<Acquired, BackendError>) {
         match answer {
@@ -313,7 +318,7 @@ impl Place {
 
     /// Refuses a grant whose token does not rise: a resource would turn its holder away. Whoever is refused drops the place, which gives the
     /// grant back.
-    fn believed(&self, answer: Acquired) -> std::result::Result<Acquired, BackendError> {
+    fn checked(&self, answer: Acquired) -> std::result::Result<Acquired, BackendError> {
         let floor = self.floor.unwrap_or_default();
         match &answer {
             Acquired::Granted(Grant { token, .. }) if !is_token(*token) || *token <= floor => {
@@ -328,28 +333,28 @@ impl Place {
 impl Turn {
     /// Waits for the answer to a request that a release has taken along for somebody who has left: it was made on their terms, with their
     /// TTL and their note, so the key is then asked for again.
-    async fn settle(&mut self) {
-        let Some(place) = &mut self.place else { return };
-        let Some(carried) = &mut place.carried else { return };
-        let carried = carried.await;
-        place.carried = None;
-        if let Ok(Carried { sent, answer }) = carried {
-            place.answered(sent, &answer);
+    async fn drop_inherited_answer(&mut self) {
+        let Some(position) = &mut self.position else { return };
+        let Some(handed_over) = &mut position.handed_over else { return };
+        let handed_over = handed_over.await;
+        position.handed_over = None;
+        if let Ok(HandOverAnswer { sent, answer }) = handed_over {
+            position.answered(sent, &answer);
         }
     }
 }
 
 /// The owner id of a try and of those that follow it, given up unless the last one came to a definite end.
-pub(crate) struct Trace<'a> {
+pub(crate) struct TryGuard<'a> {
     session: &'a Arc<Session>,
     key: &'a Arc<str>,
-    place: Option<Place>,
+    position: Option<QueuePosition>,
 }
 
-impl Drop for Trace<'_> {
+impl Drop for TryGuard<'_> {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.session.abandon(self.key.clone(), place);
+        if let Some(position) = self.position.take() {
+            self.session.withdraw(self.key.clone(), position);
         }
     }
 }

@@ -11,14 +11,15 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::backend;
 use crate::caller::Caller;
 use crate::clock::Instant;
-use crate::engine::lease_record::Held;
+use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::LeaseState;
-use crate::engine::line::Entered;
-use crate::engine::line_status::{Known, Seen};
+use crate::engine::line::Joined;
+use crate::engine::line_status::{LastHolder, LineStatus};
 use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::holder::Holder;
 use crate::observe::Trying;
+use crate::observe::logs::target;
 use crate::options::LockOptions;
 use crate::owner::OwnerId;
 
@@ -36,16 +37,16 @@ pub(crate) struct Attempt {
     /// Who is to hold the lease: the one who asks, or the body that it asks for.
     pub(crate) holder: Caller,
     /// Whether we say so if it waits for itself; bindings do that in their language's way.
-    pub(crate) tells: bool,
+    pub(crate) warns: bool,
     /// The lease that it waits for, if that is held by itself or by who started it.
-    pub(crate) own: OnceLock<Arc<Held>>,
+    pub(crate) own: OnceLock<Arc<LeaseRecord>>,
     pub(crate) op_timeout: Duration,
     pub(crate) note: Arc<str>,
     pub(crate) started: Instant,
     /// What its line knows of the key.
-    pub(crate) known: Arc<Known>,
+    pub(crate) known: Arc<LineStatus>,
     /// Where it stands in the local line, until it begins; `None` for a single try, which stands in none.
-    pub(crate) entered: Option<Entered>,
+    pub(crate) entered: Option<Joined>,
     pub(crate) is_in_line: bool,
     pub(crate) trying: Trying,
     /// How many requests have left.
@@ -103,7 +104,7 @@ impl Session {
             options,
             caller,
             holder,
-            tells: true,
+            warns: true,
             own: OnceLock::new(),
             sent: AtomicU64::default(),
             ended: AtomicU64::default(),
@@ -126,7 +127,7 @@ impl Session {
             attempt.is_waiting().await;
         }
         let over = async {
-            self.tell_of_starter(attempt).await;
+            self.warn_of_wait_for_starter(attempt).await;
             if wait.is_none_or(|wait| wait > LONG_WAIT) {
                 self.clock.sleep_until(attempt.started + LONG_WAIT).await;
                 self.warn_of_long_wait(attempt);
@@ -151,16 +152,16 @@ impl Session {
         let holder = seen.as_ref().map(ToString::to_string).unwrap_or_default();
         let own = self.lines.holder(&attempt.key);
         let remark = match (&own, seen.and_then(|holder| holder.note)) {
-            (Some(held), _) => {
+            (Some(record), _) => {
                 let since =
-                    format!(": this very process holds it through the same client, since {} s ago", held.held_for().as_secs());
+                    format!(": this very process holds it through the same client, since {} s ago", record.held_for().as_secs());
                 let discarded = "; the lease was discarded, and only its lock can still give it back";
-                since + if held.is_discarded() { discarded } else { "" }
+                since + if record.is_discarded() { discarded } else { "" }
             }
             (None, Some(note)) if note.is_of_this_process() => ": this very process holds it, through another client".to_owned(),
             _ => String::new(),
         };
-        tracing::warn!(key = %attempt.key, holder, "still waiting for a lock after {LONG_WAIT:?}{remark}");
+        tracing::warn!(target: target::ATTEMPT, key = %attempt.key, holder, "still waiting for a lock after {LONG_WAIT:?}{remark}");
     }
 
     /// The error of an attempt whose `wait` is over. That the key is held is not said of a backend that does not answer.
@@ -180,26 +181,28 @@ impl Session {
 
     /// Who held the key when last seen, by anybody in the line.
     pub(crate) fn holder_seen(&self, attempt: &Attempt) -> Option<Holder> {
-        let held = self.lines.holder(&attempt.key);
-        let remaining = held.as_ref().map(|held| (held.token, held.read(LeaseState::valid_until).since(self.clock.now())));
+        let record = self.lines.holder(&attempt.key);
+        let remaining = record.as_ref().map(|record| (record.token, record.read(LeaseState::valid_until).since(self.clock.now())));
         match attempt.known.seen() {
-            Some(Seen::Own(own)) => Some(own.holder(remaining.filter(|(token, _)| *token == own.token).map(|(_, left)| left))),
-            Some(Seen::Named(holder)) => Some(holder),
-            None => held.map(|held| held.own().holder(remaining.map(|(_, left)| left))),
+            Some(LastHolder::Own(own)) => {
+                Some(own.holder(remaining.filter(|(token, _)| *token == own.token).map(|(_, left)| left)))
+            }
+            Some(LastHolder::Named(holder)) => Some(holder),
+            None => record.map(|record| record.own().holder(remaining.map(|(_, left)| left))),
         }
     }
 
     /// Notes a failure; an error once the backend has failed for too long, or will not do better.
-    pub(crate) fn suffer(&self, attempt: &Attempt, error: BackendError) -> Result<()> {
+    pub(crate) fn note_failure(&self, attempt: &Attempt, error: BackendError) -> Result<()> {
         if error.failure == Failure::Refused {
             return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
         }
         attempt.known.failed(self.clock.now(), error);
-        self.endure(attempt)
+        self.check_outage(attempt)
     }
 
     /// An error once the backend has failed for `connect_timeout` of this attempt's own time.
-    pub(crate) fn endure(&self, attempt: &Attempt) -> Result<()> {
+    pub(crate) fn check_outage(&self, attempt: &Attempt) -> Result<()> {
         match attempt.known.outlasted(self.clock.now(), attempt.started, self.options.connect_timeout) {
             Some(error) => Err(self.unavailable("acquire", Some(attempt.key.clone()), error)),
             None => Ok(()),

@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::{Caller, CallerId};
-use crate::engine::lease_record::Held;
+use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, Event};
 use crate::engine::session::Session;
+use crate::observe::logs::target;
 
 /// How long the end of a session waits for the releases that it started.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -30,7 +31,7 @@ pub(crate) struct Closing {
 /// The leases of a session, and once it is being closed, who holds them.
 #[derive(Default)]
 pub(crate) struct Leases {
-    by_sequence: HashMap<u64, Arc<Held>>,
+    by_sequence: HashMap<u64, Arc<LeaseRecord>>,
     /// `None` until then: nobody asks.
     holders: Option<Holders>,
 }
@@ -47,16 +48,16 @@ struct Holders {
 }
 
 impl Holders {
-    fn add(&mut self, held: &Held) {
-        if let Some(id) = held.holder.id() {
+    fn add(&mut self, record: &LeaseRecord) {
+        if let Some(id) = record.holder.id() {
             *self.known.entry(id).or_default() += 1;
         }
     }
 
     /// True if that was the last of those that were held when closing began.
-    fn remove(&mut self, held: &Held) -> bool {
-        let was_first = self.first.remove(&held.owner.sequence);
-        match held.holder.id() {
+    fn remove(&mut self, record: &LeaseRecord) -> bool {
+        let was_first = self.first.remove(&record.owner.sequence);
+        match record.holder.id() {
             None => self.unknown -= usize::from(was_first),
             Some(id) => {
                 if let Some(count) = self.known.get_mut(&id) {
@@ -72,18 +73,18 @@ impl Holders {
 }
 
 impl Leases {
-    pub(crate) fn insert(&mut self, held: &Arc<Held>) {
-        if self.by_sequence.insert(held.owner.sequence, held.clone()).is_none()
+    pub(crate) fn insert(&mut self, record: &Arc<LeaseRecord>) {
+        if self.by_sequence.insert(record.owner.sequence, record.clone()).is_none()
             && let Some(holders) = &mut self.holders
         {
-            holders.add(held);
+            holders.add(record);
         }
     }
 
     /// True if somebody may wait for that: none is left, or none of those that were held when closing began.
-    pub(crate) fn remove(&mut self, held: &Held) -> bool {
-        let known = self.by_sequence.remove(&held.owner.sequence).is_some();
-        let first_are_gone = known && self.holders.as_mut().is_some_and(|holders| holders.remove(held));
+    pub(crate) fn remove(&mut self, record: &LeaseRecord) -> bool {
+        let known = self.by_sequence.remove(&record.owner.sequence).is_some();
+        let first_are_gone = known && self.holders.as_mut().is_some_and(|holders| holders.remove(record));
         first_are_gone || self.by_sequence.is_empty()
     }
 
@@ -91,7 +92,7 @@ impl Leases {
         self.by_sequence.len()
     }
 
-    pub(crate) fn all(&self) -> Vec<Arc<Held>> {
+    pub(crate) fn all(&self) -> Vec<Arc<LeaseRecord>> {
         self.by_sequence.values().cloned().collect()
     }
 
@@ -99,10 +100,10 @@ impl Leases {
     fn count_holders(&mut self) {
         if self.holders.is_none() {
             let mut holders = Holders::default();
-            for held in self.by_sequence.values() {
-                holders.add(held);
-                holders.first.insert(held.owner.sequence);
-                holders.unknown += usize::from(held.holder.id().is_none());
+            for record in self.by_sequence.values() {
+                holders.add(record);
+                holders.first.insert(record.owner.sequence);
+                holders.unknown += usize::from(record.holder.id().is_none());
             }
             self.holders = Some(holders);
         }
@@ -140,7 +141,7 @@ struct Admitted<'a>(&'a Session);
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
         if self.0.closing.admitted.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.no_leases.notify_waiters();
+            self.0.leases_changed.notify_waiters();
         }
     }
 }
@@ -193,7 +194,7 @@ impl Session {
     /// Resolves once `test` holds of the leases; looked at whenever [`Leases::remove`] says so.
     async fn until(&self, test: impl Fn(&Leases) -> bool) {
         loop {
-            let empty = self.no_leases.notified();
+            let empty = self.leases_changed.notified();
             tokio::pin!(empty);
             empty.as_mut().enable();
             if test(&self.leases.lock()) {
@@ -219,11 +220,11 @@ impl Session {
             () = self.clock.sleep_until(self.clock.now() + timeout) => {}
         }
         self.closing.closed.cancel();
-        let mut left = self.held_now();
-        left.sort_unstable_by_key(|held| held.owner.sequence);
-        for held in left {
-            if let Action::Lose(reason) = held.on(Event::Close) {
-                self.on_loss(&held, reason);
+        let mut left = self.leases_now();
+        left.sort_unstable_by_key(|record| record.owner.sequence);
+        for record in left {
+            if let Action::Lose(reason) = record.on(Event::Close) {
+                self.on_loss(&record, reason);
             }
         }
         self.tasks.close();
@@ -231,7 +232,7 @@ impl Session {
         tokio::select! {
             biased;
             () = self.tasks.wait() => {}
-            () = farewell => tracing::warn!(server = %self.backend.server(), "closed before every release was confirmed"),
+            () = farewell => tracing::warn!(target: target::CLOSING, server = %self.backend.server(), "closed before every release was confirmed"),
         }
         self.stop();
         self.observer.deliver();

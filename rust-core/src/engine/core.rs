@@ -9,11 +9,12 @@ use parking_lot::{RwLock, RwLockWriteGuard};
 use crate::backend::{self, Capabilities};
 use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
 use crate::clock::{BootClock, Clock};
-use crate::engine::environment::Ground;
+use crate::engine::environment::Environment;
 use crate::engine::process::{self, Bound};
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
 use crate::observe::Observer;
+use crate::observe::logs::target;
 use crate::options::ClientOptions;
 use crate::owner::SessionId;
 
@@ -22,7 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A backend, and how it is spoken to.
 pub(crate) struct Target {
-    ground: Ground,
+    environment: Environment,
     pub(crate) options: ClientOptions,
     pub(crate) capabilities: Capabilities,
     pub(crate) server: Arc<str>,
@@ -30,18 +31,18 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn new(ground: Ground, options: ClientOptions, chosen_by: ChosenBy) -> Result<Arc<Self>> {
+    pub(crate) fn new(environment: Environment, options: ClientOptions, chosen_by: ChosenBy) -> Result<Arc<Self>> {
         options.validate()?;
         // Opened once without a session, to have the URL checked before anybody waits for it.
-        let probe = (ground.open)(probe_context(&options, ground.clock.clone()))?;
+        let probe = (environment.open)(probe_context(&options, environment.clock.clone()))?;
         let (capabilities, server) = (probe.capabilities().clone(), probe.server().clone());
-        Ok(Arc::new(Self { ground, options, capabilities, server, chosen_by }))
+        Ok(Arc::new(Self { environment, options, capabilities, server, chosen_by }))
     }
 
-    /// What a URL, if there is one, or the environment chooses.
+    /// What a URL, if there is one, or the source chooses.
     pub(crate) fn chosen(url: Option<&str>, variables: &Variables, options: ClientOptions) -> Result<Arc<Self>> {
         let (url, chosen_by) = variables.choose(url, options.require_url)?;
-        Self::new(Ground::at(&url, Arc::new(BootClock)), options, chosen_by)
+        Self::new(Environment::at(&url, Arc::new(BootClock)), options, chosen_by)
     }
 }
 
@@ -57,7 +58,7 @@ pub(crate) struct Shared {
 struct Place {
     target: Arc<Target>,
     /// Nobody said where the locks are: the first operation looks at the environment, that of the process where none was given.
-    undecided: Option<Environment>,
+    undecided: Option<VariablesSource>,
     session: Option<Bound<Session>>,
     /// Closed before it was used.
     closed: bool,
@@ -65,31 +66,31 @@ struct Place {
 }
 
 /// Where the variables are read.
-type Environment = Option<Variables>;
+type VariablesSource = Option<Variables>;
 
-fn variables(environment: &Environment) -> Result<Variables> {
-    environment.clone().map_or_else(Variables::of_process, Ok)
+fn variables(source: &VariablesSource) -> Result<Variables> {
+    source.clone().map_or_else(Variables::of_process, Ok)
 }
 
 impl Place {
-    fn new(target: Arc<Target>, undecided: Option<Environment>) -> Self {
+    fn new(target: Arc<Target>, undecided: Option<VariablesSource>) -> Self {
         Self { target, undecided, session: None, closed: false, observer: Arc::default() }
     }
 
     /// Where they are as far as can be said now, to check options against. What the environment refuses is refused at the first operation:
     /// until then the program may say more.
-    fn assumed(environment: Environment, options: ClientOptions) -> Result<Self> {
-        let known = Variables { require_url: None, ..variables(&environment)? };
+    fn assumed(source: VariablesSource, options: ClientOptions) -> Result<Self> {
+        let known = Variables { require_url: None, ..variables(&source)? };
         let (url, chosen_by) = known.choose(None, false)?;
-        Ok(Self::new(Target::new(Ground::at(&url, Arc::new(BootClock)), options, chosen_by)?, Some(environment)))
+        Ok(Self::new(Target::new(Environment::at(&url, Arc::new(BootClock)), options, chosen_by)?, Some(source)))
     }
 
     fn settle(&mut self) -> Result<()> {
-        if let Some(environment) = &self.undecided {
-            self.target = Target::chosen(None, &variables(environment)?, self.target.options.clone())?;
+        if let Some(source) = &self.undecided {
+            self.target = Target::chosen(None, &variables(source)?, self.target.options.clone())?;
             self.undecided = None;
             if self.target.chosen_by == ChosenBy::Default {
-                tracing::info!("{DEFAULT_CHOSEN}");
+                tracing::info!(target: target::CLIENT_PLACE, "{DEFAULT_CHOSEN}");
             }
         }
         Ok(())
@@ -102,8 +103,8 @@ impl Shared {
     }
 
     /// See [`Client::of_program`](crate::Client::of_program).
-    pub(crate) fn of_program(environment: Environment) -> Result<Arc<Self>> {
-        Ok(Self::of(Place::assumed(environment, ClientOptions::default())?))
+    pub(crate) fn of_program(source: VariablesSource) -> Result<Arc<Self>> {
+        Ok(Self::of(Place::assumed(source, ClientOptions::default())?))
     }
 
     fn of(place: Place) -> Arc<Self> {
@@ -141,8 +142,8 @@ impl Shared {
             return Err(Error::ClientClosed { operation });
         }
         place.settle()?;
-        let Target { ground, options, .. } = &*place.target;
-        let session = Bound::new(Session::start(ground, options.clone(), place.observer.clone())?);
+        let Target { environment, options, .. } = &*place.target;
+        let session = Bound::new(Session::start(environment, options.clone(), place.observer.clone())?);
         place.session = Some(session.clone());
         self.user.store(process::id(), Ordering::Relaxed);
         Ok(session)
@@ -159,16 +160,16 @@ impl Shared {
         self.mine().is_err()
     }
 
-    /// Says where the locks are, before the first operation. Without a URL the environment is looked at once more then.
-    pub(crate) fn configure(&self, url: Option<&str>, environment: Environment, options: ClientOptions) -> Result<()> {
+    /// Says where the locks are, before the first operation. Without a URL the source is looked at once more then.
+    pub(crate) fn configure(&self, url: Option<&str>, source: VariablesSource, options: ClientOptions) -> Result<()> {
         self.mine()?;
-        let target = Target::chosen(url, &variables(&environment)?, options)?;
+        let target = Target::chosen(url, &variables(&source)?, options)?;
         let mut place = self.write()?;
         if place.session.is_some() {
             return Err(Error::InUse { operation: "configure" });
         }
         place.target = target;
-        place.undecided = url.is_none().then_some(environment);
+        place.undecided = url.is_none().then_some(source);
         Ok(())
     }
 
@@ -199,9 +200,9 @@ impl Shared {
     }
 
     /// Forgets everything: where the locks are, who observes them, and what was counted. Returns the session, to be closed.
-    pub(crate) fn reset(&self, environment: Environment) -> Result<Option<Bound<Session>>> {
+    pub(crate) fn reset(&self, source: VariablesSource) -> Result<Option<Bound<Session>>> {
         self.mine()?;
-        let fresh = Place::assumed(environment, ClientOptions::default())?;
+        let fresh = Place::assumed(source, ClientOptions::default())?;
         let mut place = self.write()?;
         let former = std::mem::replace(&mut *place, fresh);
         self.user.store(0, Ordering::Relaxed);

@@ -19,7 +19,7 @@ pub type Open = dyn Fn(Context) -> Result<Arc<dyn Backend>> + Send + Sync;
 
 /// What a client stands on.
 #[derive(Clone)]
-pub struct Ground {
+pub struct Environment {
     /// Where the backend comes from.
     pub open: Arc<Open>,
     /// What leases are measured with.
@@ -30,7 +30,7 @@ pub struct Ground {
     pub session: Option<SessionId>,
 }
 
-impl Ground {
+impl Environment {
     /// The backend that a URL names, on this clock.
     pub(crate) fn at(url: &str, clock: Arc<dyn Clock>) -> Self {
         let (url, private) = (url.to_owned(), Private::of(url));
@@ -43,8 +43,8 @@ impl Ground {
     }
 }
 
-impl fmt::Debug for Ground {
+impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ground").field("clock", &self.clock).field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("Environment").field("clock", &self.clock).field("session", &self.session).finish_non_exhaustive()
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::choice::ChosenBy;
-use crate::engine::lease_record::Held;
+use crate::engine::lease_record::LeaseRecord;
 use crate::engine::session::Session;
 use crate::error::BackendError;
 use crate::observe::{Gauges, Health, HealthStatus};
@@ -46,7 +46,7 @@ impl Session {
     }
 
     fn standing(&self) -> Standing {
-        let leases: Vec<Arc<Held>> = self.held_now();
+        let leases: Vec<Arc<LeaseRecord>> = self.leases_now();
         let now = self.clock.now();
         leases.iter().fold(Standing { held: leases.len(), ..Standing::default() }, |mut standing, held| {
             let (lag, is_lagging, is_at_risk) = held.read(|state| (state.lag(now), state.is_lagging(now), state.is_at_risk(now)));

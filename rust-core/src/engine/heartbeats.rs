@@ -8,37 +8,38 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::backend::{Backend, Place};
+use crate::backend::{Backend, Waiter};
 use crate::clock::Clock;
 use crate::engine::deadlines::Deadlines;
-use crate::engine::line_status::Known;
+use crate::engine::line_status::LineStatus;
+use crate::observe::logs::target;
 
 /// How many places go into one request.
 const BATCH: usize = 1000;
 
 #[derive(Clone)]
-struct Kept {
+struct WaitEntry {
     /// Its own, not the place's: what is left of an earlier wait for the same place must not take this one's deadline.
     number: u64,
-    place: Place,
-    look: Arc<Notify>,
+    waiter: Waiter,
+    ask_again: Arc<Notify>,
     /// What the line of its key knows.
-    known: Arc<Known>,
+    known: Arc<LineStatus>,
     /// Gone once nobody keeps the place any more: an entry on its way round the loop must not outlive its guard.
     wanted: Weak<()>,
 }
 
 /// All places that a session has in queues.
-pub(crate) struct Places {
+pub(crate) struct Heartbeats {
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
     op_timeout: Duration,
     heartbeat: Duration,
-    deadlines: Deadlines<Kept>,
+    deadlines: Deadlines<WaitEntry>,
     numbers: AtomicU64,
 }
 
-impl Places {
+impl Heartbeats {
     /// `None` where the backend wants no heartbeats.
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, op_timeout: Duration) -> Option<Arc<Self>> {
         let heartbeat = backend.capabilities().heartbeat?;
@@ -47,12 +48,18 @@ impl Places {
     }
 
     /// Keeps a place until the guard is dropped, and notifies `look` when it is worth asking again.
-    pub(crate) fn keep(self: &Arc<Self>, place: Place, look: Arc<Notify>, known: Arc<Known>, look_again: Duration) -> Keeping {
+    pub(crate) fn keep(
+        self: &Arc<Self>,
+        waiter: Waiter,
+        ask_again: Arc<Notify>,
+        known: Arc<LineStatus>,
+        look_again: Duration,
+    ) -> HeartbeatGuard {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let wanted = Arc::new(());
-        let kept = Kept { number, place, look, known, wanted: Arc::downgrade(&wanted) };
-        self.deadlines.set(number, self.next_beat(look_again), kept);
-        Keeping { places: self.clone(), number, _wanted: wanted }
+        let entry = WaitEntry { number, waiter, ask_again, known, wanted: Arc::downgrade(&wanted) };
+        self.deadlines.set(number, self.next_beat(look_again), entry);
+        HeartbeatGuard { waiters: self.clone(), number, _wanted: wanted }
     }
 
     fn next_beat(&self, look_again: Duration) -> crate::clock::Instant {
@@ -64,10 +71,10 @@ impl Places {
         loop {
             // A beat that comes a little early does no harm, and the places of one moment share a request.
             let mut due = self.deadlines.due(self.heartbeat / 4).await;
-            due.retain(|kept| kept.wanted.strong_count() > 0);
-            for kept in &due {
+            due.retain(|entry| entry.wanted.strong_count() > 0);
+            for entry in &due {
                 // Until the answer says otherwise.
-                self.deadlines.set(kept.number, self.next_beat(self.heartbeat), kept.clone());
+                self.deadlines.set(entry.number, self.next_beat(self.heartbeat), entry.clone());
             }
             for batch in due.chunks(BATCH) {
                 tokio::spawn(self.clone().beat(batch.to_vec()));
@@ -75,44 +82,44 @@ impl Places {
         }
     }
 
-    async fn beat(self: Arc<Self>, batch: Vec<Kept>) {
-        let places = batch.iter().map(|kept| kept.place.clone()).collect();
+    async fn beat(self: Arc<Self>, batch: Vec<WaitEntry>) {
+        let waiters = batch.iter().map(|entry| entry.waiter.clone()).collect();
         // The next beat comes by then: those without an answer must not pile up.
-        let answers = self.backend.keep_places(places, self.op_timeout.min(self.heartbeat)).await;
+        let answers = self.backend.keep_waiting(waiters, self.op_timeout.min(self.heartbeat)).await;
         if let Err(error) = &answers {
-            tracing::warn!(server = %self.backend.server(), places = batch.len(), %error, "heartbeat of waiters failed");
+            tracing::warn!(target: target::PLACES, server = %self.backend.server(), waiters = batch.len(), %error, "heartbeat of waiters failed");
         }
-        for (index, kept) in batch.into_iter().enumerate() {
+        for (index, entry) in batch.into_iter().enumerate() {
             if let Err(error) = &answers
-                && kept.wanted.strong_count() > 0
+                && entry.wanted.strong_count() > 0
             {
                 // Asking again ends it, or goes on with it.
-                kept.known.failed(self.clock.now(), error.clone());
+                entry.known.failed(self.clock.now(), error.clone());
             }
             match answers.as_ref().ok().and_then(|answers| answers.get(index)) {
-                Some(look_again) if !look_again.is_zero() => self.move_beat(kept, *look_again),
+                Some(look_again) if !look_again.is_zero() => self.move_beat(entry, *look_again),
                 // Time to ask, or no answer: asking finds out, and tells the waiter if nobody can answer at all.
-                _ => kept.look.notify_one(),
+                _ => entry.ask_again.notify_one(),
             }
         }
     }
 
-    fn move_beat(&self, kept: Kept, look_again: Duration) {
-        if look_again < self.heartbeat && kept.wanted.strong_count() > 0 {
-            self.deadlines.set(kept.number, self.next_beat(look_again), kept);
+    fn move_beat(&self, entry: WaitEntry, look_again: Duration) {
+        if look_again < self.heartbeat && entry.wanted.strong_count() > 0 {
+            self.deadlines.set(entry.number, self.next_beat(look_again), entry);
         }
     }
 }
 
 /// Ends the heartbeats of a place when it is dropped.
-pub(crate) struct Keeping {
-    places: Arc<Places>,
+pub(crate) struct HeartbeatGuard {
+    waiters: Arc<Heartbeats>,
     number: u64,
     _wanted: Arc<()>,
 }
 
-impl Drop for Keeping {
+impl Drop for HeartbeatGuard {
     fn drop(&mut self) {
-        self.places.deadlines.remove(self.number);
+        self.waiters.deadlines.remove(self.number);
     }
 }

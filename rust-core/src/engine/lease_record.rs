@@ -13,10 +13,11 @@ use tokio::sync::Notify;
 use crate::caller::Caller;
 use crate::clock::{Clock, Instant};
 use crate::engine::lease_state::{Action, Event, LeaseState, Status};
-use crate::engine::line_status::{Known, Own};
+use crate::engine::line_status::{LineStatus, OwnLease};
 use crate::error::BackendError;
 use crate::fencing::Token;
 use crate::observe::Subject;
+use crate::observe::logs::target;
 use crate::owner::OwnerId;
 
 /// Called once, when the lease is lost.
@@ -24,13 +25,13 @@ pub(crate) type OnLost = Box<dyn FnOnce(Status) + Send>;
 
 /// What was said about a lease to those whom its holder started and that wait for it. Once each: there may be many.
 #[derive(Default)]
-pub(crate) struct Said {
+pub(crate) struct Warned {
     pub(crate) in_log: AtomicBool,
     pub(crate) by_binding: AtomicBool,
 }
 
 /// One lease, shared by its holder, the renewal heap and the waiters of the same key.
-pub(crate) struct Held {
+pub(crate) struct LeaseRecord {
     pub(crate) key: Arc<str>,
     pub(crate) owner: OwnerId,
     pub(crate) token: Token,
@@ -42,7 +43,7 @@ pub(crate) struct Held {
     pub(crate) unanswered: Option<Instant>,
     /// Who took it, and with it what that one started may take more while the client is being closed.
     pub(crate) holder: Caller,
-    pub(crate) said: Said,
+    pub(crate) said: Warned,
     /// When it was got.
     since: Instant,
     clock: Arc<dyn Clock>,
@@ -52,7 +53,7 @@ pub(crate) struct Held {
     /// One extension at a time: two in flight could be executed in either order.
     pub(crate) extending: tokio::sync::Mutex<()>,
     /// What the line of its key knows.
-    line: OnceLock<Arc<Known>>,
+    line: OnceLock<Arc<LineStatus>>,
     /// The last renewal failed, and the line was told.
     failing: AtomicBool,
     /// Its handles and the lock that remembers one of them: they are counted, never used.
@@ -61,9 +62,9 @@ pub(crate) struct Held {
 
 type Counted = dyn Any + Send + Sync;
 
-impl fmt::Debug for Held {
+impl fmt::Debug for LeaseRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held")
+        f.debug_struct("LeaseRecord")
             .field("key", &self.key)
             .field("owner", &self.owner)
             .field("token", &self.token)
@@ -71,7 +72,7 @@ impl fmt::Debug for Held {
     }
 }
 
-impl Held {
+impl LeaseRecord {
     pub(crate) fn new(
         key: Arc<str>,
         owner: OwnerId,
@@ -89,7 +90,7 @@ impl Held {
             op_timeout,
             unanswered: None,
             holder: Caller::unknown(),
-            said: Said::default(),
+            said: Warned::default(),
             since,
             clock,
             state: Mutex::new(state),
@@ -107,7 +108,7 @@ impl Held {
         self.on_at(self.clock.now(), event)
     }
 
-    /// [`Held::on`] for whoever has just read the clock.
+    /// [`LeaseRecord::on`] for whoever has just read the clock.
     pub(crate) fn on_at(&self, now: Instant, event: Event) -> Action {
         let (action, before, after) = {
             let mut state = self.state.lock();
@@ -131,7 +132,7 @@ impl Held {
         let now = self.clock.now();
         self.state.lock().set_renew(now, renew);
         if !renew && self.failing.swap(false, Ordering::Relaxed) {
-            self.line(Known::renewals_ended);
+            self.line(LineStatus::renewals_ended);
         }
     }
 
@@ -151,13 +152,13 @@ impl Held {
     }
 
     /// The key of this line is held by it.
-    pub(crate) fn stands_before(&self, line: &Arc<Known>) {
+    pub(crate) fn stands_before(&self, line: &Arc<LineStatus>) {
         line.granted(self.since, self.own());
         let _ = self.line.set(line.clone());
     }
 
-    pub(crate) fn own(&self) -> Own {
-        Own { owner: self.owner, token: self.token, acquired_at: self.acquired_at }
+    pub(crate) fn own(&self) -> OwnLease {
+        OwnLease { owner: self.owner, token: self.token, acquired_at: self.acquired_at }
     }
 
     /// A renewal failed: those who wait for its end know.
@@ -175,7 +176,7 @@ impl Held {
         }
     }
 
-    fn line(&self, tell: impl FnOnce(&Known)) {
+    fn line(&self, tell: impl FnOnce(&LineStatus)) {
         if let Some(line) = self.line.get() {
             tell(line);
         }
@@ -198,7 +199,7 @@ impl Held {
         self.clock.wall()
     }
 
-    /// [`Held::subject`] of a lease whose life ended at `end`.
+    /// [`LeaseRecord::subject`] of a lease whose life ended at `end`.
     pub(crate) fn subject_until(&self, end: Instant) -> Subject<'_> {
         Subject { key: &self.key, token: self.token, owner: self.owner, held: end.since(self.since) }
     }
@@ -228,7 +229,7 @@ impl Held {
         let Some(on_lost) = on_lost else { return };
         // A panic here would end the loop that renews every lease of the session.
         if catch_unwind(AssertUnwindSafe(|| on_lost(status))).is_err() {
-            tracing::error!(key = %self.key, token = self.token, "the callback for a lost lease panicked");
+            tracing::error!(target: target::HELD, key = %self.key, token = self.token, "the callback for a lost lease panicked");
         }
     }
 

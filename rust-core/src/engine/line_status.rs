@@ -17,7 +17,7 @@ use crate::owner::OwnerId;
 
 /// What one line knows. A single try, which stands in no line, has one of its own.
 #[derive(Default)]
-pub(crate) struct Known {
+pub(crate) struct LineStatus {
     state: Mutex<State>,
     /// Trouble has begun or is over.
     changed: Notify,
@@ -25,7 +25,7 @@ pub(crate) struct Known {
 
 #[derive(Default)]
 struct State {
-    seen: Option<Seen>,
+    seen: Option<LastHolder>,
     /// Since when, and with what, the backend has been failing.
     trouble: Option<(Instant, BackendError)>,
     /// When the last definite answer came.
@@ -36,22 +36,22 @@ struct State {
 
 /// Who was seen to hold the key.
 #[derive(Clone)]
-pub(crate) enum Seen {
+pub(crate) enum LastHolder {
     /// This session itself.
-    Own(Own),
+    Own(OwnLease),
     /// Whom the backend named.
     Named(Holder),
 }
 
 /// A lease of this session's own. Described only when somebody asks: each grant notes it.
 #[derive(Clone, Copy)]
-pub(crate) struct Own {
+pub(crate) struct OwnLease {
     pub(crate) owner: OwnerId,
     pub(crate) token: Token,
     pub(crate) acquired_at: SystemTime,
 }
 
-impl Own {
+impl OwnLease {
     /// Described as the backend would.
     pub(crate) fn holder(self, remaining: Option<Duration>) -> Holder {
         let note = Note::of_this_process(self.acquired_at, None);
@@ -59,7 +59,7 @@ impl Own {
     }
 }
 
-impl Known {
+impl LineStatus {
     /// A request is leaving.
     pub(crate) fn asked(&self, now: Instant) {
         self.state.lock().asked.get_or_insert(now);
@@ -67,16 +67,16 @@ impl Known {
 
     /// The backend says that somebody else holds the key, and perhaps who.
     pub(crate) fn held_by(&self, now: Instant, holder: Option<Holder>) {
-        self.answered(now, holder.map(Seen::Named));
+        self.answered(now, holder.map(LastHolder::Named));
     }
 
     /// The key was granted to this session.
-    pub(crate) fn granted(&self, now: Instant, own: Own) {
-        self.answered(now, Some(Seen::Own(own)));
+    pub(crate) fn granted(&self, now: Instant, own: OwnLease) {
+        self.answered(now, Some(LastHolder::Own(own)));
     }
 
     /// A definite answer: whatever trouble there was is over.
-    pub(crate) fn answered(&self, now: Instant, seen: Option<Seen>) {
+    pub(crate) fn answered(&self, now: Instant, seen: Option<LastHolder>) {
         let trouble = {
             let mut state = self.state.lock();
             (state.answered, state.asked) = (Some(now), None);
@@ -123,7 +123,7 @@ impl Known {
         }
     }
 
-    pub(crate) fn seen(&self) -> Option<Seen> {
+    pub(crate) fn seen(&self) -> Option<LastHolder> {
         self.state.lock().seen.clone()
     }
 
@@ -146,7 +146,7 @@ impl Known {
         (now >= (*since).max(started) + patience).then(|| error.clone())
     }
 
-    /// Resolves when [`Known::outlasted`] says so.
+    /// Resolves when [`LineStatus::outlasted`] says so.
     pub(crate) async fn outlast(&self, clock: &Arc<dyn Clock>, started: Instant, patience: Duration) -> BackendError {
         loop {
             let changed = self.changed.notified();
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn r16_an_outage_is_told_to_each_when_its_own_time_is_up() {
-        let (manual, known) = (ManualClock::new(), Known::default());
+        let (manual, known) = (ManualClock::new(), LineStatus::default());
         let clock: Arc<dyn Clock> = Arc::new(manual.clone());
         let began = clock.now();
         let mut early = Box::pin(known.outlast(&clock, began, 5 * SECOND));
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn r16_a_definite_answer_ends_an_outage() {
-        let (manual, known) = (ManualClock::new(), Known::default());
+        let (manual, known) = (ManualClock::new(), LineStatus::default());
         let clock: Arc<dyn Clock> = Arc::new(manual.clone());
         let began = clock.now();
         let mut waits = Box::pin(known.outlast(&clock, began, 5 * SECOND));
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn r16_the_end_of_renewals_ends_what_only_they_have_seen() {
-        let (clock, known) = (ManualClock::new(), Known::default());
+        let (clock, known) = (ManualClock::new(), LineStatus::default());
         known.failed(clock.now(), error());
         known.renewals_ended();
         assert!(known.trouble().is_none());
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_request_without_an_answer_is_silence_for_those_who_heard_none() {
-        let (clock, known) = (ManualClock::new(), Known::default());
+        let (clock, known) = (ManualClock::new(), LineStatus::default());
         let came = clock.now();
         assert!(known.silent_since(came).is_none(), "nobody has asked");
         known.asked(clock.now());

@@ -8,11 +8,12 @@ use tracing::Instrument;
 
 use crate::backend::{Outcome, Release};
 use crate::clock::Instant;
-use crate::engine::lease_record::Held;
+use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, Event, Status};
-use crate::engine::line::{Carried, Parked, Place};
+use crate::engine::line::{HandOver, HandOverAnswer, QueuePosition};
 use crate::engine::session::Session;
 use crate::error::Failure;
+use crate::observe::logs::target;
 use crate::owner::OwnerId;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -22,89 +23,98 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Session {
     /// Ends a lease's validity and renewal, then gives the key back in the background. Does nothing to a lease that has ended.
-    pub(crate) fn release(self: &Arc<Self>, held: &Arc<Held>) {
-        self.begin_release(held, None::<fn(Status)>);
+    pub(crate) fn release(self: &Arc<Self>, record: &Arc<LeaseRecord>) {
+        self.begin_release(record, None::<fn(Status)>);
     }
 
     /// [`Session::release`] that calls `then` once the release was answered, or after the lease's `op_timeout`.
-    pub(crate) fn release_then(self: &Arc<Self>, held: &Arc<Held>, then: impl FnOnce(Status) + Send + 'static) {
-        if let Some(then) = self.begin_release(held, Some(then)) {
-            self.tell_released(held, self.clock.now() + held.op_timeout, then);
+    pub(crate) fn release_then(self: &Arc<Self>, record: &Arc<LeaseRecord>, then: impl FnOnce(Status) + Send + 'static) {
+        if let Some(then) = self.begin_release(record, Some(then)) {
+            self.call_when_released(record, self.clock.now() + record.op_timeout, then);
         }
     }
 
     /// Returns `then` if there is nothing to wait for here: the lease has ended, or is given back by somebody else already.
-    fn begin_release<T: FnOnce(Status) + Send + 'static>(self: &Arc<Self>, held: &Arc<Held>, then: Option<T>) -> Option<T> {
+    fn begin_release<T: FnOnce(Status) + Send + 'static>(
+        self: &Arc<Self>,
+        record: &Arc<LeaseRecord>,
+        then: Option<T>,
+    ) -> Option<T> {
         // Taken first: a session that is closing sees no lease any more after `let_go`, and must still wait for the release.
         let _closing_waits = self.tasks.token();
         let since = self.clock.now();
-        match held.on_at(since, Event::Release) {
+        match record.on_at(since, Event::Release) {
             Action::GiveBack => {}
             Action::Lose(reason) => {
-                self.on_loss(held, reason);
+                self.on_loss(record, reason);
                 return then;
             }
             Action::Wait | Action::Renew => return then,
         }
-        let parked = self.let_go(held);
-        let then = Told(then.map(|then| (then, held.clone())));
-        let (session, held) = (self.clone(), held.clone());
-        let span = tracing::debug_span!("release", key = %held.key, token = held.token);
+        let hand_over = self.deregister(record);
+        let then = WhenReleased(then.map(|then| (then, record.clone())));
+        let (session, record) = (self.clone(), record.clone());
+        let span = tracing::debug_span!(target: target::GIVE_BACK, "release", key = %record.key, token = record.token);
         let given_back = async move {
-            session.give_back(&held, since, parked, then).await;
-            if held.status() == Status::Unconfirmed {
+            session.release_until_confirmed(&record, since, hand_over, then).await;
+            if record.status() == Status::Unconfirmed {
                 // Its own time is over, but what the backend keeps it under may be kept alive for others.
-                session.leave(&held.key, held.owner).await;
+                session.leave(&record.key, record.owner).await;
             }
-            session.leave_again(&held.key, held.owner, held.unanswered, since).await;
+            session.withdraw_late(&record.key, record.owner, record.unanswered, since).await;
         };
         self.tasks.spawn_on(given_back.instrument(span), &self.engine);
         None
     }
 
-    async fn give_back<T>(self: &Arc<Self>, held: &Arc<Held>, since: Instant, mut parked: Option<Parked>, mut then: Told<T>)
-    where
+    async fn release_until_confirmed<T>(
+        self: &Arc<Self>,
+        record: &Arc<LeaseRecord>,
+        since: Instant,
+        mut hand_over: Option<HandOver>,
+        mut then: WhenReleased<T>,
+    ) where
         T: FnOnce(Status) + Send + 'static,
     {
-        let (valid_until, longest) = held.read(|state| (state.valid_until(), state.longest_ttl()));
+        let (valid_until, longest) = record.read(|state| (state.valid_until(), state.longest_ttl()));
         // A renewal without an answer may have been executed, or still be: the backend can keep the key longer than we vouched for it.
-        let late = held.op_timeout.max(self.backend.capabilities().late_window);
+        let late = record.op_timeout.max(self.backend.capabilities().late_window);
         let give_up = valid_until.max(since + longest) + late;
-        let patience = since + held.op_timeout;
+        let patience = since + record.op_timeout;
         let mut pause = FIRST_PAUSE;
         let mut maybe_done = false;
         loop {
-            let next = parked.as_ref().map(|parked| parked.request.clone());
+            let next = hand_over.as_ref().map(|hand_over| hand_over.request.clone());
             let sent = self.clock.now();
-            let release = Release { key: held.key.clone(), owner: held.owner, next, timeout: held.op_timeout };
+            let release = Release { key: record.key.clone(), owner: record.owner, next, timeout: record.op_timeout };
             let refused = match self.backend.release(release).await {
                 Ok(handover) => {
                     let still_ours = || self.clock.now() < valid_until;
-                    self.end_release(held, since, conclude(handover.outcome, maybe_done, still_ours));
+                    self.note_release_ended(record, since, conclude(handover.outcome, maybe_done, still_ours));
                     drop(then);
-                    if let (Some(parked), Some(answer)) = (parked, handover.next) {
+                    if let (Some(hand_over), Some(answer)) = (hand_over, handover.next) {
                         // Its waiter, its heir or whoever cleans up after them is there to take it.
-                        let _ = parked.reply.send(Carried { sent, answer: Ok(answer) });
+                        let _ = hand_over.reply.send(HandOverAnswer { sent, answer: Ok(answer) });
                     }
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(key = %held.key, token = held.token, %error, "release failed, will be tried again");
+                    tracing::warn!(target: target::GIVE_BACK, key = %record.key, token = record.token, %error, "release failed, will be tried again");
                     maybe_done |= error.failure == Failure::Unknown;
                     if let Some((then, _)) = then.0.take() {
-                        self.tell_released(held, patience, then);
+                        self.call_when_released(record, patience, then);
                     }
                     let refused = error.failure == Failure::Refused;
                     // The waiter must not wait for our troubles; from here on it asks for itself, under the same owner id.
-                    if let Some(parked) = parked.take() {
-                        let _ = parked.reply.send(Carried { sent, answer: Err(error) });
+                    if let Some(hand_over) = hand_over.take() {
+                        let _ = hand_over.reply.send(HandOverAnswer { sent, answer: Err(error) });
                     }
                     refused
                 }
             };
             // A client that is closed will not be served again.
             if self.clock.now() >= give_up || (refused && self.closing.closed.is_cancelled()) {
-                self.end_release(held, since, Status::Unconfirmed);
+                self.note_release_ended(record, since, Status::Unconfirmed);
                 return;
             }
             self.clock.sleep_until(self.clock.now() + pause).await;
@@ -113,39 +123,44 @@ impl Session {
     }
 
     /// A release that began at `since` is over.
-    fn end_release(&self, held: &Held, since: Instant, status: Status) {
-        held.on(Event::ReleaseEnded(status));
-        self.observer.released(held.subject_until(since), status.as_str());
+    fn note_release_ended(&self, record: &LeaseRecord, since: Instant, status: Status) {
+        record.on(Event::ReleaseEnded(status));
+        self.observer.released(record.subject_until(since), status.as_str());
     }
 
     /// Waits until a release was answered, at most until `patience` is over.
-    pub(crate) async fn released(&self, held: &Arc<Held>, patience: Instant) -> Status {
+    pub(crate) async fn released(&self, record: &Arc<LeaseRecord>, patience: Instant) -> Status {
         tokio::select! {
             biased;
-            status = held.until(|status| !matches!(status, Status::Held | Status::Releasing)) => status,
-            () = self.clock.sleep_until(patience) => held.status(),
+            status = record.until(|status| !matches!(status, Status::Held | Status::Releasing)) => status,
+            () = self.clock.sleep_until(patience) => record.status(),
         }
     }
 
-    fn tell_released(self: &Arc<Self>, held: &Arc<Held>, patience: Instant, then: impl FnOnce(Status) + Send + 'static) {
-        let (session, held) = (self.clone(), held.clone());
-        self.engine.spawn(async move { then(session.released(&held, patience).await) });
+    fn call_when_released(
+        self: &Arc<Self>,
+        record: &Arc<LeaseRecord>,
+        patience: Instant,
+        then: impl FnOnce(Status) + Send + 'static,
+    ) {
+        let (session, record) = (self.clone(), record.clone());
+        self.engine.spawn(async move { then(session.released(&record, patience).await) });
     }
 
     /// Gives up a place that nobody here wants any more, with whatever a late request may still bring it.
-    pub(crate) fn abandon(self: &Arc<Self>, key: Arc<str>, place: Place) {
-        if place.sent.is_none() && place.carried.is_none() {
+    pub(crate) fn withdraw(self: &Arc<Self>, key: Arc<str>, position: QueuePosition) {
+        if position.sent.is_none() && position.handed_over.is_none() {
             return;
         }
         let session = self.clone();
-        self.tasks.spawn_on(async move { session.give_up(key, place).await }, &self.engine);
+        self.tasks.spawn_on(async move { session.withdraw_position(key, position).await }, &self.engine);
     }
 
-    async fn give_up(self: Arc<Self>, key: Arc<str>, place: Place) {
-        let Place { owner, mut sent, mut unanswered, carried, .. } = place;
-        if let Some(carried) = carried {
+    async fn withdraw_position(self: Arc<Self>, key: Arc<str>, position: QueuePosition) {
+        let QueuePosition { owner, mut sent, mut unanswered, handed_over, .. } = position;
+        if let Some(handed_over) = handed_over {
             // Not before its request was answered: a leave that overtakes it would be undone by it.
-            if let Ok(Carried { sent: at, answer }) = carried.await {
+            if let Ok(HandOverAnswer { sent: at, answer }) = handed_over.await {
                 sent = Some(at);
                 if answer.is_err_and(|error| error.failure == Failure::Unknown) {
                     unanswered = Some(at);
@@ -155,24 +170,24 @@ impl Session {
         if sent.is_some() {
             let since = self.clock.now();
             self.leave(&key, owner).await;
-            self.leave_again(&key, owner, unanswered, since).await;
+            self.withdraw_late(&key, owner, unanswered, since).await;
         }
     }
 
     /// Gives up in the background whatever an owner has, and what a request without an answer may bring it.
-    pub(crate) fn leave_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
+    pub(crate) fn withdraw_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
         let session = self.clone();
         let left = async move {
             let since = session.clock.now();
             session.leave(&key, owner).await;
-            session.leave_again(&key, owner, unanswered, since).await;
+            session.withdraw_late(&key, owner, unanswered, since).await;
         };
         self.tasks.spawn_on(left, &self.engine);
     }
 
     /// Leaves once more when the backend can no longer execute a request that was never answered. What has been done `since` may have come
     /// before it, however late that was answered.
-    async fn leave_again(&self, key: &Arc<str>, owner: OwnerId, unanswered: Option<Instant>, since: Instant) {
+    async fn withdraw_late(&self, key: &Arc<str>, owner: OwnerId, unanswered: Option<Instant>, since: Instant) {
         let Some(late) = unanswered.map(|sent| sent + self.backend.capabilities().late_window) else { return };
         if since < late {
             self.clock.sleep_until(late).await;
@@ -186,7 +201,7 @@ impl Session {
         let mut pause = FIRST_PAUSE;
         while let Err(error) = self.backend.leave(key.clone(), owner, self.options.op_timeout).await {
             if error.failure == Failure::Refused || self.clock.now() >= give_up {
-                tracing::warn!(%key, %owner, %error, "could not be given up, is left to expire");
+                tracing::warn!(target: target::GIVE_BACK, %key, %owner, %error, "could not be given up, is left to expire");
                 return;
             }
             self.clock.sleep_until(self.clock.now() + pause).await;
@@ -196,12 +211,12 @@ impl Session {
 }
 
 /// Whom to tell how a lease stands when its release was answered, or when that comes to an end by a panic.
-struct Told<T: FnOnce(Status)>(Option<(T, Arc<Held>)>);
+struct WhenReleased<T: FnOnce(Status)>(Option<(T, Arc<LeaseRecord>)>);
 
-impl<T: FnOnce(Status)> Drop for Told<T> {
+impl<T: FnOnce(Status)> Drop for WhenReleased<T> {
     fn drop(&mut self) {
-        if let Some((then, held)) = self.0.take() {
-            then(held.status());
+        if let Some((then, record)) = self.0.take() {
+            then(record.status());
         }
     }
 }

@@ -14,10 +14,11 @@ use tracing::field::Empty;
 use crate::backend::{Backend, Renew, Renewed};
 use crate::clock::{Clock, Instant};
 use crate::engine::deadlines::Deadlines;
-use crate::engine::lease_record::Held;
+use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, Backoff, Event, LeaseState, Status};
 use crate::error::{BackendError, LossReason};
 use crate::observe::Observer;
+use crate::observe::logs::target;
 use crate::options::Renewal;
 
 /// Deadlines this close are looked at together.
@@ -26,7 +27,7 @@ const TOGETHER: Duration = Duration::from_millis(50);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// What happens to a lease that was lost.
-pub(crate) type OnLoss = dyn Fn(&Arc<Held>, LossReason) + Send + Sync;
+pub(crate) type OnLoss = dyn Fn(&Arc<LeaseRecord>, LossReason) + Send + Sync;
 
 /// All leases of a session by their next deadline.
 pub(crate) struct Renewals {
@@ -35,7 +36,7 @@ pub(crate) struct Renewals {
     observer: Arc<Observer>,
     tuning: Renewal,
     in_flight: AtomicUsize,
-    deadlines: Deadlines<Arc<Held>>,
+    deadlines: Deadlines<Arc<LeaseRecord>>,
     on_loss: Box<OnLoss>,
 }
 
@@ -52,8 +53,8 @@ impl Renewals {
     }
 
     /// Looks after a lease from now on, or again after its deadline has changed.
-    pub(crate) fn schedule(&self, held: &Arc<Held>) {
-        self.deadlines.refresh(held.owner.sequence, || held.next_deadline(), held.clone());
+    pub(crate) fn schedule(&self, record: &Arc<LeaseRecord>) {
+        self.deadlines.refresh(record.owner.sequence, || record.next_deadline(), record.clone());
     }
 
     /// Leases in requests that were not answered yet.
@@ -67,8 +68,8 @@ impl Renewals {
     }
 
     /// Looks after this lease no longer.
-    pub(crate) fn forget(&self, held: &Held) {
-        self.deadlines.remove(held.owner.sequence);
+    pub(crate) fn forget(&self, record: &LeaseRecord) {
+        self.deadlines.remove(record.owner.sequence);
     }
 
     /// The loop. It never ends by itself: its session drops it.
@@ -82,18 +83,18 @@ impl Renewals {
         }
     }
 
-    fn look_at(self: &Arc<Self>, due: Vec<Arc<Held>>) {
+    fn look_at(self: &Arc<Self>, due: Vec<Arc<LeaseRecord>>) {
         let mut batch = Vec::new();
-        for held in due {
-            match held.on(Event::Tick) {
-                Action::Renew => batch.push(held.clone()),
-                Action::Lose(reason) => (self.on_loss)(&held, reason),
+        for record in due {
+            match record.on(Event::Tick) {
+                Action::Renew => batch.push(record.clone()),
+                Action::Lose(reason) => (self.on_loss)(&record, reason),
                 Action::Wait | Action::GiveBack => {}
             }
-            self.schedule(&held);
+            self.schedule(&record);
         }
         // Each lock has its own `op_timeout`: who is in a hurry must not hurry the others.
-        batch.sort_by_key(|held| held.op_timeout);
+        batch.sort_by_key(|record| record.op_timeout);
         for alike in batch.chunk_by(|one, next| one.op_timeout == next.op_timeout) {
             for leases in alike.chunks(self.batch_size()) {
                 tokio::spawn(self.clone().renew(leases.to_vec()));
@@ -107,34 +108,34 @@ impl Renewals {
     }
 
     /// How long one request for these leases may take.
-    fn timeout(&self, leases: &[Arc<Held>], sent: Instant) -> Duration {
-        let ends = leases.iter().map(|held| held.read(LeaseState::valid_until)).min().unwrap_or(sent);
-        let op_timeout = leases.first().map_or(Duration::ZERO, |held| held.op_timeout);
+    fn timeout(&self, leases: &[Arc<LeaseRecord>], sent: Instant) -> Duration {
+        let ends = leases.iter().map(|record| record.read(LeaseState::valid_until)).min().unwrap_or(sent);
+        let op_timeout = leases.first().map_or(Duration::ZERO, |record| record.op_timeout);
         let longest = self.tuning.call_timeout.map_or(op_timeout, |call_timeout| call_timeout.min(op_timeout));
         longest.min((ends.since(sent) / 2).max(SHORTEST_TIMEOUT))
     }
 
     /// Passes on a sign of life. False once the lease has ended.
-    pub(crate) fn heartbeat(&self, held: &Arc<Held>) -> bool {
+    pub(crate) fn heartbeat(&self, record: &Arc<LeaseRecord>) -> bool {
         // Its deadline has only moved away: the heap finds out when it gets there.
-        if let Action::Lose(reason) = held.on(Event::Heartbeat) {
-            (self.on_loss)(held, reason);
+        if let Action::Lose(reason) = record.on(Event::Heartbeat) {
+            (self.on_loss)(record, reason);
         }
-        held.status() == Status::Held
+        record.status() == Status::Held
     }
 
     /// Sends one batch and tells each lease its answer.
-    async fn renew(self: Arc<Self>, mut leases: Vec<Arc<Held>>) {
+    async fn renew(self: Arc<Self>, mut leases: Vec<Arc<LeaseRecord>>) {
         // A holder may have let go between the decision to renew and this moment.
-        leases.retain(|held| held.status() == Status::Held);
+        leases.retain(|record| record.status() == Status::Held);
         if leases.is_empty() {
             return;
         }
         let (request, epochs): (Vec<_>, Vec<_>) = leases
             .iter()
-            .map(|held| {
-                let (ttl, epoch) = held.read(|state| (state.ttl(), state.epoch()));
-                (Renew { key: held.key.clone(), owner: held.owner, ttl, exact: false }, epoch)
+            .map(|record| {
+                let (ttl, epoch) = record.read(|state| (state.ttl(), state.epoch()));
+                (Renew { key: record.key.clone(), owner: record.owner, ttl, exact: false }, epoch)
             })
             .unzip();
         // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
@@ -144,88 +145,88 @@ impl Renewals {
         let answers = self.backend.renew(request, timeout).instrument(span(&leases)).await;
         self.in_flight.fetch_sub(leases.len(), Ordering::Relaxed);
         if let Err(error) = &answers {
-            tracing::warn!(server = %self.backend.server(), leases = leases.len(), %error, "renewal failed, will be tried again");
+            tracing::warn!(target: target::RENEWAL, server = %self.backend.server(), leases = leases.len(), %error, "renewal failed, will be tried again");
         }
         let backoff = Backoff { first: self.tuning.base_delay, longest: self.tuning.max_delay };
-        for (index, held) in leases.iter().enumerate() {
+        for (index, record) in leases.iter().enumerate() {
             let event = match answers.as_ref().map(|answers| answers.get(index)) {
                 Ok(Some(Renewed::Extended(ttl))) => Event::Renewed { sent, ttl: *ttl, epoch: epochs[index] },
                 Ok(Some(Renewed::Gone)) => Event::Gone,
                 Ok(None) | Err(_) => Event::Unknown { backoff },
             };
             match &answers {
-                Ok(_) => held.renewal_answered(),
-                Err(error) => held.renewal_failed(error),
+                Ok(_) => record.renewal_answered(),
+                Err(error) => record.renewal_failed(error),
             }
             match (event, &answers) {
                 (Event::Renewed { .. }, _) => {
-                    let lag = held.read(|state| state.lag(held.now()));
-                    self.tell_renewed(held, event, Some(lag));
+                    let lag = record.read(|state| state.lag(record.now()));
+                    self.tell_renewed(record, event, Some(lag));
                 }
-                (Event::Unknown { .. }, Err(error)) => self.tell_failed(held, event, &error.message),
-                _ => self.tell(held, event),
+                (Event::Unknown { .. }, Err(error)) => self.tell_failed(record, event, &error.message),
+                _ => self.tell(record, event),
             }
         }
     }
 
     /// Passes an event on, and schedules what follows from it.
-    pub(crate) fn tell(&self, held: &Arc<Held>, event: Event) {
-        match held.on(event) {
-            Action::Lose(reason) => (self.on_loss)(held, reason),
-            _ => self.schedule(held),
+    pub(crate) fn tell(&self, record: &Arc<LeaseRecord>, event: Event) {
+        match record.on(event) {
+            Action::Lose(reason) => (self.on_loss)(record, reason),
+            _ => self.schedule(record),
         }
     }
 
     /// A renewal or an extension was acknowledged, so long after it was due if it was.
-    fn tell_renewed(&self, held: &Arc<Held>, event: Event, lag: Option<Duration>) {
-        self.tell(held, event);
+    fn tell_renewed(&self, record: &Arc<LeaseRecord>, event: Event, lag: Option<Duration>) {
+        self.tell(record, event);
         // Neither after a release nor after an answer that came too late.
-        if held.status() == Status::Held {
-            self.observer.renewed(held.subject(), lag);
+        if record.status() == Status::Held {
+            self.observer.renewed(record.subject(), lag);
         }
     }
 
     /// A renewal got no answer.
-    fn tell_failed(&self, held: &Arc<Held>, event: Event, error: &str) {
-        if held.status() == Status::Held {
-            self.observer.renewal_failed(held.subject(), error);
+    fn tell_failed(&self, record: &Arc<LeaseRecord>, event: Event, error: &str) {
+        if record.status() == Status::Held {
+            self.observer.renewal_failed(record.subject(), error);
         }
-        self.tell(held, event);
+        self.tell(record, event);
     }
 
     /// Sets a new life for one lease: `ttl` from now, and for later renewals.
     ///
     /// Answers once the backend has; an error means that the outcome is unknown.
-    pub(crate) async fn extend(&self, held: &Arc<Held>, ttl: Duration) -> Result<(), BackendError> {
-        let _one_at_a_time = held.extending.lock().await;
-        if held.status() != Status::Held {
+    pub(crate) async fn extend(&self, record: &Arc<LeaseRecord>, ttl: Duration) -> Result<(), BackendError> {
+        let _one_at_a_time = record.extending.lock().await;
+        if record.status() != Status::Held {
             // It ended while another extension was under way: nothing may be sent for it any more.
             return Ok(());
         }
-        let before = held.read(LeaseState::valid_until);
-        self.tell(held, Event::Extend { ttl });
-        let epoch = held.read(LeaseState::epoch);
+        let before = record.read(LeaseState::valid_until);
+        self.tell(record, Event::Extend { ttl });
+        let epoch = record.read(LeaseState::epoch);
         let sent = self.clock.now();
         // Only a shorter life needs to be set exactly; a longer one must not undo a renewal that overtakes it.
         let exact = sent + ttl < before;
-        let renew = Renew { key: held.key.clone(), owner: held.owner, ttl, exact };
-        let answer = self.backend.renew(vec![renew], held.op_timeout).instrument(span(std::slice::from_ref(held))).await;
+        let renew = Renew { key: record.key.clone(), owner: record.owner, ttl, exact };
+        let answer = self.backend.renew(vec![renew], record.op_timeout).instrument(span(std::slice::from_ref(record))).await;
         if answer.is_ok() {
-            held.renewal_answered();
+            record.renewal_answered();
         }
         match answer.map(|answers| answers.first().copied()) {
             Ok(Some(Renewed::Extended(ttl))) => {
-                self.tell_renewed(held, Event::Renewed { sent, ttl, epoch }, None);
+                self.tell_renewed(record, Event::Renewed { sent, ttl, epoch }, None);
                 Ok(())
             }
             Ok(_) => {
-                self.tell(held, Event::Gone);
+                self.tell(record, Event::Gone);
                 Ok(())
             }
             Err(error) => {
                 if exact {
                     let late = self.clock.now() + self.backend.capabilities().late_window;
-                    self.tell(held, Event::ExtendUnknown { ttl, late });
+                    self.tell(record, Event::ExtendUnknown { ttl, late });
                 }
                 Err(error)
             }
@@ -234,8 +235,8 @@ impl Renewals {
 }
 
 /// Around one request. Key and token are those of its first lease; the end of each renewal is told by itself.
-fn span(leases: &[Arc<Held>]) -> tracing::Span {
-    let span = tracing::debug_span!("renew", leases = leases.len(), key = Empty, token = Empty);
+fn span(leases: &[Arc<LeaseRecord>]) -> tracing::Span {
+    let span = tracing::debug_span!(target: target::RENEWAL, "renew", leases = leases.len(), key = Empty, token = Empty);
     if let (Some(first), false) = (leases.first(), span.is_disabled()) {
         span.record("key", &*first.key).record("token", first.token);
     }
@@ -272,13 +273,13 @@ mod tests {
         backend.acquire(request).await.unwrap();
         let terms = Terms { renew: true, threshold: 0.5, margin: Duration::ZERO, max_hold: None, max_stall: None };
         let state = LeaseState::granted(clock.now(), ttl, terms);
-        let held = Arc::new(Held::new(key.clone(), owner, 1, SECOND, clock.now(), Arc::new(clock.clone()), state));
+        let record = Arc::new(LeaseRecord::new(key.clone(), owner, 1, SECOND, clock.now(), Arc::new(clock.clone()), state));
         let renewals =
             Renewals::new(backend.clone(), Arc::new(clock.clone()), Arc::default(), Renewal::default(), Box::new(|_, _| {}));
         clock.advance(20 * SECOND);
-        assert_eq!(held.on(Event::Tick), Action::Renew);
-        assert_eq!(held.on(Event::Release), Action::GiveBack);
-        renewals.renew(vec![held]).await;
+        assert_eq!(record.on(Event::Tick), Action::Renew);
+        assert_eq!(record.on(Event::Release), Action::GiveBack);
+        renewals.renew(vec![record]).await;
         let left = backend.inspect(key, SECOND).await.unwrap().holder.unwrap().remaining.unwrap();
         assert_eq!(left, 10 * SECOND, "nothing was sent");
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::engine::attempt::Attempt;
-use crate::engine::lease_record::Held;
+use crate::engine::lease_record::LeaseRecord;
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
 use crate::options::Retry;
@@ -11,13 +11,13 @@ use crate::options::Retry;
 impl Session {
     /// Tries until the key is got or the attempts are used up. A failing backend costs an attempt like a key that is held; one that refuses
     /// will not do better.
-    pub(crate) async fn retry(self: &Arc<Self>, attempt: &Attempt, retry: Retry) -> Result<Arc<Held>> {
+    pub(crate) async fn retry(self: &Arc<Self>, attempt: &Attempt, retry: Retry) -> Result<Arc<LeaseRecord>> {
         // One for all: a grant whose answer got lost is found by the next attempt.
-        let mut trace = self.trace(attempt);
+        let mut try_guard = self.try_guard(attempt);
         let mut attempts = 0;
         loop {
-            let failure = match self.try_under(&mut trace, attempt).await {
-                Ok(Some(held)) => return Ok(held),
+            let failure = match self.try_as(&mut try_guard, attempt).await {
+                Ok(Some(record)) => return Ok(record),
                 Ok(None) => None,
                 Err(Error::BackendUnavailable { source, .. }) => Some(source),
                 Err(error) => return Err(error),

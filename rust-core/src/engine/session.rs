@@ -16,16 +16,17 @@ use crate::backend::measured::Measured;
 use crate::backend::{Backend, Context, Hint};
 use crate::clock::Clock;
 use crate::engine::closing::{Closing, Leases};
-use crate::engine::environment::Ground;
-use crate::engine::heartbeats::Places;
-use crate::engine::lease_record::Held;
-use crate::engine::line::{Lines, Parked};
+use crate::engine::environment::Environment;
+use crate::engine::heartbeats::Heartbeats;
+use crate::engine::lease_record::LeaseRecord;
+use crate::engine::line::{HandOver, Lines};
 use crate::engine::renewal::Renewals;
 use crate::engine::runtime;
 use crate::error::{BackendError, CLOSED, Error, Failure, LossReason, Result};
 use crate::fencing::Token;
 use crate::holder::Notes;
 use crate::observe::Observer;
+use crate::observe::logs::target;
 use crate::options::ClientOptions;
 use crate::owner::{OwnerId, SessionId};
 
@@ -38,15 +39,15 @@ pub(crate) struct Session {
     pub(crate) options: ClientOptions,
     pub(crate) lines: Arc<Lines>,
     pub(crate) renewals: Arc<Renewals>,
-    pub(crate) places: Option<Arc<Places>>,
+    pub(crate) heartbeats: Option<Arc<Heartbeats>>,
     pub(crate) engine: Handle,
-    /// Work that goes on after its caller has left: releases, and giving up places.
+    /// Work that goes on after its caller has left: releases, and giving up heartbeats.
     pub(crate) tasks: TaskTracker,
     pub(crate) closing: Closing,
     pub(crate) notes: Notes,
     pub(crate) leases: Mutex<Leases>,
     /// The last lease has ended, or whatever else closing waits for.
-    pub(crate) no_leases: Notify,
+    pub(crate) leases_changed: Notify,
     sequence: AtomicU64,
     floor: AtomicU64,
     loops: Vec<AbortHandle>,
@@ -60,10 +61,10 @@ impl fmt::Debug for Session {
 
 impl Session {
     /// Opens the backend and starts what looks after leases. No I/O yet.
-    pub(crate) fn start(ground: &Ground, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
-        let clock = ground.clock.clone();
-        let engine = ground.engine.clone().map_or_else(runtime::handle, Ok)?;
-        let id = ground.session.map_or_else(SessionId::random, Ok).map_err(|error| Error::BackendUnavailable {
+    pub(crate) fn start(environment: &Environment, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
+        let clock = environment.clock.clone();
+        let engine = environment.engine.clone().map_or_else(runtime::handle, Ok)?;
+        let id = environment.session.map_or_else(SessionId::random, Ok).map_err(|error| Error::BackendUnavailable {
             key: None,
             operation: "start",
             server: "engine".into(),
@@ -89,45 +90,45 @@ impl Session {
         };
         // Backends may start tasks of their own.
         let _on_engine = engine.enter();
-        let backend: Arc<dyn Backend> = Measured::new((ground.open)(context)?, clock.clone(), observer.clone());
+        let backend: Arc<dyn Backend> = Measured::new((environment.open)(context)?, clock.clone(), observer.clone());
         let lost = session(&this);
-        let on_loss = Box::new(move |held: &Arc<Held>, reason| {
+        let on_loss = Box::new(move |record: &Arc<LeaseRecord>, reason| {
             if let Some(session) = lost() {
-                session.on_loss(held, reason);
+                session.on_loss(record, reason);
             }
         });
         let abandoned = session(&this);
-        let abandon = Box::new(move |key, place| {
+        let withdraw = Box::new(move |key, place| {
             if let Some(session) = abandoned() {
-                session.abandon(key, place);
+                session.withdraw(key, place);
             }
         });
         let renewals = Renewals::new(backend.clone(), clock.clone(), observer.clone(), options.renewal, on_loss);
-        let places = Places::new(backend.clone(), clock.clone(), options.op_timeout);
+        let heartbeats = Heartbeats::new(backend.clone(), clock.clone(), options.op_timeout);
         let mut loops = vec![engine.spawn(renewals.clone().run()).abort_handle()];
         loops.push(engine.spawn(observer.clone().run()).abort_handle());
-        loops.extend(places.clone().map(|places| engine.spawn(places.run()).abort_handle()));
+        loops.extend(heartbeats.clone().map(|heartbeats| engine.spawn(heartbeats.run()).abort_handle()));
         let session = Arc::new(Self {
             id,
             backend,
             clock,
             observer,
             options,
-            lines: Lines::new(abandon),
+            lines: Lines::new(withdraw),
             renewals,
-            places,
+            heartbeats,
             engine: engine.clone(),
             tasks: TaskTracker::new(),
             closing: Closing::default(),
             notes: Notes::of_this_process(),
             leases: Mutex::default(),
-            no_leases: Notify::new(),
+            leases_changed: Notify::new(),
             sequence: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             loops,
         });
         let _ = this.set(Arc::downgrade(&session));
-        if ground.engine.is_none() {
+        if environment.engine.is_none() {
             runtime::register(&session);
         }
         Ok(session)
@@ -144,25 +145,25 @@ impl Session {
     }
 
     /// Registers a lease that was just granted.
-    pub(crate) fn adopt(&self, held: &Arc<Held>) {
-        self.floor.fetch_max(held.token, Ordering::Relaxed);
+    pub(crate) fn register(&self, record: &Arc<LeaseRecord>) {
+        self.floor.fetch_max(record.token, Ordering::Relaxed);
         // In this order: once it is among the leases or scheduled it may end, and then it must be taken out of the line as well.
-        self.lines.set_holder(held.clone());
-        self.leases.lock().insert(held);
-        self.renewals.schedule(held);
+        self.lines.set_holder(record.clone());
+        self.leases.lock().insert(record);
+        self.renewals.schedule(record);
     }
 
     /// Takes a lease that has ended out of everything; returns what was parked on it.
-    pub(crate) fn let_go(&self, held: &Arc<Held>) -> Option<Parked> {
-        self.renewals.forget(held);
-        let is_awaited = self.leases.lock().remove(held);
+    pub(crate) fn deregister(&self, record: &Arc<LeaseRecord>) -> Option<HandOver> {
+        self.renewals.forget(record);
+        let is_awaited = self.leases.lock().remove(record);
         if is_awaited {
-            self.no_leases.notify_waiters();
+            self.leases_changed.notify_waiters();
         }
-        self.lines.end_holder(held)
+        self.lines.end_holder(record)
     }
 
-    pub(crate) fn held_now(&self) -> Vec<Arc<Held>> {
+    pub(crate) fn leases_now(&self) -> Vec<Arc<LeaseRecord>> {
         self.leases.lock().all()
     }
 
@@ -176,20 +177,20 @@ impl Session {
     }
 
     /// A lease was just lost.
-    pub(crate) fn on_loss(self: &Arc<Self>, held: &Arc<Held>, reason: LossReason) {
+    pub(crate) fn on_loss(self: &Arc<Self>, record: &Arc<LeaseRecord>, reason: LossReason) {
         if reason == LossReason::Closed {
             // The user's own doing.
-            tracing::info!(key = %held.key, token = held.token, %reason, "lease lost");
+            tracing::info!(target: target::SESSION, key = %record.key, token = record.token, %reason, "lease lost");
         } else {
-            tracing::warn!(key = %held.key, token = held.token, %reason, "lease lost");
+            tracing::warn!(target: target::SESSION, key = %record.key, token = record.token, %reason, "lease lost");
         }
-        self.observer.lost(held.subject(), reason);
+        self.observer.lost(record.subject(), reason);
         // Taken before the lease is out of sight, so that a session that is closing waits for the leave below.
         let _closing_waits = self.tasks.token();
         // A request parked on it is dropped here: its waiter then asks for itself.
-        drop(self.let_go(held));
+        drop(self.deregister(record));
         // Whatever the reason, what may still be ours is given back rather than left to expire.
-        self.leave_in_background(held.key.clone(), held.owner, held.unanswered);
+        self.withdraw_in_background(record.key.clone(), record.owner, record.unanswered);
     }
 
     fn on_hint(self: &Arc<Self>, hint: &Hint) {
@@ -200,7 +201,7 @@ impl Session {
                     && let Some(owner) = owner
                 {
                     // A key was handed to an attempt that is over.
-                    self.leave_in_background(key.clone(), *owner, None);
+                    self.withdraw_in_background(key.clone(), *owner, None);
                 }
             }
         }

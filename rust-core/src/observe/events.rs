@@ -18,6 +18,7 @@ use crate::engine::process;
 use crate::error::{Error, Result};
 use crate::fencing::Token;
 use crate::observe::Observer;
+use crate::observe::logs::target;
 use crate::owner::OwnerId;
 use crate::printable::quoted;
 
@@ -330,7 +331,7 @@ impl Caller {
                     return;
                 }
                 if catch_unwind(AssertUnwindSafe(|| (self.observe)(&event))).is_err() {
-                    tracing::error!(event = event.kind.as_str(), key = %event.key, "an observer panicked");
+                    tracing::error!(target: target::EVENTS, event = event.kind.as_str(), key = %event.key, "an observer panicked");
                 }
             }
         }

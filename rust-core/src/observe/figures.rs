@@ -39,7 +39,7 @@ pub(crate) enum Operation {
     Renew,
     Release,
     Leave,
-    KeepPlaces,
+    KeepWaiting,
     Inspect,
     List,
     ForceRelease,

@@ -18,6 +18,56 @@ use tracing::{Level, Metadata, Subscriber};
 /// How many records wait to be taken; more are dropped.
 const QUEUE: usize = 1024;
 
+/// The targets under which the engine logs. They are written out here because users filter by them: they stay when code moves.
+pub(crate) mod target {
+    pub(crate) const ACQUIRE: &str = "dlock::acquire";
+    pub(crate) const ATTEMPT: &str = "dlock::attempt";
+    pub(crate) const ETCD_CLUSTER: &str = "dlock::backend::etcd::cluster";
+    pub(crate) const ETCD_LEASES: &str = "dlock::backend::etcd::leases";
+    pub(crate) const ETCD_MEMBER: &str = "dlock::backend::etcd::member";
+    pub(crate) const ETCD_WATCH: &str = "dlock::backend::etcd::watch";
+    pub(crate) const LOCAL: &str = "dlock::backend::local";
+    pub(crate) const LOCAL_LEFT_BEHIND: &str = "dlock::backend::local::left_behind";
+    pub(crate) const REDIS_CONNECT: &str = "dlock::backend::redis::connect";
+    pub(crate) const REDIS_LOOKOUT: &str = "dlock::backend::redis::lookout";
+    pub(crate) const CLIENT: &str = "dlock::client";
+    pub(crate) const CLIENT_PLACE: &str = "dlock::client::place";
+    pub(crate) const CLOSING: &str = "dlock::closing";
+    pub(crate) const GIVE_BACK: &str = "dlock::give_back";
+    pub(crate) const HELD: &str = "dlock::held";
+    pub(crate) const LEASE: &str = "dlock::lease";
+    pub(crate) const EVENTS: &str = "dlock::observe::events";
+    pub(crate) const PLACES: &str = "dlock::places";
+    pub(crate) const RENEWAL: &str = "dlock::renewal";
+    pub(crate) const SELF_WAIT: &str = "dlock::self_wait";
+    pub(crate) const SESSION: &str = "dlock::session";
+}
+
+/// Every target under which the engine logs: what a language that has loggers of its own has to ask for their levels.
+pub const TARGETS: &[&str] = &[
+    target::ACQUIRE,
+    target::ATTEMPT,
+    target::ETCD_CLUSTER,
+    target::ETCD_LEASES,
+    target::ETCD_MEMBER,
+    target::ETCD_WATCH,
+    target::LOCAL,
+    target::LOCAL_LEFT_BEHIND,
+    target::REDIS_CONNECT,
+    target::REDIS_LOOKOUT,
+    target::CLIENT,
+    target::CLIENT_PLACE,
+    target::CLOSING,
+    target::GIVE_BACK,
+    target::HELD,
+    target::LEASE,
+    target::EVENTS,
+    target::PLACES,
+    target::RENEWAL,
+    target::SELF_WAIT,
+    target::SESSION,
+];
+
 /// Something the engine has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {

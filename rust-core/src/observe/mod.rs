@@ -30,9 +30,7 @@ use crate::error::LossReason;
 use crate::fencing::Token;
 use crate::owner::OwnerId;
 use events::Inner;
-
-/// Under what the life of leases is logged, beside the warnings of those who look after them.
-const LOG: &str = "dlock::lease";
+use logs::target;
 
 /// What of a client can be seen from outside.
 #[derive(Default)]
@@ -80,13 +78,13 @@ impl Observer {
     /// A lease was got. To be told before anything else can happen to it.
     pub(crate) fn acquired(&self, lease: Subject<'_>, waited: Duration) {
         self.figures.acquired(waited);
-        tracing::debug!(target: LOG, key = %lease.key, token = lease.token, owner = %lease.owner, ?waited, "acquired");
+        tracing::debug!(target: target::LEASE, key = %lease.key, token = lease.token, owner = %lease.owner, ?waited, "acquired");
         self.tell(Kind::Acquired, || Event { waited: Some(waited), held: None, ..lease.event(Kind::Acquired, None) });
     }
 
     pub(crate) fn acquire_failed(&self, key: &Arc<str>, code: &'static str, waited: Duration) {
         self.figures.acquire_failed(code);
-        tracing::debug!(target: LOG, %key, code, ?waited, "not acquired");
+        tracing::debug!(target: target::LEASE, %key, code, ?waited, "not acquired");
         self.tell(Kind::AcquireFailed, || Event {
             kind: Kind::AcquireFailed,
             key: key.clone(),
@@ -100,7 +98,7 @@ impl Observer {
 
     pub(crate) fn renewed(&self, lease: Subject<'_>, lag: Option<Duration>) {
         self.figures.renewed(lag);
-        tracing::debug!(target: LOG, key = %lease.key, token = lease.token, ?lag, "renewed");
+        tracing::debug!(target: target::LEASE, key = %lease.key, token = lease.token, ?lag, "renewed");
         self.tell(Kind::Renewed, || lease.event(Kind::Renewed, None));
     }
 
@@ -112,7 +110,7 @@ impl Observer {
     /// A release came to its end; `outcome` is the word for its status.
     pub(crate) fn released(&self, lease: Subject<'_>, outcome: &'static str) {
         self.figures.released(outcome, lease.held);
-        tracing::debug!(target: LOG, key = %lease.key, token = lease.token, held = ?lease.held, outcome, "released");
+        tracing::debug!(target: target::LEASE, key = %lease.key, token = lease.token, held = ?lease.held, outcome, "released");
         self.tell(Kind::Released, || lease.event(Kind::Released, Some(outcome.into())));
     }
 

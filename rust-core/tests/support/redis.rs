@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dlock::backend::{Acquire, Acquired, Backend, Context, Grant, Handover, Hint, Outcome, Place, Release, Waiting, from_url};
+use dlock::backend::{Acquire, Acquired, Backend, Context, Grant, Handover, Hint, Outcome, Release, Waiter, Waiting, from_url};
 use dlock::clock::{BootClock, Clock};
 use dlock::error::BackendError;
 use dlock::holder::Note;
@@ -275,8 +275,8 @@ impl Session {
 
     /// Says that the waiter is alive; answers when it should look again.
     pub async fn beat(&self, key: &str, sequence: u64) -> Duration {
-        let place = Place { key: key.into(), owner: self.owner(sequence) };
-        self.backend.keep_places(vec![place], self.timeout).await.unwrap()[0]
+        let place = Waiter { key: key.into(), owner: self.owner(sequence) };
+        self.backend.keep_waiting(vec![place], self.timeout).await.unwrap()[0]
     }
 
     pub async fn hint(&mut self) -> Hint {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Waker};
 
 use dlock::backend::{Capabilities, Context, Hint};
-use dlock::environment::Ground;
+use dlock::environment::Environment;
 use dlock::owner::SessionId;
 use dlock::{Client, ClientOptions};
 use parking_lot::Mutex;
@@ -127,13 +127,13 @@ impl Machine {
                 })
             }
         };
-        let ground = Ground {
+        let environment = Environment {
             open: Arc::new(move |context| Ok(wire(&context))),
             clock: clock.clone(),
             engine: Some(engine.handle().clone()),
             session: Some(session_of(client)),
         };
-        let client = Client::on_ground(options, ground)?;
+        let client = Client::in_environment(options, environment)?;
         Ok(Self { engine, callers, client: Some(client), paused_until: 0, crashed: false })
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use dlock::backend::{
-    Acquire, Acquired, Backend, Context, Handover, Hint, Inspection, Outcome, Place, Release, Renew, Renewed, Reply, Whom, memory,
+    Acquire, Acquired, Backend, Context, Handover, Hint, Inspection, Outcome, Release, Renew, Renewed, Reply, Waiter, Whom, memory,
 };
 use dlock::error::{BackendError, Failure};
 use dlock::owner::{OwnerId, SessionId};
@@ -163,8 +163,8 @@ impl Server {
     }
 
     /// When each waiter should look again.
-    pub(crate) fn keep_places(&self, client: usize, places: Vec<Place>) -> Answer<Vec<Duration>> {
-        let look = |place: Place| {
+    pub(crate) fn keep_waiting(&self, client: usize, waiters: Vec<Waiter>) -> Answer<Vec<Duration>> {
+        let look = |place: Waiter| {
             let inspection = self.inspect(client, &place.key)?;
             let owner = place.owner.to_string();
             let queued = inspection.queue.contains(&owner);
@@ -173,7 +173,7 @@ impl Server {
                 _ => Duration::ZERO,
             })
         };
-        places.into_iter().map(look).collect()
+        waiters.into_iter().map(look).collect()
     }
 
     pub(crate) fn inspect(&self, client: usize, key: &Arc<str>) -> Answer<Inspection> {

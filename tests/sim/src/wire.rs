@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dlock::backend::{Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Place, Release, Renew, Renewed, Reply, Whom};
+use dlock::backend::{
+    Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Release, Renew, Renewed, Reply, Waiter, Whom,
+};
 use dlock::clock::Clock;
 use dlock::error::{BackendError, Failure};
 use dlock::owner::OwnerId;
@@ -253,10 +255,10 @@ impl Backend for Wire {
         self.call(Kind::Lasting, timeout, what, move |server| server.leave(client, &key, owner))
     }
 
-    fn keep_places(&self, places: Vec<Place>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
+    fn keep_waiting(&self, waiters: Vec<Waiter>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
         let client = self.client;
-        let what = self.server.world.label(|| format!("keep {} places", places.len()));
-        self.call(Kind::Passing, timeout, what, move |server| server.keep_places(client, places.clone()))
+        let what = self.server.world.label(|| format!("keep {} waiters", waiters.len()));
+        self.call(Kind::Passing, timeout, what, move |server| server.keep_waiting(client, waiters.clone()))
     }
 
     fn inspect(&self, key: Arc<str>, timeout: Duration) -> Reply<'_, Inspection> {

@@ -21,6 +21,7 @@ use tokio::time::{Instant as Timer, timeout_at};
 use super::servers::endpoints::Endpoints;
 use crate::clock::{Clock, Instant};
 use crate::error::{BackendError, Failure};
+use crate::observe::logs::target;
 
 /// The shortest TTL: servers round shorter ones up, as their elections take that long.
 pub(super) const SHORTEST: Duration = Duration::from_secs(2);
@@ -304,13 +305,13 @@ impl Pool {
         if care == Care::End {
             self.leases.lock().remove(&lease.id);
             if let Err(error) = self.revoke(lease.id, deadline).await {
-                tracing::debug!(lease = lease.id, %error, "a lease that is not needed any more is left to expire");
+                tracing::debug!(target: target::ETCD_LEASES, lease = lease.id, %error, "a lease that is not needed any more is left to expire");
             }
             return;
         }
         let since = self.clock.now() - lease.class / 4;
         if let Err(error) = self.keep(lease, since, deadline).await {
-            tracing::warn!(lease = lease.id, %error, "keeping a lease alive failed, will be tried again");
+            tracing::warn!(target: target::ETCD_LEASES, lease = lease.id, %error, "keeping a lease alive failed, will be tried again");
             self.clock.sleep_until(self.clock.now() + lease.class / 20).await;
         }
         lease.state.lock().tended = false;
@@ -328,7 +329,7 @@ impl Pool {
         let revoked = leases.into_iter().map(|id| self.revoke(id, deadline));
         for answer in futures_util::future::join_all(revoked).await {
             if let Err(error) = answer {
-                tracing::warn!(%error, "a lease could not be revoked, its keys are left to expire");
+                tracing::warn!(target: target::ETCD_LEASES, %error, "a lease could not be revoked, its keys are left to expire");
             }
         }
     }

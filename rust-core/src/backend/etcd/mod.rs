@@ -51,8 +51,7 @@ use self::servers::address::Address;
 use self::servers::endpoints::Endpoints;
 use self::watch::Watches;
 use super::{
-    Acquire, Acquired, Backend, Capabilities, Context, Handover, Hint, Inspection, Outcome, Place, Release, Renew, Renewed, Reply,
-    Whom,
+    Acquire, Acquired, Backend, Capabilities, Context, Handover, Hint, Inspection, Outcome, Release, Renew, Renewed, Reply, Whom,
 };
 use crate::error::{BackendError, CLOSED, Error, Failure};
 use crate::owner::OwnerId;
@@ -264,11 +263,6 @@ impl Backend for Etcd {
         let Some(turned) = self.store.attempts.find(owner) else { return ready(self.open()).boxed() };
         let queue = Queue::of(&self.store.root, &key);
         self.go_on(self.store.clone().leave(queue, owner, turned, deadline(timeout)))
-    }
-
-    fn keep_places(&self, places: Vec<Place>, _timeout: Duration) -> Reply<'_, Vec<Duration>> {
-        // Never asked: a place lives as long as its lease, which is kept alive.
-        ready(Ok(vec![Duration::ZERO; places.len()])).boxed()
     }
 
     fn inspect(&self, key: Arc<str>, timeout: Duration) -> Reply<'_, Inspection> {

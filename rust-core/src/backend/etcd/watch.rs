@@ -19,6 +19,7 @@ use super::request::Ahead;
 use super::servers::endpoints::{Endpoints, Via};
 use crate::backend::{Context, Hint};
 use crate::error::{BackendError, Failure};
+use crate::observe::logs::target;
 use crate::owner::OwnerId;
 
 /// The longest that a stream with watches may be silent.
@@ -118,7 +119,7 @@ impl Watches {
             }
             let started = Timer::now();
             if let Err(error) = self.stream().await {
-                tracing::warn!(server = %self.endpoints.shown(), %error, "the watch of waiters broke off, is taken up again");
+                tracing::warn!(target: target::ETCD_WATCH, server = %self.endpoints.shown(), %error, "the watch of waiters broke off, is taken up again");
             }
             if started.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;

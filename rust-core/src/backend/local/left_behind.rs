@@ -8,6 +8,7 @@
 //! path is read, its writer is seen to be dead, and the file is unlinked. What the path may name in between is at most a new file whose
 //! maker has yet to get the slot, and will then find it gone.
 
+use crate::observe::logs::target;
 use std::io;
 use std::path::Path;
 
@@ -26,7 +27,7 @@ pub(super) fn free(directory: &Path, slot: u8, path: &Path, this: Process) -> io
         return Ok(false);
     }
     std::fs::remove_file(path)?;
-    tracing::debug!(key = %record.key, pid = record.pid, "local: freed; its holder is dead, a child of it keeps the file open");
+    tracing::debug!(target: target::LOCAL_LEFT_BEHIND, key = %record.key, pid = record.pid, "local: freed; its holder is dead, a child of it keeps the file open");
     Ok(true)
 }
 

@@ -47,10 +47,11 @@ use self::files::{Descriptor, Identity};
 use self::locks::Process;
 use self::record::Record;
 use super::{
-    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Place, Release, Renew, Renewed, Reply, Whom,
+    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Release, Renew, Renewed, Reply, Whom,
 };
 use crate::error::{BackendError, Error, Failure};
 use crate::holder::Holder;
+use crate::observe::logs::target;
 use crate::owner::OwnerId;
 
 /// How often a record that seems half written is read again, and the pause between.
@@ -112,7 +113,7 @@ impl Local {
             return Ok(chosen.path.clone());
         }
         let found = self.choice.resolve()?;
-        tracing::debug!(directory = %found.path.display(), "local: locks exclude this user's processes on this machine");
+        tracing::debug!(target: target::LOCAL, directory = %found.path.display(), "local: locks exclude this user's processes on this machine");
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let path = Arc::clone(&found.path);
             runtime.spawn_blocking(move || sweep::sweep(&path));
@@ -235,11 +236,6 @@ impl Backend for Local {
             self.book.lock().leave(&key, owner, &path).map(drop).map_err(|error| self.failed(error))
         }
         .boxed()
-    }
-
-    fn keep_places(&self, places: Vec<Place>, _timeout: Duration) -> Reply<'_, Vec<Duration>> {
-        // Places are kept by the kernel, as long as the process lives.
-        async move { Ok(vec![attempts::BACKSTOP; places.len()]) }.boxed()
     }
 
     fn inspect(&self, key: Arc<str>, _timeout: Duration) -> Reply<'_, Inspection> {

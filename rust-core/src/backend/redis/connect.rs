@@ -26,6 +26,7 @@ use super::{LONGEST_TIMEOUT, failure, names, wakeup};
 use crate::backend::{Context, Hint};
 use crate::clock::Clock;
 use crate::error::{BackendError, CLOSED, Failure};
+use crate::observe::logs::target;
 
 /// How many requests may wait to be written before the next one has to.
 const WRITE_QUEUE: usize = 1024;
@@ -315,7 +316,7 @@ impl Wiring {
         subscribed.map_err(failure::of_connecting)?;
         let server_clock = clock.map_err(failure::of_connecting)?;
         if let Some(policy) = policy.as_ref().filter(|policy| *policy != SAFE_POLICY && !again) {
-            tracing::warn!(server = %self.shown, %policy, "maxmemory-policy is not {SAFE_POLICY}: {MAY_DROP}");
+            tracing::warn!(target: target::REDIS_CONNECT, server = %self.shown, %policy, "maxmemory-policy is not {SAFE_POLICY}: {MAY_DROP}");
         }
         *self.policy.lock() = policy;
         Ok(Link {

@@ -5,6 +5,7 @@
 //! second, and soon after each answer that refuses something. Each time all are asked, over connections that stay: one that was cut off
 //! with the old master does not know better than that one.
 
+use crate::observe::logs::target;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ impl Lookout {
             let other = service.other_master(&master, &noticed).await;
             if let Some(link) = link.upgrade() {
                 let (from, to) = (format!("{}:{}", master.host, master.port), format!("{}:{}", other.host, other.port));
-                tracing::warn!(service = %service.name, %from, %to, "the sentinels name another master: connecting to that one");
+                tracing::warn!(target: target::REDIS_LOOKOUT, service = %service.name, %from, %to, "the sentinels name another master: connecting to that one");
                 link.retire();
             }
         });

@@ -51,7 +51,7 @@ use self::names::Names;
 use self::request::{Ask, Kind, Request};
 use self::scripts::Call;
 use super::{
-    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Place, Release, Renew, Renewed, Reply, Whom,
+    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Release, Renew, Renewed, Reply, Waiter, Whom,
 };
 use crate::clock;
 use crate::error::{BackendError, Error, Failure};
@@ -203,17 +203,17 @@ impl Redis {
         Err(too_late())
     }
 
-    async fn keep_batch(&self, places: &[Place], deadline: Deadline) -> Result<Vec<Duration>, BackendError> {
+    async fn keep_batch(&self, waiters: &[Waiter], deadline: Deadline) -> Result<Vec<Duration>, BackendError> {
         let link = self.connector.link(deadline.at).await?;
         let mut call = Call::new(&scripts::KEEP_PLACES);
-        for place in places {
-            let names = self.names(&place.key)?;
+        for waiter in waiters {
+            let names = self.names(&waiter.key)?;
             call = call.key(names.lock()).key(names.queue()).key(names.beats());
         }
-        for place in places {
-            call = call.text(place.owner);
+        for waiter in waiters {
+            call = call.text(waiter.owner);
         }
-        reply::kept(&link.call(&call, deadline.at).await?, places.len())
+        reply::kept(&link.call(&call, deadline.at).await?, waiters.len())
     }
 
     async fn read(&self, link: &Link, key: String, deadline: Instant) -> Result<Inspection, BackendError> {
@@ -304,10 +304,10 @@ impl Backend for Redis {
         self.give_back(Release { key, owner, next: None, timeout }).map(|answer| answer.map(drop)).boxed()
     }
 
-    fn keep_places(&self, places: Vec<Place>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
+    fn keep_waiting(&self, waiters: Vec<Waiter>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
         let deadline = self.deadline(timeout);
         async move {
-            let parts = places.chunks(BATCH).map(|part| self.keep_batch(part, deadline));
+            let parts = waiters.chunks(BATCH).map(|part| self.keep_batch(part, deadline));
             Ok(try_join_all(parts).await?.concat())
         }
         .boxed()

@@ -9,6 +9,7 @@ use super::failure::{Failed, Scope};
 use super::link::Link;
 use super::versions;
 use crate::error::Failure;
+use crate::observe::logs::target;
 
 /// Filled as servers are met.
 #[derive(Default)]
@@ -55,7 +56,7 @@ impl Known {
         };
         let warning = format!("{server} runs etcd {version}, in which {fault}");
         if self.warnings.get(&server) != Some(&warning) {
-            tracing::warn!(%server, %version, "etcd {version} has a known fault: {fault}");
+            tracing::warn!(target: target::ETCD_CLUSTER, %server, %version, "etcd {version} has a known fault: {fault}");
             self.warnings.insert(server, warning);
         }
     }

@@ -17,6 +17,7 @@ use super::cluster::Cluster;
 use super::failure::{Failed, Scope};
 use super::link::{Link, Login};
 use crate::error::{CLOSED, Failure};
+use crate::observe::logs::target;
 
 /// The pause after a first trouble; doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
@@ -222,7 +223,7 @@ impl State {
 
     fn note_trouble(&mut self, failed: Failed) {
         if self.trouble.is_none() {
-            tracing::debug!(error = %failed.error, "a server is in trouble: others are asked first");
+            tracing::debug!(target: target::ETCD_MEMBER, error = %failed.error, "a server is in trouble: others are asked first");
         }
         let now = Instant::now();
         let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);
