@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Mode};
 
-use super::directory::{Chosen, VARIABLE, failed, make, prepare, refused};
+use super::directory::{ChosenDirectory, VARIABLE, failed, make, prepare, refused};
 use super::in_use::{self, Candidate, InUse, identity};
 use crate::error::{BackendError, Failure};
 
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Finds the directory, and makes it if it is not there.
-pub(super) fn resolve(bases: &[&Path]) -> Result<Chosen, BackendError> {
+pub(super) fn resolve(bases: &[&Path]) -> Result<ChosenDirectory, BackendError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         // `None`: somebody chooses at this moment, or removed what we looked at.
@@ -45,7 +45,7 @@ pub(super) fn resolve(bases: &[&Path]) -> Result<Chosen, BackendError> {
     }
 }
 
-fn choose(bases: &[&Path]) -> Result<Option<Chosen>, BackendError> {
+fn choose(bases: &[&Path]) -> Result<Option<ChosenDirectory>, BackendError> {
     let name = format!("dlock-{}", rustix::process::geteuid().as_raw());
     let mut known = Vec::new();
     let mut candidates = Vec::new();
@@ -113,7 +113,7 @@ fn choose(bases: &[&Path]) -> Result<Option<Chosen>, BackendError> {
             Err(error) => return Err(unlockable(&path, error)),
         }
     }
-    Ok(Some(Chosen { path, in_use: kept }))
+    Ok(Some(ChosenDirectory { path, in_use: kept }))
 }
 
 /// Whether a base counts: nothing here depends on who asks.

@@ -1,75 +1,21 @@
 //! Which directory the lock files are in.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
-use url::Url;
 
-use super::default_directory;
 use super::files::Descriptor;
-use crate::backend::shown;
-use crate::error::{BackendError, Error, Failure};
+use crate::error::{BackendError, Failure};
 
 /// The environment variable that chooses another directory.
 pub(super) const VARIABLE: &str = "DLOCK_DIR";
 
-/// What a user asked for, before anything was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Choice {
-    /// This directory.
-    Named(PathBuf),
-    /// The user's own: see [`default_directory`].
-    Default,
-}
-
-impl Choice {
-    /// Reads `local:` or `local:///path`; the URL goes before [`VARIABLE`]. No I/O.
-    pub(super) fn new(url: &Url, variable: Option<std::ffi::OsString>) -> Result<Self, Error> {
-        let invalid = |allowed: &str| Err(Error::invalid("url", shown(url.as_str()), allowed));
-        if url.query().is_some() || url.fragment().is_some() {
-            return invalid("local: takes no parameters");
-        }
-        if url.host_str().is_some_and(|host| !host.is_empty()) || !url.username().is_empty() {
-            return invalid("local: has no host; a directory is written local:///path");
-        }
-        match url.path() {
-            "" => {}
-            path if path.starts_with('/') && path != "/" => return Self::named(path, url),
-            _ => return invalid("local: or local:///path with an absolute path"),
-        }
-        let Some(variable) = variable.filter(|variable| !variable.is_empty()) else { return Ok(Self::Default) };
-        let directory = PathBuf::from(variable);
-        if !directory.is_absolute() {
-            return Err(Error::invalid(VARIABLE, directory.display().to_string(), "an absolute path"));
-        }
-        Ok(Self::Named(directory))
-    }
-
-    /// As [`Choice::new`], with the variable of this process.
-    pub(super) fn of(url: &Url) -> Result<Self, Error> {
-        Self::new(url, std::env::var_os(VARIABLE))
-    }
-
-    fn named(path: &str, url: &Url) -> Result<Self, Error> {
-        let file = Url::parse(&format!("file://{path}")).ok().and_then(|file| file.to_file_path().ok());
-        file.map(Self::Named).ok_or_else(|| Error::invalid("url", shown(url.as_str()), "a path of this machine"))
-    }
-
-    /// Finds the directory, and makes it if it is not there.
-    pub(super) fn resolve(&self) -> Result<Chosen, BackendError> {
-        match self {
-            Self::Named(path) => Ok(Chosen { path: prepare(path)?, in_use: Vec::new() }),
-            Self::Default => default_directory::resolve(&default_directory::BASES.map(Path::new)),
-        }
-    }
-}
-
 /// A directory, and what shows others that it is in use: dropping that ends it.
 #[derive(Debug)]
-pub(super) struct Chosen {
+pub(super) struct ChosenDirectory {
     pub(super) path: Arc<Path>,
     pub(super) in_use: Vec<Descriptor>,
 }
@@ -159,40 +105,12 @@ mod tests {
     use super::super::scratch::Scratch;
     use super::*;
 
-    fn choice(url: &str, variable: Option<&str>) -> Result<Choice, Error> {
-        Choice::new(&Url::parse(url).unwrap(), variable.map(Into::into))
-    }
-
-    #[test]
-    fn the_url_goes_before_the_variable_and_the_variable_before_the_default() {
-        assert_eq!(choice("local:", None).unwrap(), Choice::Default);
-        assert_eq!(choice("local:", Some("")).unwrap(), Choice::Default);
-        assert_eq!(choice("local:", Some("/a")).unwrap(), Choice::Named("/a".into()));
-        assert_eq!(choice("local:///b%20c", Some("/a")).unwrap(), Choice::Named("/b c".into()));
-    }
-
-    #[test]
-    fn r15_a_url_that_cannot_be_meant_is_invalid() {
-        for url in ["local://host/a", "local:relative", "local:///a?x=1", "local:///a#b", "local:///"] {
-            assert_eq!(choice(url, None).unwrap_err().code(), "INVALID_OPTIONS", "{url}");
-        }
-        assert!(choice("local:", Some("relative")).unwrap_err().to_string().starts_with("DLOCK_DIR: relative is not valid"));
-    }
-
-    #[test]
-    fn r18_a_password_that_does_not_belong_here_is_not_shown() {
-        for url in ["local://me:secret@h/a", "local://me:12?secret@h", "local:me:secret@h"] {
-            let error = choice(url, None).unwrap_err().to_string();
-            assert!(!error.contains("secret"), "{error}");
-        }
-    }
-
     #[test]
     fn the_directory_is_made_for_its_user_alone() {
         let scratch = Scratch::new();
-        let directory = Choice::Named(scratch.path().join("locks")).resolve().unwrap().path;
+        let directory = prepare(&scratch.path().join("locks")).unwrap();
         assert_eq!(std::fs::metadata(&directory).unwrap().mode() & 0o7777, 0o700);
-        assert!(Choice::Named(scratch.path().join("locks")).resolve().is_ok(), "a second process finds it there");
+        assert!(prepare(&scratch.path().join("locks")).is_ok(), "a second process finds it there");
     }
 
     #[test]
@@ -200,7 +118,7 @@ mod tests {
         let scratch = Scratch::new();
         std::fs::create_dir(scratch.path().join("real")).unwrap();
         symlink(scratch.path().join("real"), scratch.path().join("link")).unwrap();
-        let error = Choice::Named(scratch.path().join("link")).resolve().unwrap_err();
+        let error = prepare(&scratch.path().join("link")).unwrap_err();
         assert_eq!(error.failure, Failure::Refused);
         assert!(error.message.contains("link is not a directory"), "{error}");
     }
@@ -212,7 +130,7 @@ mod tests {
         std::fs::create_dir(&foreign).unwrap();
         // Only root can give a directory away; anybody else has the machine's own root directory to be refused.
         let foreign = if std::os::unix::fs::chown(&foreign, Some(1), None).is_ok() { foreign } else { "/usr".into() };
-        let error = Choice::Named(foreign).resolve().unwrap_err();
+        let error = prepare(&foreign).unwrap_err();
         assert_eq!(error.failure, Failure::Refused);
         assert!(error.message.contains("belongs to user"), "{error}");
     }
@@ -223,13 +141,13 @@ mod tests {
         let open = scratch.path().join("open");
         std::fs::create_dir(&open).unwrap();
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(Choice::Named(open).resolve().unwrap_err().message.contains("other users"));
+        assert!(prepare(&open).unwrap_err().message.contains("other users"));
     }
 
     #[test]
     fn a_missing_parent_is_refused_with_the_path() {
         let scratch = Scratch::new();
-        let error = Choice::Named(scratch.path().join("no/locks")).resolve().unwrap_err();
+        let error = prepare(&scratch.path().join("no/locks")).unwrap_err();
         assert!(error.message.contains("no/locks cannot be made"), "{error}");
     }
 

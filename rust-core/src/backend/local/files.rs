@@ -14,22 +14,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
+use super::hub::Hub;
 use super::ofd;
-use super::record::LONGEST_RECORD;
-use super::watch::Hub;
 
-static TABLE: Mutex<Table> = Mutex::new(Table { next: 1, files: BTreeMap::new(), hub: Hub::new() });
+/// Enough for a key of 512 bytes and generous metadata; a longer record is read as none.
+const LONGEST_RECORD: usize = 256 * 1024;
+
+static TABLE: Mutex<DescriptorTable> = Mutex::new(DescriptorTable { next: 1, files: BTreeMap::new(), hub: Hub::new() });
 
 /// The process's lock files and watches.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct DescriptorTable {
     /// Numbers are never used twice, so one from before a fork finds nothing.
     next: u64,
     files: BTreeMap<u64, File>,
     pub(super) hub: Hub,
 }
 
-impl Table {
+impl DescriptorTable {
     /// Closes what a fork inherited. Closing does not unlock: the parent's descriptors still keep the same open files.
     pub(super) fn abandon(&mut self) {
         self.files.clear();
@@ -45,7 +47,7 @@ impl Table {
 }
 
 /// The table. Held only across short system calls, never across an await.
-pub(super) fn table() -> MutexGuard<'static, Table> {
+pub(super) fn table() -> MutexGuard<'static, DescriptorTable> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -273,7 +275,7 @@ mod tests {
         let path = scratch.path().join("lock");
         let parents = File::create(&path).unwrap();
         parents.try_lock().unwrap();
-        let mut childs = Table { next: 1, files: BTreeMap::new(), hub: Hub::new() };
+        let mut childs = DescriptorTable { next: 1, files: BTreeMap::new(), hub: Hub::new() };
         childs.insert(parents.try_clone().unwrap());
         childs.abandon();
         let other = File::open(&path).unwrap();

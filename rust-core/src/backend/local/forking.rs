@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::sync::MutexGuard;
 
-use super::files::{Table, table};
+use super::files::{DescriptorTable, table};
 
 thread_local! {
-    static PARKED: RefCell<Option<MutexGuard<'static, Table>>> = const { RefCell::new(None) };
+    static PARKED: RefCell<Option<MutexGuard<'static, DescriptorTable>>> = const { RefCell::new(None) };
 }
 
 /// Waits until no lock file is being opened or closed, and keeps it so.

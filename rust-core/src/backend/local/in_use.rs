@@ -7,8 +7,8 @@ use rustix::fs::FileType;
 
 use super::directory::make;
 use super::files::{Descriptor, Identity};
-use super::locks;
 use super::names::is_lock_file;
+use super::process;
 
 /// The file that says which directory is in use; locked, and shared, by everybody who uses it.
 const IN_USE: &str = "in-use";
@@ -117,7 +117,7 @@ pub(super) struct InUse {
 impl InUse {
     fn now(path: &Path) -> io::Result<Self> {
         let base = path.parent().and_then(identity).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { path: path.to_owned(), base, mount_namespace: locks::namespace("mnt") })
+        Ok(Self { path: path.to_owned(), base, mount_namespace: process::namespace("mnt") })
     }
 
     /// Whether the same path, in the same mount namespace, is another directory by now.

@@ -4,7 +4,7 @@
 //! The child never uses it. So where the holder is proved dead, the file is unlinked, and the next one makes a new one.
 //!
 //! Nobody can become the holder of what is unlinked here. To become one is to find the file at its path and to write one's record into it,
-//! both while the key's slot is locked ([`Holding::begin`](super::place::Holding::begin)). Here the same slot is locked: the record at the
+//! both while the key's slot is locked ([`HeldLock::begin`](super::lock_file::HeldLock::begin)). Here the same slot is locked: the record at the
 //! path is read, its writer is seen to be dead, and the file is unlinked. What the path may name in between is at most a new file whose
 //! maker has yet to get the slot, and will then find it gone.
 
@@ -13,15 +13,16 @@ use std::io;
 use std::path::Path;
 
 use super::files::Descriptor;
-use super::locks::{self, Process};
-use super::record::Record;
-use super::tokens::Slot;
+use super::locks;
+use super::process::Process;
+use super::record::HolderRecord;
+use super::tokens::TokenSlot;
 
 /// Unlinks the file at `path` if its holder is dead; false if not, or while another process is in the slot.
 pub(super) fn free(directory: &Path, slot: u8, path: &Path, this: Process) -> io::Result<bool> {
-    let Some(_slot) = Slot::lock(directory, slot)? else { return Ok(false) };
+    let Some(_slot) = TokenSlot::lock(directory, slot)? else { return Ok(false) };
     let Some(file) = Descriptor::open(path)? else { return Ok(false) };
-    let Some(record) = Record::decode(&file.read()?) else { return Ok(false) };
+    let Some(record) = HolderRecord::decode(&file.read()?) else { return Ok(false) };
     // Whoever holds without the second lock is of an earlier version, and may be about to write its own record.
     if !file.is_shown_held()? || !locks::is_left_behind(&record, this) || !file.is_at(path)? {
         return Ok(false);
@@ -37,7 +38,7 @@ mod tests {
     use super::*;
 
     /// Held by a process that is gone, in a file that a child of it keeps open.
-    fn leave(path: &Path, record: &Record) -> Descriptor {
+    fn leave(path: &Path, record: &HolderRecord) -> Descriptor {
         let childs = Descriptor::create(path).unwrap().unwrap();
         assert!(childs.try_lock().unwrap());
         if record.shown != 0 {
@@ -47,10 +48,10 @@ mod tests {
         childs
     }
 
-    fn dead(this: Process) -> Record {
+    fn dead(this: Process) -> HolderRecord {
         // No process has this number: Linux ends at 2^22.
         let Process { boot, pid_namespace, time_namespace, .. } = this;
-        Record {
+        HolderRecord {
             owner: "s:1".into(),
             token: 1,
             pid: 99_999_999,
@@ -58,7 +59,7 @@ mod tests {
             boot,
             pid_namespace,
             time_namespace,
-            ..Record::default()
+            ..HolderRecord::default()
         }
     }
 
@@ -67,10 +68,10 @@ mod tests {
         let _nobody_is_born = STARTING.lock();
         let this = Process::this();
         let kept = [
-            ("its holder lives", Record { pid: this.pid, started: this.started, ..dead(this) }),
-            ("it was passed on", Record { passed: 1, ..dead(this) }),
-            ("of an earlier version", Record { shown: 0, ..dead(this) }),
-            ("of another pid namespace", Record { pid_namespace: this.pid_namespace + 1, ..dead(this) }),
+            ("its holder lives", HolderRecord { pid: this.pid, started: this.started, ..dead(this) }),
+            ("it was passed on", HolderRecord { passed: 1, ..dead(this) }),
+            ("of an earlier version", HolderRecord { shown: 0, ..dead(this) }),
+            ("of another pid namespace", HolderRecord { pid_namespace: this.pid_namespace + 1, ..dead(this) }),
         ];
         for (why, record) in kept {
             let scratch = Scratch::new();
@@ -84,7 +85,7 @@ mod tests {
         let scratch = Scratch::new();
         let path = scratch.path().join("lock");
         let childs = leave(&path, &dead(this));
-        let slot = Slot::lock(scratch.path(), 7).unwrap();
+        let slot = TokenSlot::lock(scratch.path(), 7).unwrap();
         assert!(!free(scratch.path(), 7, &path, this).unwrap() && path.exists(), "somebody is about to become the holder");
         drop(slot);
         assert!(free(scratch.path(), 7, &path, this).unwrap() && !path.exists());

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::locks::Process;
+use super::process::Process;
 use crate::clock::Instant;
 use crate::fencing::Token;
 use crate::holder::{Holder, Note};
@@ -19,12 +19,9 @@ pub(super) const DEADLINE_OFFSET: u64 = MAGIC.len() as u64;
 /// Where the number of `passed` is.
 pub(super) const PASSED_OFFSET: u64 = (MAGIC.len() + DEADLINE_WIDTH + "\n".len() + "{\"passed\":".len()) as u64;
 
-/// Enough for a key of 512 bytes and generous metadata; a longer record is read as none.
-pub(super) const LONGEST_RECORD: usize = 256 * 1024;
-
 /// Who holds a lock file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct HolderRecord {
     /// 1 once the open file was handed to another process, whose end then counts too. First, so that it can be written in place.
     #[serde(default)]
     pub(super) passed: u8,
@@ -52,7 +49,7 @@ pub(super) struct Record {
     pub(super) deadline: Instant,
 }
 
-impl Record {
+impl HolderRecord {
     /// The bytes of the file.
     pub(super) fn encode(&self) -> Vec<u8> {
         let json = serde_json::to_string(self).unwrap_or_default();
@@ -96,8 +93,8 @@ mod tests {
 
     use super::*;
 
-    fn record() -> Record {
-        Record {
+    fn record() -> HolderRecord {
+        HolderRecord {
             owner: "s:1".into(),
             token: 7,
             pid: 42,
@@ -106,13 +103,13 @@ mod tests {
             key: "line\nbreak \"quoted\"".into(),
             note: "{}".into(),
             deadline: Instant::from_nanos(5_000_000_000),
-            ..Record::default()
+            ..HolderRecord::default()
         }
     }
 
     #[test]
     fn a_record_reads_back_what_it_wrote() {
-        assert_eq!(Record::decode(&record().encode()), Some(record()));
+        assert_eq!(HolderRecord::decode(&record().encode()), Some(record()));
         assert_eq!(record().holder(Instant::from_nanos(2_000_000_000)).remaining, Some(Duration::from_secs(3)));
     }
 
@@ -120,7 +117,7 @@ mod tests {
     fn a_half_written_record_is_no_record() {
         let whole = record().encode();
         for cut in 0..whole.len() {
-            assert_eq!(Record::decode(&whole[..cut]), None, "cut at {cut}");
+            assert_eq!(HolderRecord::decode(&whole[..cut]), None, "cut at {cut}");
         }
     }
 
@@ -128,20 +125,20 @@ mod tests {
     fn what_an_earlier_holder_left_behind_the_record_is_ignored() {
         let mut bytes = record().encode();
         bytes.extend_from_slice(b"\"}\nrest of a longer record\n");
-        assert_eq!(Record::decode(&bytes), Some(record()));
+        assert_eq!(HolderRecord::decode(&bytes), Some(record()));
     }
 
     #[test]
     fn that_it_was_passed_on_is_written_in_place() {
         let mut bytes = record().encode();
         bytes[usize::try_from(PASSED_OFFSET).unwrap()] = b'1';
-        assert_eq!(Record::decode(&bytes), Some(Record { passed: 1, ..record() }));
+        assert_eq!(HolderRecord::decode(&bytes), Some(HolderRecord { passed: 1, ..record() }));
     }
 
     #[test]
     fn a_record_of_an_older_version_is_read() {
         let json = r#"{"owner":"s:1","token":7,"pid":42,"started":1,"namespace":"dlock","key":"k","note":"{}"}"#;
-        let read = Record::decode(format!("dlock 1 00000000000000000009\n{json}\n").as_bytes()).unwrap();
+        let read = HolderRecord::decode(format!("dlock 1 00000000000000000009\n{json}\n").as_bytes()).unwrap();
         assert_eq!((read.shown, read.passed, read.pid_namespace), (0, 0, 0));
     }
 
@@ -151,6 +148,6 @@ mod tests {
         let later = encode_deadline(Instant::from_nanos(u64::MAX));
         let at = usize::try_from(DEADLINE_OFFSET).unwrap();
         bytes[at..at + later.len()].copy_from_slice(later.as_bytes());
-        assert_eq!(Record::decode(&bytes).unwrap().deadline, Instant::from_nanos(u64::MAX));
+        assert_eq!(HolderRecord::decode(&bytes).unwrap().deadline, Instant::from_nanos(u64::MAX));
     }
 }

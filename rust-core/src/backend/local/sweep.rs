@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::files::Descriptor;
 use super::names::is_lock_file;
-use super::record::Record;
+use super::record::HolderRecord;
 
 /// A sweep ends after this long; the next start goes on.
 const BUDGET: Duration = Duration::from_millis(200);
@@ -29,7 +29,7 @@ pub(super) fn sweep(directory: &Path) {
 fn remove_abandoned(path: &Path) -> io::Result<()> {
     let Some(file) = Descriptor::open(path)? else { return Ok(()) };
     // Looked at before it is locked: locking the file of a live holder's successor would make that one's try fail.
-    let abandoned = match Record::decode(&file.read()?) {
+    let abandoned = match HolderRecord::decode(&file.read()?) {
         Some(record) if record.shown != 0 => !file.is_shown_held()?,
         Some(record) => !record.process().seems_alive(),
         None => is_settled(path),
@@ -58,7 +58,7 @@ mod tests {
     const DEAD: u32 = 99_999_999;
 
     fn leave(path: &Path, pid: u32) -> std::fs::File {
-        let record = Record {
+        let record = HolderRecord {
             owner: "s:1".into(),
             token: 1,
             pid,
@@ -66,7 +66,7 @@ mod tests {
             namespace: "n".into(),
             key: "k".into(),
             note: "{}".into(),
-            ..Record::default()
+            ..HolderRecord::default()
         };
         std::fs::write(path, record.encode()).unwrap();
         std::fs::File::open(path).unwrap()

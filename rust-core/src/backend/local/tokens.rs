@@ -13,9 +13,9 @@ use crate::fencing::{Token, next_token};
 ///
 /// It also orders whoever becomes the holder of one of its keys and whoever unlinks the lock file of a dead one: both do it under this lock.
 #[derive(Debug)]
-pub(super) struct Slot(Descriptor);
+pub(super) struct TokenSlot(Descriptor);
 
-impl Slot {
+impl TokenSlot {
     /// Locks a slot; `None` while another process is in it.
     ///
     /// The lock is held for some system calls, yet its holder may be stopped within them: so nobody waits for it here.
@@ -49,7 +49,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for TokenSlot {
     fn drop(&mut self) {
         // Said aloud, not left to closing: a child that was forked past our hooks may share the file.
         let _ = self.0.unlock();
@@ -97,7 +97,7 @@ mod tests {
     }
 
     fn raise(scratch: &Scratch, floor: Token, wall: u64) -> Token {
-        Slot::lock(scratch.path(), 7).unwrap().unwrap().raise(floor, at(wall)).unwrap()
+        TokenSlot::lock(scratch.path(), 7).unwrap().unwrap().raise(floor, at(wall)).unwrap()
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
     fn r07_a_token_that_cannot_rise_is_refused_and_not_stored() {
         let scratch = Scratch::new();
         std::fs::write(scratch.path().join("slot-07"), format!("{MAX_TOKEN:020}\n")).unwrap();
-        let slot = Slot::lock(scratch.path(), 7).unwrap().unwrap();
+        let slot = TokenSlot::lock(scratch.path(), 7).unwrap().unwrap();
         for floor in [0, 5, MAX_TOKEN] {
             assert!(slot.raise(floor, at(1_000)).unwrap_err().to_string().contains("no fencing token is above"));
         }
@@ -186,8 +186,8 @@ mod tests {
         let scratch = Scratch::new();
         let stopped = std::fs::File::create(scratch.path().join("slot-07")).unwrap();
         stopped.try_lock().unwrap();
-        assert!(Slot::lock(scratch.path(), 7).unwrap().is_none());
+        assert!(TokenSlot::lock(scratch.path(), 7).unwrap().is_none());
         drop(stopped);
-        assert!(Slot::lock(scratch.path(), 7).unwrap().is_some());
+        assert!(TokenSlot::lock(scratch.path(), 7).unwrap().is_some());
     }
 }
