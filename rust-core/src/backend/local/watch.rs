@@ -122,7 +122,7 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let handle = runtime.handle().clone();
-        runtime.shutdown_background();
+        runtime.shutdown_timeout(Duration::from_secs(5));
         let (done, finished) = mpsc::channel();
         std::thread::spawn(move || {
             let _entered = handle.enter();
