@@ -1,13 +1,14 @@
-//! The directory where a user's processes meet when nobody names one.
+//! The directory that all processes of a user share when nobody names one.
 //!
-//! Each of them must come to the same one, whatever it may write and whatever its mount namespace shows (docs/adr/0013). So:
+//! Every process must arrive at the same directory, whatever it may write to and whatever its mount namespace shows (docs/adr/0013):
 //!
-//! - A base counts by what is the same for everybody: it is there, sticky, and its mode lets everybody write.
-//! - The first that counts is chosen. If this process cannot write there, it is refused: to go on to the next would part it from the
-//!   user's others.
-//! - While it runs, a process says in *every* base that counts which one it uses, in a file that it keeps locked. Who comes later, and sees
-//!   other bases than it, finds that in one that both see, and goes there too, or is refused where it cannot.
-//! - All this is done with the user's directories locked in every base, in one order: so one process chooses at a time.
+//! - A base is *eligible* by properties that are the same for every process: it exists, it is sticky, and its mode lets everybody write.
+//! - A process uses the first eligible base. If it cannot write there, it is refused: going on to the next base would separate it from the
+//!   user's other processes.
+//! - While it runs, a process records in *every* eligible base which one it uses, in a file that it keeps locked. A later process that sees
+//!   other bases finds this file in a base that both see, and uses the recorded directory too, or is refused where it cannot.
+//! - A process does all this while it has the user's directories locked in every base, always in the same order: so one process chooses at
+//!   a time.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,19 +20,19 @@ use super::directory::{ChosenDirectory, VARIABLE, failed, make, prepare, refused
 use super::in_use::{self, Candidate, InUse, identity};
 use crate::error::{BackendError, Failure};
 
-/// Where it is looked for. They depend on the machine alone: `XDG_RUNTIME_DIR`, `TMPDIR` and `HOME` differ between cron and a login shell,
-/// which would then not exclude each other.
+/// The bases. They are the same everywhere on a machine, unlike `XDG_RUNTIME_DIR`, `TMPDIR` and `HOME`, which differ between cron and a login
+/// shell: those two would then not exclude each other.
 pub(super) const BASES: [&str; 3] = ["/run/lock", "/dev/shm", "/tmp"];
 
-/// How long to wait for another process that chooses.
+/// How long to wait while another process chooses.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Finds the directory, and makes it if it is not there.
+/// Finds the directory, and makes it if there is none.
 pub(super) fn resolve(bases: &[&Path]) -> Result<ChosenDirectory, BackendError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        // `None`: somebody chooses at this moment, or removed what we looked at.
+        // `None`: another process chooses at this moment, or removed a file under our eyes.
         if let Some(chosen) = choose(bases)? {
             return Ok(chosen);
         }
@@ -49,8 +50,8 @@ fn choose(bases: &[&Path]) -> Result<Option<ChosenDirectory>, BackendError> {
     let name = format!("dlock-{}", rustix::process::geteuid().as_raw());
     let mut known = Vec::new();
     let mut candidates = Vec::new();
-    for base in bases.iter().filter(|base| counts(base)) {
-        // Where one is a link to another, that is one directory under two names.
+    for base in bases.iter().filter(|base| is_eligible(base)) {
+        // One base may be a link to another: that is one directory under two names.
         if let Some(identity) = identity(base).filter(|identity| !known.contains(identity)) {
             known.push(identity);
             candidates.push(base.join(&name));
@@ -64,7 +65,7 @@ fn choose(bases: &[&Path]) -> Result<Option<ChosenDirectory>, BackendError> {
         )));
     };
     let mut seen = Vec::new();
-    // The last first: it is the one that most have in common, and everybody locks in the same order.
+    // From the last to the first: most processes have the last one in common, and all lock in the same order.
     for path in candidates.iter().rev() {
         match Candidate::lock(path) {
             Ok(Some(candidate)) => seen.push(candidate),
@@ -84,10 +85,10 @@ fn choose(bases: &[&Path]) -> Result<Option<ChosenDirectory>, BackendError> {
     }
     let path = prepare(path)?;
     if !seen.iter().any(|candidate| *candidate.path == *path) {
-        // It could not be made before, and was now.
+        // It could not be made before, and somebody has made it since: choose again.
         return Ok(None);
     }
-    // Also in bases that count no more.
+    // This looks also into bases that are not eligible any more.
     let others = bases.iter().map(|base| base.join(&name)).filter(|other| identity(other) != identity(&path));
     for other in others {
         if in_use::holds_any(&other).map_err(|error| unlockable(&other, error))? {
@@ -103,12 +104,12 @@ fn choose(bases: &[&Path]) -> Result<Option<ChosenDirectory>, BackendError> {
     let mut kept = Vec::new();
     for candidate in seen {
         let is_chosen = *candidate.path == *path;
-        match candidate.say(&path) {
+        match candidate.record(&path) {
             Ok(file) => kept.push(file),
-            // Nobody can say it here, and nobody who sees the same can hold anything here.
+            // Nobody can record a choice here, and so nobody can hold a key here either.
             Err(_) if !is_chosen => {}
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
-            // Somebody removed it at this moment.
+            // Somebody removed the file at this moment.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unlockable(&path, error)),
         }
@@ -116,44 +117,48 @@ fn choose(bases: &[&Path]) -> Result<Option<ChosenDirectory>, BackendError> {
     Ok(Some(ChosenDirectory { path, in_use: kept }))
 }
 
-/// Whether a base counts: nothing here depends on who asks.
-fn counts(base: &Path) -> bool {
+/// Whether a base is eligible. Nothing here depends on the process that asks.
+fn is_eligible(base: &Path) -> bool {
     rustix::fs::stat(base).is_ok_and(|stat| {
         let mode = Mode::from_raw_mode(stat.st_mode);
         FileType::from_raw_mode(stat.st_mode) == FileType::Directory && mode.contains(Mode::SVTX | Mode::WOTH | Mode::XOTH)
     })
 }
 
-/// What everybody uses who runs; `None` if nobody does.
+/// The directory that all running processes use; `None` if none runs.
 fn agreed(seen: &[Candidate]) -> Result<Option<PathBuf>, BackendError> {
     let mut agreed: Option<(&Candidate, &InUse)> = None;
-    for (candidate, said) in seen.iter().filter_map(|candidate| Some((candidate, candidate.said.as_ref()?))) {
+    for (candidate, in_use) in seen.iter().filter_map(|candidate| Some((candidate, candidate.recorded.as_ref()?))) {
         match agreed {
-            Some((other, before)) if before.path != said.path => {
+            Some((other, before)) if before.path != in_use.path => {
                 return Err(refused(format!(
                     "local: processes of this user keep their locks in two directories ({} says {}, {} says {}): {}",
                     other.path.display(),
                     before.path.display(),
                     candidate.path.display(),
-                    said.path.display(),
+                    in_use.path.display(),
                     advice(),
                 )));
             }
-            _ => agreed = Some((candidate, said)),
+            _ => agreed = Some((candidate, in_use)),
         }
-        if said.was_covered() {
+        if in_use.was_covered() {
             return Err(refused(format!(
                 "local: processes of this user keep their locks in {}, which something was mounted over since: end them first, or {}",
-                said.path.display(),
+                in_use.path.display(),
                 advice(),
             )));
         }
     }
-    Ok(agreed.map(|(_, said)| said.path.clone()))
+    Ok(agreed.map(|(_, in_use)| in_use.path.clone()))
 }
 
 fn elsewhere(path: &Path, seen: &[Candidate]) -> BackendError {
-    let by: Vec<_> = seen.iter().filter(|candidate| candidate.said.is_some()).map(|said| said.path.display().to_string()).collect();
+    let by: Vec<_> = seen
+        .iter()
+        .filter(|candidate| candidate.recorded.is_some())
+        .map(|candidate| candidate.path.display().to_string())
+        .collect();
     refused(format!(
         "local: processes of this user keep their locks in {} (says {}), which this process does not see: {}",
         path.display(),
@@ -196,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_in_the_first_base_that_everybody_may_write_to() {
+    fn the_first_base_that_everybody_may_write_to_is_used() {
         let scratch = Scratch::new();
         let (none, plain) = (scratch.path().join("none"), base(&scratch, "plain", 0o777));
         let (group, first, second) =
@@ -210,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn two_names_of_one_base_are_one() {
+    fn two_names_of_one_base_count_once() {
         let scratch = Scratch::new();
         let (first, link) = (base(&scratch, "first", 0o1777), scratch.path().join("link"));
         symlink(&first, &link).unwrap();
@@ -220,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_somebody_planted_is_refused_rather_than_passed_over() {
+    fn a_planted_directory_is_refused_rather_than_passed_over() {
         let scratch = Scratch::new();
         let (first, second) = (base(&scratch, "first", 0o1777), base(&scratch, "second", 0o1777));
         std::fs::DirBuilder::new().mode(0o700).create(scratch.path().join("real")).unwrap();
@@ -229,13 +234,13 @@ mod tests {
         std::fs::remove_file(own(&first)).unwrap();
         std::fs::remove_dir_all(own(&second)).unwrap();
         symlink(scratch.path().join("real"), own(&second)).unwrap();
-        assert_eq!(*resolve(&[&first, &second]).unwrap().path, own(&first), "further down it stands in nobody's way");
+        assert_eq!(*resolve(&[&first, &second]).unwrap().path, own(&first), "a planted directory further down bothers nobody");
     }
 
-    /// As where `/run/lock` is mounted late.
+    /// For example `/run/lock`, mounted late.
     #[test]
-    fn r01_a_base_that_appears_later_parts_nobody() {
-        let _nobody_is_born = STARTING.lock();
+    fn r01_a_base_that_appears_later_separates_nobody() {
+        let _no_process_starts = STARTING.lock();
         let scratch = Scratch::new();
         let (late, second) = (scratch.path().join("late"), base(&scratch, "second", 0o1777));
         let bases: [&Path; 2] = [&late, &second];
@@ -247,13 +252,13 @@ mod tests {
         drop(before);
         assert_eq!(resolve(&bases).unwrap().path, after.path, "as long as one of them runs");
         drop(after);
-        assert_eq!(*resolve(&bases).unwrap().path, own(&late), "then it is the first again");
+        assert_eq!(*resolve(&bases).unwrap().path, own(&late), "then the first one is used again");
     }
 
-    /// As in a unit whose mount namespace hides `/run/lock`.
+    /// For example a systemd unit whose mount namespace hides `/run/lock`.
     #[test]
-    fn r01_a_process_that_does_not_see_where_the_others_are_is_refused_by_name() {
-        let _nobody_is_born = STARTING.lock();
+    fn r01_a_process_that_does_not_see_the_directory_of_the_others_is_refused_by_name() {
+        let _no_process_starts = STARTING.lock();
         let scratch = Scratch::new();
         let (first, second) = (base(&scratch, "first", 0o1777), base(&scratch, "second", 0o1777));
         let others = resolve(&[&first, &second]).unwrap();
@@ -261,12 +266,12 @@ mod tests {
         assert!(refusal.contains("DLOCK_DIR") && refusal.contains(own(&first).to_str().unwrap()), "{refusal}");
         drop(others);
         let alone = resolve(&[&second]).unwrap();
-        assert_eq!(resolve(&[&first, &second]).unwrap().path, alone.path, "in the other order they meet");
+        assert_eq!(resolve(&[&first, &second]).unwrap().path, alone.path, "in the other order both use the same one");
     }
 
     #[test]
     fn r01_a_base_that_something_was_mounted_over_is_refused_while_the_one_below_is_in_use() {
-        let _nobody_is_born = STARTING.lock();
+        let _no_process_starts = STARTING.lock();
         let scratch = Scratch::new();
         let (first, second) = (base(&scratch, "first", 0o1777), base(&scratch, "second", 0o1777));
         let before = resolve(&[&first, &second]).unwrap();
@@ -278,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn r01_those_who_see_different_bases_and_start_at_once_never_part() {
+    fn r01_processes_that_see_different_bases_and_start_at_once_are_never_separated() {
         let scratch = Scratch::new();
         let (first, second) = (base(&scratch, "first", 0o1777), base(&scratch, "second", 0o1777));
         for round in 0..200 {
@@ -295,7 +300,7 @@ mod tests {
             if let (Ok(all), Ok(some)) = (&all, &some) {
                 assert_eq!(all.path, some.path, "round {round}");
             }
-            assert!(all.is_ok(), "who sees all is never refused: {all:?}");
+            assert!(all.is_ok(), "a process that sees all bases is never refused: {all:?}");
             for base in [&first, &second] {
                 std::fs::remove_dir_all(own(base)).unwrap();
             }
@@ -304,10 +309,10 @@ mod tests {
 
     #[test]
     fn r01_an_earlier_version_that_holds_elsewhere_is_waited_for() {
-        let _nobody_is_born = STARTING.lock();
+        let _no_process_starts = STARTING.lock();
         let scratch = Scratch::new();
         let (first, second) = (base(&scratch, "first", 0o1777), base(&scratch, "second", 0o1777));
-        // It counted for the earlier version.
+        // The earlier version used it.
         let group = base(&scratch, "group", 0o1775);
         for other in [second.clone(), group.clone()] {
             std::fs::create_dir_all(own(&other)).unwrap();
@@ -318,7 +323,7 @@ mod tests {
             let refusal = refusal(&[&group, &first, &second]);
             assert!(refusal.contains("earlier version") && refusal.contains(own(&other).to_str().unwrap()), "{refusal}");
             drop(holder);
-            assert_eq!(*resolve(&[&group, &first, &second]).unwrap().path, own(&first), "what a crash left is in nobody's way");
+            assert_eq!(*resolve(&[&group, &first, &second]).unwrap().path, own(&first), "a leftover of a crash bothers nobody");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which directory the lock files are in.
+//! The directory of the lock files: whether it is safe to use, and made if there is none.
 
 use std::io;
 use std::path::Path;
@@ -13,19 +13,20 @@ use crate::error::{BackendError, Failure};
 /// The environment variable that chooses another directory.
 pub(super) const VARIABLE: &str = "DLOCK_DIR";
 
-/// A directory, and what shows others that it is in use: dropping that ends it.
+/// A directory, and the locked files that show other processes that it is in use. Dropping it unlocks those.
 #[derive(Debug)]
 pub(super) struct ChosenDirectory {
     pub(super) path: Arc<Path>,
     pub(super) in_use: Vec<Descriptor>,
 }
 
-/// Whether files can be made in `path`, as the kernel sees it.
+/// Fails if the kernel would not let this process make files in `path`.
 pub(super) fn check_writable(path: &Path) -> Result<(), BackendError> {
     use rustix::fs::Access;
     rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| failed(path, "cannot be written to", error))
 }
 
+/// Makes the directory, unless there is one.
 pub(super) fn make(path: &Path) -> Result<(), Errno> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Err(Errno::EXIST) => Ok(()),
@@ -33,9 +34,10 @@ pub(super) fn make(path: &Path) -> Result<(), Errno> {
     }
 }
 
+/// Makes the directory if there is none, and checks that its locks exclude and that nobody else can write to it.
 pub(super) fn prepare(path: &Path) -> Result<Arc<Path>, BackendError> {
     make(path).map_err(|error| failed(path, "cannot be made", error))?;
-    // Without following a symbolic link: one could lead anywhere, and somewhere else tomorrow.
+    // A symbolic link is not followed: it could lead anywhere, and somewhere else tomorrow.
     let stat = rustix::fs::lstat(path).map_err(|error| failed(path, "cannot be read", error))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return Err(refused(format!("local: {} is not a directory (a symbolic link is not followed)", path.display())));
@@ -57,7 +59,7 @@ pub(super) fn prepare(path: &Path) -> Result<Arc<Path>, BackendError> {
     Ok(path.into())
 }
 
-/// File systems on which a kernel lock may exclude this machine alone, or nobody. The numbers are those of statfs(2).
+/// File systems on which a kernel lock may exclude only the processes of this machine, or nobody. The numbers are those of statfs(2).
 fn network_name(kind: u64) -> Option<&'static str> {
     Some(match kind {
         0x6969 => "NFS",
@@ -78,7 +80,7 @@ fn network_name(kind: u64) -> Option<&'static str> {
 
 #[cfg(target_os = "linux")]
 fn file_system(path: &Path) -> Result<u64, Errno> {
-    // The width and sign of the field differ between machines; the numbers fit in 32 bits.
+    // The width and sign of the field differ between platforms; the numbers fit into 32 bits.
     #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
     rustix::fs::statfs(path).map(|stat| stat.f_type as u64 & 0xffff_ffff)
 }
@@ -89,10 +91,12 @@ fn file_system(_path: &Path) -> Result<u64, Errno> {
     Ok(0)
 }
 
+/// The error that a directory cannot be used, which no retry mends.
 pub(super) fn refused(message: String) -> BackendError {
     BackendError::new(Failure::Refused, message)
 }
 
+/// The error that the system refused something about a directory.
 pub(super) fn failed(path: &Path, what: &str, error: Errno) -> BackendError {
     let error = io::Error::from(error);
     BackendError::because(Failure::Refused, error).reworded(|words| format!("local: {} {what}: {words}", path.display()))
@@ -128,7 +132,7 @@ mod tests {
         let scratch = Scratch::new();
         let foreign = scratch.path().join("foreign");
         std::fs::create_dir(&foreign).unwrap();
-        // Only root can give a directory away; anybody else has the machine's own root directory to be refused.
+        // Only root can give a directory away; anybody else tests with one that belongs to root.
         let foreign = if std::os::unix::fs::chown(&foreign, Some(1), None).is_ok() { foreign } else { "/usr".into() };
         let error = prepare(&foreign).unwrap_err();
         assert_eq!(error.failure, Failure::Refused);
@@ -152,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn network_file_systems_are_known_by_their_numbers() {
+    fn network_file_systems_are_known_by_number() {
         assert_eq!(network_name(0x6969), Some("NFS"));
         assert_eq!(network_name(0xff53_4d42), Some("SMB"));
         let local = file_system(Path::new("/")).unwrap();

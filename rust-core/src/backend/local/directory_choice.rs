@@ -9,7 +9,7 @@ use super::directory::{ChosenDirectory, VARIABLE, prepare};
 use crate::backend::shown;
 use crate::error::{BackendError, Error};
 
-/// What a user asked for, before anything was looked at.
+/// The user's choice, before anything was read from disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum DirectoryChoice {
     /// This directory.
@@ -19,7 +19,7 @@ pub(super) enum DirectoryChoice {
 }
 
 impl DirectoryChoice {
-    /// Reads `local:` or `local:///path`; the URL goes before [`VARIABLE`]. No I/O.
+    /// Reads `local:` or `local:///path`. A path in the URL takes precedence over [`VARIABLE`]. No I/O.
     pub(super) fn new(url: &Url, variable: Option<std::ffi::OsString>) -> Result<Self, Error> {
         let invalid = |allowed: &str| Err(Error::invalid("url", shown(url.as_str()), allowed));
         if url.query().is_some() || url.fragment().is_some() {
@@ -51,7 +51,7 @@ impl DirectoryChoice {
         file.map(Self::Named).ok_or_else(|| Error::invalid("url", shown(url.as_str()), "a path of this machine"))
     }
 
-    /// Finds the directory, and makes it if it is not there.
+    /// Finds the directory, and makes it if there is none.
     pub(super) fn resolve(&self) -> Result<ChosenDirectory, BackendError> {
         match self {
             Self::Named(path) => Ok(ChosenDirectory { path: prepare(path)?, in_use: Vec::new() }),

@@ -1,7 +1,7 @@
-//! The one table that owns every descriptor a forked child must let go of.
+//! The one table that owns every descriptor which a forked child must close.
 //!
-//! A kernel lock belongs to the open file, which a fork shares: were a child to keep the descriptor, the lock of a killed parent would
-//! stay held for as long as the child lives. So nothing else in the process owns such a descriptor, and nobody opens, uses or closes
+//! A kernel lock belongs to the open file, which a forked child shares. If the child kept the descriptor, the lock of a killed parent would
+//! stay held for as long as the child lives. Therefore nothing else in the process owns such a descriptor, and nobody opens, uses or closes
 //! one without the table's lock, which [`forking`](super::forking) takes around each fork.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use super::hub::Hub;
 use super::ofd;
 
-/// Enough for a key of 512 bytes and generous metadata; a longer record is read as none.
+/// Enough for a key of 512 bytes and generous metadata. A longer record is cut, and then cannot be read.
 const LONGEST_RECORD: usize = 256 * 1024;
 
 static TABLE: Mutex<DescriptorTable> = Mutex::new(DescriptorTable { next: 1, files: BTreeMap::new(), hub: Hub::new() });
@@ -25,14 +25,14 @@ static TABLE: Mutex<DescriptorTable> = Mutex::new(DescriptorTable { next: 1, fil
 /// The process's lock files and watches.
 #[derive(Debug)]
 pub(super) struct DescriptorTable {
-    /// Numbers are never used twice, so one from before a fork finds nothing.
+    /// No number is used twice, so one from before a fork finds nothing.
     next: u64,
     files: BTreeMap<u64, File>,
     pub(super) hub: Hub,
 }
 
 impl DescriptorTable {
-    /// Closes what a fork inherited. Closing does not unlock: the parent's descriptors still keep the same open files.
+    /// Closes what a forked child inherited. Closing does not unlock: the parent's descriptors still keep the same open files.
     pub(super) fn abandon(&mut self) {
         self.files.clear();
         self.hub.abandon();
@@ -46,13 +46,13 @@ impl DescriptorTable {
     }
 }
 
-/// The table. Held only across short system calls, never across an await.
+/// Locks the table. The guard is held only across short system calls, never across an await.
 pub(super) fn table() -> MutexGuard<'static, DescriptorTable> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The permission bit by which waiters mark a lock file: it means nothing else on a file that nobody executes, and it can be set with a
-/// descriptor that cannot write.
+/// The permission bit with which waiters mark a lock file. It means nothing else on a file that nobody executes, and a descriptor that
+/// cannot write can set it.
 const WAITED: Mode = Mode::XUSR;
 
 /// Which file a path or descriptor names.
@@ -69,11 +69,11 @@ impl Identity {
 
     /// The file at `path`, if there is one.
     pub(super) fn at(path: &Path) -> io::Result<Option<Self>> {
-        Ok(look(path)?.map(|stat| Self::of(&stat)))
+        Ok(stat_at(path)?.map(|stat| Self::of(&stat)))
     }
 }
 
-fn look(path: &Path) -> io::Result<Option<rustix::fs::Stat>> {
+fn stat_at(path: &Path) -> io::Result<Option<rustix::fs::Stat>> {
     match rustix::fs::lstat(path) {
         Ok(stat) => Ok(Some(stat)),
         Err(rustix::io::Errno::NOENT) => Ok(None),
@@ -88,12 +88,12 @@ pub(super) struct Descriptor {
     identity: Identity,
     writable: bool,
     regular: bool,
-    /// It was marked when it was opened.
-    waited: bool,
+    /// True if a waiter had marked the file when it was opened.
+    marked: bool,
 }
 
 impl Descriptor {
-    /// Creates a file; `None` if there is one.
+    /// Creates a file; `None` if there is one already.
     pub(super) fn create(path: &Path) -> io::Result<Option<Self>> {
         match Self::new(path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, true) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
@@ -103,7 +103,7 @@ impl Descriptor {
 
     /// Opens a file to lock, watch or read it; `None` if there is none.
     ///
-    /// Read-only, since the end of a writable descriptor is the event by which waiters notice that a holder died.
+    /// It is read-only, since waiters notice a holder's death by the closing of a writable descriptor.
     pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
         Self::existing(path, OFlags::RDONLY, false)
     }
@@ -113,7 +113,7 @@ impl Descriptor {
         Self::existing(path, OFlags::RDWR, true)
     }
 
-    /// Opens a file that is never removed, and makes it if need be.
+    /// Opens a file that is never removed, and creates it if there is none.
     pub(super) fn open_or_create(path: &Path) -> io::Result<Self> {
         Self::new(path, OFlags::RDWR | OFlags::CREATE, true)
     }
@@ -131,7 +131,7 @@ impl Descriptor {
         let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
         let stat = rustix::fs::fstat(&file)?;
         let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        Ok(Self { number: table.insert(file), identity: Identity::of(&stat), writable, regular, waited: is_waited(&stat) })
+        Ok(Self { number: table.insert(file), identity: Identity::of(&stat), writable, regular, marked: is_waited(&stat) })
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -147,19 +147,19 @@ impl Descriptor {
         Ok(Identity::at(path)? == Some(self.identity))
     }
 
-    /// As [`is_at`](Self::is_at); `Some(true)` if the file is empty, `None` if the path names another file.
+    /// Whether the file is empty; `None` if `path` no longer names it.
     pub(super) fn empty_at(&self, path: &Path) -> io::Result<Option<bool>> {
-        Ok(look(path)?.filter(|stat| Identity::of(stat) == self.identity).map(|stat| stat.st_size == 0))
+        Ok(stat_at(path)?.filter(|stat| Identity::of(stat) == self.identity).map(|stat| stat.st_size == 0))
     }
 
-    /// As [`is_at`](Self::is_at); `Some(true)` if the file also bears the mark of a waiter, `None` if the path names another file.
+    /// Whether a waiter has marked the file; `None` if `path` no longer names it.
     pub(super) fn waited_at(&self, path: &Path) -> io::Result<Option<bool>> {
-        Ok(look(path)?.filter(|stat| Identity::of(stat) == self.identity).map(|stat| is_waited(&stat)))
+        Ok(stat_at(path)?.filter(|stat| Identity::of(stat) == self.identity).map(|stat| is_waited(&stat)))
     }
 
-    /// Leaves the mark of a waiter, unless somebody else has.
+    /// Leaves the mark of a waiter, unless somebody else has left it.
     pub(super) fn mark_waited(&self) -> io::Result<()> {
-        if self.waited {
+        if self.marked {
             return Ok(());
         }
         self.with(|file| Ok(rustix::fs::fchmod(file, Mode::RUSR | Mode::WUSR | WAITED)?))
@@ -174,7 +174,7 @@ impl Descriptor {
         })
     }
 
-    /// Takes the kernel lock beside others who share it; false if somebody has it alone.
+    /// Takes the kernel lock in shared mode; false if somebody has it alone.
     pub(super) fn try_lock_shared(&self) -> io::Result<bool> {
         self.with(|file| match file.try_lock_shared() {
             Ok(()) => Ok(true),
@@ -183,22 +183,22 @@ impl Descriptor {
         })
     }
 
-    /// Lets others see that this open file is held; false where they cannot be shown.
+    /// Shows other processes that this open file is held; false where the file system has no way to show it.
     pub(super) fn show_held(&self) -> io::Result<bool> {
         self.with(ofd::lock)
     }
 
-    /// Whether another open file is shown as held.
+    /// Whether another open file of this path is shown as held.
     pub(super) fn is_shown_held(&self) -> io::Result<bool> {
         self.with(ofd::is_locked)
     }
 
-    /// Gives the kernel lock up for everybody who shares this open file, forked children included.
+    /// Unlocks the file for everybody who shares this open file, forked children included.
     pub(super) fn unlock(&self) -> io::Result<()> {
         self.with(File::unlock)
     }
 
-    /// Whether it is a file, and no directory or pipe.
+    /// Whether it is a regular file, not a directory or a pipe.
     pub(super) fn is_regular(&self) -> bool {
         self.regular
     }
@@ -218,7 +218,7 @@ impl Descriptor {
             let mut filled = 0;
             loop {
                 filled += file.read_at(&mut bytes[filled..], filled as u64)?;
-                // A regular file is read short at its end only.
+                // A short read of a regular file means that its end was reached.
                 if filled < bytes.len() || filled == LONGEST_RECORD {
                     bytes.truncate(filled);
                     return Ok(bytes);
@@ -228,17 +228,17 @@ impl Descriptor {
         })
     }
 
-    /// The same open file under another number, which is the caller's and unknown to the table.
+    /// Another descriptor of the same open file. The caller owns it, and the table does not know it.
     pub(super) fn copy(&self) -> io::Result<OwnedFd> {
         self.with(|file| file.try_clone().map(OwnedFd::from))
     }
 
-    /// Changes the file's times, for the event that this causes at its watchers.
+    /// Changes the file's times, which notifies its watchers.
     pub(super) fn touch(&self) -> io::Result<()> {
         self.with(|file| file.set_modified(std::time::SystemTime::now()))
     }
 
-    /// The same open file once more, as a forked child has it.
+    /// Another descriptor of the same open file, as a forked child has it.
     #[cfg(test)]
     pub(super) fn share(&self) -> File {
         table().files[&self.number].try_clone().unwrap()
@@ -247,7 +247,7 @@ impl Descriptor {
     fn with<T>(&self, call: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
         match table().files.get(&self.number) {
             Some(file) => call(file),
-            None => Err(io::Error::other("the file was let go at a fork")),
+            None => Err(io::Error::other("the file was closed at a fork")),
         }
     }
 }
@@ -258,7 +258,7 @@ fn is_waited(stat: &rustix::fs::Stat) -> bool {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // Closed while the table is locked: a fork in between would share a descriptor that nobody knows.
+        // Closed while the table is locked: otherwise a fork in between could share a descriptor that is in no table.
         table().files.remove(&self.number);
     }
 }
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn r13_a_forked_child_closes_what_it_inherits_and_unlocks_nothing() {
-        let _nobody_is_born = STARTING.lock();
+        let _no_process_starts = STARTING.lock();
         let scratch = Scratch::new();
         let path = scratch.path().join("lock");
         let parents = File::create(&path).unwrap();

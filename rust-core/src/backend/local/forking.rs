@@ -1,4 +1,4 @@
-//! What happens to lock files when the process forks.
+//! The hooks that keep lock files safe when the process forks.
 
 use std::cell::RefCell;
 use std::sync::MutexGuard;
@@ -6,27 +6,27 @@ use std::sync::MutexGuard;
 use super::files::{DescriptorTable, table};
 
 thread_local! {
-    static PARKED: RefCell<Option<MutexGuard<'static, DescriptorTable>>> = const { RefCell::new(None) };
+    static LOCKED_TABLE: RefCell<Option<MutexGuard<'static, DescriptorTable>>> = const { RefCell::new(None) };
 }
 
-/// Waits until no lock file is being opened or closed, and keeps it so.
+/// Waits until nobody opens or closes a lock file, and keeps it so until one of the calls below.
 pub(crate) fn before_fork() {
-    PARKED.with_borrow_mut(|parked| {
-        if parked.is_none() {
-            *parked = Some(table());
+    LOCKED_TABLE.with_borrow_mut(|locked| {
+        if locked.is_none() {
+            *locked = Some(table());
         }
     });
 }
 
 /// Lets the parent go on.
 pub(crate) fn after_fork_in_parent() {
-    PARKED.with_borrow_mut(|parked| drop(parked.take()));
+    LOCKED_TABLE.with_borrow_mut(|locked| drop(locked.take()));
 }
 
-/// Lets go of every inherited lock file, without unlocking any, and of the inherited watches.
+/// Closes every inherited lock file without unlocking it, and the inherited watches.
 pub(crate) fn after_fork_in_child() {
-    PARKED.with_borrow_mut(|parked| {
-        let mut table = parked.take().unwrap_or_else(table);
+    LOCKED_TABLE.with_borrow_mut(|locked| {
+        let mut table = locked.take().unwrap_or_else(table);
         table.abandon();
     });
 }

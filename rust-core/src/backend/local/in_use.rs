@@ -1,4 +1,4 @@
-//! What a user's processes say to each other about the directory that they use: in each base that counts, while they run.
+//! The file by which a user's processes agree on one directory: while they run, each records in every eligible base which one it uses.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,23 @@ use super::files::{Descriptor, Identity};
 use super::names::is_lock_file;
 use super::process;
 
-/// The file that says which directory is in use; locked, and shared, by everybody who uses it.
+/// The file that records which directory is in use. Every process that uses the directory has it locked in shared mode.
 const IN_USE: &str = "in-use";
 
-/// The user's directory in a base that counts. Locked for as long as this lives.
+/// The user's directory in an eligible base, locked for as long as this value lives.
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) path: PathBuf,
     directory: Descriptor,
-    pub(super) said: Option<InUse>,
+    /// What running processes have recorded here.
+    pub(super) recorded: Option<InUse>,
 }
 
 impl Candidate {
-    /// `None` where there is none of ours and none can be made.
+    /// Locks the directory; `None` where this user has none and none can be made.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] where another process has it locked, or removed it.
+    /// [`io::ErrorKind::WouldBlock`] where another process has locked or removed it.
     pub(super) fn lock(path: &Path) -> io::Result<Option<Self>> {
         let would_block = || io::Error::from(io::ErrorKind::WouldBlock);
         if make(path).is_err() || !is_ours(path) {
@@ -35,30 +36,29 @@ impl Candidate {
         if !directory.try_lock()? {
             return Err(would_block());
         }
-        let mut candidate = Self { path: path.to_owned(), directory, said: None };
+        let mut candidate = Self { path: path.to_owned(), directory, recorded: None };
         if !candidate.directory.is_at(path)? {
             return Err(would_block());
         }
-        candidate.said = candidate.read()?;
+        candidate.recorded = candidate.read()?;
         Ok(Some(candidate))
     }
 
-    /// What those say who are there now.
+    /// What the running processes have recorded.
     fn read(&self) -> io::Result<Option<InUse>> {
         let Some(file) = Descriptor::open(&self.path.join(IN_USE))? else { return Ok(None) };
         if file.try_lock()? {
-            // They are gone: what they said counts no more.
+            // The processes that recorded it have ended.
             file.unlock()?;
             return Ok(None);
         }
-        let said = InUse::decode(&file.read()?);
-        said.map(Some).ok_or_else(|| io::Error::other(format!("{IN_USE} is in use and cannot be read")))
+        InUse::decode(&file.read()?).map(Some).ok_or_else(|| io::Error::other(format!("{IN_USE} is in use and cannot be read")))
     }
 
-    /// Says that `path` is in use, for as long as the answer is kept.
-    pub(super) fn say(&self, path: &Path) -> io::Result<Descriptor> {
+    /// Records that `path` is in use, for as long as the returned file stays open.
+    pub(super) fn record(&self, path: &Path) -> io::Result<Descriptor> {
         let at = self.path.join(IN_USE);
-        let file = if self.said.is_some() {
+        let file = if self.recorded.is_some() {
             Descriptor::open(&at)?.ok_or(io::ErrorKind::NotFound)?
         } else {
             let file = Descriptor::open_or_create(&at)?;
@@ -66,21 +66,21 @@ impl Candidate {
             file.write_at(InUse::now(path)?.encode().as_bytes(), 0)?;
             file
         };
-        // Whoever locks it alone has the directory locked, and that is we.
+        // Nobody else has it locked exclusively: that takes the lock of the directory, which is ours.
         if file.try_lock_shared()? { Ok(file) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 }
 
 impl Drop for Candidate {
     fn drop(&mut self) {
-        // InUse aloud: a child that was forked past our hooks may share the open file.
+        // Closing would not be enough: a child that was forked past our hooks may share the open file.
         let _ = self.directory.unlock();
     }
 }
 
-/// Whether a lock file in the directory `path` is held. Where that one is not in use, only an earlier version does so.
+/// Whether any lock file in the directory `path` is held. In a directory that is not in use, only an earlier version holds locks.
 ///
-/// Its lock is tried and given back: nobody of this version makes an attempt there, and no record says for sure.
+/// The locks are tried and released: no attempt of this version is disturbed there, and the records of earlier versions prove nothing.
 pub(super) fn holds_any(path: &Path) -> io::Result<bool> {
     if !is_ours(path) {
         return Ok(false);
@@ -99,14 +99,14 @@ pub(super) fn holds_any(path: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whether `path` is a directory of this user. What others planted there is nothing to our processes, which refuse it.
+/// Whether `path` is a directory of this user. One that somebody else planted there is never used.
 fn is_ours(path: &Path) -> bool {
     rustix::fs::lstat(path).is_ok_and(|stat| {
         FileType::from_raw_mode(stat.st_mode) == FileType::Directory && stat.st_uid == rustix::process::geteuid().as_raw()
     })
 }
 
-/// What a process says in each base: which directory it uses, and how it sees the base of that.
+/// The record: which directory is in use, and which base that is, as the recording process sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct InUse {
     pub(super) path: PathBuf,
@@ -120,7 +120,7 @@ impl InUse {
         Ok(Self { path: path.to_owned(), base, mount_namespace: process::namespace("mnt") })
     }
 
-    /// Whether the same path, in the same mount namespace, is another directory by now.
+    /// Whether the same path, in the same mount namespace, names another base by now.
     pub(super) fn was_covered(&self) -> bool {
         let now = Self::now(&self.path);
         now.is_ok_and(|now| self.mount_namespace == now.mount_namespace && self.base != now.base)
@@ -139,6 +139,7 @@ impl InUse {
     }
 }
 
+/// Which directory `base` is, if there is one.
 pub(super) fn identity(base: &Path) -> Option<Identity> {
     rustix::fs::stat(base).ok().map(|stat| Identity { device: stat.st_dev, inode: stat.st_ino })
 }
@@ -148,9 +149,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_reads_back() {
-        let said = InUse { path: "/run/lock/dlock-1".into(), base: Identity { device: 3, inode: 4 }, mount_namespace: 5 };
-        assert_eq!(InUse::decode(said.encode().as_bytes()), Some(said.clone()));
-        assert_eq!(InUse::decode(said.encode().trim_end().as_bytes()), None, "half written");
+    fn a_record_reads_back() {
+        let record = InUse { path: "/run/lock/dlock-1".into(), base: Identity { device: 3, inode: 4 }, mount_namespace: 5 };
+        assert_eq!(InUse::decode(record.encode().as_bytes()), Some(record.clone()));
+        assert_eq!(InUse::decode(record.encode().trim_end().as_bytes()), None, "half written");
     }
 }

@@ -1,14 +1,13 @@
 //! Lock files that only a dead holder's child keeps locked.
 //!
-//! A fork that the language's hooks do not see gives the child a copy of the open file, and so of the lock, which then outlives its holder.
-//! The child never uses it. So where the holder is proved dead, the file is unlinked, and the next one makes a new one.
+//! A fork that the language's hooks do not see gives the child a copy of the open file, and with it the lock, which then outlives its holder.
+//! The child never uses the lock. So once the holder is proved dead, the file is unlinked, and the next holder makes a new one.
 //!
-//! Nobody can become the holder of what is unlinked here. To become one is to find the file at its path and to write one's record into it,
-//! both while the key's slot is locked ([`HeldLock::begin`](super::lock_file::HeldLock::begin)). Here the same slot is locked: the record at the
-//! path is read, its writer is seen to be dead, and the file is unlinked. What the path may name in between is at most a new file whose
-//! maker has yet to get the slot, and will then find it gone.
+//! Nobody can become the holder of a file that is unlinked here. A new holder finds the file at its path and writes its record into it, both
+//! while it has the key's slot locked ([`HeldLock::begin`](super::lock_file::HeldLock::begin)). Here the same slot is
+//! locked while the record at the path is read, its writer is proved dead, and the file is unlinked. In between the path can at most come to
+//! name a new file, whose maker has yet to lock the slot and will then find the file gone.
 
-use crate::observe::logs::target;
 use std::io;
 use std::path::Path;
 
@@ -17,18 +16,24 @@ use super::locks;
 use super::process::Process;
 use super::record::HolderRecord;
 use super::tokens::TokenSlot;
+use crate::observe::logs::target;
 
 /// Unlinks the file at `path` if its holder is dead; false if not, or while another process is in the slot.
 pub(super) fn free(directory: &Path, slot: u8, path: &Path, this: Process) -> io::Result<bool> {
     let Some(_slot) = TokenSlot::lock(directory, slot)? else { return Ok(false) };
     let Some(file) = Descriptor::open(path)? else { return Ok(false) };
     let Some(record) = HolderRecord::decode(&file.read()?) else { return Ok(false) };
-    // Whoever holds without the second lock is of an earlier version, and may be about to write its own record.
+    // A holder without the second lock is of an earlier version, and may be about to write its own record.
     if !file.is_shown_held()? || !locks::is_left_behind(&record, this) || !file.is_at(path)? {
         return Ok(false);
     }
     std::fs::remove_file(path)?;
-    tracing::debug!(target: target::LOCAL_LEFT_BEHIND, key = %record.key, pid = record.pid, "local: freed; its holder is dead, a child of it keeps the file open");
+    tracing::debug!(
+        target: target::LOCAL_LEFT_BEHIND,
+        key = %record.key,
+        pid = record.pid,
+        "local: freed a key whose holder is dead: a child of the holder keeps the lock file open"
+    );
     Ok(true)
 }
 
@@ -37,7 +42,7 @@ mod tests {
     use super::super::scratch::{STARTING, Scratch};
     use super::*;
 
-    /// Held by a process that is gone, in a file that a child of it keeps open.
+    /// A lock whose holder has ended while a child of it keeps the file open.
     fn leave(path: &Path, record: &HolderRecord) -> Descriptor {
         let childs = Descriptor::create(path).unwrap().unwrap();
         assert!(childs.try_lock().unwrap());
@@ -64,8 +69,8 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_dead_holder_left_to_nobody_is_freed() {
-        let _nobody_is_born = STARTING.lock();
+    fn only_a_lock_that_a_dead_holder_passed_to_nobody_is_freed() {
+        let _no_process_starts = STARTING.lock();
         let this = Process::this();
         let kept = [
             ("its holder lives", HolderRecord { pid: this.pid, started: this.started, ..dead(this) }),
@@ -92,10 +97,10 @@ mod tests {
         drop(childs);
     }
 
-    /// It may be an earlier version that took the stale file over and is about to write its record.
+    /// Somebody else may be an earlier version that took the stale file over and is about to write its record.
     #[test]
-    fn a_lock_that_is_not_the_dead_ones_is_not_freed() {
-        let _nobody_is_born = STARTING.lock();
+    fn a_lock_of_somebody_else_than_the_dead_holder_is_not_freed() {
+        let _no_process_starts = STARTING.lock();
         let (scratch, this) = (Scratch::new(), Process::this());
         let path = scratch.path().join("lock");
         std::fs::write(&path, dead(this).encode()).unwrap();

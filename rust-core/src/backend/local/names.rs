@@ -3,18 +3,18 @@
 /// The longest file name that every file system takes, in bytes.
 const LONGEST_NAME: usize = 255;
 
-/// How much of a long key stays readable in its file name.
+/// How many bytes of a long key stay readable in its file name.
 const READABLE: usize = 200;
 
-/// What the names of lock files begin with.
+/// The prefixes of the names of lock files.
 const SHORT: &str = "lock,";
 const LONG: &str = "long,";
 
 /// The name of a key's lock file.
 ///
-/// Different keys have different names, also on file systems that ignore case: whatever is not a small letter, a digit or `._-` is
-/// written as `%` and two hexadecimal digits. A key too long for that is named by a 128-bit hash; should two such keys ever share a
-/// name, they exclude each other, which is safe.
+/// Different keys have different names, also on file systems that ignore case: every byte that is not a small letter, a digit or one of
+/// `._-` is written as `%` and two hexadecimal digits. A key that is too long for that gets a name with a 128-bit hash. If two such keys
+/// ever share a name, they exclude each other, which is safe.
 pub(super) fn file_name(namespace: &str, key: &str) -> String {
     let mut name = String::with_capacity(SHORT.len() + namespace.len() + key.len() + 16);
     name.push_str(SHORT);
@@ -32,9 +32,9 @@ pub(super) fn is_lock_file(name: &str) -> bool {
     name.starts_with(SHORT) || name.starts_with(LONG)
 }
 
-/// The number of the token slot that a key shares.
+/// The number of the token slot that the key shares with others.
 pub(super) fn slot(namespace: &str, key: &str) -> u8 {
-    // The low byte of FNV depends on the low bits of its input alone: fold the whole value into it.
+    // The low byte of FNV depends only on the low bits of its input, so all bytes are folded into one.
     hash(namespace, key).to_le_bytes().into_iter().fold(0, |folded, byte| folded ^ byte)
 }
 
@@ -51,11 +51,11 @@ fn escape(text: &str, into: &mut String) {
     }
 }
 
-/// 128-bit FNV-1a, written out because file names must not change with the compiler, as those of std's hasher may.
+/// 128-bit FNV-1a. It is written out because file names must never change, while std's hasher may change with the compiler.
 fn hash(namespace: &str, key: &str) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    // 0xff never occurs in UTF-8: it keeps the two parts apart.
+    // 0xff never occurs in UTF-8, so it separates the two parts.
     let bytes = namespace.bytes().chain([0xff]).chain(key.bytes());
     bytes.fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
 }

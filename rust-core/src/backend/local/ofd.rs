@@ -1,8 +1,8 @@
-//! A second kernel lock beside the first, because it can be asked for.
+//! A second kernel lock beside the first, because it can be queried.
 //!
-//! Nobody can ask for a `flock` without taking it. A lock of the open file description (`F_OFD_SETLK`) lives exactly as long: it belongs to
-//! the same open file, ends when the last copy of it is closed, however the process ended, and is shared by forked children and passed
-//! copies. The kernel answers for it in every pid namespace, where `/proc/locks` hides what has no pid.
+//! A process cannot query a `flock` without taking it. A lock of the open file description (`F_OFD_SETLK`) lives exactly as long: it belongs
+//! to the same open file, ends when the last copy of that is closed, however the process ended, and forked children and passed copies share
+//! it. The kernel answers a query in every pid namespace, while `/proc/locks` hides locks whose process has no number there.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +22,7 @@ mod linux {
 
     /// Takes the lock for as long as the open file lives; false where the file system has no such locks.
     ///
-    /// A shared one: that needs no descriptor that can write, and the `flock` already excludes.
+    /// It is a shared lock: a descriptor that cannot write may take it, and the `flock` already excludes.
     pub(in super::super) fn lock(file: &File) -> io::Result<bool> {
         match fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK))) {
             Ok(_) => Ok(true),
@@ -31,7 +31,7 @@ mod linux {
         }
     }
 
-    /// Whether another open file has the lock. Takes nothing.
+    /// Whether another open file has the lock. This takes nothing.
     pub(in super::super) fn is_locked(file: &File) -> io::Result<bool> {
         let mut found = whole(libc::F_WRLCK);
         match fcntl(file, FcntlArg::F_OFD_GETLK(&mut found)) {
@@ -41,7 +41,7 @@ mod linux {
         }
     }
 
-    /// All of the file, whatever its length. The constants are small and of another width than the field.
+    /// The whole file, whatever its length. The constants are small, but their type is wider than the fields.
     #[allow(clippy::cast_possible_truncation)]
     fn whole(kind: i32) -> libc::flock {
         libc::flock { l_type: kind as libc::c_short, l_whence: libc::SEEK_SET as libc::c_short, l_start: 0, l_len: 0, l_pid: 0 }
@@ -69,8 +69,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lock_lives_as_long_as_the_last_copy_of_its_open_file_and_asking_takes_nothing() {
-        let _nobody_is_born = STARTING.lock();
+    fn the_lock_lives_as_long_as_the_last_copy_of_its_open_file_and_a_query_takes_nothing() {
+        let _no_process_starts = STARTING.lock();
         let scratch = Scratch::new();
         let path = scratch.path().join("lock");
         let holders = File::create_new(&path).unwrap();
@@ -81,7 +81,7 @@ mod tests {
         assert!(lock(&holders).unwrap());
         assert!(is_locked(&reader).unwrap());
         assert!(is_locked(&File::options().write(true).open(&path).unwrap()).unwrap());
-        // The older kind of lock of a range would end here, with any descriptor of the process.
+        // A traditional POSIX lock would end here, with the first descriptor of the process that is closed.
         drop(File::open(&path).unwrap());
         assert!(is_locked(&reader).unwrap());
         let passed = holders.try_clone().unwrap();

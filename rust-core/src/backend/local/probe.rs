@@ -7,10 +7,10 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// As much as the record of a holder takes at most, and a slot file with it.
+/// As many bytes as the record of a holder and a slot file take at most.
 const ENOUGH: [u8; 4096] = [0; 4096];
 
-/// Fails as taking a key would. The file has no name, or loses it at once: nobody sees it, and it is gone with this call.
+/// Fails where taking a key would fail. The file has no name, or loses it at once: nobody sees it, and it is gone after this call.
 pub(super) fn probe(directory: &Path) -> io::Result<()> {
     let mut file = File::from(nameless(directory)?);
     file.write_all(&ENOUGH)?;
@@ -20,14 +20,14 @@ pub(super) fn probe(directory: &Path) -> io::Result<()> {
 fn nameless(directory: &Path) -> io::Result<rustix::fd::OwnedFd> {
     let (access, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
     match rustix::fs::open(directory, access | OFlags::TMPFILE, mode) {
-        // Some filesystems have no files without a name.
+        // Some file systems have no files without a name.
         Err(Errno::OPNOTSUPP | Errno::ISDIR) => {}
         opened => return Ok(opened?),
     }
     let path = directory.join(format!("probe-{}", std::process::id()));
     let file = rustix::fs::open(&path, access | OFlags::CREATE, mode)?;
     match std::fs::remove_file(&path) {
-        // Another probe of this process was quicker.
+        // Another probe of this process has removed it.
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(file),
     }
@@ -50,7 +50,7 @@ mod tests {
         let scratch = Scratch::new();
         let error = probe(&scratch.path().join("gone")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        // A filesystem that takes no files of anybody.
+        // A file system on which nobody can create files.
         assert!(probe(Path::new("/proc/self")).is_err());
     }
 }

@@ -9,7 +9,7 @@ pub(super) struct Process {
     pub(super) pid: u32,
     /// When it started, in clock ticks since boot; zero where that cannot be read.
     pub(super) started: u64,
-    /// Where these two mean something: a run of a machine, and namespaces of it. Zero where that cannot be read.
+    /// The scope of these two numbers: one boot of one machine, and its namespaces. Zero where that cannot be read.
     pub(super) boot: u64,
     pub(super) pid_namespace: u64,
     pub(super) time_namespace: u64,
@@ -18,46 +18,46 @@ pub(super) struct Process {
 impl Process {
     pub(super) fn this() -> Self {
         let pid = std::process::id();
-        // `/proc` may be that of another namespace, where our number is another process.
+        // `/proc` may show another namespace, in which our number belongs to another process.
         let is_ours = std::fs::read_link("/proc/self").is_ok_and(|link| link.to_str() == Some(&pid.to_string()));
         let started = if is_ours { state(pid).map_or(0, |(_, started)| started) } else { 0 };
         Self { pid, started, boot: boot(), pid_namespace: namespace("pid"), time_namespace: namespace("time") }
     }
 
-    /// Whether it seems to run. A zombie does not: its files are closed. For those who only look.
+    /// Whether it seems to run. A zombie does not, since its files are closed. Good enough for display, not to take a lock away.
     pub(super) fn seems_alive(self) -> bool {
         is_running(self.pid)
             && state(self.pid).is_none_or(|(state, started)| state != 'Z' && (self.started == 0 || self.started == started))
     }
 
-    /// Whether `this` process can prove that it has ended, with all its threads. What cannot be proved is no.
+    /// Whether `this` process can prove that it has ended, with all its threads. False where that cannot be proved.
     pub(super) fn has_ended(self, this: Self) -> bool {
-        let place = |process: Self| (process.boot, process.pid_namespace, process.time_namespace);
-        // A number that means nobody here may be a live process elsewhere.
-        if self.boot == 0 || self.pid_namespace == 0 || place(self) != place(this) {
+        let scope = |process: Self| (process.boot, process.pid_namespace, process.time_namespace);
+        // A number that no process has here may be that of a live process elsewhere.
+        if self.boot == 0 || self.pid_namespace == 0 || scope(self) != scope(this) {
             return false;
         }
         let Some(pid) = as_pid(self.pid) else { return false };
         if is_gone(pid) {
             return true;
         }
-        // Its number may be that of a later one.
+        // The number may belong to a later process.
         self.started != 0 && this.started != 0 && state(self.pid).is_some_and(|(_, started)| started != self.started)
     }
 }
 
-/// Whether the process with this number has ended, with its last thread, waited for or not.
+/// Whether the process with this number has ended, including its last thread, whether or not its parent has waited for it.
 #[cfg(target_os = "linux")]
 fn is_gone(pid: Pid) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::process::{PidfdFlags, pidfd_open};
     match pidfd_open(pid, PidfdFlags::empty()) {
-        // It can be read once the last thread has ended. A zombie in `/proc` may be the first thread only.
+        // The descriptor becomes readable when the last thread has ended. A zombie in `/proc` may be the first thread only.
         Ok(process) => {
             let mut ended = [PollFd::new(&process, PollFlags::IN)];
             poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
         }
-        // No such process, or no such call here, or the number is now that of a thread.
+        // No such process, or no such system call here, or the number now belongs to a thread.
         Err(_) => test_kill_process(pid) == Err(Errno::SRCH),
     }
 }
@@ -69,7 +69,7 @@ fn is_gone(pid: Pid) -> bool {
 
 /// Whether there is a process with this number, at the cost of one system call.
 pub(super) fn is_running(pid: u32) -> bool {
-    // A process that may not be signalled is there nevertheless.
+    // A process that we may not signal exists all the same.
     as_pid(pid).is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
@@ -77,14 +77,14 @@ fn as_pid(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
-/// A number of this run of this machine.
+/// A number for this boot of this machine.
 fn boot() -> u64 {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
     u64::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
-/// The number of this process's namespace of a kind.
+/// The number of this process's namespace of that kind.
 pub(super) fn namespace(kind: &str) -> u64 {
     rustix::fs::stat(format!("/proc/self/ns/{kind}")).map_or(0, |stat| stat.st_ino)
 }
@@ -92,7 +92,7 @@ pub(super) fn namespace(kind: &str) -> u64 {
 /// A process's state and when it started, from `/proc`.
 fn state(pid: u32) -> Option<(char, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold anything, brackets and spaces included.
+    // The process's name comes before and may contain anything, brackets and spaces included.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     Some((fields.next()?.chars().next()?, fields.nth(18)?.parse().ok()?))
 }
@@ -122,7 +122,7 @@ mod tests {
             assert!(std::time::Instant::now() < deadline, "it never ended");
             std::thread::yield_now();
         }
-        assert!(is_running(process.pid), "it was not waited for yet");
+        assert!(is_running(process.pid), "its parent has not waited for it");
         child.wait().unwrap();
         assert!(process.has_ended(this));
     }

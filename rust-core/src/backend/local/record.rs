@@ -1,4 +1,4 @@
-//! What a holder writes into its lock file, so that others can read who it is without touching the lock.
+//! What a holder writes into its lock file, so that others can read who holds it without touching the lock.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,33 +7,34 @@ use crate::clock::Instant;
 use crate::fencing::Token;
 use crate::holder::{Holder, Note};
 
-/// What every record begins with; the number is the version of the format.
+/// The beginning of every record; the number is the version of the format.
 const MAGIC: &str = "dlock 1 ";
 
-/// How many bytes hold the deadline: it is rewritten in place at each renewal, so its width never changes.
+/// How many bytes the deadline has. Each renewal rewrites it in place, so its width never changes.
 const DEADLINE_WIDTH: usize = 20;
 
 /// Where the deadline begins in the file.
 pub(super) const DEADLINE_OFFSET: u64 = MAGIC.len() as u64;
 
-/// Where the number of `passed` is.
+/// Where the digit of `passed` is in the file.
 pub(super) const PASSED_OFFSET: u64 = (MAGIC.len() + DEADLINE_WIDTH + "\n".len() + "{\"passed\":".len()) as u64;
 
 /// Who holds a lock file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct HolderRecord {
-    /// 1 once the open file was handed to another process, whose end then counts too. First, so that it can be written in place.
+    /// 1 once the open file was passed on to another process, which then holds the key too. It is the first field, so that it can be
+    /// rewritten in place.
     #[serde(default)]
     pub(super) passed: u8,
-    /// 1 if the holder has the lock that can be asked for. Earlier versions took none.
+    /// 1 if the holder has the second lock, which others can query. Earlier versions took none.
     #[serde(default)]
     pub(super) shown: u8,
     pub(super) owner: String,
     pub(super) token: Token,
     pub(super) pid: u32,
-    /// When that process started: its number may be given to another one.
+    /// When that process started. Without it a later process with the same number would be taken for it.
     pub(super) started: u64,
-    /// Where `pid` and `started` mean something: see [`Process`].
+    /// The scope of `pid` and `started`: see [`Process`].
     #[serde(default)]
     pub(super) boot: u64,
     #[serde(default)]
@@ -41,10 +42,10 @@ pub(super) struct HolderRecord {
     #[serde(default)]
     pub(super) time_namespace: u64,
     pub(super) namespace: Box<str>,
-    /// The whole key: the file's name may hold a hash of it only.
+    /// The whole key; the name of the file may contain only a hash of it.
     pub(super) key: Box<str>,
     pub(super) note: Box<str>,
-    /// When the lease ends unless it is renewed; for display, since a kernel lock has no end of its own.
+    /// When the lease ends unless it is renewed. For display only, since a kernel lock does not expire.
     #[serde(skip)]
     pub(super) deadline: Instant,
 }
@@ -56,11 +57,11 @@ impl HolderRecord {
         format!("{MAGIC}{}\n{json}\n", encode_deadline(self.deadline)).into_bytes()
     }
 
-    /// Reads what a holder wrote; `None` while it is half written, or if it is not ours.
+    /// Reads what a holder wrote; `None` while it is half written, or if dlock did not write it.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let (deadline, rest) = text.strip_prefix(MAGIC)?.split_once('\n')?;
-        // The closing line break was written last: without it the rest may be cut short.
+        // The closing line break is written last: without it the record may be incomplete.
         let (json, _) = rest.split_once('\n')?;
         let record: Self = serde_json::from_str(json).ok()?;
         Some(Self { deadline: Instant::from_nanos(deadline.parse().ok()?), ..record })
@@ -82,7 +83,7 @@ impl HolderRecord {
     }
 }
 
-/// A deadline in the width it has in the file.
+/// A deadline in the width that it has in the file.
 pub(super) fn encode_deadline(deadline: Instant) -> String {
     format!("{:0width$}", deadline.as_nanos(), width = DEADLINE_WIDTH)
 }
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn that_it_was_passed_on_is_written_in_place() {
+    fn passing_on_is_written_in_place() {
         let mut bytes = record().encode();
         bytes[usize::try_from(PASSED_OFFSET).unwrap()] = b'1';
         assert_eq!(HolderRecord::decode(&bytes), Some(HolderRecord { passed: 1, ..record() }));

@@ -1,15 +1,15 @@
-//! A directory of a test's own.
+//! A temporary directory for one test.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// For tests that start a process, and for those that look when a file's lock ends: until it runs another program, a new process has all
-/// files of this one, and their locks.
+/// Locked by tests that start a process, and by tests that check when a file's lock ends: until a new process executes another program, it
+/// shares all open files of this one, and their locks.
 pub(super) static STARTING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Removed with all that is in it when dropped.
+/// Removed with its contents when dropped.
 #[derive(Debug)]
 pub(super) struct Scratch(PathBuf);
 

@@ -1,4 +1,4 @@
-//! Removal of lock files that crashes left behind.
+//! Removes lock files that crashes left behind.
 
 use std::io;
 use std::path::Path;
@@ -8,11 +8,11 @@ use super::files::Descriptor;
 use super::names::is_lock_file;
 use super::record::HolderRecord;
 
-/// A sweep ends after this long; the next start goes on.
+/// A sweep ends after this long; the next client that starts goes on.
 const BUDGET: Duration = Duration::from_millis(200);
 
-/// A file without a record may have been made a moment ago, and its maker be about to lock it.
-const SETTLED: Duration = Duration::from_secs(10);
+/// A younger file without a record may have been made a moment ago, and its maker may be about to lock it.
+const SETTLING_TIME: Duration = Duration::from_secs(10);
 
 /// Removes the lock files whose holders are dead.
 pub(super) fn sweep(directory: &Path) {
@@ -20,7 +20,7 @@ pub(super) fn sweep(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for entry in entries.flatten().take_while(|_| started.elapsed() < BUDGET) {
         if entry.file_name().to_str().is_some_and(is_lock_file) {
-            // One that cannot be removed is left for the next sweep: it does no harm.
+            // A file that cannot be removed is left for the next sweep, since it does no harm.
             let _ = remove_abandoned(&entry.path());
         }
     }
@@ -28,25 +28,25 @@ pub(super) fn sweep(directory: &Path) {
 
 fn remove_abandoned(path: &Path) -> io::Result<()> {
     let Some(file) = Descriptor::open(path)? else { return Ok(()) };
-    // Looked at before it is locked: locking the file of a live holder's successor would make that one's try fail.
+    // The record is read before the file is locked: our lock would make the try of a live attempt fail.
     let abandoned = match HolderRecord::decode(&file.read()?) {
         Some(record) if record.shown != 0 => !file.is_shown_held()?,
         Some(record) => !record.process().seems_alive(),
-        None => is_settled(path),
+        None => is_old(path),
     };
     if !abandoned || !file.try_lock()? {
         return Ok(());
     }
-    // Somebody may have taken the file over, released and so unlinked it in between.
+    // In between somebody may have taken the file over and released it, which unlinks it.
     if file.is_at(path)? {
         std::fs::remove_file(path)?;
     }
     file.unlock()
 }
 
-fn is_settled(path: &Path) -> bool {
+fn is_old(path: &Path) -> bool {
     let modified = std::fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|modified| SystemTime::now().duration_since(modified).is_ok_and(|age| age > SETTLED))
+    modified.is_ok_and(|modified| SystemTime::now().duration_since(modified).is_ok_and(|age| age > SETTLING_TIME))
 }
 
 #[cfg(test)]
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_dead_holders_left_is_removed() {
+    fn only_files_of_dead_holders_are_removed() {
         let scratch = Scratch::new();
         let path = |name: &str| scratch.path().join(name);
         leave(&path("lock,n,dead"), DEAD);
@@ -82,7 +82,7 @@ mod tests {
         let inherited = leave(&path("lock,n,inherited"), DEAD);
         inherited.try_lock().unwrap();
         std::fs::write(path("lock,n,just-made"), "").unwrap();
-        std::fs::File::create(path("lock,n,old-empty")).unwrap().set_modified(SystemTime::now() - 2 * SETTLED).unwrap();
+        std::fs::File::create(path("lock,n,old-empty")).unwrap().set_modified(SystemTime::now() - 2 * SETTLING_TIME).unwrap();
         leave(&path("slot-00"), DEAD);
         sweep(scratch.path());
         let mut left: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -1,6 +1,6 @@
 //! Fencing tokens that rise across processes, crashes and deleted lock files.
 //!
-//! A number of slot files hold the last token; keys share them by hash, so nothing stays behind per key.
+//! The last token is stored in one of 256 slot files, which keys share by hash, so that nothing is left behind for each key.
 
 use std::io;
 use std::path::Path;
@@ -9,21 +9,22 @@ use std::time::SystemTime;
 use super::files::Descriptor;
 use crate::fencing::{Token, next_token};
 
-/// A locked slot. Dropping it unlocks it.
+/// A locked slot. Dropping it unlocks the slot.
 ///
-/// It also orders whoever becomes the holder of one of its keys and whoever unlinks the lock file of a dead one: both do it under this lock.
+/// It also serialises two steps: a process becomes the holder of a key only while it has the key's slot locked, and so does one that unlinks
+/// the lock file of a dead holder.
 #[derive(Debug)]
 pub(super) struct TokenSlot(Descriptor);
 
 impl TokenSlot {
-    /// Locks a slot; `None` while another process is in it.
+    /// Locks a slot; `None` while another process has it locked.
     ///
-    /// The lock is held for some system calls, yet its holder may be stopped within them: so nobody waits for it here.
+    /// A slot is locked for a few system calls only, but a process may be stopped within them: therefore nobody waits for it here.
     pub(super) fn lock(directory: &Path, slot: u8) -> io::Result<Option<Self>> {
         let path = directory.join(format!("slot-{slot:02x}"));
         let file = match Descriptor::open_or_create(&path) {
             Ok(file) if file.is_regular() => file,
-            // A directory, a link, a pipe, or a file that its owner may not read: no slot was made so.
+            // A directory, a link, a pipe, or a file that its owner may not read: dlock makes no slot like that.
             Ok(_) | Err(_) if is_spoilt(&path) => {
                 clear(&path)?;
                 Descriptor::open_or_create(&path)?
@@ -34,10 +35,10 @@ impl TokenSlot {
         Ok(file.try_lock()?.then_some(Self(file)))
     }
 
-    /// Raises the last token and answers it.
+    /// Draws the next token, stores it as the last one, and returns it.
     pub(super) fn raise(&self, floor: Token, wall: SystemTime) -> io::Result<Token> {
         let stored = self.0.read()?;
-        // What is no token counts as nothing: then the clock and the client's floor keep the token rising.
+        // Text that is no token counts as none: the clock and the client's floor then keep the token rising.
         let last = read(&stored).unwrap_or(0);
         let token = next_token(last, floor, wall).ok_or_else(|| io::Error::other("no fencing token is above the last one"))?;
         let text = format!("{token:020}\n");
@@ -51,7 +52,7 @@ impl TokenSlot {
 
 impl Drop for TokenSlot {
     fn drop(&mut self) {
-        // Said aloud, not left to closing: a child that was forked past our hooks may share the file.
+        // Closing would not be enough: a child that was forked past our hooks may share the file.
         let _ = self.0.unlock();
     }
 }
@@ -62,7 +63,7 @@ fn read(stored: &[u8]) -> Option<Token> {
     std::str::from_utf8(line).ok()?.trim().parse().ok()
 }
 
-/// Whether what is at `path` cannot be a slot: no regular file, or one that its owner may not read and write.
+/// Whether `path` names something that cannot be a slot: no regular file, or one that its owner may not read and write.
 fn is_spoilt(path: &Path) -> bool {
     use rustix::fs::{FileType, Mode};
     rustix::fs::lstat(path).is_ok_and(|stat| {
@@ -71,7 +72,7 @@ fn is_spoilt(path: &Path) -> bool {
     })
 }
 
-/// Moves what is at `path` out of the way. A directory that is not empty is kept under another name: somebody else's things are in it.
+/// Moves whatever is at `path` out of the way. A directory that is not empty belongs to somebody else, and is kept under another name.
 fn clear(path: &Path) -> io::Result<()> {
     let removed = if std::fs::symlink_metadata(path)?.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
     match removed {
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn r07_a_spoilt_slot_counts_as_none_and_is_sound_again_after() {
+    fn r07_a_spoilt_slot_counts_as_none_and_is_repaired() {
         let above = (1_u64 << 52).to_string();
         let unsafe_in_javascript = ((1_u64 << 53) + 1).to_string();
         let (huge, garbage) = (vec![b'7'; 3_000_000], [b'x'; 4_096]);
@@ -133,12 +134,12 @@ mod tests {
             assert_eq!(raise(&scratch, 0, 1_000), 1_000);
             std::fs::write(scratch.path().join("slot-07"), content).unwrap();
             assert_eq!(raise(&scratch, 0, 2_000), 2_000);
-            assert_eq!(raise(&scratch, 0, 0), 2_001, "it is not remembered again");
+            assert_eq!(raise(&scratch, 0, 0), 2_001, "the spoilt text is not remembered");
         }
     }
 
     #[test]
-    fn r07_what_is_no_file_in_place_of_a_slot_is_put_out_of_the_way() {
+    fn r07_something_that_is_no_file_in_place_of_a_slot_is_moved_out_of_the_way() {
         use std::os::unix::fs::{PermissionsExt, symlink};
         let spoil: [fn(&Path); 6] = [
             |path| std::fs::remove_file(path).unwrap(),
