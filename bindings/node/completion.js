@@ -10,7 +10,7 @@ const { onAbort } = require('./aborts.js');
 const { errorOf } = require('./errors.js');
 const { atExit } = require('./farewell.js');
 
-// What the engine writes for each outcome: call, kind, and four more numbers. `completion.rs` has the same lists.
+// What the engine writes for each outcome: call, kind, and four more numbers. `drain.rs` has the same lists.
 const STRIDE = 6;
 const [, FLAG, GRANTED, BUSY, RELEASED, ANSWER, FAILED, LOST, HAPPENED] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 const STATUSES = ['releasing', 'released', 'not_held', 'unknown', 'lost', 'held'];

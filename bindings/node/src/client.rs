@@ -6,7 +6,7 @@ use napi::bindgen_prelude::Either;
 use napi_derive::napi;
 use serde_json::Value;
 
-use crate::Bridge;
+use crate::bridge::Bridge;
 use crate::completion::Outcome;
 use crate::error::describe;
 use crate::lock::duration;

@@ -8,11 +8,7 @@ use std::sync::Arc;
 use dlock::{Error, Lease, LossReason, Status};
 use napi::bindgen_prelude::Function;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
-use napi_derive::napi;
 use parking_lot::Mutex;
-
-use crate::error::describe;
-use crate::{Bridge, Tables};
 
 /// How a call ended.
 pub(crate) enum Outcome {
@@ -84,7 +80,7 @@ impl Completions {
     }
 
     /// Disarms *before* it takes: what is pushed from here on wakes the loop again.
-    fn take(&self) -> VecDeque<(i64, Outcome)> {
+    pub(crate) fn take(&self) -> VecDeque<(i64, Outcome)> {
         let mut queue = self.queue.lock();
         queue.armed = false;
         std::mem::take(&mut queue.items)
@@ -98,132 +94,4 @@ impl Outcome {
             let _ = lease.begin_release();
         }
     }
-}
-
-/// What an item's second number says. `completion.js` has the same list.
-mod kind {
-    pub(super) const DONE: f64 = 0.0;
-    pub(super) const FLAG: f64 = 1.0;
-    pub(super) const GRANTED: f64 = 2.0;
-    pub(super) const BUSY: f64 = 3.0;
-    pub(super) const RELEASED: f64 = 4.0;
-    pub(super) const ANSWER: f64 = 5.0;
-    pub(super) const FAILED: f64 = 6.0;
-    pub(super) const LOST: f64 = 7.0;
-    pub(super) const HAPPENED: f64 = 8.0;
-}
-
-/// Numbers per item: call, kind, and up to four more.
-const STRIDE: usize = 6;
-
-/// A `Float64Array` of the caller's. Named, because the macros take a plain `&mut` for one of our classes.
-pub(crate) type Numbers<'a> = &'a mut [f64];
-
-#[napi]
-impl Bridge {
-    /// Writes as many outcomes as fit, each as six numbers, and returns how many: if they filled `out`, there may be more.
-    #[napi]
-    pub fn drain(&self, out: Numbers<'_>) -> u32 {
-        let mut tables = self.tables.borrow_mut();
-        tables.backlog.append(&mut self.completions.take());
-        let mut count = 0;
-        for place in out.chunks_exact_mut(STRIDE) {
-            let Some((call, outcome)) = tables.backlog.pop_front() else { break };
-            place.copy_from_slice(&self.write(&mut tables, call, outcome));
-            count += 1;
-        }
-        count
-    }
-
-    /// The text that belongs to an outcome.
-    #[napi]
-    pub fn text(&self, call: i64) -> Option<String> {
-        self.texts.borrow_mut().remove(&call)
-    }
-
-    fn write(&self, tables: &mut Tables, call: i64, outcome: Outcome) -> [f64; STRIDE] {
-        let id = number(call);
-        let mut item = [id, kind::DONE, 0.0, 0.0, 0.0, 0.0];
-        match outcome {
-            Outcome::Done => {}
-            Outcome::Happened => item[1] = kind::HAPPENED,
-            Outcome::Flag(flag) => (item[1], item[2]) = (kind::FLAG, f64::from(u8::from(flag))),
-            Outcome::Granted(lease) => return self.deliver(tables, call, lease),
-            Outcome::Busy => {
-                tables.acquires.remove(&call);
-                item[1] = kind::BUSY;
-            }
-            Outcome::Released(lease, status) => {
-                if let Some(lease) = lease.filter(|_| !matches!(status, Status::Held | Status::Releasing | Status::Lost(_))) {
-                    tables.leases.remove(&lease);
-                }
-                (item[1], item[2]) = (kind::RELEASED, code_of(status));
-            }
-            Outcome::Answer(text) => {
-                self.texts.borrow_mut().insert(call, text);
-                item[1] = kind::ANSWER;
-            }
-            Outcome::Failed(error) => {
-                tables.acquires.remove(&call);
-                self.texts.borrow_mut().insert(call, describe(&error));
-                item[1] = kind::FAILED;
-            }
-            Outcome::Lost(reason) => {
-                self.texts.borrow_mut().insert(call, reason.as_str().to_owned());
-                item[1] = kind::LOST;
-            }
-        }
-        item
-    }
-
-    /// A grant reaches its caller only while it is valid and the caller still wants it; else it is given back.
-    fn deliver(&self, tables: &mut Tables, call: i64, lease: Lease) -> [f64; STRIDE] {
-        let id = number(call);
-        if tables.acquires.remove(&call).is_none() {
-            Outcome::Granted(lease).discard();
-            return [id, kind::DONE, 0.0, 0.0, 0.0, 0.0];
-        }
-        // Asks the kernel nothing, where `check` does.
-        if lease.status() != Status::Held
-            && let Err(error) = lease.check()
-        {
-            Outcome::Granted(lease).discard();
-            self.texts.borrow_mut().insert(call, describe(&error));
-            return [id, kind::FAILED, 0.0, 0.0, 0.0, 0.0];
-        }
-        let item = [
-            id,
-            kind::GRANTED,
-            wide(lease.token()),
-            wide(lease.owner_id().sequence),
-            crate::lease::date(lease.acquired_at()),
-            crate::lease::millis(lease.ttl()),
-        ];
-        tables.leases.insert(call, lease);
-        item
-    }
-}
-
-/// The place of the status in the list that `completion.js` has as well.
-fn code_of(status: Status) -> f64 {
-    match status {
-        Status::Released => 1.0,
-        Status::NotHeld => 2.0,
-        Status::Unconfirmed => 3.0,
-        Status::Lost(_) => 4.0,
-        // One of several entries was taken back.
-        Status::Held => 5.0,
-        _ => 0.0,
-    }
-}
-
-/// Numbers that JavaScript chose, or that the engine keeps below 2^53.
-#[allow(clippy::cast_precision_loss)]
-fn number(call: i64) -> f64 {
-    call as f64
-}
-
-#[allow(clippy::cast_precision_loss)]
-pub(crate) fn wide(value: u64) -> f64 {
-    value as f64
 }

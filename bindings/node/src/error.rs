@@ -7,7 +7,7 @@ use dlock::printable::{LONGEST_ANSWER, cut};
 use dlock::{Error, Unit};
 use serde_json::{Map, Value};
 
-use crate::lease::millis;
+use crate::numbers::millis;
 
 /// The error with its fields. Names of options are told as JavaScript writes them.
 pub(crate) fn describe(error: &Error) -> String {

@@ -8,8 +8,7 @@ use std::fmt::Write as _;
 use dlock::observe::{Event, Subscription};
 use dlock::owner::SessionId;
 
-use crate::completion::wide;
-use crate::lease::millis;
+use crate::numbers::{millis, wide};
 
 /// Before the rows: how many there are, and whether that is not all.
 const HEAD: usize = 2;

@@ -1,14 +1,14 @@
 //! Leases: asked about, extended, watched, given back.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dlock::{Error, Lease, Unit};
 use napi_derive::napi;
 
-use crate::Bridge;
+use crate::bridge::Bridge;
 use crate::completion::Outcome;
 use crate::error::describe;
+use crate::numbers::{date, millis};
 
 /// A lease that was still held when nobody could reach it any more.
 #[napi(object)]
@@ -138,13 +138,4 @@ impl Bridge {
 /// The error about a lease whose record was dropped after its release.
 fn given_back(key: &str, operation: &'static str) -> Error {
     Error::NotHeld { key: key.into(), operation }
-}
-
-pub(crate) fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
-}
-
-/// As `Date` counts.
-pub(crate) fn date(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH).map_or(0.0, millis).floor()
 }

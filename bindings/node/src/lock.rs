@@ -5,7 +5,7 @@ use std::time::Duration;
 use dlock::{Caller, Error, Lease, LockOptions, Result, Retry, Unit};
 use napi_derive::napi;
 
-use crate::Bridge;
+use crate::bridge::Bridge;
 use crate::completion::Outcome;
 use crate::error::describe;
 use crate::lease::Forgotten;

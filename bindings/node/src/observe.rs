@@ -10,11 +10,11 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tracing::level_filters::LevelFilter;
 
-use crate::Bridge;
-use crate::completion::{Completions, Numbers, Outcome};
+use crate::bridge::Bridge;
+use crate::completion::{Completions, Outcome};
 use crate::error::describe;
 use crate::event::Hearing;
-use crate::lease::millis;
+use crate::numbers::{Numbers, millis};
 
 /// Under this number comes the word that something was logged.
 const LOGS: i64 = 0;

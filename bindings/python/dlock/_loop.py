@@ -201,7 +201,7 @@ def _give_back(future: Future[Any]) -> None:
     """Cancelled after the answer had come. Tracebacks may keep the future alive: its grant must not wait for them."""
     answered = future.done() and not future.cancelled() and future.exception() is None
     if answered and isinstance(grant := future.result(), Grant):
-        grant.give_back()
+        grant.release()
 
 
 _states: dict[int, weakref.ref[LoopState]] = {}

@@ -86,7 +86,7 @@ class Caller:
 
 @final
 class Grant:
-    def give_back(self) -> None: ...
+    def release(self) -> None: ...
 
 @disjoint_base
 class Lease:

@@ -13,17 +13,16 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType, PyWeakrefReference};
 
-use crate::async_lock::{current, current_task, next_number, taker};
-use crate::blocking::{hook, unexpected};
 use crate::caller::Caller;
 use crate::completion::Call;
 use crate::error::raise;
+use crate::event_loop::{current, current_task, next_number, taker};
 use crate::exit::State;
-use crate::handles::{again, remember};
-use crate::lease::{Grant, Lease};
+use crate::grant::Grant;
+use crate::handles::{again, entered, remember, take_out, warned};
+use crate::hooks::{aside, hook, unexpected};
+use crate::lease::Lease;
 use crate::lock::{Lock, Wait};
-use crate::sync_lock::{entered, take_out, warned};
-use crate::taker::aside;
 
 /// An attempt to get a lease: awaited once, by the task that made it. Whatever ends the wait early gives back what comes.
 #[pyclass(frozen, module = "dlock._native")]
@@ -77,7 +76,7 @@ impl Waiting {
             && future.call_method0(intern!(py, "exception"))?.is_none()
             && let Ok(grant) = future.call_method0(intern!(py, "result"))?.cast::<Grant>()
         {
-            grant.get().give_back()?;
+            grant.get().release()?;
         }
         Ok(())
     }

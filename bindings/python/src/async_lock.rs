@@ -6,19 +6,16 @@
 use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyType, PyWeakrefReference};
+use pyo3::types::PyDict;
 
 use crate::acquiring::{Acquiring, Body};
-use crate::blocking::{hook, loop_runs};
-use crate::completion::Completions;
-use crate::error::raise;
-use crate::exit::{Exit, ExitMethod};
-use crate::handles::{to_leave, to_release};
-use crate::lease::{Lease, give_back};
+use crate::error::{is_forked, is_lock_error, raise};
+use crate::event_loop::{current, current_task, loop_runs, next_number, taker};
+use crate::exit::{Exit, ExitMethod, Face};
+use crate::handles::{entered, take_out, to_leave, to_release};
+use crate::hooks::{hook, insist};
+use crate::lease::{self, Lease};
 use crate::lock::{Lock, Wait};
-use crate::sync_lease::is_forked;
-use crate::sync_lock::{entered, insist, take_out};
 
 /// The part of `dlock.Lock` that takes the key and gives it back.
 #[pyclass(frozen, subclass, module = "dlock._native")]
@@ -51,9 +48,12 @@ impl AsyncLock {
 
     #[classattr]
     fn __aexit__() -> ExitMethod {
-        ExitMethod
+        ExitMethod(&FACE)
     }
 }
+
+/// How bodies of asyncio end.
+static FACE: Face = Face { leave: leave_entered, close: Some(leave_closed) };
 
 /// The part of `dlock.Lease` that gives it back.
 #[pyclass(frozen, subclass, module = "dlock._native")]
@@ -119,7 +119,7 @@ impl Ready {
 }
 
 /// Ends the body that is known by the `__aexit__` of its own, or else by its task.
-pub(crate) fn leave_entered<'py>(
+fn leave_entered<'py>(
     lock: &Bound<'py, PyAny>,
     lease: Option<Bound<'py, Lease>>,
     kind: &Bound<'py, PyAny>,
@@ -140,7 +140,7 @@ pub(crate) fn leave_entered<'py>(
 }
 
 /// Ends the body of a task that is closed where no loop runs: its loop has lost it, and nothing can be awaited any more.
-pub(crate) fn leave_closed<'py>(lock: &Bound<'py, PyAny>, lease: Option<Bound<'py, Lease>>) -> PyResult<Bound<'py, PyAny>> {
+fn leave_closed<'py>(lock: &Bound<'py, PyAny>, lease: Option<Bound<'py, Lease>>) -> PyResult<Bound<'py, PyAny>> {
     let py = lock.py();
     if let Some(lease) = lease {
         take_out(&entered(lock)?, |other| other.is(&lease))?;
@@ -230,7 +230,7 @@ fn begin_only<'py>(lock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let _ = lease.begin_release();
     })?;
     let (completions, number) = next_number(&state)?;
-    give_back(&lease, completions.get(), number)?;
+    lease::release(&lease, completions.get(), number)?;
     let future = state.call_method1(intern!(py, "expect"), (number,))?;
     interrupted.map_or(Ok(future), Err)
 }
@@ -242,33 +242,4 @@ fn answer(future: PyResult<Bound<'_, PyAny>>, interrupted: Option<PyErr>) -> PyR
         Some(interrupted) => Err(interrupted),
         None => hook(future.py(), "answer")?.call1((future,)),
     }
-}
-
-fn is_lock_error(py: Python<'_>, error: &PyErr) -> bool {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    CLASS.import(py, "dlock.errors", "LockError").is_ok_and(|class| error.is_instance(py, class))
-}
-
-pub(crate) fn current(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    CURRENT.import(py, "dlock._loop", "current")?.call0()
-}
-
-/// None outside a task.
-pub(crate) fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    CURRENT.import(py, "asyncio", "current_task")?.call0()
-}
-
-/// What a lease knows of the task that took it. Weak: a task that failed has the lease in its traceback, and both would wait for the
-/// garbage collector.
-pub(crate) fn taker<'py>(task: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    if task.is_none() { Ok(task.clone()) } else { Ok(PyWeakrefReference::new(task)?.into_any()) }
-}
-
-/// The loop's queue, and the number for one call more.
-pub(crate) fn next_number<'py>(state: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, Completions>, u64)> {
-    let py = state.py();
-    let completions = state.getattr(intern!(py, "completions"))?.cast_into()?;
-    Ok((completions, state.getattr(intern!(py, "next_number"))?.call0()?.extract()?))
 }

@@ -5,14 +5,14 @@
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyTuple};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::completion::{Call, Completions, Outcome};
 use crate::error::exception;
+use crate::event_loop::loop_runs;
+use crate::hooks::hook;
 
 /// A signal that comes right before the wait does not end it: Ctrl-C is to be answered within 100 ms all the same.
 const LOOK_FOR_SIGNALS: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -93,12 +93,6 @@ pub(crate) fn warn_in_loop(py: Python<'_>) -> PyResult<()> {
     if loop_runs(py)? { hook(py, "warn_in_loop")?.call0().map(drop) } else { Ok(()) }
 }
 
-/// Whether an event loop of asyncio runs in this thread.
-pub(crate) fn loop_runs(py: Python<'_>) -> PyResult<bool> {
-    static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    Ok(!RUNNING.import(py, "asyncio", "_get_running_loop")?.call0()?.is_none())
-}
-
 fn outcome(py: Python<'_>, completions: &Completions) -> PyResult<Outcome> {
     let queue = completions.queue()?;
     loop {
@@ -130,15 +124,4 @@ fn patched_poll(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
         return Ok(None);
     }
     hook(py, "wait_readable").map(Some)
-}
-
-/// A function of Python's that the native part calls.
-pub(crate) fn hook<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
-    static HOOKS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    HOOKS.get_or_try_init(py, || py.import("dlock._hooks").map(|module| module.into_any().unbind()))?.bind(py).getattr(name)
-}
-
-/// Of an outcome that only a mistake of ours can bring.
-pub(crate) fn unexpected() -> PyErr {
-    PyRuntimeError::new_err("an answer to another question")
 }

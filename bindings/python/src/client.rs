@@ -9,7 +9,8 @@ use crate::caller::Caller;
 use crate::completion::{Call, Completions, Outcome, start};
 use crate::error::raise;
 use crate::lock::Lock;
-use crate::observe::{Subscription, figures};
+use crate::objects::figures;
+use crate::observe::Subscription;
 use crate::values::{self, duration, duration_or_none, flag, share, text, whom};
 
 /// One backend connection and one session. Lazy: connects, and starts the engine, at its first use.

@@ -14,10 +14,9 @@ use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyList};
 
 use crate::error::{exception, raise};
-use crate::lease::{Grant, Undelivered};
-use crate::observe::condition;
+use crate::grant::{Grant, Undelivered};
+use crate::objects::{condition, inspection};
 use crate::process::Owned;
-use crate::values::inspection;
 
 /// What came of a call.
 pub(crate) enum Outcome {

@@ -6,9 +6,9 @@ use dlock::Error;
 use dlock::printable::{LONGEST_ANSWER, cut};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyType};
 
-use crate::values::holder;
+use crate::objects::holder;
 
 /// The error as a Python exception. To be called with the GIL held.
 #[allow(clippy::needless_pass_by_value)] // made for `map_err(raise)`
@@ -66,4 +66,14 @@ fn causes(error: &Error) -> Vec<String> {
         cause = error.source();
     }
     causes
+}
+
+pub(crate) fn is_forked(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    Ok(error.is_instance(py, CLASS.import(py, "dlock.errors", "ForkedError")?))
+}
+
+pub(crate) fn is_lock_error(py: Python<'_>, error: &PyErr) -> bool {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "dlock.errors", "LockError").is_ok_and(|class| error.is_instance(py, class))
 }

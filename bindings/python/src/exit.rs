@@ -16,25 +16,39 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
-use crate::async_lock::{self, AsyncLock};
-use crate::blocking::{self, hook};
+use crate::event_loop::loop_runs;
+use crate::handles::{entered, take_out};
+use crate::hooks::{aside, hook};
 use crate::lease::Lease;
-use crate::sync_lock::{self, entered, take_out};
-use crate::taker::aside;
 
 thread_local! {
     /// Those that were looked up and under which nothing was entered yet, the newest last.
     static FRESH: RefCell<Vec<Weak<State>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// How the bodies of one face end.
+pub(crate) struct Face {
+    /// Ends a body, given its lock, its lease if that is known, and the type and the value of the exception that ends it, or None.
+    pub(crate) leave: Leave,
+    /// Ends the body of a coroutine that is closed while no event loop runs. None for bodies that need no loop.
+    pub(crate) close: Option<Close>,
+}
+
+type Leave = for<'py> fn(
+    &Bound<'py, PyAny>,
+    Option<Bound<'py, Lease>>,
+    &Bound<'py, PyAny>,
+    &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>>;
+type Close = for<'py> fn(&Bound<'py, PyAny>, Option<Bound<'py, Lease>>) -> PyResult<Bound<'py, PyAny>>;
+
 /// What stands for `__exit__` in the class.
 #[pyclass(frozen, module = "dlock._native")]
-pub(crate) struct ExitMethod;
+pub(crate) struct ExitMethod(pub(crate) &'static Face);
 
 #[pymethods]
 impl ExitMethod {
     /// Looked up on the class, as `ExitStack` does, it learns of its lock by the next `__enter__`.
-    #[allow(clippy::unused_self)] // as the protocol has it
     fn __get__(&self, lock: Option<Bound<'_, PyAny>>, _class: Option<&Bound<'_, PyAny>>) -> Exit {
         let state = Arc::new(State::default());
         let bound = lock.is_some();
@@ -45,7 +59,7 @@ impl ExitMethod {
             fresh.retain(|state| state.strong_count() > 0);
             fresh.push(Arc::downgrade(&state));
         });
-        Exit { state, bound }
+        Exit { face: self.0, state, bound }
     }
 }
 
@@ -79,6 +93,7 @@ impl State {
 /// `__exit__` or `__aexit__` of one body: takes the type, the value and the traceback of an exception, or None.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Exit {
+    face: &'static Face,
     state: Arc<State>,
     bound: bool,
 }
@@ -110,20 +125,17 @@ impl Exit {
             _ => return Err(PyTypeError::new_err("__exit__ takes the type, the value and the traceback of an exception, or None")),
         };
         let (kind, error) = (arguments.get_item(first)?, arguments.get_item(first + 1)?);
-        let asynchronous = lock.is_instance_of::<AsyncLock>();
-        if asynchronous && !blocking::loop_runs(py)? {
-            if kind.is(py.get_type::<PyGeneratorExit>()) {
-                let lease = if this.state.spend() { this.state.lease(py) } else { None };
-                return async_lock::leave_closed(&lock, lease);
+        if let Some(close) = this.face.close
+            && !loop_runs(py)?
+        {
+            if !kind.is(py.get_type::<PyGeneratorExit>()) {
+                return hook(py, "inside")?.call1((slf, arguments));
             }
-            return hook(py, "inside")?.call1((slf, arguments));
+            let lease = if this.state.spend() { this.state.lease(py) } else { None };
+            return close(&lock, lease);
         }
         let lease = if this.state.spend() { this.state.lease(py) } else { None };
-        if asynchronous {
-            return async_lock::leave_entered(&lock, lease, &kind, &error);
-        }
-        sync_lock::leave_entered(&lock, lease, &kind)?;
-        Ok(py.None().into_bound(py))
+        (this.face.leave)(&lock, lease, &kind, &error)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -1,13 +1,14 @@
 //! Which lease is whose until it is given back: what `dlock._handles.LockHandle` remembers, looked through without a step of Python.
 
+use pyo3::exceptions::PyTimeoutError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyWeakrefMethods, PyWeakrefReference};
 
-use crate::blocking::hook;
+use crate::caller::Caller;
+use crate::hooks::hook;
 use crate::lease::Lease;
 use crate::lock::Lock;
-use crate::sync_lock::{entered, take_out};
 use crate::taker::warn_dropped;
 
 /// So many leases of a lock are remembered before those that have ended are looked for.
@@ -117,4 +118,33 @@ pub(crate) fn to_leave<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>,
     }
     let (key, taker) = (lock.getattr("key")?, lock.getattr("_taker_name")?);
     Err(PyErr::from_value(hook(lock.py(), "ambiguous")?.call1((key, operation, list.len(), taker))?))
+}
+
+/// The leases of this lock whose bodies have begun, the latest last.
+pub(crate) fn entered<'py>(lock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    Ok(lock.getattr(intern!(lock.py(), "_entered"))?.cast_into()?)
+}
+
+/// Takes the last item that fits out of the list.
+pub(crate) fn take_out<'py>(
+    list: &Bound<'py, PyList>,
+    fits: impl Fn(&Bound<'py, PyAny>) -> bool,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    for place in (0..list.len()).rev() {
+        let item = list.get_item(place)?;
+        if fits(&item) {
+            list.del_item(place)?;
+            return Ok(Some(item));
+        }
+    }
+    Ok(None)
+}
+
+/// The error of a failed acquire. After a timeout it warns the caller if the key is held by the task or thread that started it.
+pub(crate) fn warned(lock: &Bound<'_, PyAny>, caller: &Bound<'_, Caller>, error: PyErr) -> PyErr {
+    let py = lock.py();
+    if !error.is_instance_of::<PyTimeoutError>(py) {
+        return error;
+    }
+    lock.call_method1(intern!(py, "_warn_of_starter"), (caller,)).err().unwrap_or(error)
 }

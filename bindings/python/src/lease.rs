@@ -1,76 +1,25 @@
-//! A lease in Python, and a grant on its way there.
+//! What both faces have of a lease.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use dlock::Status;
-use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
-use crate::blocking::hook;
-use crate::completion::{Call, Completions, Outcome, Queue, start};
+use crate::completion::{Call, Completions, Outcome, start};
 use crate::error::raise;
+use crate::grant::Grant;
+use crate::hooks::{aside, hook};
 use crate::process::Owned;
-use crate::taker::{aside, discard, warn_dropped};
+use crate::taker::{discard, warn_dropped};
 use crate::values::{duration, flag};
-
-/// A lease that has not reached its caller: given back when it is dropped on the way.
-pub(crate) struct Undelivered(Option<dlock::Lease>);
-
-impl Undelivered {
-    pub(crate) fn new(lease: dlock::Lease) -> Self {
-        Self(Some(lease))
-    }
-
-    /// Has a loss pushed under the number of the acquire.
-    pub(crate) fn watched_by(self, queue: Arc<Queue>, number: u64) -> Self {
-        if let Some(lease) = &self.0 {
-            lease.on_lost(move |reason| queue.push(number, Outcome::Lost(reason)));
-        }
-        self
-    }
-
-    fn deliver(mut self) -> Option<dlock::Lease> {
-        self.0.take()
-    }
-}
-
-impl Drop for Undelivered {
-    fn drop(&mut self) {
-        if let Some(lease) = self.0.take() {
-            // Fails in a forked child only, where there is nothing to give back.
-            let _ = lease.begin_release();
-        }
-    }
-}
-
-/// A grant; `Lease(grant)` takes it, and one that nobody takes is given back.
-#[pyclass(frozen, module = "dlock._native")]
-pub(crate) struct Grant(Owned<Mutex<Option<Undelivered>>>);
-
-impl Grant {
-    pub(crate) fn new(lease: Undelivered) -> Self {
-        Self(Owned::new(Mutex::new(Some(lease))))
-    }
-}
-
-#[pymethods]
-impl Grant {
-    /// Gives the lease back, unless it was taken.
-    pub(crate) fn give_back(&self) -> PyResult<()> {
-        let lease = self.0.get()?.lock().take();
-        drop(lease);
-        Ok(())
-    }
-}
 
 /// Ends a lease and has the answer pushed: whether the backend confirmed it. False, and the answer true, if that took back one of several
 /// entries of a lease that is still held.
-pub(crate) fn give_back(lease: &dlock::Lease, completions: &Completions, number: u64) -> PyResult<bool> {
+pub(crate) fn release(lease: &dlock::Lease, completions: &Completions, number: u64) -> PyResult<bool> {
     let queue = completions.queue()?;
     let told = move |status| queue.push(number, Outcome::Answer(matches!(status, Status::Released | Status::Held)));
     lease.release_then(told).map_err(raise)
@@ -134,7 +83,7 @@ impl Lease {
 
     /// Ends the lease, or takes one entry back, and has the answer pushed.
     pub(crate) fn release(slf: &Bound<'_, Self>, completions: &Completions, number: u64) -> PyResult<bool> {
-        let ended = give_back(slf.get().0.get()?, completions, number)?;
+        let ended = release(slf.get().0.get()?, completions, number)?;
         if ended {
             Self::let_go(slf);
         }
@@ -196,8 +145,8 @@ impl Lease {
     #[new]
     #[pyo3(signature = (grant, *_face))]
     fn new(grant: &Grant, _face: &Bound<'_, PyTuple>) -> PyResult<Self> {
-        let lease = grant.0.get()?.lock().take().and_then(Undelivered::deliver);
-        lease
+        grant
+            .take()?
             .map(|lease| Self(Owned::new(lease), Course::default()))
             .ok_or_else(|| PyRuntimeError::new_err("the grant was taken before"))
     }

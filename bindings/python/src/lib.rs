@@ -9,10 +9,14 @@ mod client;
 mod completion;
 mod error;
 mod event;
+mod event_loop;
 mod exit;
+mod grant;
 mod handles;
+mod hooks;
 mod lease;
 mod lock;
+mod objects;
 mod observe;
 mod process;
 mod sync_lease;
@@ -49,9 +53,11 @@ mod _native {
     #[pymodule_export]
     use crate::exit::Exit;
     #[pymodule_export]
+    use crate::grant::Grant;
+    #[pymodule_export]
     use crate::handles::Handle;
     #[pymodule_export]
-    use crate::lease::{Grant, Lease};
+    use crate::lease::Lease;
     #[pymodule_export]
     use crate::lock::Lock;
     #[pymodule_export]

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use crate::blocking::hook;
 use crate::caller::Caller;
 use crate::completion::{Call, Completions, Outcome};
 use crate::error::raise;
-use crate::lease::Undelivered;
+use crate::grant::Undelivered;
+use crate::hooks::hook;
 use crate::process::Owned;
 use crate::values::duration_or_none;
 
@@ -59,7 +59,10 @@ impl Lock {
         let queue = completions.queue()?;
         let granted = move |granted: dlock::Result<dlock::Lease>| {
             let outcome = match granted.map(Undelivered::new) {
-                Ok(lease) if watch => Outcome::Granted(lease.watched_by(queue.clone(), number)),
+                Ok(lease) if watch => {
+                    let queue = queue.clone();
+                    Outcome::Granted(lease.watched_by(move |reason| queue.push(number, Outcome::Lost(reason))))
+                }
                 Ok(lease) => Outcome::Granted(lease),
                 Err(error) => Outcome::Failed(error),
             };

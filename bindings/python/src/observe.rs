@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dlock::fork::process_id;
 use dlock::logs::{self, Record};
-use dlock::observe::{Calls, Kind, Kinds, Stats};
-use dlock::{Health, fork::process_id};
+use dlock::observe::{Kind, Kinds};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::PyDict;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
@@ -80,66 +78,6 @@ impl Drop for Subscription {
             subscription.end();
         }
     }
-}
-
-/// A `dlock.Stats`.
-pub(crate) fn figures<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static LAG: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let lag = &stats.renewal_lag;
-    let lag = LAG.import(py, "dlock._observe", "Lag")?.call1((lag.count, lag.total.as_secs_f64(), lag.longest.as_secs_f64()))?;
-    let fields = PyDict::new(py);
-    for (name, value) in [
-        ("held", stats.held),
-        ("waiting", stats.waiting),
-        ("acquired", stats.acquired),
-        ("released", stats.released),
-        ("renewed", stats.renewed),
-        ("renewal_failures", stats.renewal_failures),
-        ("renewing", stats.renewing),
-        ("scheduled", stats.scheduled),
-        ("background", stats.background),
-        ("queued_events", stats.queued_events),
-        ("event_capacity", stats.event_capacity),
-        ("dropped_events", stats.dropped_events),
-    ] {
-        fields.set_item(name, value)?;
-    }
-    fields.set_item("server", &*stats.server)?;
-    fields.set_item("chosen_by", stats.chosen_by.as_str())?;
-    fields.set_item("release_failures", &stats.release_failures)?;
-    fields.set_item("lost", &stats.lost)?;
-    fields.set_item("acquire_failures", &stats.acquire_failures)?;
-    fields.set_item("renewal_lag", lag)?;
-    fields.set_item("backend_calls", calls(py, &stats.backend_calls)?)?;
-    CLASS.import(py, "dlock._observe", "Stats")?.call((), Some(&fields))
-}
-
-fn calls<'py>(py: Python<'py>, operations: &BTreeMap<&'static str, Calls>) -> PyResult<Bound<'py, PyDict>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let class = CLASS.import(py, "dlock._observe", "Calls")?;
-    let made = PyDict::new(py);
-    for (operation, Calls { calls, errors, time }) in operations {
-        made.set_item(operation, class.call1((calls, errors, time.as_secs_f64()))?)?;
-    }
-    Ok(made)
-}
-
-/// A `dlock.Health`.
-pub(crate) fn condition<'py>(py: Python<'py>, health: &Health) -> PyResult<Bound<'py, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    CLASS.import(py, "dlock._observe", "Health")?.call1((
-        health.status.as_str(),
-        health.reasons.clone(),
-        &*health.server,
-        health.chosen_by.as_str(),
-        health.round_trip.map(|took| took.as_secs_f64()),
-        health.held,
-        health.lagging,
-        health.at_risk,
-        health.renewal_lag.as_secs_f64(),
-        health.warnings.clone(),
-    ))
 }
 
 /// Who is told that there are records, and in which process.

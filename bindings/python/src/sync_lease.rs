@@ -4,9 +4,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::blocking::{self, unexpected};
+use crate::blocking;
 use crate::completion::Outcome;
-use crate::error::raise;
+use crate::error::{is_forked, raise};
+use crate::hooks::unexpected;
 use crate::lease::Lease;
 
 /// The part of `dlock.sync.Lease` that gives it back.
@@ -78,9 +79,4 @@ pub(crate) fn leave(lease: &Bound<'_, Lease>, kind: &Bound<'_, PyAny>) -> PyResu
         Some(lost) if kind.is_none() && lease.getattr(intern!(py, "_on_lost"))?.ne("ignore")? => Err(raise(lost)),
         _ => Ok(()),
     }
-}
-
-pub(crate) fn is_forked(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
-    static CLASS: pyo3::sync::PyOnceLock<Py<PyType>> = pyo3::sync::PyOnceLock::new();
-    Ok(error.is_instance(py, CLASS.import(py, "dlock.errors", "ForkedError")?))
 }

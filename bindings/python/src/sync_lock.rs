@@ -1,17 +1,20 @@
 //! A lock of `dlock.sync`: from the grant to the entered body, and from the body's end to the release, there is native code only.
 //! Between two steps of Python a signal handler may raise; here it runs where nothing can be lost.
 
-use pyo3::exceptions::{PyRuntimeError, PyTimeoutError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyWeakrefReference};
+use pyo3::types::{PyDict, PyWeakrefReference};
 
-use crate::blocking::{self, unexpected};
+use crate::blocking;
 use crate::caller::Caller;
 use crate::completion::{Completions, Outcome};
-use crate::exit::{Exit, ExitMethod};
-use crate::handles::{again, remember, to_leave, to_release};
-use crate::lease::{Grant, Lease, give_back};
+use crate::error::raise;
+use crate::exit::{Exit, ExitMethod, Face};
+use crate::grant::Grant;
+use crate::handles::{again, entered, remember, take_out, to_leave, to_release, warned};
+use crate::hooks::{hook, insist, unexpected};
+use crate::lease::{self, Lease};
 use crate::lock::{Lock, Wait};
 use crate::sync_lease::{self, leave};
 use crate::taker::taker;
@@ -31,7 +34,7 @@ impl SyncLock {
     #[allow(clippy::needless_pass_by_value)] // extracted
     fn acquire<'py>(slf: &Bound<'py, Self>, wait: Wait<'py>, other: Option<Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
         if let Some(other) = other {
-            blocking::hook(slf.py(), "refuse_words")?.call1(("acquire", other, "wait"))?;
+            hook(slf.py(), "refuse_words")?.call1(("acquire", other, "wait"))?;
         }
         let got = get(slf.as_any(), &wait)?;
         remember(slf.as_any(), got.lease()?)?;
@@ -73,20 +76,29 @@ impl SyncLock {
 
     #[classattr]
     fn __exit__() -> ExitMethod {
-        ExitMethod
+        ExitMethod(&FACE)
     }
 }
 
+/// How bodies of `dlock.sync` end.
+static FACE: Face = Face { leave: leave_entered, close: None };
+
 /// Ends the body that is known by the `__exit__` of its own, or else by its thread.
-pub(crate) fn leave_entered(lock: &Bound<'_, PyAny>, lease: Option<Bound<'_, Lease>>, kind: &Bound<'_, PyAny>) -> PyResult<()> {
+fn leave_entered<'py>(
+    lock: &Bound<'py, PyAny>,
+    lease: Option<Bound<'py, Lease>>,
+    kind: &Bound<'py, PyAny>,
+    _error: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
     let py = lock.py();
+    let nothing = py.None().into_bound(py);
     if let Some(lease) = lease {
         take_out(&entered(lock)?, |other| other.is(&lease))?;
-        return leave(&lease, kind);
+        return leave(&lease, kind).map(|()| nothing);
     }
     let (taker, interrupted) = insist(|| taker(py))?;
     let left = leave(&to_leave(lock, &taker, "__exit__")?, kind);
-    interrupted.map_or(left, Err)
+    interrupted.map_or(left, Err).map(|()| nothing)
 }
 
 /// A lease that is the caller's only when all has gone well.
@@ -134,7 +146,7 @@ fn get<'py>(lock: &Bound<'py, PyAny>, wait: &Wait<'py>) -> PyResult<Got<'py>> {
     let on_lost = lock.getattr(intern!(py, "_on_lost"))?;
     let class = sync_lease::class(py)?;
     let native: Bound<'_, Lock> = lock.getattr(intern!(py, "_native"))?.cast_into()?;
-    let caller: Bound<'_, Caller> = blocking::hook(py, "caller_of_thread")?.call1((&taker,))?.cast_into()?;
+    let caller: Bound<'_, Caller> = hook(py, "caller_of_thread")?.call1((&taker,))?.cast_into()?;
     let start = |completions: &Completions| native.get().acquire(completions, 0, false, caller.get(), wait).map(Some);
     let outcome = blocking::run(py, start).map_err(|error| warned(lock, &caller, error))?;
     let Outcome::Granted(grant) = outcome else { return Err(unexpected()) };
@@ -150,19 +162,10 @@ fn get<'py>(lock: &Bound<'py, PyAny>, wait: &Wait<'py>) -> PyResult<Got<'py>> {
         // It ran out before it got here: the process was paused.
         let lease = lease.clone();
         sync_lease::release(&lease)?;
-        return Err(crate::error::raise(lost));
+        return Err(raise(lost));
     }
     leases.set_item(&key, PyWeakrefReference::new(lease.as_any())?)?;
     Ok(got)
-}
-
-/// After a wait in vain for a key that whoever started this one holds.
-pub(crate) fn warned(lock: &Bound<'_, PyAny>, caller: &Bound<'_, Caller>, error: PyErr) -> PyErr {
-    let py = lock.py();
-    if !error.is_instance_of::<PyTimeoutError>(py) {
-        return error;
-    }
-    lock.call_method1(intern!(py, "_warn_of_starter"), (caller,)).err().unwrap_or(error)
 }
 
 fn release_only(lock: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -176,38 +179,11 @@ fn release_only(lock: &Bound<'_, PyAny>) -> PyResult<bool> {
             return Err(raised);
         }
     };
-    give_back(&lease, &completions, 0)?;
+    lease::release(&lease, &completions, 0)?;
     drop(lease);
     blocking::warn_in_loop(py)?;
     match blocking::wait(py, completions, None)? {
         Outcome::Answer(confirmed) => Ok(confirmed),
         _ => Err(unexpected()),
     }
-}
-
-/// Runs a step of Python's without which nothing can be given back: a second time if a signal handler raised in it.
-pub(crate) fn insist<T>(step: impl Fn() -> PyResult<T>) -> PyResult<(T, Option<PyErr>)> {
-    match step() {
-        Ok(value) => Ok((value, None)),
-        Err(interrupted) => Ok((step()?, Some(interrupted))),
-    }
-}
-
-pub(crate) fn entered<'py>(lock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
-    Ok(lock.getattr(intern!(lock.py(), "_entered"))?.cast_into()?)
-}
-
-/// Takes out the last one that fits.
-pub(crate) fn take_out<'py>(
-    list: &Bound<'py, PyList>,
-    fits: impl Fn(&Bound<'py, PyAny>) -> bool,
-) -> PyResult<Option<Bound<'py, PyAny>>> {
-    for place in (0..list.len()).rev() {
-        let item = list.get_item(place)?;
-        if fits(&item) {
-            list.del_item(place)?;
-            return Ok(Some(item));
-        }
-    }
-    Ok(None)
 }

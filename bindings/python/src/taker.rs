@@ -11,7 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
-use crate::blocking::hook;
+use crate::hooks::{aside, hook};
 use crate::process::Owned;
 
 /// So many discarded leases of a thread are remembered before those that were given back are looked for.
@@ -127,15 +127,4 @@ fn given_back(discarded: &[Discarded]) {
 /// Says that leases were dropped while held.
 pub(crate) fn warn_dropped(py: Python<'_>, leases: Vec<(String, u64)>, source: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
     hook(py, "warn_dropped")?.call1((leases, source)).map(drop)
-}
-
-/// Runs Python code where an exception may be on its way, and nobody is there to take another one.
-pub(crate) fn aside(py: Python<'_>, work: impl FnOnce() -> PyResult<()>) {
-    let on_its_way = PyErr::take(py);
-    if let Err(error) = work() {
-        error.write_unraisable(py, None);
-    }
-    if let Some(error) = on_its_way {
-        error.restore(py);
-    }
 }

@@ -1,12 +1,10 @@
-//! What users hand in and get to see: durations, holders, inspections.
+//! What users hand in: durations, options, tokens. What they get back is made in `objects`.
 
 use std::time::Duration;
 
-use dlock::backend::{Inspection, Whom};
-use dlock::holder::Holder;
+use dlock::backend::Whom;
 use dlock::{Error, Renewal, Retry, Unit};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 use crate::error::raise;
@@ -106,33 +104,4 @@ fn shown(field: &str, value: &Bound<'_, PyAny>) -> String {
 /// [`duration`] where `None` means that there is none.
 pub(crate) fn duration_or_none(field: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
     value.map(|value| duration(field, value)).transpose()
-}
-
-/// A `dlock.Holder`.
-pub(crate) fn holder<'py>(py: Python<'py>, holder: &Holder) -> PyResult<Bound<'py, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let remaining = holder.remaining.map(|remaining| remaining.as_secs_f64());
-    let note = holder.note.as_ref();
-    CLASS.import(py, "dlock._holder", "Holder")?.call1((
-        &holder.owner,
-        holder.token,
-        remaining,
-        note.map(|note| &note.host),
-        note.map(|note| note.pid),
-        note.map(|note| std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(note.since)),
-        note.and_then(|note| note.metadata.as_ref()),
-    ))
-}
-
-/// A `dlock.Inspection`.
-pub(crate) fn inspection<'py>(py: Python<'py>, inspection: &Inspection) -> PyResult<Bound<'py, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let held_by = inspection.holder.as_ref().map(|held_by| holder(py, held_by)).transpose()?;
-    CLASS.import(py, "dlock._holder", "Inspection")?.call1((
-        &inspection.key,
-        held_by,
-        inspection.queue.clone(),
-        &inspection.cluster,
-        inspection.waiting_here,
-    ))
 }
