@@ -12,14 +12,13 @@ use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
 use crate::clock::{BootClock, Clock};
 use crate::engine::core::{Shared, Target};
 use crate::engine::environment::Environment;
-use crate::engine::process::Bound;
 use crate::engine::runtime::run;
 use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Result};
-use crate::lock::Lock;
 use crate::observe::Observer;
 use crate::observe::logs::target;
-use crate::options::{ClientOptions, LockOptions, check_key};
+use crate::options::{ClientOptions, check_key};
+use crate::process::Bound;
 
 /// Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
 ///
@@ -141,31 +140,6 @@ impl Client {
         let client = Self::new(url)?;
         client.ping().await?;
         Ok(client)
-    }
-
-    /// A lock for `key` with default options; [`Lock`]'s methods change them.
-    pub fn lock(&self, key: &str) -> Lock {
-        self.lock_with(key, LockOptions::default())
-    }
-
-    /// A lock for `key` with these options. [`Lock::validate`] checks them, and so does every acquire.
-    pub fn lock_with(&self, key: &str, options: LockOptions) -> Lock {
-        Lock::new(self.clone(), key, options)
-    }
-
-    /// Runs `work` while holding `key`; see [`Lock::with`].
-    ///
-    /// # Errors
-    /// As [`Lock::with`].
-    ///
-    /// # Cancel safety
-    /// As [`Lock::with`].
-    pub async fn with_lock<T, F, W>(&self, key: &str, work: F) -> Result<T>
-    where
-        F: FnOnce(crate::Lease) -> W,
-        W: Future<Output = T>,
-    {
-        self.lock(key).with(work).await
     }
 
     /// What the backend can do.

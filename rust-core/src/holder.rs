@@ -4,11 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use crate::fencing::{Token, micros};
 use crate::printable::{bound, shown};
-use crate::unit::Unit;
 
 /// Who holds a key, as far as the backend can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,20 +36,6 @@ impl Holder {
                 bound(metadata, LONGEST_TEXT);
             }
         }
-    }
-
-    /// The holder as programs see it in JSON, with times in `unit`; `since` counts from 1970.
-    pub fn to_json(&self, unit: Unit) -> Value {
-        let note = self.note.as_ref();
-        json!({
-            "owner": self.owner,
-            "token": self.token,
-            "remaining": self.remaining.map(|left| unit.number(left)),
-            "host": note.map(|note| &note.host),
-            "pid": note.map(|note| note.pid),
-            "since": note.map(|note| unit.number(Duration::from_millis(note.since))),
-            "metadata": note.and_then(|note| note.metadata.as_ref()),
-        })
     }
 }
 
@@ -152,17 +136,6 @@ mod tests {
             let note = Note::of_this_process(wall, metadata.map(str::to_owned));
             assert_eq!(&*notes.line(wall, metadata), note.encode());
         }
-    }
-
-    #[test]
-    fn json_counts_in_the_unit_that_was_asked_for() {
-        let note = Note { host: "web-1".into(), pid: 4, since: 1500, metadata: None };
-        let holder = Holder { owner: "abc".into(), token: Some(9), remaining: Some(Duration::from_millis(2500)), note: Some(note) };
-        let (seconds, millis) = (holder.to_json(Unit::Seconds), holder.to_json(Unit::Millis));
-        assert_eq!((&seconds["remaining"], &seconds["since"]), (&2.5.into(), &1.5.into()));
-        assert_eq!((&millis["remaining"], &millis["since"]), (&2500.0.into(), &1500.0.into()));
-        assert_eq!((&millis["pid"], &millis["metadata"]), (&4.into(), &Value::Null));
-        assert_eq!(Holder { owner: "foreign".into(), ..Holder::default() }.to_json(Unit::Millis)["host"], Value::Null);
     }
 
     #[test]

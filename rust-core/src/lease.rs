@@ -12,13 +12,13 @@ use crate::caller::Caller;
 use crate::clock::Instant;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{LeaseState, Status};
-use crate::engine::process::Bound;
 use crate::engine::runtime::run;
 use crate::engine::session::Session;
 use crate::error::{Error, LossReason, Result};
 use crate::observe::logs::target;
 use crate::options::check_ttl;
 use crate::owner::OwnerId;
+use crate::process::Bound;
 
 /// One grant of a lock.
 ///

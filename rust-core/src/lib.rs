@@ -32,6 +32,7 @@ mod engine;
 pub mod error;
 pub mod fencing;
 pub mod holder;
+mod json;
 pub mod lease;
 pub mod lock;
 pub mod observe;
@@ -39,6 +40,7 @@ pub mod options;
 pub mod owner;
 #[doc(hidden)]
 pub mod printable;
+mod process;
 pub mod unit;
 
 pub use caller::Caller;
@@ -54,6 +56,7 @@ pub use lease::{Discarded, Lease};
 pub use lock::Lock;
 pub use observe::{Health, HealthStatus, Stats, health, logs};
 pub use options::{ClientOptions, LockOptions, Renewal, Retry};
+pub use process::EXIT_GRACE;
 pub use unit::Unit;
 
 /// The samples of the README, as tests.

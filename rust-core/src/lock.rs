@@ -1,6 +1,7 @@
 //! A lock: a reusable handle, a key with its options.
 
 mod reentry;
+mod settings;
 
 use std::fmt;
 use std::future::Future;
@@ -14,12 +15,12 @@ use crate::client::Client;
 use crate::engine::attempt::Attempt;
 use crate::engine::core::Target;
 use crate::engine::lease_state::Status;
-use crate::engine::process::Bound;
 use crate::engine::runtime::{call_on, run};
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
 use crate::lease::{Lease, Outstanding, Scope};
-use crate::options::{LockOptions, Retry, check_key};
+use crate::options::{LockOptions, check_key};
+use crate::process::Bound;
 
 use reentry::{Entered, Taker};
 
@@ -50,86 +51,37 @@ impl fmt::Debug for Lock {
     }
 }
 
+impl Client {
+    /// A lock for `key` with default options; [`Lock`]'s methods change them.
+    pub fn lock(&self, key: &str) -> Lock {
+        self.lock_with(key, LockOptions::default())
+    }
+
+    /// A lock for `key` with these options. [`Lock::validate`] checks them, and so does every acquire.
+    pub fn lock_with(&self, key: &str, options: LockOptions) -> Lock {
+        Lock::new(self.clone(), key, options)
+    }
+
+    /// Runs `work` while holding `key`; see [`Lock::with`].
+    ///
+    /// # Errors
+    /// As [`Lock::with`].
+    ///
+    /// # Cancel safety
+    /// As [`Lock::with`].
+    pub async fn with_lock<T, F, W>(&self, key: &str, work: F) -> Result<T>
+    where
+        F: FnOnce(Lease) -> W,
+        W: Future<Output = T>,
+    {
+        self.lock(key).with(work).await
+    }
+}
+
 impl Lock {
     pub(crate) fn new(client: Client, key: &str, options: LockOptions) -> Self {
         let entered = options.reentrant.then(Arc::default);
         Self { client, key: key.into(), options, outstanding: Arc::default(), entered }
-    }
-
-    /// Lease time: without renewal a lease ends then. Default 30 s.
-    #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.options.ttl = ttl;
-        self
-    }
-
-    /// How long acquire waits; zero tries once. Default: for ever.
-    #[must_use]
-    pub fn wait(mut self, wait: Duration) -> Self {
-        self.options.wait = Some(wait);
-        self
-    }
-
-    /// Whether leases are renewed by themselves. Default true.
-    #[must_use]
-    pub fn renew(mut self, renew: bool) -> Self {
-        self.options.renew = renew;
-        self
-    }
-
-    /// Arrival order where the backend can. Default true; false takes a free key past those who wait.
-    #[must_use]
-    pub fn fair(mut self, fair: bool) -> Self {
-        self.options.fair = fair;
-        self
-    }
-
-    /// Ends a lease after this long, renewed or not. Default: never.
-    #[must_use]
-    pub fn max_hold(mut self, max_hold: Duration) -> Self {
-        self.options.max_hold = Some(max_hold);
-        self
-    }
-
-    /// Ends a lease whose holder gave no sign of life for this long. Default: never. In [`Lock::with`] the sign is that the task which awaits
-    /// it is polled; elsewhere it is [`Lease::heartbeat`].
-    #[must_use]
-    pub fn max_stall(mut self, max_stall: Duration) -> Self {
-        self.options.max_stall = Some(max_stall);
-        self
-    }
-
-    /// Bounded attempts instead of waiting: [`Error::RetriesExhausted`] ends them. `wait` bounds the whole. Default: wait.
-    #[must_use]
-    pub fn retry(mut self, retry: Retry) -> Self {
-        self.options.retry = Some(retry);
-        self
-    }
-
-    /// Whether a task that holds the lock through this very instance, or a clone of it, may acquire it again: it then gets the same lease, and
-    /// the last release gives the key back. Default false. Futures that one task polls at the same time are one caller.
-    ///
-    /// Needs a tokio runtime of the caller's; a thread in `block_on` counts as a task. [`Lock::join`] and [`Lock::acquire_then`] do not know
-    /// who waits for them and never re-enter.
-    #[must_use]
-    pub fn reentrant(mut self, reentrant: bool) -> Self {
-        self.options.reentrant = reentrant;
-        self.entered = reentrant.then(Arc::default);
-        self
-    }
-
-    /// How long one backend request about this lock may take. Default: the client's.
-    #[must_use]
-    pub fn op_timeout(mut self, op_timeout: Duration) -> Self {
-        self.options.op_timeout = Some(op_timeout);
-        self
-    }
-
-    /// Text that `inspect` shows beside host, pid and since.
-    #[must_use]
-    pub fn metadata(mut self, metadata: impl Into<String>) -> Self {
-        self.options.metadata = Some(metadata.into());
-        self
     }
 
     /// The key.

@@ -3,24 +3,25 @@
 //! Every language hands its values to these functions, so the limits and the words of the errors are the same everywhere.
 
 mod key;
+mod range;
 mod renewal;
 mod retry;
 
 use std::time::Duration;
+
+use range::check_range;
 
 use crate::backend::Capabilities;
 use crate::error::{Error, Result};
 use crate::printable::quoted;
 use crate::unit::{LONGEST, Unit};
 
-pub use key::check_key;
+pub use key::{LONGEST_KEY, check_key};
 pub use renewal::Renewal;
 pub use retry::Retry;
 
 /// The shortest `max_stall`: every event loop has hiccups.
 const SHORTEST_STALL: Duration = Duration::from_millis(100);
-/// The longest key, in bytes.
-pub const LONGEST_KEY: usize = 512;
 /// The longest `metadata`, in bytes.
 pub const LONGEST_METADATA: usize = 4096;
 
@@ -176,13 +177,6 @@ impl ClientOptions {
         }
         Ok(())
     }
-}
-
-fn check_range(field: &str, value: Duration, least: Duration, unit: Unit) -> Result<()> {
-    if value >= least && value <= LONGEST {
-        return Ok(());
-    }
-    Err(Error::invalid(field, unit.text(value), format!("{} to {}", unit.text(least), unit.text(LONGEST))))
 }
 
 #[cfg(test)]

@@ -24,7 +24,6 @@ use crate::error::{BackendError, Error};
 use crate::fencing::Token;
 use crate::holder::Holder;
 use crate::owner::{OwnerId, SessionId};
-use crate::unit::Unit;
 
 /// What a backend returns, once.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, BackendError>>;
@@ -299,18 +298,6 @@ pub struct Inspection {
     pub waiting_here: usize,
     /// Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared.
     pub cluster: Option<String>,
-}
-
-impl Inspection {
-    /// What was read of the backend as programs see it in JSON, with times in `unit`.
-    pub fn to_json(&self, unit: Unit) -> serde_json::Value {
-        serde_json::json!({
-            "key": self.key,
-            "holder": self.holder.as_ref().map(|holder| holder.to_json(unit)),
-            "queue": self.queue,
-            "cluster": self.cluster,
-        })
-    }
 }
 
 /// A backend's word that a waiter should ask again. Never a grant.

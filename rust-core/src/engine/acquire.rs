@@ -37,7 +37,7 @@ impl Session {
         if let Ok(record) = &result {
             span.record("token", record.token);
         }
-        attempt.trying.ended(&result);
+        attempt.observed.ended(&result);
         result
     }
 

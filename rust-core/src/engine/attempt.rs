@@ -18,7 +18,7 @@ use crate::engine::line_status::{LastHolder, LineStatus};
 use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::holder::Holder;
-use crate::observe::Trying;
+use crate::observe::ObservedAttempt;
 use crate::observe::logs::target;
 use crate::options::LockOptions;
 use crate::owner::OwnerId;
@@ -48,7 +48,7 @@ pub(crate) struct Attempt {
     /// Where it stands in the local line, until it begins; `None` for a single try, which stands in none.
     pub(crate) entered: Option<Joined>,
     pub(crate) is_in_line: bool,
-    pub(crate) trying: Trying,
+    pub(crate) observed: ObservedAttempt,
     /// How many requests have left.
     sent: AtomicU64,
     /// How many of them were answered or given up.
@@ -93,7 +93,7 @@ impl Session {
         let once = options.wait == Some(Duration::ZERO) || options.retry.is_some();
         let started = self.clock.now();
         let mut attempt = Box::new(Attempt {
-            trying: Trying::new(&self.observer, &self.clock, &key, started),
+            observed: ObservedAttempt::new(&self.observer, &self.clock, &key, started),
             entered: None,
             is_in_line: !once,
             note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),

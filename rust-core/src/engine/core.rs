@@ -10,13 +10,13 @@ use crate::backend::{self, Capabilities};
 use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
 use crate::clock::{BootClock, Clock};
 use crate::engine::environment::Environment;
-use crate::engine::process::{self, Bound};
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
 use crate::observe::Observer;
 use crate::observe::logs::target;
 use crate::options::ClientOptions;
 use crate::owner::SessionId;
+use crate::process::{self, Bound};
 
 /// How long a forked child waits for a lock that may be held by a thread that it does not have.
 const PATIENCE: Duration = Duration::from_millis(100);

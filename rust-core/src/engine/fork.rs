@@ -7,7 +7,8 @@
 //! ```
 
 use crate::backend::local::forking;
-use crate::engine::{process, runtime};
+use crate::engine::runtime;
+use crate::process;
 
 /// Promises that every fork from now on is told of with the functions below, the child's before it does anything else with us: then the
 /// engine need not ask the kernel, several times for each lock, which process it is in.

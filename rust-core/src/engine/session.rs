@@ -15,10 +15,10 @@ use tokio_util::task::TaskTracker;
 use crate::backend::measured::Measured;
 use crate::backend::{Backend, Context, Hint};
 use crate::clock::Clock;
-use crate::engine::closing::{Closing, Leases};
 use crate::engine::environment::Environment;
 use crate::engine::heartbeats::Heartbeats;
 use crate::engine::lease_record::LeaseRecord;
+use crate::engine::leases::{Closing, Leases};
 use crate::engine::line::{HandOver, Lines};
 use crate::engine::renewal::Renewals;
 use crate::engine::runtime;
@@ -129,7 +129,8 @@ impl Session {
         });
         let _ = this.set(Arc::downgrade(&session));
         if environment.engine.is_none() {
-            runtime::register(&session);
+            let weak = Arc::downgrade(&session);
+            runtime::register(weak);
         }
         Ok(session)
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::observe::Observer;
+use crate::observe::observer::Observer;
 
 /// How long events gather before their subscribers are woken.
 const GATHER: Duration = Duration::from_millis(5);

@@ -1,14 +1,10 @@
 //! The figures themselves: plain atomics, added to where things happen.
 
-use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::clock::{Clock, Instant};
-use crate::error::{BackendError, Error, Failure, LossReason};
-use crate::observe::Observer;
-use crate::observe::histogram::{Histogram, LONG, SHORT};
+use super::histogram::{Histogram, LONG, SHORT};
+use crate::error::{BackendError, Failure, LossReason};
 
 /// The words for how a release ended.
 pub(super) const OUTCOMES: [&str; 3] = ["released", "not_held", "unknown"];
@@ -26,8 +22,6 @@ pub(super) const CODES: [&str; 9] = [
     "LOCK_LOST",
     "OTHER",
 ];
-/// The code of an attempt whose caller left.
-const CANCELLED: &str = "CANCELLED";
 /// What came of a call to the backend.
 pub(super) const ANSWERS: [&str; 4] = ["ok", "unknown", "not_sent", "refused"];
 
@@ -48,16 +42,14 @@ pub(crate) enum Operation {
 pub(super) const OPERATIONS: [&str; 9] =
     ["ping", "acquire", "renew", "release", "leave", "keep_places", "inspect", "list", "force_release"];
 
-type Counter = AtomicU64;
-
 pub(crate) struct Figures {
-    pub(super) acquired: Counter,
-    pub(super) released: [Counter; OUTCOMES.len()],
-    pub(super) renewed: Counter,
-    pub(super) renewal_failures: Counter,
-    pub(super) lost: [Counter; LOSSES.len()],
-    pub(super) acquire_failures: [Counter; CODES.len()],
-    pub(super) dropped: Counter,
+    pub(super) acquired: AtomicU64,
+    pub(super) released: [AtomicU64; OUTCOMES.len()],
+    pub(super) renewed: AtomicU64,
+    pub(super) renewal_failures: AtomicU64,
+    pub(super) lost: [AtomicU64; LOSSES.len()],
+    pub(super) acquire_failures: [AtomicU64; CODES.len()],
+    pub(super) dropped: AtomicU64,
     pub(super) waiting: AtomicU64,
     pub(super) longest_lag: AtomicU64,
     pub(super) wait: Histogram,
@@ -70,13 +62,13 @@ pub(crate) struct Figures {
 impl Default for Figures {
     fn default() -> Self {
         Self {
-            acquired: Counter::default(),
+            acquired: AtomicU64::default(),
             released: Default::default(),
-            renewed: Counter::default(),
-            renewal_failures: Counter::default(),
+            renewed: AtomicU64::default(),
+            renewal_failures: AtomicU64::default(),
             lost: Default::default(),
             acquire_failures: Default::default(),
-            dropped: Counter::default(),
+            dropped: AtomicU64::default(),
             waiting: AtomicU64::default(),
             longest_lag: AtomicU64::default(),
             wait: Histogram::new(LONG),
@@ -88,12 +80,12 @@ impl Default for Figures {
 }
 
 /// Adds one where the word stands, or at the end.
-fn count(counters: &[Counter], words: &[&str], word: &str) {
+fn count(counters: &[AtomicU64], words: &[&str], word: &str) {
     let place = words.iter().position(|known| *known == word).unwrap_or(words.len() - 1);
     add(&counters[place]);
 }
 
-fn add(counter: &Counter) {
+fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -142,48 +134,5 @@ impl Figures {
             Some(Failure::Refused) => 3,
         };
         self.calls[operation as usize][answer].observe(took);
-    }
-}
-
-/// An attempt to get a key, counted while it is under way and once when it ends: an attempt that is dropped was cancelled.
-pub(crate) struct Trying {
-    observer: Arc<Observer>,
-    clock: Arc<dyn Clock>,
-    key: Arc<str>,
-    started: Instant,
-    over: bool,
-}
-
-impl fmt::Debug for Trying {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trying").field("key", &self.key).finish_non_exhaustive()
-    }
-}
-
-impl Trying {
-    pub(crate) fn new(observer: &Arc<Observer>, clock: &Arc<dyn Clock>, key: &Arc<str>, started: Instant) -> Self {
-        observer.figures.waiting.fetch_add(1, Ordering::Relaxed);
-        Self { observer: observer.clone(), clock: clock.clone(), key: key.clone(), started, over: false }
-    }
-
-    /// The attempt came to an end by itself. What is good of it was told when the lease was made.
-    pub(crate) fn ended<T>(&mut self, result: &Result<T, Error>) {
-        self.over = true;
-        if let Err(error) = result {
-            self.failed(error.code());
-        }
-    }
-
-    fn failed(&self, code: &'static str) {
-        self.observer.acquire_failed(&self.key, code, self.clock.now().since(self.started));
-    }
-}
-
-impl Drop for Trying {
-    fn drop(&mut self) {
-        self.observer.figures.waiting.fetch_sub(1, Ordering::Relaxed);
-        if !self.over {
-            self.failed(CANCELLED);
-        }
     }
 }

@@ -9,9 +9,9 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::observe::Observer;
 use crate::observe::figures::{ANSWERS, CODES, LOSSES, OPERATIONS, OUTCOMES};
 use crate::observe::histogram::{Histogram, Reading};
+use crate::observe::observer::Observer;
 use crate::observe::stats::Gauges;
 
 /// What one text is made from.

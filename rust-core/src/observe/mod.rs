@@ -1,7 +1,6 @@
-//! Seeing inside a client: figures, events, metrics.
-//!
-//! The engine tells an [`Observer`] what happens; that costs an addition or two, and one look at a byte to see that nobody listens.
+//! What of a client can be seen from outside: figures, events, metrics, health, log records.
 
+mod attempts;
 mod courier;
 mod events;
 mod figures;
@@ -9,180 +8,20 @@ pub mod health;
 mod histogram;
 pub mod logs;
 mod metrics;
+mod observer;
+mod queue;
 mod stats;
+mod subscription;
 
-use std::borrow::Cow;
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
-
-use parking_lot::RwLock;
-use tokio::sync::Notify;
-
-pub use events::{Event, Kind, Kinds, QUEUE, Subscription};
-pub(crate) use figures::{Figures, Operation, Trying};
+pub(crate) use attempts::ObservedAttempt;
+pub use events::{Event, Kind, Kinds};
+pub(crate) use figures::Operation;
 pub use health::{Health, HealthStatus};
+pub(crate) use observer::{Observer, Subject};
+pub use queue::QUEUE;
 pub(crate) use stats::Gauges;
 pub use stats::{Calls, Lag, Stats};
-
-use crate::error::LossReason;
-use crate::fencing::Token;
-use crate::owner::OwnerId;
-use events::Inner;
-use logs::target;
-
-/// What of a client can be seen from outside.
-#[derive(Default)]
-pub(crate) struct Observer {
-    pub(crate) figures: Figures,
-    /// The kinds that anybody listens to.
-    listened: AtomicU8,
-    subscriptions: RwLock<Vec<Arc<Inner>>>,
-    /// Something waits for a subscriber who was not woken yet.
-    arrived: Notify,
-}
-
-impl fmt::Debug for Observer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Observer").finish_non_exhaustive()
-    }
-}
-
-/// The lease that something happens to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Subject<'a> {
-    pub(crate) key: &'a Arc<str>,
-    pub(crate) token: Token,
-    pub(crate) owner: OwnerId,
-    /// How long it has been held.
-    pub(crate) held: Duration,
-}
-
-impl Subject<'_> {
-    fn event(&self, kind: Kind, reason: Option<Cow<'static, str>>) -> Event {
-        let (token, owner) = (Some(self.token), Some(self.owner));
-        Event { kind, key: self.key.clone(), token, owner, waited: None, held: Some(self.held), reason }
-    }
-}
-
-impl Observer {
-    pub(crate) fn subscribe(self: &Arc<Self>, kinds: Kinds, wake: impl Fn() + Send + Sync + 'static) -> Subscription {
-        Subscription::new(self, kinds, wake)
-    }
-
-    pub(crate) fn on(self: &Arc<Self>, kinds: Kinds, observe: impl FnMut(&Event) + Send + 'static) -> Subscription {
-        Subscription::calling(self, kinds, observe)
-    }
-
-    /// A lease was got. To be told before anything else can happen to it.
-    pub(crate) fn acquired(&self, lease: Subject<'_>, waited: Duration) {
-        self.figures.acquired(waited);
-        tracing::debug!(target: target::LEASE, key = %lease.key, token = lease.token, owner = %lease.owner, ?waited, "acquired");
-        self.tell(Kind::Acquired, || Event { waited: Some(waited), held: None, ..lease.event(Kind::Acquired, None) });
-    }
-
-    pub(crate) fn acquire_failed(&self, key: &Arc<str>, code: &'static str, waited: Duration) {
-        self.figures.acquire_failed(code);
-        tracing::debug!(target: target::LEASE, %key, code, ?waited, "not acquired");
-        self.tell(Kind::AcquireFailed, || Event {
-            kind: Kind::AcquireFailed,
-            key: key.clone(),
-            token: None,
-            owner: None,
-            waited: Some(waited),
-            held: None,
-            reason: Some(code.into()),
-        });
-    }
-
-    pub(crate) fn renewed(&self, lease: Subject<'_>, lag: Option<Duration>) {
-        self.figures.renewed(lag);
-        tracing::debug!(target: target::LEASE, key = %lease.key, token = lease.token, ?lag, "renewed");
-        self.tell(Kind::Renewed, || lease.event(Kind::Renewed, None));
-    }
-
-    pub(crate) fn renewal_failed(&self, lease: Subject<'_>, error: &str) {
-        self.figures.renewal_failed();
-        self.tell(Kind::RenewalFailed, || lease.event(Kind::RenewalFailed, Some(error.to_owned().into())));
-    }
-
-    /// A release came to its end; `outcome` is the word for its status.
-    pub(crate) fn released(&self, lease: Subject<'_>, outcome: &'static str) {
-        self.figures.released(outcome, lease.held);
-        tracing::debug!(target: target::LEASE, key = %lease.key, token = lease.token, held = ?lease.held, outcome, "released");
-        self.tell(Kind::Released, || lease.event(Kind::Released, Some(outcome.into())));
-    }
-
-    pub(crate) fn lost(&self, lease: Subject<'_>, reason: LossReason) {
-        self.figures.lost(reason, lease.held);
-        self.tell(Kind::Lost, || lease.event(Kind::Lost, Some(reason.as_str().into())));
-    }
-
-    /// All that is paid when nobody listens is the first line.
-    fn tell(&self, kind: Kind, event: impl FnOnce() -> Event) {
-        if self.listened.load(Ordering::Relaxed) & kind as u8 == 0 {
-            return;
-        }
-        let subscriptions = self.subscriptions.read();
-        let mut wanting = subscriptions.iter().filter(|subscription| subscription.wants(kind));
-        let Some(mut one) = wanting.next() else { return };
-        let event = event();
-        let mut first = false;
-        let mut push = |subscription: &Inner, event| match subscription.push(event) {
-            Ok(armed) => first |= armed,
-            Err(()) => self.figures.dropped(),
-        };
-        for another in wanting {
-            push(one, event.clone());
-            one = another;
-        }
-        // As a rule there is one, and nothing is copied.
-        push(one, event);
-        drop(subscriptions);
-        if first {
-            self.arrived.notify_one();
-        }
-    }
-
-    /// Nothing more comes, to nobody.
-    pub(crate) fn end(&self) {
-        let subscriptions = self.subscriptions.read().clone();
-        for subscription in subscriptions {
-            subscription.end();
-        }
-    }
-
-    /// Events that wait to be taken.
-    pub(crate) fn queued(&self) -> usize {
-        self.subscriptions.read().iter().map(|subscription| subscription.len()).sum()
-    }
-
-    fn add(&self, subscription: &Arc<Inner>) {
-        self.subscriptions.write().push(subscription.clone());
-        self.count_listeners();
-    }
-
-    fn remove(&self, subscription: &Arc<Inner>) {
-        self.subscriptions.write().retain(|known| !Arc::ptr_eq(known, subscription));
-        self.count_listeners();
-    }
-
-    fn count_listeners(&self) {
-        let subscriptions = self.subscriptions.read();
-        let kinds = subscriptions.iter().fold(0, |bits, subscription| bits | subscription.kinds());
-        self.listened.store(kinds, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Observer {
-    fn drop(&mut self) {
-        for subscription in self.subscriptions.get_mut() {
-            subscription.end();
-        }
-    }
-}
+pub use subscription::Subscription;
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::choice::ChosenBy;
-use crate::observe::Observer;
 use crate::observe::figures::{ANSWERS, CODES, LOSSES, OPERATIONS, OUTCOMES};
+use crate::observe::observer::Observer;
 
 /// What a client has done since it was made, and what it has under way. Counts begin at zero with the client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl Observer {
             scheduled: gauges.scheduled as u64,
             background: gauges.background as u64,
             queued_events: self.queued() as u64,
-            event_capacity: super::QUEUE as u64,
+            event_capacity: super::queue::QUEUE as u64,
             dropped_events: read(&figures.dropped),
         }
     }

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::*;
-use crate::owner::SessionId;
+use crate::error::LossReason;
+use crate::owner::{OwnerId, SessionId};
 
 fn subject(key: &Arc<str>, token: u64) -> Subject<'_> {
     let owner = OwnerId { session: SessionId::from_u128(1), sequence: token };

@@ -2,8 +2,10 @@
 
 use crate::backend::Capabilities;
 use crate::error::{Error, Result};
-use crate::options::LONGEST_KEY;
 use crate::printable::quoted;
+
+/// The longest key, in bytes.
+pub const LONGEST_KEY: usize = 512;
 
 /// Checks a key: 1 to 512 bytes, no control characters, none of the backend's own, and no text that an object turns into by itself.
 ///

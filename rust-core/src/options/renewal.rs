@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Unit, check_range};
+use super::range::check_range;
 use crate::error::{Error, Result};
+use crate::unit::Unit;
 
 /// Tuning of renewal, for all leases of a client. The defaults are good to 100,000 leases.
 ///

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::check_range;
+use super::range::check_range;
 use crate::error::{Error, Result};
 use crate::unit::{LONGEST, Unit};
 

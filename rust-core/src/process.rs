@@ -3,8 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+
+/// How long the end of a process, or of a client, waits for the releases that are under way: long enough for a server that answers, short
+/// enough for a program that wants to end.
+pub const EXIT_GRACE: Duration = Duration::from_secs(2);
 
 /// This process, once every fork is promised to be told of; zero while the kernel must be asked.
 static REMEMBERED: AtomicU32 = AtomicU32::new(0);

@@ -1,0 +1,153 @@
+//! The queue of one subscription.
+//!
+//! It has a bound, so that a subscriber that takes nothing costs no more than that: an event that finds the queue full is dropped, and
+//! counted. Whoever reports an event puts it here and goes on.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use parking_lot::Mutex;
+
+use super::events::{Event, Kind, Kinds};
+use crate::process;
+
+/// How many events wait for one subscriber; more are dropped. The renewals of 10,000 leases may come at once.
+pub const QUEUE: usize = 16_384;
+
+/// The most room that is kept for later events once many have been taken.
+const ROOM: usize = 4096;
+
+/// Where a subscription's queue stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Bell {
+    /// Nothing to take.
+    #[default]
+    Silent,
+    /// Something came; the subscriber was not woken yet.
+    Armed,
+    /// The subscriber was woken and has not taken it yet.
+    Rung,
+}
+
+#[derive(Default)]
+struct Waiting {
+    events: VecDeque<Event>,
+    bell: Bell,
+}
+
+impl Waiting {
+    /// Moves everything to the end of `batch`, whose room is used anew as a rule: new memory for each batch would take longer than all the rest.
+    fn take_into(&mut self, batch: &mut VecDeque<Event>) {
+        if batch.is_empty() {
+            std::mem::swap(&mut self.events, batch);
+        } else {
+            batch.append(&mut self.events);
+        }
+    }
+}
+
+pub(super) struct EventQueue {
+    pid: u32,
+    kinds: AtomicU8,
+    ended: AtomicBool,
+    waiting: Mutex<Waiting>,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl EventQueue {
+    pub(super) fn new(kinds: Kinds, wake: Box<dyn Fn() + Send + Sync>) -> Self {
+        let (kinds, ended) = (AtomicU8::new(kinds.0), AtomicBool::new(false));
+        Self { pid: process::id(), kinds, ended, waiting: Mutex::default(), wake }
+    }
+
+    pub(super) fn wants(&self, kind: Kind) -> bool {
+        Kinds(self.kinds.load(Ordering::Relaxed)).contains(kind)
+    }
+
+    /// Whether the courier has to come. An event that finds the queue full is dropped.
+    pub(super) fn push(&self, event: Event) -> std::result::Result<bool, ()> {
+        let mut waiting = self.waiting.lock();
+        if waiting.events.len() >= QUEUE {
+            return Err(());
+        }
+        waiting.events.push_back(event);
+        let first = waiting.bell == Bell::Silent;
+        if first {
+            waiting.bell = Bell::Armed;
+        }
+        Ok(first)
+    }
+
+    /// Wakes the subscriber if something came since it was last woken.
+    pub(super) fn ring(&self) {
+        let armed = {
+            let mut waiting = self.waiting.lock();
+            let armed = waiting.bell == Bell::Armed;
+            if armed {
+                waiting.bell = Bell::Rung;
+            }
+            armed
+        };
+        if armed {
+            self.wake();
+        }
+    }
+
+    /// A forked child does not wake its parent's subscribers.
+    fn wake(&self) {
+        if process::id() == self.pid {
+            (self.wake)();
+        }
+    }
+
+    pub(super) fn kinds(&self) -> u8 {
+        self.kinds.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.lock().events.len()
+    }
+
+    /// Nothing more comes: its client is gone. The subscriber is woken to see it.
+    pub(super) fn end(&self) {
+        if !self.ended.swap(true, Ordering::Relaxed) {
+            self.wake();
+        }
+    }
+
+    pub(super) fn set_kinds(&self, kinds: Kinds) {
+        self.kinds.store(kinds.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// The subscriber wants nothing more.
+    pub(super) fn leave(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.kinds.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn clear(&self) {
+        self.waiting.lock().events.clear();
+    }
+
+    /// Moves everything that came to the end of `batch`. The next event wakes the subscriber again.
+    pub(super) fn take_into(&self, batch: &mut VecDeque<Event>) {
+        batch.shrink_to(ROOM);
+        let mut waiting = self.waiting.lock();
+        waiting.bell = Bell::Silent;
+        waiting.take_into(batch);
+    }
+
+    /// [`EventQueue::take_into`] for a subscriber that comes again until nothing is left: only then does the next event wake it.
+    pub(super) fn take_or_rest(&self, batch: &mut VecDeque<Event>) {
+        batch.shrink_to(ROOM);
+        let mut waiting = self.waiting.lock();
+        if waiting.events.is_empty() {
+            waiting.bell = Bell::Silent;
+        }
+        waiting.take_into(batch);
+    }
+}
