@@ -11,7 +11,7 @@ use super::guard::guard_too_fast;
 use super::leases::{Kept, Lease, Seat, class};
 use super::names::{self, Queue};
 use super::request::{self, Ahead, Answer, Ask, Asked, Guarded, Looked, Rehung};
-use super::step::Step;
+use super::shape::Step;
 use crate::backend::{Acquire, Acquired, Grant, Waiting};
 use crate::clock::Instant;
 use crate::error::{BackendError, Failure};

@@ -23,7 +23,7 @@ use tokio::time::{Instant as Timer, timeout_at};
 use super::leases::remaining;
 use super::request::{Answer, Said};
 use super::servers::endpoints::Endpoints;
-use super::step::{self, Confidence, Step};
+use super::shape::{self, Confidence, Step};
 use crate::error::{BackendError, Failure};
 
 /// How many go together. etcd allows 128 operations, of which each transaction inside has a few; and it limits the bytes of a request.
@@ -163,7 +163,7 @@ impl Line {
             return self.send_alone(batch, false).await;
         }
         let (answered, ghosts) = self.send_together(&batch, deadline).await;
-        let answers = answered.and_then(|answer| step::each(&answer.haunted(ghosts), batch.len(), self.reads));
+        let answers = answered.and_then(|answer| shape::each(&answer.haunted(ghosts), batch.len(), self.reads));
         match answers {
             Ok(answers) => {
                 for (waiting, answer) in batch.into_iter().zip(answers) {
@@ -185,8 +185,8 @@ impl Line {
     async fn send_together(&self, batch: &[Waiting], deadline: Timer) -> (Answered, bool) {
         let steps = batch.iter().map(|waiting| &waiting.step);
         let mut ghosts = false;
-        if step::are_hopeful(steps.clone()) && self.state.lock().confidence.next() {
-            match self.execute(|| step::flat(steps.clone()), deadline).await {
+        if shape::are_hopeful(steps.clone()) && self.state.lock().confidence.next() {
+            match self.execute(|| shape::flat(steps.clone()), deadline).await {
                 Ok(answer) => {
                     self.state.lock().confidence.note(answer.succeeded());
                     if answer.succeeded() {
@@ -200,7 +200,7 @@ impl Line {
                 Err(error) => return (Err(error), false),
             }
         }
-        (self.execute(|| step::nested(steps.clone()), deadline).await, ghosts)
+        (self.execute(|| shape::nested(steps.clone()), deadline).await, ghosts)
     }
 
     async fn send_alone(&self, batch: Vec<Waiting>, ghosts: bool) {

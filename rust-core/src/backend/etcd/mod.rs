@@ -12,18 +12,18 @@
 mod acquire;
 mod attempts;
 mod batch;
-mod clear;
-mod give_back;
 mod guard;
 mod inspect;
 mod leases;
+mod lost_answers;
 mod names;
+mod recent;
+mod release;
 mod renew;
 mod request;
-mod seen;
 #[doc(hidden)] // public for the tests that break servers
 pub mod servers;
-mod step;
+mod shape;
 mod watch;
 
 use std::fmt;
@@ -41,12 +41,12 @@ use tokio_util::sync::CancellationToken;
 use self::acquire::Asking;
 use self::attempts::Attempts;
 use self::batch::Line;
-use self::clear::Clearing;
 use self::guard::Guard;
 use self::leases::Pool;
+use self::lost_answers::Clearing;
 use self::names::Queue;
+use self::recent::Seen;
 use self::request::Answer;
-use self::seen::Seen;
 use self::servers::address::Address;
 use self::servers::endpoints::Endpoints;
 use self::watch::Watches;

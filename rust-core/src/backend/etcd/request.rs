@@ -14,7 +14,7 @@ use etcd_client::{
 };
 
 use super::names::{self, Queue};
-use super::step::Step;
+use super::shape::Step;
 use crate::backend::{Acquire, Waiting};
 use crate::error::{BackendError, Failure};
 use crate::holder::{Holder, Note};

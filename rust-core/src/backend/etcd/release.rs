@@ -10,7 +10,7 @@ use super::acquire::Asking;
 use super::attempts::{Attempt, Leaving, Turned};
 use super::names::Queue;
 use super::request::Answer;
-use super::step::Step;
+use super::shape::Step;
 use crate::backend::{Acquired, Handover, Outcome};
 use crate::error::{BackendError, Failure};
 use crate::owner::OwnerId;
