@@ -33,7 +33,7 @@ async fn timed_put(endpoints: &Endpoints) -> Duration {
 
 /// The member that is asked first.
 async fn favourite(endpoints: &Endpoints, cluster: &EtcdCluster) -> usize {
-    let server = endpoints.best(OP_TIMEOUT).await.unwrap().server();
+    let server = endpoints.best(OP_TIMEOUT).await.unwrap().name();
     cluster.members.iter().position(|member| member.endpoint() == server).unwrap()
 }
 
@@ -85,7 +85,7 @@ async fn a_paused_member_fails_no_first_call() {
     for _ in 0..6 {
         let endpoints = open(&cluster.url());
         let answer = put(&endpoints, OP_TIMEOUT).await.unwrap();
-        assert!(!answer.ghosts, "it was never sent to the silent one");
+        assert!(!answer.may_run_again, "it was never sent to the silent one");
     }
 }
 
@@ -97,8 +97,8 @@ async fn an_answer_past_a_silent_member_tells_of_the_ghost() {
     let paused = favourite(&endpoints, &cluster).await;
     cluster.pause(paused).await;
     cluster.leader().await;
-    assert!(put(&endpoints, OP_TIMEOUT).await.unwrap().ghosts);
-    assert!(!put(&endpoints, OP_TIMEOUT).await.unwrap().ghosts);
+    assert!(put(&endpoints, OP_TIMEOUT).await.unwrap().may_run_again);
+    assert!(!put(&endpoints, OP_TIMEOUT).await.unwrap().may_run_again);
     cluster.resume(paused);
 }
 
@@ -240,7 +240,7 @@ async fn a_stream_that_fell_silent_is_opened_elsewhere() {
     let cluster = cluster().await;
     let endpoints = open(&cluster.url());
     let via = endpoints.best(CONNECT_TIMEOUT).await.unwrap();
-    let silent = cluster.members.iter().position(|member| member.endpoint() == via.server()).unwrap();
+    let silent = cluster.members.iter().position(|member| member.endpoint() == via.name()).unwrap();
     cluster.pause(silent).await;
     endpoints.suspect(&via);
     assert_ne!(favourite(&endpoints, &cluster).await, silent);

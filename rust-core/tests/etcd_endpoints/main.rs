@@ -11,8 +11,8 @@ mod support;
 
 use std::time::Duration;
 
-use dlock::backend::etcd::servers::address::Address;
-use dlock::backend::etcd::servers::endpoints::{Answer, Endpoints};
+use dlock::backend::etcd::servers::address::EtcdAddress;
+use dlock::backend::etcd::servers::endpoints::{Endpoints, ServerAnswer};
 use dlock::error::BackendError;
 
 /// The engine's defaults.
@@ -20,15 +20,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const OP_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn open(url: &str) -> Endpoints {
-    Endpoints::new(Address::parse(url).unwrap(), CONNECT_TIMEOUT)
+    Endpoints::new(EtcdAddress::parse(url).unwrap(), CONNECT_TIMEOUT)
 }
 
 /// A request that goes through the cluster's log, and may be repeated.
-async fn put(endpoints: &Endpoints, timeout: Duration) -> Result<Answer<()>, BackendError> {
+async fn put(endpoints: &Endpoints, timeout: Duration) -> Result<ServerAnswer<()>, BackendError> {
     endpoints.run(timeout, |mut client| async move { client.put("key", "value", None).await.map(drop) }).await
 }
 
 /// A first call, as `Client::connect` makes it.
-async fn connect(url: &str) -> Result<Answer<()>, BackendError> {
+async fn connect(url: &str) -> Result<ServerAnswer<()>, BackendError> {
     put(&open(url), CONNECT_TIMEOUT).await
 }

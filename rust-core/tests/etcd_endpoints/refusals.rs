@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use dlock::backend::etcd::servers::address::Address;
+use dlock::backend::etcd::servers::address::EtcdAddress;
 use dlock::error::{BackendError, Failure};
 use tokio::net::TcpListener;
 
@@ -108,13 +108,13 @@ async fn r15_files_that_cannot_be_used_are_found_at_once() {
     let (missing, empty) = (authority.certificate().with_file_name("missing.pem"), authority.file("empty.pem", ""));
     let broken = authority.file("broken.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n");
     for (ca, told) in [(missing, "No such file"), (empty, "has no CERTIFICATE"), (broken, "that can be used")] {
-        let error = Address::parse(&url("etcds://h", &ca, None)).unwrap_err();
+        let error = EtcdAddress::parse(&url("etcds://h", &ca, None)).unwrap_err();
         assert_eq!(error.code(), "INVALID_OPTIONS");
         assert!(error.to_string().contains(told), "{error}");
     }
     let (ours, others) = (authority.issue("ours"), authority.issue("others"));
     let mixed = Identity { certificate: ours.certificate, key: others.key };
-    let error = Address::parse(&url("etcds://h", &authority.certificate(), Some(&mixed))).unwrap_err();
+    let error = EtcdAddress::parse(&url("etcds://h", &authority.certificate(), Some(&mixed))).unwrap_err();
     assert_eq!(error.code(), "INVALID_OPTIONS", "{error}");
 }
 
@@ -122,7 +122,7 @@ async fn r15_files_that_cannot_be_used_are_found_at_once() {
 async fn servers_of_two_clusters_are_not_mixed() {
     let mut servers = [EtcdServer::start().await, EtcdServer::start().await];
     let endpoints = open(&format!("etcd://{},{}", servers[0].endpoint(), servers[1].endpoint()));
-    let used = endpoints.best(CONNECT_TIMEOUT).await.unwrap().server();
+    let used = endpoints.best(CONNECT_TIMEOUT).await.unwrap().name();
     servers.sort_by_key(|server| server.endpoint() != used);
     servers[0].kill();
     let error = put(&endpoints, CONNECT_TIMEOUT).await.unwrap_err();

@@ -1,350 +1,375 @@
-//! How an attempt gets a key: it asks for a place once, and looks at it when something has changed.
+//! How an attempt gets a lock: it makes its queue key once, and looks at it again when something has changed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant as Timer;
 
-use super::Store;
-use super::attempts::{Attempt, Leaving, Turned};
-use super::guard::guard_too_fast;
-use super::leases::{Kept, Lease, Seat, class};
-use super::names::{self, Queue};
-use super::request::{self, Ahead, Answer, Ask, Asked, Guarded, Looked, Rehung};
-use super::shape::Step;
+use super::answer::{Ahead, KeyAnswer, LookAnswer, MoveAnswer, TxnAnswer, first_holder, is_lease_gone};
+use super::attempt::{EtcdAttempt, QueueKey};
+use super::attempts::AttemptAccess;
+use super::guard::{ROUNDS, guard_too_fast};
+use super::leases::{KeptAlive, LeaseUse, lease_ttl};
+use super::names::{self, GuardRevision, LockQueue};
+use super::request::{self, KeyRequest, Step};
+use super::store::EtcdStore;
 use crate::backend::{Acquire, Acquired, Grant, Waiting};
 use crate::clock::Instant;
 use crate::error::{BackendError, Failure};
 use crate::fencing::{Token, is_token};
 use crate::holder::Holder;
+use crate::owner::OwnerId;
 
-/// How often things may change under one request before it is given up.
-pub(super) const ROUNDS: usize = 10;
-
-/// One request for a key.
-pub(super) struct Asking {
-    pub(super) queue: Queue,
+/// One call for a lock.
+pub(super) struct AcquireCall {
+    pub(super) queue: LockQueue,
     pub(super) acquire: Acquire,
-    /// When it was made: a grant's life counts from here.
+    /// When it was made: the life of a grant counts from here.
     pub(super) since: Instant,
     pub(super) deadline: Timer,
 }
 
-/// What a request for a place was made with.
-pub(super) struct Prepared {
-    guard: Guarded,
-    pub(super) lease: Arc<Lease>,
+impl AcquireCall {
+    pub(super) fn owner(&self) -> OwnerId {
+        self.acquire.owner
+    }
+
+    fn queue_key(&self, attempt: &EtcdAttempt) -> Vec<u8> {
+        self.queue.queue_key(self.acquire.owner.session, attempt.key_number)
+    }
 }
 
-impl Store {
-    /// Asks for a key. Meant for a task of its own: what was sent is followed to its answer.
-    pub(super) async fn acquire(self: Arc<Self>, asking: Asking, turned: Turned) -> Result<Acquired, BackendError> {
-        let mut turn = turned.wait(asking.deadline).await?;
-        let acquired = self.get(&asking, &mut turn).await.map_err(|error| turn.judge(error));
-        self.attempts.end(asking.acquire.owner, turn);
+/// What a request for a queue key was made with.
+pub(super) struct PreparedRequest {
+    guard: GuardRevision,
+    pub(super) lease: LeaseUse,
+}
+
+/// What a queue key is to be under, and to say.
+pub(super) struct LeaseTerms {
+    pub(super) ttl: Duration,
+    /// False: the key gets an exclusive lease.
+    pub(super) renew: bool,
+    /// A new note for the key's value; `None` leaves the value as it is.
+    pub(super) note: Option<Arc<str>>,
+}
+
+impl EtcdStore {
+    /// Asks for a lock. Meant for a task of its own: every request is followed to its answer.
+    pub(super) async fn acquire(self: Arc<Self>, call: AcquireCall, access: AttemptAccess) -> Result<Acquired, BackendError> {
+        let mut attempt = access.wait(call.deadline).await?;
+        let acquired = self.get(&call, &mut attempt).await.map_err(|error| attempt.judge(error));
+        self.attempts.finish(call.owner(), attempt);
         acquired
     }
 
-    pub(super) async fn get(&self, asking: &Asking, attempt: &mut Attempt) -> Result<Acquired, BackendError> {
-        if attempt.leaving != Leaving::No {
-            // A deletion that is executed late would find the place, and that may be granted by then: first the place is gone for sure.
-            self.take_back(&asking.queue, asking.acquire.owner, attempt, asking.deadline).await?;
+    pub(super) async fn get(&self, call: &AcquireCall, attempt: &mut EtcdAttempt) -> Result<Acquired, BackendError> {
+        if attempt.is_withdrawing() {
+            // A late deletion could remove the key we are about to be granted, so finish it first.
+            self.withdraw(&call.queue, call.owner(), attempt, call.deadline).await?;
         }
         let mut rounds = ROUNDS;
-        while rounds > 0 && Timer::now() < asking.deadline {
+        while rounds > 0 && Timer::now() < call.deadline {
             let guard = self.guard.known();
-            let step = match attempt.created {
-                Some(created) => self.look(asking, attempt, created).await?,
-                None => self.ask(asking, attempt).await?,
+            let acquired = match attempt.key().map(|key| key.created) {
+                Some(created) => self.look(call, attempt, created).await?,
+                None => self.make_key(call, attempt).await?,
             };
-            if let Some(acquired) = step {
+            if let Some(acquired) = acquired {
                 return Ok(acquired);
             }
-            // A guard that others have moved meanwhile says nothing about the key.
+            // A round that failed because other requests moved the guard says nothing about the key, and does not count.
             rounds -= usize::from(self.guard.known() == guard);
         }
         Err(BackendError::new(Failure::Unknown, "things changed faster than they could be looked at"))
     }
 
-    /// Asks for a place. `None`: look at what has become of it, or ask again.
-    async fn ask(&self, asking: &Asking, attempt: &mut Attempt) -> Result<Option<Acquired>, BackendError> {
-        let Asking { queue, acquire, since, deadline } = asking;
-        if !acquire.enqueue && !attempt.unanswered && self.seen.is_recent(&queue.prefix, self.context.clock.now()) {
-            // A try that fails costs the cluster an entry in its log, a look does not.
-            if let Some(holder) = request::peeked(&self.read(request::peek(queue).txn(), *deadline).await?)? {
-                return Ok(Some(self.held(asking, Some(holder))));
+    /// Makes the queue key. `None`: look at it, or make it again.
+    async fn make_key(&self, call: &AcquireCall, attempt: &mut EtcdAttempt) -> Result<Option<Acquired>, BackendError> {
+        let AcquireCall { queue, acquire, since, deadline } = call;
+        if !acquire.enqueue && attempt.is_over() && self.recently_held.contains(&queue.prefix, self.context.clock.now()) {
+            // A try that fails costs the cluster an entry in its log, a read does not.
+            let read = self.read(request::first_in_queue(queue).txn(), *deadline).await?;
+            if let Some(holder) = first_holder(&read)? {
+                return Ok(Some(self.held(call, Some(holder))));
             }
         }
-        let (prepared, mut ask) = self.prepare(asking, attempt).await?;
-        ask.hopeful = !self.wanted.is_recent(&queue.prefix, self.context.clock.now());
-        let [coming] = self.line.submit([Step::Ask(ask)], *deadline)?;
-        let (answer, kept) = tokio::join!(coming.wait(), self.pool.freshen(&prepared.lease, *since, *deadline));
-        self.conclude(asking, attempt, prepared, answer, kept).await
+        let (prepared, mut request) = self.prepare(call, attempt).await?;
+        request.optimistic = !self.recently_contended.contains(&queue.prefix, self.context.clock.now());
+        let [pending] = self.line.submit([Step::MakeKey(request)], *deadline);
+        let kept = self.pool.freshen(&prepared.lease.lease, *since, *deadline);
+        let (answer, kept) = tokio::join!(pending.wait(), kept);
+        self.conclude(call, attempt, prepared, answer, kept).await
     }
 
-    /// What a request for a place needs: the guard's revision and a lease.
-    pub(super) async fn prepare(&self, asking: &Asking, attempt: &mut Attempt) -> Result<(Prepared, Ask), BackendError> {
-        let Asking { queue, acquire, deadline, .. } = asking;
+    /// Gets what a request for a queue key needs: the guard's revision and a lease.
+    pub(super) async fn prepare(
+        &self,
+        call: &AcquireCall,
+        attempt: &mut EtcdAttempt,
+    ) -> Result<(PreparedRequest, KeyRequest), BackendError> {
+        let AcquireCall { queue, acquire, deadline, .. } = call;
         let guard = self.guard.current(*deadline).await?;
-        let seat = match attempt.seat.take() {
-            Some(seat) if seat.suits(acquire.ttl, acquire.renew) => seat,
-            _ => self.seat(acquire, *deadline).await?,
+        let lease = match attempt.take_lease() {
+            Some(lease) if lease.suits(acquire.ttl, acquire.renew) => lease,
+            _ => self.join_lease(acquire.ttl, acquire.renew, *deadline).await?,
         };
-        let lease = seat.lease.clone();
-        attempt.seat = Some(seat);
-        attempt.note = acquire.note.clone();
-        if !attempt.unanswered {
+        if attempt.is_over() {
             attempt.floor = if is_token(acquire.floor) { acquire.floor } else { 0 };
         }
-        let ask = Ask::new(queue, attempt.chair, acquire, lease.id, guard.clone());
-        Ok((Prepared { guard, lease }, ask))
+        let request = KeyRequest::new(queue, attempt.key_number, acquire, lease.id(), guard.clone());
+        Ok((PreparedRequest { guard, lease }, request))
     }
 
-    /// Takes the answer to a request for a place. `None`: look at what has become of it, or ask again.
+    /// Takes the answer to a request for a queue key. `None`: look at the key, or make it again.
     pub(super) async fn conclude(
         &self,
-        asking: &Asking,
-        attempt: &mut Attempt,
-        Prepared { guard, lease }: Prepared,
-        answer: Result<Answer, BackendError>,
-        kept: Result<Kept, BackendError>,
+        call: &AcquireCall,
+        attempt: &mut EtcdAttempt,
+        PreparedRequest { guard, lease }: PreparedRequest,
+        answer: Result<TxnAnswer, BackendError>,
+        kept: Result<KeptAlive, BackendError>,
     ) -> Result<Option<Acquired>, BackendError> {
-        let answer = match answer {
+        if let Err(error) = &answer
+            && is_lease_gone(error)
+        {
+            self.pool.is_over(&lease.lease);
+            return Ok(None);
+        }
+        let answer = match self.read_key_answer(call, attempt, &guard, answer).await {
             Ok(answer) => answer,
-            Err(error) if request::is_lease_gone(&error) => {
-                self.pool.is_over(&lease);
-                attempt.seat = None;
-                return Ok(None);
-            }
             Err(error) => {
-                attempt.unanswered |= error.failure == Failure::Unknown;
+                attempt.leave_lease(lease);
                 return Err(error);
             }
         };
-        attempt.unanswered |= answer.ghosts;
-        let asked = request::asked(&asking.acquire, &guard, &answer);
-        attempt.unanswered |= asked.is_err();
-        let mut asked = asked?;
-        if asked == Asked::Refused {
-            let [coming] =
-                self.looks.submit([request::why_not(&asking.queue, attempt.chair, &asking.acquire, &guard)], asking.deadline)?;
-            asked = request::why(&asking.acquire, &guard, &coming.wait().await?)?;
+        if let KeyAnswer::First(created) | KeyAnswer::Behind(created, _) | KeyAnswer::Exists(created) = answer {
+            attempt.has_key(created, lease, call.acquire.note.clone());
+            self.check_token(call, attempt, created).await?;
+        } else {
+            attempt.leave_lease(lease);
         }
-        if let Asked::First(created) | Asked::Behind(created, _) | Asked::Exists(created) = asked {
-            attempt.created = Some(created);
-            self.check_token(asking, attempt, created).await?;
-        }
-        match asked {
-            Asked::First(created) => self.grant(asking, attempt, created, kept),
-            Asked::Behind(_, mut ahead) => {
+        match answer {
+            KeyAnswer::First(_) => self.grant(call, attempt, kept),
+            KeyAnswer::Behind(_, mut ahead) => {
                 if ahead.holder.is_none() {
-                    ahead.holder = self.holder(asking).await;
+                    ahead.holder = self.holder(call).await;
                 }
-                Ok(Some(self.wait(asking, attempt, &ahead)))
+                Ok(Some(self.wait(call, attempt, &ahead)))
             }
-            Asked::Exists(_) | Asked::Refused => Ok(None),
-            Asked::Taken(created) => self.clear_chair(asking, attempt, created).await.map(|()| None),
-            // Things have changed since they were read.
-            Asked::Held(_) if asking.acquire.enqueue => Ok(None),
-            Asked::Held(holder) => {
-                // Nothing remains of a try: nor does what another server may still make of it.
-                self.take_back(&asking.queue, asking.acquire.owner, attempt, asking.deadline).await?;
-                Ok(Some(self.held(asking, holder)))
+            KeyAnswer::Exists(_) | KeyAnswer::Refused => Ok(None),
+            KeyAnswer::Taken(created) => self.delete_restored_key(call, attempt, created).await.map(|()| None),
+            // The queue has changed since the reasons were read.
+            KeyAnswer::Held(_) if call.acquire.enqueue => Ok(None),
+            KeyAnswer::Held(holder) => {
+                // A try leaves nothing behind, not even a key that another server may still make.
+                self.withdraw(&call.queue, call.owner(), attempt, call.deadline).await?;
+                Ok(Some(self.held(call, holder)))
             }
-            Asked::Unguarded => {
+            KeyAnswer::GuardMoved => {
                 self.guard.forget(&guard);
                 Ok(None)
             }
         }
     }
 
-    /// Who holds the key, for those who like to know: a place is one without that.
-    async fn holder(&self, asking: &Asking) -> Option<Holder> {
-        let [coming] = self.looks.submit([request::peek(&asking.queue)], asking.deadline).ok()?;
-        request::peeked(&coming.wait().await.ok()?).ok()?
+    /// Reads what became of a request for a queue key, and notes whether it may still be executed.
+    async fn read_key_answer(
+        &self,
+        call: &AcquireCall,
+        attempt: &mut EtcdAttempt,
+        guard: &GuardRevision,
+        answer: Result<TxnAnswer, BackendError>,
+    ) -> Result<KeyAnswer, BackendError> {
+        let read = answer.and_then(|answer| {
+            if answer.may_run_again {
+                attempt.note_unanswered();
+            }
+            KeyAnswer::read(call.owner(), guard, &answer)
+        });
+        if read.as_ref().is_err_and(|error| error.failure == Failure::Unknown) {
+            attempt.note_unanswered();
+        }
+        let read = read?;
+        if read != KeyAnswer::Refused {
+            return Ok(read);
+        }
+        let step = request::refusal_reasons(&call.queue, call.queue_key(attempt), guard);
+        let [pending] = self.reads.submit([step], call.deadline);
+        KeyAnswer::read_reasons(call.owner(), guard, &pending.wait().await?)
     }
 
-    /// Refuses a place that is older than a token which this client has seen before it asked.
+    /// Reads who holds the lock. A waiter can do without the answer, so errors do not matter.
+    async fn holder(&self, call: &AcquireCall) -> Option<Holder> {
+        let [pending] = self.reads.submit([request::first_in_queue(&call.queue)], call.deadline);
+        first_holder(&pending.wait().await.ok()?).ok()?
+    }
+
+    /// Refuses a key whose token is not above every token that this client has seen before it asked.
     ///
-    /// Revisions only grow, so this is not the cluster that gave that token: it was restored from a snapshot, or another one answers by its
-    /// name. Whoever guards the data would refuse this token, now and for as long as it takes the count to catch up; better to say so
-    /// than to hand it out.
-    async fn check_token(&self, asking: &Asking, attempt: &mut Attempt, created: i64) -> Result<(), BackendError> {
+    /// A cluster's revisions only grow, so this is not the cluster that gave the earlier token: it was restored from a snapshot, or another one
+    /// answers by its name. Storage that checks tokens would refuse this one until the revisions have caught up, so the caller gets an
+    /// error instead.
+    async fn check_token(&self, call: &AcquireCall, attempt: &mut EtcdAttempt, created: i64) -> Result<(), BackendError> {
         let (token, floor) = (token(created), attempt.floor);
         if token > floor {
             return Ok(());
         }
-        self.take_back(&asking.queue, asking.acquire.owner, attempt, asking.deadline).await?;
-        let told = format!("its revisions went back, from {floor} to {token}: it was restored from a snapshot");
-        Err(BackendError::new(Failure::Refused, told))
+        self.withdraw(&call.queue, call.owner(), attempt, call.deadline).await?;
+        let message = format!("its revisions went back, from {floor} to {token}: it was restored from a snapshot");
+        Err(BackendError::new(Failure::Refused, message))
     }
 
-    /// Deletes what sits where the attempt is to have its place. The chair is this attempt's alone, so nobody knows of that key any more: a
-    /// cluster that was restored from a snapshot brought it back.
-    async fn clear_chair(&self, asking: &Asking, attempt: &Attempt, created: i64) -> Result<(), BackendError> {
-        let place = asking.queue.place(asking.acquire.owner.session, attempt.chair);
-        let [coming] = self.line.submit([Step::Delete { place, created }], asking.deadline)?;
-        coming.wait().await.map(drop)
+    /// Deletes another owner's key in the place of this attempt's. No other attempt has this key number, so the key belongs to nobody: a cluster
+    /// that was restored from a snapshot brought it back.
+    async fn delete_restored_key(&self, call: &AcquireCall, attempt: &EtcdAttempt, created: i64) -> Result<(), BackendError> {
+        let queue_key = call.queue_key(attempt);
+        let [pending] = self.line.submit([Step::Delete { queue_key, created }], call.deadline);
+        pending.wait().await.map(drop)
     }
 
-    async fn seat(&self, acquire: &Acquire, deadline: Timer) -> Result<Seat, BackendError> {
-        if acquire.renew { self.pool.join(acquire.ttl, deadline).await } else { self.pool.join_alone(acquire.ttl, deadline).await }
+    async fn join_lease(&self, ttl: Duration, renew: bool, deadline: Timer) -> Result<LeaseUse, BackendError> {
+        if renew { self.pool.join(ttl, deadline).await } else { self.pool.join_exclusive(ttl, deadline).await }
     }
 
-    /// Looks at the place that was made at `created`. `None`: things have changed, look or ask again.
+    /// Looks at the key that was made at `created`. `None`: something has changed, look again or make the key again.
     ///
-    /// It holds only if the key is there *and* first, and its lease was kept alive after the request was made.
-    async fn look(&self, asking: &Asking, attempt: &mut Attempt, created: i64) -> Result<Option<Acquired>, BackendError> {
-        let Asking { queue, acquire, since, deadline } = asking;
-        self.settle(attempt, *deadline).await?;
-        let Some(lease) = attempt.seat.as_ref().map(|seat| seat.lease.clone()) else {
-            attempt.seat = Some(self.seat(acquire, *deadline).await?);
-            return Ok(None);
-        };
-        let step = request::look(queue, queue.place(acquire.owner.session, attempt.chair), created);
-        let [coming] = self.looks.submit([step], *deadline)?;
-        let (answer, kept) = tokio::join!(coming.wait(), self.pool.freshen(&lease, *since, *deadline));
-        let looked = request::looked(created, &answer?)?;
-        if let Looked::First { lease } | Looked::Behind { lease, .. } = looked {
-            attempt.is_under(lease);
+    /// The attempt holds only if the key exists *and* is first, and its lease was kept alive after the call was made.
+    async fn look(&self, call: &AcquireCall, attempt: &mut EtcdAttempt, created: i64) -> Result<Option<Acquired>, BackendError> {
+        let AcquireCall { queue, acquire, since, deadline } = call;
+        self.stop_moves(attempt, *deadline).await?;
+        let Some(lease) = attempt.key().map(|key| key.lease.lease.clone()) else { return Ok(None) };
+        let [pending] = self.reads.submit([request::look(queue, call.queue_key(attempt), created)], *deadline);
+        let (answer, kept) = tokio::join!(pending.wait(), self.pool.freshen(&lease, *since, *deadline));
+        let answer = LookAnswer::read(created, &answer?)?;
+        if let LookAnswer::First { lease } | LookAnswer::Behind { lease, .. } = answer
+            && let Some(key) = attempt.key_mut()
+        {
+            key.is_under(lease);
         }
-        match looked {
-            Looked::First { lease: under } => {
-                let suits = |seat: &Seat| seat.lease.id == under && seat.suits(acquire.ttl, acquire.renew);
-                if lease.id == under && attempt.seat.as_ref().is_some_and(suits) && attempt.note == acquire.note {
-                    return self.grant(asking, attempt, created, kept);
+        match answer {
+            LookAnswer::First { lease: under } => {
+                let fits = |key: &QueueKey| key.lease.id() == under && key.lease.suits(acquire.ttl, acquire.renew);
+                if lease.id == under && attempt.key().is_some_and(|key| fits(key) && key.note == acquire.note) {
+                    return self.grant(call, attempt, kept);
                 }
-                // The place was made for somebody else of this session, with another TTL or note; or a request without an answer had
+                // The key was made for another caller of this session, with another TTL or note; or a request without an answer has
                 // moved it.
-                self.rehang(queue, attempt, acquire, created, true, *deadline).await?;
+                let terms = LeaseTerms { ttl: acquire.ttl, renew: acquire.renew, note: Some(acquire.note.clone()) };
+                self.move_key(queue, call.owner(), attempt, &terms, *deadline).await?;
                 Ok(None)
             }
-            Looked::Behind { ahead, .. } if acquire.enqueue => Ok(Some(self.wait(asking, attempt, &ahead))),
-            Looked::Behind { ahead, .. } => {
-                self.take_back(queue, acquire.owner, attempt, *deadline).await?;
-                Ok(Some(self.held(asking, ahead.holder)))
+            LookAnswer::Behind { ahead, .. } if acquire.enqueue => Ok(Some(self.wait(call, attempt, &ahead))),
+            LookAnswer::Behind { ahead, .. } => {
+                self.withdraw(queue, call.owner(), attempt, *deadline).await?;
+                Ok(Some(self.held(call, ahead.holder)))
             }
-            Looked::Gone => {
-                attempt.created = None;
-                attempt.watching = None;
-                attempt.granted = false;
-                if kept.is_ok_and(|kept| kept == Kept::Over) {
-                    attempt.seat = None;
-                }
+            LookAnswer::Gone => {
+                attempt.lost_key(kept.is_ok_and(|kept| kept == KeptAlive::Over));
                 Ok(None)
             }
         }
     }
 
-    /// The key is ours: for how long says the lease, by the clock.
+    /// Grants the lock to the owner of the first key, for as long as its lease lives by the clock.
     fn grant(
         &self,
-        asking: &Asking,
-        attempt: &mut Attempt,
-        created: i64,
-        kept: Result<Kept, BackendError>,
+        call: &AcquireCall,
+        attempt: &mut EtcdAttempt,
+        kept: Result<KeptAlive, BackendError>,
     ) -> Result<Option<Acquired>, BackendError> {
-        let Asking { queue, acquire, since, .. } = asking;
-        let Some(seat) = attempt.seat.as_mut() else { return Ok(None) };
+        let Some(key) = attempt.key() else { return Ok(None) };
+        let lease = &key.lease.lease;
         match kept {
-            Ok(Kept::Over) => {
-                attempt.created = None;
-                attempt.seat = None;
+            Ok(KeptAlive::Over) => {
+                attempt.lost_key(true);
                 return Ok(None);
             }
-            // It was kept alive a while ago, and that counts unless it was long ago.
-            Err(error) if seat.lease.remaining(*since) < class(acquire.ttl) / 2 => return Err(error),
-            Ok(Kept::Alive) | Err(_) => {}
+            // An earlier keep-alive counts as well, unless it was long ago.
+            Err(error) if lease.remaining(call.since) < lease_ttl(call.acquire.ttl) / 2 => return Err(error),
+            Ok(KeptAlive::Yes) | Err(_) => {}
         }
-        let (ttl, age) = (seat.lease.class, seat.lease.age(*since));
-        seat.hold();
-        attempt.granted = true;
-        attempt.watching = None;
-        self.seen.forget(&queue.prefix);
-        Ok(Some(Acquired::Granted(Grant { token: token(created), ttl, age })))
+        let grant = Grant { token: token(key.created), ttl: lease.ttl, age: lease.age(call.since) };
+        attempt.holds();
+        self.recently_held.forget(&call.queue.prefix);
+        Ok(Some(Acquired::Granted(grant)))
     }
 
-    fn wait(&self, asking: &Asking, attempt: &mut Attempt, ahead: &Ahead) -> Acquired {
-        let Asking { queue, acquire, .. } = asking;
+    fn wait(&self, call: &AcquireCall, attempt: &mut EtcdAttempt, ahead: &Ahead) -> Acquired {
+        let AcquireCall { queue, acquire, .. } = call;
         self.note_others(queue);
-        let watched = attempt.watching.as_ref().is_some_and(|watching| watching.is_of(&ahead.next));
-        if !watched {
-            attempt.watching = Some(self.watches.watch(ahead, acquire.key.clone(), acquire.owner, class(acquire.ttl)));
-        }
+        attempt.waits(|watch| {
+            let new = || self.watches.watch(ahead, acquire.key.clone(), acquire.owner, lease_ttl(acquire.ttl));
+            watch.filter(|watch| watch.is_on(&ahead.next)).unwrap_or_else(new)
+        });
         Acquired::Waiting(ahead.waiting(look_again(acquire.ttl)))
     }
 
-    fn held(&self, asking: &Asking, holder: Option<Holder>) -> Acquired {
-        self.note_others(&asking.queue);
-        Acquired::Waiting(Waiting { look_again: look_again(asking.acquire.ttl), position: None, holder })
+    fn held(&self, call: &AcquireCall, holder: Option<Holder>) -> Acquired {
+        self.note_others(&call.queue);
+        Acquired::Waiting(Waiting { look_again: look_again(call.acquire.ttl), position: None, holder })
     }
 
-    fn note_others(&self, queue: &Queue) {
+    fn note_others(&self, queue: &LockQueue) {
         let now = self.context.clock.now();
-        self.seen.note(&queue.prefix, now);
-        self.wanted.note(&queue.prefix, now);
+        self.recently_held.note(&queue.prefix, now);
+        self.recently_contended.note(&queue.prefix, now);
     }
 
-    /// Puts a grant's key under a lease for other terms, and with `note` another value in it.
-    pub(super) async fn rehang(
+    /// Puts the attempt's key under a lease for other terms. False if the key is gone.
+    pub(super) async fn move_key(
         &self,
-        queue: &Queue,
-        attempt: &mut Attempt,
-        terms: &Acquire,
-        created: i64,
-        note: bool,
+        queue: &LockQueue,
+        owner: OwnerId,
+        attempt: &mut EtcdAttempt,
+        terms: &LeaseTerms,
         deadline: Timer,
     ) -> Result<bool, BackendError> {
         for _ in 0..ROUNDS {
             let guard = self.guard.current(deadline).await?;
-            let mut seat = self.seat(terms, deadline).await?;
-            if attempt.granted {
-                seat.hold();
+            let mut lease = self.join_lease(terms.ttl, terms.renew, deadline).await?;
+            if attempt.is_holding() {
+                lease.hold();
             }
-            let value = note.then(|| names::value(terms.owner, &terms.note));
-            let place = queue.place(terms.owner.session, attempt.chair);
-            let step = request::rehang(place, created, seat.lease.id, value, &guard);
-            let [coming] = self.line.submit([step], deadline)?;
-            let answer = match coming.wait().await {
+            let queue_key = queue.queue_key(owner.session, attempt.key_number);
+            let Some(key) = attempt.key_mut() else { return Ok(false) };
+            let value = terms.note.as_ref().map(|note| names::value(owner, note));
+            let step = request::move_key(queue_key, key.created, lease.id(), value, &guard);
+            let [pending] = self.line.submit([step], deadline);
+            let answer = match pending.wait().await {
                 Ok(answer) => answer,
-                Err(error) if request::is_lease_gone(&error) => {
-                    self.pool.is_over(&seat.lease);
+                Err(error) if is_lease_gone(&error) => {
+                    self.pool.is_over(&lease.lease);
                     continue;
                 }
                 Err(error) => {
                     if error.failure == Failure::Unknown {
-                        attempt.elsewhere.push(seat);
+                        key.other_leases.push(lease);
                     }
                     return Err(error);
                 }
             };
-            match request::rehung(&guard, &answer)? {
-                Rehung::Done => {
-                    if note {
-                        attempt.note = terms.note.clone();
-                    }
-                    let before = attempt.seat.replace(seat);
-                    attempt.elsewhere.clear();
-                    if answer.ghosts {
-                        // It may be put here once more, after it was put elsewhere.
-                        attempt.elsewhere.extend(before);
-                    }
+            match MoveAnswer::read(&guard, &answer)? {
+                MoveAnswer::Done => {
+                    let before = key.put_under(lease, terms.note.clone());
+                    // The request may be executed once more, after another one has moved the key on.
+                    key.other_leases.extend(answer.may_run_again.then_some(before));
                     return Ok(true);
                 }
-                Rehung::Gone => return Ok(false),
-                Rehung::Unguarded => self.guard.forget(&guard),
+                MoveAnswer::Gone => return Ok(false),
+                MoveAnswer::GuardMoved => self.guard.forget(&guard),
             }
         }
         Err(guard_too_fast())
     }
 
-    /// Sees to it that requests which would put the key elsewhere have been executed by now, or never will be.
-    pub(super) async fn settle(&self, attempt: &mut Attempt, deadline: Timer) -> Result<(), BackendError> {
-        if attempt.elsewhere.is_empty() {
+    /// Makes sure that no earlier request still moves the key to another lease: each was executed by now, or never will be.
+    pub(super) async fn stop_moves(&self, attempt: &EtcdAttempt, deadline: Timer) -> Result<(), BackendError> {
+        if attempt.key().is_none_or(|key| key.other_leases.is_empty()) {
             return Ok(());
         }
-        // Where the key is shows the next look at it, and until then all of its leases are kept.
-        self.guard.bump(deadline).await
+        // The next look shows which lease the key is under. Until then all of them are kept.
+        self.guard.move_on(deadline).await
     }
 }
 
@@ -355,7 +380,7 @@ fn token(created: i64) -> Token {
 /// The longest that a waiter goes without looking.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// When a waiter looks by itself: events have been known to get lost.
+/// When a waiter looks again without a hint, which can be lost.
 fn look_again(ttl: Duration) -> Duration {
-    class(ttl).min(LONGEST_WAIT)
+    lease_ttl(ttl).min(LONGEST_WAIT)
 }

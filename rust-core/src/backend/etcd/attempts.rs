@@ -1,7 +1,7 @@
-//! What a session knows of each of its attempts: one at a time touches it, and a request goes on when its caller has left.
+//! All attempts of a session. One request at a time works on an attempt, and goes on when its caller has left.
 //!
-//! Each attempt has a chair among those of its session for the same lock, the lowest that is free: its number is a part of the attempt's
-//! key. A chair is free again when the attempt is over, and not before: nothing of it is in the cluster then, and nothing will come.
+//! Each attempt has the lowest key number that no other attempt of the session has for the same lock. The number is a part of its queue key's name.
+//! It is free again when the attempt is over, and not before: then nothing of the attempt is in the cluster, and nothing will come.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,108 +13,39 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::task::unconstrained;
 use tokio::time::{Instant as Timer, timeout_at};
 
-use super::leases::Seat;
-use super::watch::Watching;
+use super::attempt::EtcdAttempt;
 use crate::error::{BackendError, Failure};
-use crate::fencing::Token;
 use crate::owner::OwnerId;
 
-/// What is known of an attempt's key.
-#[derive(Default)]
-pub(super) struct Attempt {
-    /// Its number among those of its session that want the same lock.
-    pub(super) chair: u32,
-    /// The create revision of its key, if it has one: its place, and its token once it is first.
-    pub(super) created: Option<i64>,
-    /// It was told that it holds.
-    pub(super) granted: bool,
-    /// A request that makes the key may still be executed.
-    pub(super) unanswered: bool,
-    /// Where the key is, as far as is known.
-    pub(super) seat: Option<Seat>,
-    /// Where else it may be or go: a request that puts it there may still be executed.
-    pub(super) elsewhere: Vec<Seat>,
-    /// The highest token that the client had seen when its first request was made.
-    pub(super) floor: Token,
-    /// The value of the key.
-    pub(super) note: Arc<str>,
-    pub(super) watching: Option<Watching>,
-    pub(super) leaving: Leaving,
-}
+/// Exclusive access to one attempt.
+pub(super) type AttemptGuard = OwnedMutexGuard<EtcdAttempt>;
 
-/// Whether an attempt's key is being deleted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Leaving {
-    #[default]
-    No,
-    /// No answer has said that it is gone: a deletion may still be executed.
-    Begun,
-    /// And somebody sees to it that nothing is left in the end.
-    Swept,
-}
-
-impl Attempt {
-    /// Nothing of it is left in the cluster, and nothing will come.
-    pub(super) fn is_over(&self) -> bool {
-        self.created.is_none() && !self.unanswered
-    }
-
-    /// The key was seen under this lease, and nothing will move it any more.
-    pub(super) fn is_under(&mut self, lease: i64) {
-        if self.seat.as_ref().is_none_or(|seat| seat.lease.id != lease)
-            && let Some(index) = self.elsewhere.iter().position(|seat| seat.lease.id == lease)
-        {
-            self.seat = Some(self.elsewhere.swap_remove(index));
-        }
-        self.elsewhere.clear();
-    }
-
-    /// From here on its key is to be deleted.
-    pub(super) fn leave(&mut self) {
-        if self.leaving == Leaving::No {
-            self.leaving = Leaving::Begun;
-        }
-    }
-
-    /// What a failed request means for the attempt: only an unknown outcome has its owner leave.
-    pub(super) fn judge(&self, error: BackendError) -> BackendError {
-        if self.is_over() { error } else { BackendError { failure: Failure::Unknown, ..error } }
-    }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self { chair: self.chair, ..Self::default() };
-    }
-}
-
-/// One attempt, for whoever has its turn.
-pub(super) type Turn = OwnedMutexGuard<Attempt>;
-
-type Slot = Arc<tokio::sync::Mutex<Attempt>>;
+type SharedAttempt = Arc<tokio::sync::Mutex<EtcdAttempt>>;
 
 /// All attempts of a session that are not over.
 #[derive(Default)]
 pub(super) struct Attempts {
-    table: Mutex<Table>,
+    table: Mutex<AttemptTable>,
 }
 
 #[derive(Default)]
-struct Table {
-    slots: HashMap<OwnerId, (Arc<str>, Slot)>,
-    /// The chairs that are taken, by lock.
-    taken: HashMap<Arc<str>, BTreeSet<u32>>,
+struct AttemptTable {
+    attempts: HashMap<OwnerId, (Arc<str>, SharedAttempt)>,
+    /// The key numbers in use, by lock.
+    key_numbers: HashMap<Arc<str>, BTreeSet<u32>>,
 }
 
-/// A turn now, or a place in the line for it.
-pub(super) enum Turned {
-    Now(Turn),
-    Later(BoxFuture<'static, Turn>),
+/// Access to an attempt: now, or when earlier requests are done with it.
+pub(super) enum AttemptAccess {
+    Now(AttemptGuard),
+    Later(BoxFuture<'static, AttemptGuard>),
 }
 
-impl Turned {
-    pub(super) async fn wait(self, deadline: Timer) -> Result<Turn, BackendError> {
+impl AttemptAccess {
+    pub(super) async fn wait(self, deadline: Timer) -> Result<AttemptGuard, BackendError> {
         match self {
-            Self::Now(turn) => Ok(turn),
-            Self::Later(turn) => timeout_at(deadline, turn)
+            Self::Now(guard) => Ok(guard),
+            Self::Later(guard) => timeout_at(deadline, guard)
                 .await
                 .map_err(|_| BackendError::new(Failure::NotSent, "an earlier request of the same attempt has no answer yet")),
         }
@@ -122,60 +53,60 @@ impl Turned {
 }
 
 impl Attempts {
-    /// The turn of an attempt at the lock `key`, which may begin with this.
-    pub(super) fn begin(&self, key: &Arc<str>, owner: OwnerId) -> Turned {
+    /// Access to an owner's attempt for the lock `key`, which begins with this if there is none.
+    pub(super) fn begin(&self, key: &Arc<str>, owner: OwnerId) -> AttemptAccess {
         let mut table = self.table.lock();
-        let Table { slots, taken } = &mut *table;
-        let (_, slot) = slots.entry(owner).or_insert_with(|| {
-            let attempt = Attempt { chair: sit_down(taken.entry(key.clone()).or_default()), ..Attempt::default() };
+        let AttemptTable { attempts, key_numbers } = &mut *table;
+        let (_, attempt) = attempts.entry(owner).or_insert_with(|| {
+            let attempt = EtcdAttempt::new(take_lowest(key_numbers.entry(key.clone()).or_default()));
             (key.clone(), Arc::new(tokio::sync::Mutex::new(attempt)))
         });
-        turned(slot)
+        access(attempt)
     }
 
-    /// The turn of an attempt, if there is one.
-    pub(super) fn find(&self, owner: OwnerId) -> Option<Turned> {
-        self.table.lock().slots.get(&owner).map(|(_, slot)| turned(slot))
+    /// Access to an owner's attempt, if there is one.
+    pub(super) fn find(&self, owner: OwnerId) -> Option<AttemptAccess> {
+        self.table.lock().attempts.get(&owner).map(|(_, attempt)| access(attempt))
     }
 
-    /// Forgets an attempt that is over, unless somebody is in line for its turn.
-    pub(super) fn end(&self, owner: OwnerId, turn: Turn) {
+    /// Gives access back. An attempt that is over is forgotten, unless another request waits for access.
+    pub(super) fn finish(&self, owner: OwnerId, attempt: AttemptGuard) {
         let mut table = self.table.lock();
-        // The table's, and the turn's own.
-        if turn.is_over() && Arc::strong_count(OwnedMutexGuard::mutex(&turn)) == 2 {
-            table.remove(owner, turn.chair);
+        // Two references are the table's and the guard's.
+        if attempt.is_over() && Arc::strong_count(OwnedMutexGuard::mutex(&attempt)) == 2 {
+            table.remove(owner, attempt.key_number);
         }
-        drop(turn);
+        drop(attempt);
     }
 }
 
-impl Table {
-    fn remove(&mut self, owner: OwnerId, chair: u32) {
-        let Some((key, _)) = self.slots.remove(&owner) else { return };
-        let Some(taken) = self.taken.get_mut(&key) else { return };
-        taken.remove(&chair);
-        if taken.is_empty() {
-            self.taken.remove(&key);
+impl AttemptTable {
+    fn remove(&mut self, owner: OwnerId, key_number: u32) {
+        let Some((key, _)) = self.attempts.remove(&owner) else { return };
+        let Some(used) = self.key_numbers.get_mut(&key) else { return };
+        used.remove(&key_number);
+        if used.is_empty() {
+            self.key_numbers.remove(&key);
         }
     }
 }
 
-/// Takes the lowest chair that is free.
-fn sit_down(taken: &mut BTreeSet<u32>) -> u32 {
-    let mut chair = 0;
-    while !taken.insert(chair) {
-        chair += 1;
+/// Takes the lowest number that is not used.
+fn take_lowest(used: &mut BTreeSet<u32>) -> u32 {
+    let mut number = 0;
+    while !used.insert(number) {
+        number += 1;
     }
-    chair
+    number
 }
 
-/// Of two requests the one that was made first goes first, whatever their tasks do: an acquire that is overtaken by its leave would make a
-/// place for nobody. So the place in the line is taken here, by a first poll that no budget keeps from it, and not in the task.
-fn turned(slot: &Slot) -> Turned {
-    let mut turn = unconstrained(slot.clone().lock_owned()).boxed();
-    match (&mut turn).now_or_never() {
-        Some(turn) => Turned::Now(turn),
-        None => Turned::Later(turn),
+/// Requests get access in the order in which they were made, however their tasks are scheduled: an acquire that its withdrawal overtakes
+/// would make a key for nobody. So the request joins the mutex's queue here, not in its task: by a first poll, exempt from tokio's budget.
+fn access(attempt: &SharedAttempt) -> AttemptAccess {
+    let mut guard = unconstrained(attempt.clone().lock_owned()).boxed();
+    match (&mut guard).now_or_never() {
+        Some(guard) => AttemptAccess::Now(guard),
+        None => AttemptAccess::Later(guard),
     }
 }
 
@@ -187,57 +118,63 @@ mod tests {
 
     const OWNER: OwnerId = OwnerId { session: SessionId::from_u128(1), sequence: 1 };
 
-    #[tokio::test]
-    async fn requests_have_their_turns_in_the_order_in_which_they_were_made() {
-        let attempts = Attempts::default();
-        let deadline = Timer::now() + Duration::from_secs(5);
-        let Turned::Now(first) = attempts.begin(&"k".into(), OWNER) else { panic!("nobody was before") };
-        let (acquire, leave) = (attempts.begin(&"k".into(), OWNER), attempts.find(OWNER).unwrap());
-        // The leave's task runs first.
-        let leave = tokio::spawn(async move { leave.wait(deadline).await.map(|turn| turn.created) });
-        tokio::task::yield_now().await;
-        drop(first);
-        let mut turn = acquire.wait(deadline).await.unwrap();
-        turn.created = Some(7);
-        drop(turn);
-        assert_eq!(leave.await.unwrap().unwrap(), Some(7));
+    fn begin(attempts: &Attempts, key: &str, owner: OwnerId) -> AttemptGuard {
+        match attempts.begin(&key.into(), owner) {
+            AttemptAccess::Now(guard) => guard,
+            AttemptAccess::Later(_) => panic!("nobody was before"),
+        }
     }
 
     #[tokio::test]
-    async fn an_attempt_that_is_over_is_forgotten_unless_somebody_is_in_line() {
+    async fn requests_get_access_in_the_order_in_which_they_were_made() {
+        let attempts = Attempts::default();
+        let deadline = Timer::now() + Duration::from_secs(5);
+        let first = begin(&attempts, "k", OWNER);
+        let (acquire, leave) = (attempts.begin(&"k".into(), OWNER), attempts.find(OWNER).unwrap());
+        // The task of the withdrawal runs first.
+        let leave = tokio::spawn(async move { leave.wait(deadline).await.map(|attempt| attempt.is_over()) });
+        tokio::task::yield_now().await;
+        drop(first);
+        let mut attempt = acquire.wait(deadline).await.unwrap();
+        attempt.note_unanswered();
+        drop(attempt);
+        assert!(!leave.await.unwrap().unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_is_over_is_forgotten_unless_a_request_waits_for_it() {
         let attempts = Attempts::default();
         let deadline = Timer::now() + Duration::from_secs(5);
         let first = attempts.begin(&"k".into(), OWNER).wait(deadline).await.unwrap();
         let second = attempts.begin(&"k".into(), OWNER);
-        attempts.end(OWNER, first);
+        attempts.finish(OWNER, first);
         assert!(attempts.find(OWNER).is_some());
-        attempts.end(OWNER, second.wait(deadline).await.unwrap());
+        attempts.finish(OWNER, second.wait(deadline).await.unwrap());
         assert!(attempts.find(OWNER).is_none());
     }
 
     #[tokio::test]
-    async fn a_chair_is_free_again_when_its_attempt_is_over_and_not_before() {
+    async fn a_key_number_is_free_again_when_its_attempt_is_over_and_not_before() {
         let attempts = Attempts::default();
         let owner = |sequence| OwnerId { sequence, ..OWNER };
-        let begin = |key: &str, sequence| match attempts.begin(&key.into(), owner(sequence)) {
-            Turned::Now(turn) => turn,
-            Turned::Later(_) => panic!("nobody was before"),
-        };
+        let begin = |key: &str, sequence| begin(&attempts, key, owner(sequence));
         let (first, mut second, third) = (begin("k", 1), begin("k", 2), begin("k", 3));
-        assert_eq!([first.chair, second.chair, third.chair, begin("other", 4).chair], [0, 1, 2, 0]);
-        attempts.end(owner(1), first);
-        second.unanswered = true;
-        attempts.end(owner(2), second);
-        assert_eq!([begin("k", 5).chair, begin("k", 6).chair], [0, 3], "what may still be executed would sit down there");
+        let other = begin("other", 4).key_number;
+        assert_eq!([first.key_number, second.key_number, third.key_number, other], [0, 1, 2, 0]);
+        attempts.finish(owner(1), first);
+        second.note_unanswered();
+        attempts.finish(owner(2), second);
+        let next = [begin("k", 5).key_number, begin("k", 6).key_number];
+        assert_eq!(next, [0, 3], "a request of the second one may still be executed");
         let mut second = begin("k", 2);
-        second.clear();
-        assert_eq!(second.chair, 1);
-        attempts.end(owner(2), second);
-        assert_eq!(begin("k", 7).chair, 1);
+        second.end();
+        assert_eq!(second.key_number, 1);
+        attempts.finish(owner(2), second);
+        assert_eq!(begin("k", 7).key_number, 1);
         drop(third);
         for sequence in [3, 4, 5, 6, 7] {
-            attempts.end(owner(sequence), begin("k", sequence));
+            attempts.finish(owner(sequence), begin("k", sequence));
         }
-        assert!(attempts.table.lock().taken.is_empty());
+        assert!(attempts.table.lock().key_numbers.is_empty());
     }
 }

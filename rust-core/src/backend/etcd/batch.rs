@@ -1,13 +1,13 @@
-//! Transactions go together where they would otherwise queue.
+//! The line in which a session's transactions wait, and the batches in which they leave it.
 //!
-//! Each request costs the cluster an entry in its log, written to disk by most of its servers; a transaction of many costs one as well. So
-//! one that comes while the line is free goes at once, and those that come while others are under way go together, in one of the two shapes
-//! that `step` has. Only where many were answered together a moment ago, the first one back waits for the others, a millisecond at most.
+//! Each request costs the cluster an entry in its log, which most of its servers write to disk; a transaction that contains many costs one
+//! as well. So a transaction that finds the line free goes at once, and those that arrive while requests are under way go together, in one
+//! of the two shapes in `shape`. Only after a large batch the first transaction in line waits for the others, a millisecond at most (ADR 8).
 //!
-//! What etcd makes of such a batch decides what may be in it. Compares see the store as it was before all of it, and everything in it
-//! happens at one revision: two places made in one queue would have the same age, so a batch makes one place in a queue at most. No key may
-//! be written twice: the attempts' turns see to that. Operations count on each level, and are limited. A lease that is over rejects the
-//! whole batch: then each transaction is sent by itself.
+//! etcd's rules for such a batch decide what may be in it. Compares see the store as it was before the whole batch, and everything in the batch
+//! happens at one revision: two keys made in one queue would have the same age, so a batch makes at most one key in a queue. No key may be written
+//! twice: requests of the same attempt wait for each other. Operations count on each level, and are limited. A lease that has ended makes
+//! the server reject the whole batch: then each transaction is sent alone.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -20,75 +20,77 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant as Timer, timeout_at};
 
+use super::answer::{AnswerBody, TxnAnswer, error_that_may_run};
 use super::leases::remaining;
-use super::request::{Answer, Said};
+use super::request::Step;
 use super::servers::endpoints::Endpoints;
-use super::shape::{self, Confidence, Step};
+use super::shape::{self, OptimisticBackoff};
 use crate::error::{BackendError, Failure};
 
-/// How many go together. etcd allows 128 operations, of which each transaction inside has a few; and it limits the bytes of a request.
-const LARGEST: usize = 100;
+/// How many transactions go together. etcd allows 128 operations, and limits the bytes of a request.
+const MOST_STEPS: usize = 100;
 const MOST_BYTES: usize = 256 * 1024;
 
-/// How many requests are under way at most: one is on its way while the cluster works on another.
-const CALLS: usize = 2;
+/// How many requests are under way at most: one travels while the cluster works on another.
+const MOST_CALLS: usize = 2;
 
-/// From so many in a batch on, one request after the other is better than two at a time. Each costs the server some 250 µs, and a lock taken
+/// From this size on, one request after the other is better than two at a time: a request costs the server some 250 µs, and a lock taken
 /// and released in it 25.
-const CROWD: usize = 16;
+const LARGE: usize = 16;
 
-/// How long those who were answered in a crowd are waited for at most. They come back one by one, and the first would go alone.
-const LINGER: Duration = Duration::from_millis(1);
+/// How long a call waits for the callers of a large batch to come back. They come back one by one, and the first would go alone.
+const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
-/// How many transactions may line up.
+/// How many transactions may wait in line.
 const LONGEST_LINE: usize = 4_096;
 
-type Answered = Result<Answer, BackendError>;
+type TxnResult = Result<TxnAnswer, BackendError>;
 
-struct Waiting {
+struct QueuedStep {
     step: Step,
     deadline: Timer,
-    /// It has left the line in time, and may have been executed.
+    /// It has left the line before its deadline, and may have been executed.
     taken: Arc<AtomicBool>,
-    answer: oneshot::Sender<Answered>,
+    answer: oneshot::Sender<TxnResult>,
 }
 
-/// The transactions of a session that wait for their batch.
-pub(super) struct Line {
+/// A session's transactions that wait for their batch.
+pub(super) struct TxnLine {
     endpoints: Arc<Endpoints>,
-    state: Mutex<State>,
-    /// Those who were lingered for are back.
+    state: Mutex<TxnLineState>,
+    /// Enough callers of a large batch are back.
     back: Notify,
-    /// Nothing in it writes: a batch then costs no entry in the log either, and each answer knows all of its revision.
-    reads: bool,
+    /// No transaction in this line writes: a batch then costs no entry in the log, and each answer reflects all of its own revision.
+    only_reads: bool,
 }
 
 #[derive(Default)]
-struct State {
-    waiting: VecDeque<Waiting>,
+struct TxnLineState {
+    queued: VecDeque<QueuedStep>,
     calls: usize,
-    /// How many transactions are in them.
+    /// How many transactions the calls carry.
     under_way: usize,
-    /// The sizes of the last two batches. Of many who are answered at the same time the first one back goes alone, and the others after it.
+    /// The sizes of the last two batches. After a large batch the first caller to come back goes alone, and the others after it, so one
+    /// size would not tell.
     sizes: [usize; 2],
-    /// How many are lingered for.
+    /// A call waits until this many transactions are in line.
     expected: usize,
-    confidence: Confidence,
+    backoff: OptimisticBackoff,
 }
 
-/// The answer that comes.
-pub(super) struct Coming {
-    line: Arc<Line>,
+/// The answer to come for one step.
+pub(super) struct PendingAnswer {
+    line: Arc<TxnLine>,
     deadline: Timer,
     taken: Arc<AtomicBool>,
-    answer: oneshot::Receiver<Answered>,
+    answer: oneshot::Receiver<TxnResult>,
 }
 
-impl Coming {
-    pub(super) async fn wait(self) -> Answered {
+impl PendingAnswer {
+    pub(super) async fn wait(self) -> TxnResult {
         match timeout_at(self.deadline, self.answer).await {
             Ok(Ok(answered)) => answered,
-            // The sender was dropped unsent: the engine is shutting down.
+            // The sender was dropped unused: the engine is shutting down.
             Ok(Err(_)) => Err(BackendError::new(Failure::Unknown, "given up")),
             Err(_) => {
                 // Under the line's lock: a batch is taken as a whole, and nothing is taken after its deadline.
@@ -100,28 +102,30 @@ impl Coming {
     }
 }
 
-impl Line {
+impl TxnLine {
     pub(super) fn new(endpoints: Arc<Endpoints>) -> Self {
-        Self { endpoints, state: Mutex::default(), back: Notify::new(), reads: false }
+        Self { endpoints, state: Mutex::default(), back: Notify::new(), only_reads: false }
     }
 
-    /// A line for what only reads.
+    /// A line for transactions that only read.
     pub(super) fn of_reads(endpoints: Arc<Endpoints>) -> Self {
-        Self { reads: true, ..Self::new(endpoints) }
+        Self { only_reads: true, ..Self::new(endpoints) }
     }
 
-    /// Lines up transactions, which go in this order and if possible in one request. They are sent whether or not anybody waits for their
+    /// Puts steps in line, which go in this order and if possible in one request. They are sent whether or not anybody waits for their
     /// answers.
-    pub(super) fn submit<const N: usize>(self: &Arc<Self>, steps: [Step; N], deadline: Timer) -> Result<[Coming; N], BackendError> {
+    pub(super) fn submit<const N: usize>(self: &Arc<Self>, steps: [Step; N], deadline: Timer) -> [PendingAnswer; N] {
         let mut state = self.state.lock();
-        if state.waiting.len() + N > LONGEST_LINE {
-            return Err(BackendError::new(Failure::NotSent, "too many requests before this one"));
-        }
-        let coming = steps.map(|step| {
-            let (answer, coming) = oneshot::channel();
+        let is_full = state.queued.len() + N > LONGEST_LINE;
+        let pending = steps.map(|step| {
+            let (answer, receiver) = oneshot::channel();
             let taken = Arc::new(AtomicBool::new(false));
-            state.waiting.push_back(Waiting { step, deadline, taken: taken.clone(), answer });
-            Coming { line: self.clone(), deadline, taken, answer: coming }
+            if is_full {
+                let _ = answer.send(Err(BackendError::new(Failure::NotSent, "too many requests before this one")));
+            } else {
+                state.queued.push_back(QueuedStep { step, deadline, taken: taken.clone(), answer });
+            }
+            PendingAnswer { line: self.clone(), deadline, taken, answer: receiver }
         });
         if state.expected > 0 && state.are_back() {
             self.back.notify_one();
@@ -130,120 +134,117 @@ impl Line {
             state.calls += 1;
             tokio::spawn(self.clone().call());
         }
-        Ok(coming)
+        pending
     }
 
-    /// Sends batches until nobody waits.
+    /// Sends batches until the line is empty, or the rest is left to another call.
     async fn call(self: Arc<Self>) {
         loop {
             let Some(batch) = self.state.lock().next() else { return };
-            let answered = batch.len();
+            let size = batch.len();
             self.send(batch).await;
-            self.state.lock().under_way -= answered;
-            if answered >= CROWD && !self.reads {
-                self.linger(answered).await;
+            self.state.lock().under_way -= size;
+            if size >= LARGE && !self.only_reads {
+                self.wait_for_callers(size).await;
             }
         }
     }
 
-    /// Waits until most of a crowd that was just answered are back in line, or do not seem to come.
-    async fn linger(&self, answered: usize) {
-        let end = Timer::now() + LINGER;
+    /// Waits until most of the callers of a large batch are back in line, or [`LONGEST_WAIT`] has passed.
+    async fn wait_for_callers(&self, answered: usize) {
+        let end = Timer::now() + LONGEST_WAIT;
         {
             let mut state = self.state.lock();
-            state.expected = ((answered + state.waiting.len()) * 7 / 8).min(LARGEST);
+            state.expected = ((answered + state.queued.len()) * 7 / 8).min(MOST_STEPS);
         }
         while !self.state.lock().are_back() && timeout_at(end, self.back.notified()).await.is_ok() {}
         self.state.lock().expected = 0;
     }
 
-    async fn send(&self, batch: Vec<Waiting>) {
-        let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).max() else { return };
+    async fn send(&self, batch: Vec<QueuedStep>) {
+        let Some(deadline) = batch.iter().map(|queued| queued.deadline).max() else { return };
         if let [_] = &*batch {
             return self.send_alone(batch, false).await;
         }
-        let (answered, ghosts) = self.send_together(&batch, deadline).await;
-        let answers = answered.and_then(|answer| shape::each(&answer.haunted(ghosts), batch.len(), self.reads));
+        let (answered, may_run_again) = self.send_together(&batch, deadline).await;
+        let answers = answered.and_then(|answer| answer.that_may_run_again(may_run_again).split(batch.len(), self.only_reads));
         match answers {
             Ok(answers) => {
-                for (waiting, answer) in batch.into_iter().zip(answers) {
-                    let _ = waiting.answer.send(Ok(answer));
+                for (queued, answer) in batch.into_iter().zip(answers) {
+                    let _ = queued.answer.send(Ok(answer));
                 }
             }
-            // One of them is to blame, and the others are not.
-            Err(error) if error.failure == Failure::Refused => self.send_alone(batch, ghosts).await,
+            // One of the transactions is to blame, and the others are not.
+            Err(error) if error.failure == Failure::Refused => self.send_alone(batch, may_run_again).await,
             Err(error) => {
-                let error = haunted(error, ghosts);
-                for waiting in batch {
-                    let _ = waiting.answer.send(Err(error.clone()));
+                let error = error_that_may_run(error, may_run_again);
+                for queued in batch {
+                    let _ = queued.answer.send(Err(error.clone()));
                 }
             }
         }
     }
 
-    /// The answer to a batch, and whether one that was given up for it may still be executed.
-    async fn send_together(&self, batch: &[Waiting], deadline: Timer) -> (Answered, bool) {
-        let steps = batch.iter().map(|waiting| &waiting.step);
-        let mut ghosts = false;
-        if shape::are_hopeful(steps.clone()) && self.state.lock().confidence.next() {
-            match self.execute(|| shape::flat(steps.clone()), deadline).await {
+    /// The answer to a batch, and whether a failed optimistic form of it may still be executed.
+    async fn send_together(&self, batch: &[QueuedStep], deadline: Timer) -> (TxnResult, bool) {
+        let steps = batch.iter().map(|queued| &queued.step);
+        let mut may_run_again = false;
+        if shape::are_optimistic(steps.clone()) && self.state.lock().backoff.next() {
+            match self.execute(|| shape::optimistic(steps.clone()), deadline).await {
                 Ok(answer) => {
-                    self.state.lock().confidence.note(answer.succeeded());
+                    self.state.lock().backoff.note(answer.succeeded());
                     if answer.succeeded() {
                         return (Ok(answer), false);
                     }
-                    // This server did nothing. Another one may have been asked first, and may do it yet.
-                    ghosts = answer.ghosts;
+                    // This server executed nothing. A server that was asked before it may still execute the batch.
+                    may_run_again = answer.may_run_again;
                 }
-                // Nothing was done: a lease is over, or the server takes fewer compares.
-                Err(error) if error.failure == Failure::Refused => self.state.lock().confidence.note(false),
+                // Nothing was executed: a lease has ended, or the server allows fewer compares.
+                Err(error) if error.failure == Failure::Refused => self.state.lock().backoff.note(false),
                 Err(error) => return (Err(error), false),
             }
         }
-        (self.execute(|| shape::nested(steps.clone()), deadline).await, ghosts)
+        (self.execute(|| shape::nested(steps.clone()), deadline).await, may_run_again)
     }
 
-    async fn send_alone(&self, batch: Vec<Waiting>, ghosts: bool) {
-        let sent = batch.into_iter().map(|waiting| async move {
-            let answered = self.execute(|| waiting.step.txn(), waiting.deadline).await;
-            let answered = answered.map(|answer| answer.haunted(ghosts)).map_err(|error| haunted(error, ghosts));
-            let _ = waiting.answer.send(answered);
+    async fn send_alone(&self, batch: Vec<QueuedStep>, may_run_again: bool) {
+        let sent = batch.into_iter().map(|queued| async move {
+            let answered = self.execute(|| queued.step.txn(), queued.deadline).await;
+            let answered = answered.map(|answer| answer.that_may_run_again(may_run_again));
+            let _ = queued.answer.send(answered.map_err(|error| error_that_may_run(error, may_run_again)));
         });
         join_all(sent).await;
     }
 
-    /// Has a transaction executed in a request of its own. It is made for each server that is asked.
-    pub(super) async fn execute(&self, txn: impl Fn() -> Txn, deadline: Timer) -> Answered {
+    /// Sends a transaction in a request of its own. `txn` is called for each server that is asked.
+    pub(super) async fn execute(&self, txn: impl Fn() -> Txn, deadline: Timer) -> TxnResult {
         let request = |mut client: Client| {
             let txn = txn();
             async move { client.txn(txn).await }
         };
         let answer = self.endpoints.run(remaining(deadline), request).await?;
         let revision = answer.value.header().map_or(0, ResponseHeader::revision);
-        Ok(Answer { said: Said::Txn(answer.value), revision, unseen: revision + 1, ghosts: answer.ghosts })
+        let body = AnswerBody::Txn(answer.value);
+        Ok(TxnAnswer { body, revision, first_unseen: revision + 1, may_run_again: answer.may_run_again })
     }
 }
 
-/// What an error means if the same was given to another server as well, which may do it yet.
-pub(super) fn haunted(error: BackendError, ghosts: bool) -> BackendError {
-    if ghosts { BackendError { failure: Failure::Unknown, ..error } } else { error }
-}
-
-impl State {
-    /// True if those who wait are to go now. Beside another request they do if they are few, which saves them a round trip, or more than
-    /// go into one.
+impl TxnLineState {
+    /// True if those in line are to go now. Beside another request they go if they are few, which saves them a round trip, or more than
+    /// fit into one request.
     fn is_worth_a_call(&self) -> bool {
-        let (waiting, crowd) = (self.waiting.len(), self.sizes.iter().any(|size| *size >= CROWD));
-        self.calls == 0 || (self.calls < CALLS && waiting >= if crowd { LARGEST } else { self.under_way })
+        let large = self.sizes.iter().any(|size| *size >= LARGE);
+        let enough = if large { MOST_STEPS } else { self.under_way };
+        self.calls == 0 || (self.calls < MOST_CALLS && self.queued.len() >= enough)
     }
 
     fn are_back(&self) -> bool {
-        self.waiting.len() >= self.expected
+        self.queued.len() >= self.expected
     }
 
-    /// The next batch, as far as the rules allow in the order of arrival; `None` when nobody waits or it is not worth a request, and then
-    /// it is one call less.
-    fn next(&mut self) -> Option<Vec<Waiting>> {
+    /// The next batch, in the order of arrival as far as the rules allow. `None` ends the call: the line is empty, or not worth a request
+    /// beside the other call.
+    fn next(&mut self) -> Option<Vec<QueuedStep>> {
         self.calls -= 1;
         if !self.is_worth_a_call() {
             return None;
@@ -251,26 +252,26 @@ impl State {
         self.calls += 1;
         let now = Timer::now();
         let (mut batch, mut later) = (Vec::new(), VecDeque::new());
-        let mut places = HashSet::new();
+        let mut joined = HashSet::new();
         let mut bytes = 0;
-        while batch.len() < LARGEST
-            && let Some(waiting) = self.waiting.pop_front()
+        while batch.len() < MOST_STEPS
+            && let Some(queued) = self.queued.pop_front()
         {
-            let second_place = waiting.step.place_in().is_some_and(|queue| places.contains(queue));
-            let too_large = !batch.is_empty() && bytes + waiting.step.bytes() > MOST_BYTES;
-            if waiting.deadline <= now {
-                let _ = waiting.answer.send(Err(BackendError::new(Failure::NotSent, "not sent in time")));
-            } else if second_place || too_large {
-                later.push_back(waiting);
+            let second_in_queue = queued.step.joins_queue().is_some_and(|queue| joined.contains(queue));
+            let too_large = !batch.is_empty() && bytes + queued.step.bytes() > MOST_BYTES;
+            if queued.deadline <= now {
+                let _ = queued.answer.send(Err(BackendError::new(Failure::NotSent, "not sent in time")));
+            } else if second_in_queue || too_large {
+                later.push_back(queued);
             } else {
-                places.extend(waiting.step.place_in().map(<[u8]>::to_vec));
-                bytes += waiting.step.bytes();
-                waiting.taken.store(true, Ordering::Relaxed);
-                batch.push(waiting);
+                joined.extend(queued.step.joins_queue().map(<[u8]>::to_vec));
+                bytes += queued.step.bytes();
+                queued.taken.store(true, Ordering::Relaxed);
+                batch.push(queued);
             }
         }
-        later.append(&mut self.waiting);
-        self.waiting = later;
+        later.append(&mut self.queued);
+        self.queued = later;
         if batch.is_empty() {
             self.calls -= 1;
             return None;
@@ -284,28 +285,28 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::etcd::request::Ask;
-    use crate::backend::etcd::servers::address::Address;
+    use crate::backend::etcd::request::KeyRequest;
+    use crate::backend::etcd::servers::address::EtcdAddress;
 
     fn other(bytes: usize) -> Step {
         Step::Other { txn: Txn::new(), bytes }
     }
 
-    fn line_of(queues: &[Option<&str>]) -> State {
-        let waiting = queues.iter().map(|queue| {
-            let step = queue.map_or_else(|| other(100), |queue| Step::Ask(Ask::sample(queue)));
+    fn line_of(locks: &[Option<&str>]) -> TxnLineState {
+        let queued = locks.iter().map(|lock| {
+            let step = lock.map_or_else(|| other(100), |lock| Step::MakeKey(KeyRequest::sample(lock)));
             let deadline = Timer::now() + Duration::from_secs(1);
-            Waiting { step, deadline, taken: Arc::default(), answer: oneshot::channel().0 }
+            QueuedStep { step, deadline, taken: Arc::default(), answer: oneshot::channel().0 }
         });
-        State { waiting: waiting.collect(), calls: 1, ..State::default() }
+        TxnLineState { queued: queued.collect(), calls: 1, ..TxnLineState::default() }
     }
 
-    fn sizes(state: &mut State) -> Vec<usize> {
+    fn sizes(state: &mut TxnLineState) -> Vec<usize> {
         std::iter::from_fn(|| state.next()).map(|batch| batch.len()).collect()
     }
 
     #[tokio::test]
-    async fn a_batch_makes_one_place_in_a_queue() {
+    async fn a_batch_makes_one_key_in_a_queue() {
         let mut state = line_of(&[Some("a"), None, Some("a"), Some("b"), Some("a")]);
         assert_eq!(sizes(&mut state), [3, 1, 1]);
         assert_eq!(state.calls, 0);
@@ -316,57 +317,57 @@ mod tests {
         let mut state = line_of(&[None; 250]);
         assert_eq!(sizes(&mut state), [100, 100, 50]);
         let mut state = line_of(&[None; 3]);
-        state.waiting[1].step = other(MOST_BYTES);
-        assert_eq!(sizes(&mut state), [2, 1], "one that is large goes alone, and holds nobody up");
+        state.queued[1].step = other(MOST_BYTES);
+        assert_eq!(sizes(&mut state), [2, 1], "a large one goes alone, and delays no other");
     }
 
-    /// What comes while `state` has requests under way: is it sent beside them?
-    fn goes_beside(state: &mut State, count: usize) -> bool {
-        state.waiting.extend(line_of(&vec![None; count]).waiting);
+    /// True if `count` transactions that arrive while requests are under way are sent beside them.
+    fn goes_beside(state: &mut TxnLineState, count: usize) -> bool {
+        state.queued.extend(line_of(&vec![None; count]).queued);
         state.is_worth_a_call()
     }
 
     #[tokio::test]
-    async fn few_go_beside_each_other_and_many_after_each_other() {
+    async fn small_batches_go_beside_each_other_and_large_ones_after_each_other() {
         let mut state = line_of(&[None; 3]);
         assert_eq!(state.next().map(|batch| batch.len()), Some(3));
         assert!(!goes_beside(&mut state, 2), "the third is not back yet");
         assert!(goes_beside(&mut state, 1));
-        let mut state = line_of(&[None; CROWD]);
-        assert_eq!(state.next().map(|batch| batch.len()), Some(CROWD));
-        assert!(!goes_beside(&mut state, LARGEST - 1));
+        let mut state = line_of(&[None; LARGE]);
+        assert_eq!(state.next().map(|batch| batch.len()), Some(LARGE));
+        assert!(!goes_beside(&mut state, MOST_STEPS - 1));
         assert!(goes_beside(&mut state, 1), "a request is full");
-        state.calls = CALLS;
+        state.calls = MOST_CALLS;
         assert!(!state.is_worth_a_call());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_back_of_a_crowd_waits_for_most_of_the_others_but_not_for_long() {
-        let line = Line::new(Arc::new(Endpoints::new(Address::parse("etcd://127.0.0.1:1").unwrap(), LINGER)));
+    async fn the_first_caller_back_from_a_large_batch_waits_for_most_of_the_others_but_not_for_long() {
+        let line = TxnLine::new(Arc::new(Endpoints::new(EtcdAddress::parse("etcd://127.0.0.1:1").unwrap(), LONGEST_WAIT)));
         let started = Timer::now();
-        line.linger(CROWD).await;
+        line.wait_for_callers(LARGE).await;
         let (nobody, started) = (started.elapsed(), Timer::now());
-        assert!((LINGER..LINGER * 3).contains(&nobody), "{nobody:?}");
-        // One who comes is counted with those who wait already; calls are under way, so that none is sent here.
-        line.state.lock().calls = CALLS;
-        line.state.lock().waiting = line_of(&[None; CROWD - 2]).waiting;
+        assert!((LONGEST_WAIT..LONGEST_WAIT * 3).contains(&nobody), "{nobody:?}");
+        // A caller that comes back counts with those in line already. Calls are under way, so that none is sent here.
+        line.state.lock().calls = MOST_CALLS;
+        line.state.lock().queued = line_of(&[None; LARGE - 2]).queued;
         let line = Arc::new(line);
-        let come = |line: &Arc<Line>| {
+        let come = |line: &Arc<TxnLine>| {
             let step = other(1);
             drop(line.submit([step], Timer::now() + Duration::from_secs(1)));
         };
-        let mut linger = Box::pin(line.linger(4));
-        assert!(futures_util::poll!(&mut linger).is_pending(), "14 of 18 are there, and most are 15");
+        let mut wait = Box::pin(line.wait_for_callers(4));
+        assert!(futures_util::poll!(&mut wait).is_pending(), "14 of 18 are in line, and most are 15");
         come(&line);
-        linger.await;
+        wait.await;
         assert_eq!(started.elapsed(), Duration::ZERO);
         assert_eq!(line.state.lock().expected, 0);
     }
 
     #[tokio::test]
-    async fn what_is_late_is_not_sent() {
+    async fn a_transaction_past_its_deadline_is_not_sent() {
         let mut state = line_of(&[None, None]);
-        state.waiting[0].deadline = Timer::now();
+        state.queued[0].deadline = Timer::now();
         assert_eq!(sizes(&mut state), [1]);
     }
 }

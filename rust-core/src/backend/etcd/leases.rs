@@ -1,12 +1,12 @@
 //! The etcd leases that a session's keys live under.
 //!
 //! Granting and revoking a lease costs the cluster an entry in its log each, so locks share leases: one lease serves all locks with the
-//! same TTL in whole seconds, and lives on when they are released. Only a lock that is never renewed has a lease of its own, which ends
-//! when the lock is to end whatever becomes of this process.
+//! same TTL in whole seconds, and outlives their release. Only a lock that is never renewed has an exclusive lease, which ends when the lock is to
+//! end, whatever becomes of this process (ADR 5).
 //!
-//! A lease is kept alive by the renewals of the locks under it, and by this room's keeper while somebody waits under it or nobody uses
-//! it. One with nothing but holders is not kept: if they are not renewed, it ends. Its life counts from when the last acknowledged
-//! keep-alive was *sent*.
+//! The renewals of the locks under a lease keep it alive. While somebody waits under it, or nobody uses it, [`LeasePool::run`] keeps it alive instead. A
+//! lease with holders only is not kept by the pool: if the engine stops renewing, it ends. The life of a lease counts from the moment
+//! when its last acknowledged keep-alive was *sent*.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,97 +23,101 @@ use crate::clock::{Clock, Instant};
 use crate::error::{BackendError, Failure};
 use crate::observe::logs::target;
 
-/// The shortest TTL: servers round shorter ones up, as their elections take that long.
+/// The shortest TTL. Servers round shorter ones up to the length of their elections.
 pub(super) const SHORTEST: Duration = Duration::from_secs(2);
 
-/// How many keys share a lease. Its end deletes them one by one, and the whole cluster waits for that.
+/// This many keys share a lease at most. Its end deletes them one by one, and the whole cluster waits for that.
 const MOST_KEYS: usize = 2_000;
 
-/// How long a spare lease without keys is kept: there may be locks with its TTL again.
+/// How long a lease without keys is kept for later locks with its TTL.
 const SPARE: Duration = Duration::from_secs(600);
 
-/// The share of its TTL that a lease may have spent when a lock is granted under it.
-const LITTLE: u32 = 20;
+/// A lock may be granted under a lease that has spent this share of its TTL: one in so many.
+const FRESH_SHARE: u32 = 20;
 
-/// The TTL that a lease for `ttl` has: whole seconds, rounded down.
-pub(super) fn class(ttl: Duration) -> Duration {
+/// The TTL of a lease for locks with `ttl`: whole seconds, rounded down.
+pub(super) fn lease_ttl(ttl: Duration) -> Duration {
     Duration::from_secs(ttl.as_secs()).max(SHORTEST)
 }
 
-/// One lease of etcd's.
-pub(super) struct Lease {
+/// One lease in etcd.
+pub(super) struct EtcdLease {
     pub(super) id: i64,
-    pub(super) class: Duration,
-    /// For one lock alone.
-    sole: bool,
-    state: Mutex<State>,
-    /// One keep-alive at a time: whoever waits for its turn may find that the one before was sent late enough.
+    pub(super) ttl: Duration,
+    /// For one lock only.
+    exclusive: bool,
+    state: Mutex<EtcdLeaseState>,
+    /// Held during a keep-alive: a caller that waited for it may find that the previous keep-alive was sent late enough.
     keeping: tokio::sync::Mutex<()>,
 }
 
-struct State {
-    /// When the last acknowledged keep-alive left.
+struct EtcdLeaseState {
+    /// When the last acknowledged keep-alive was sent.
     kept: Instant,
-    /// What the server makes of the TTL.
-    ttl: Duration,
+    /// The TTL that the server gave.
+    server_ttl: Duration,
     over: bool,
     holders: usize,
     waiters: usize,
-    /// The keeper is at it.
-    tended: bool,
-    /// When the last key went.
+    /// A task of the pool keeps it alive or ends it just now.
+    in_care: bool,
+    /// When the last key left.
     spare_since: Instant,
 }
 
-impl State {
+impl EtcdLeaseState {
     fn end(&self) -> Instant {
-        self.kept + self.ttl
+        self.kept + self.server_ttl
     }
 }
 
-/// What a keep-alive came to.
+/// The result of a keep-alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kept {
-    /// The lease lives its TTL from the asked moment, at least.
-    Alive,
-    /// There is no such lease any more.
+pub(super) enum KeptAlive {
+    /// The lease lives for its TTL from the required moment, at least.
+    Yes,
+    /// The lease does not exist any more.
     Over,
 }
 
-/// A key's place under a lease, counted while it lives.
-pub(super) struct Seat {
-    pub(super) lease: Arc<Lease>,
-    waits: bool,
-    pool: Weak<Pool>,
+/// The use of a lease by one key, counted until it is dropped.
+pub(super) struct LeaseUse {
+    pub(super) lease: Arc<EtcdLease>,
+    by_waiter: bool,
+    pool: Weak<LeasePool>,
 }
 
-impl Seat {
-    /// From now on the lease is kept by renewals as far as this key goes.
+impl LeaseUse {
+    pub(super) fn id(&self) -> i64 {
+        self.lease.id
+    }
+
+    /// From now on the holder's renewals keep the lease alive, as far as this key is concerned.
     pub(super) fn hold(&mut self) {
-        if std::mem::take(&mut self.waits) {
+        if std::mem::take(&mut self.by_waiter) {
             let mut state = self.lease.state.lock();
             state.waiters -= 1;
             state.holders += 1;
         }
     }
 
-    /// True if a key with this TTL may be here.
+    /// True if the key of a lock with this TTL may be under the lease.
     pub(super) fn suits(&self, ttl: Duration, renew: bool) -> bool {
-        self.lease.class == class(ttl) && self.lease.sole != renew && !self.lease.state.lock().over
+        self.lease.ttl == lease_ttl(ttl) && self.lease.exclusive != renew && !self.lease.state.lock().over
     }
 
     /// True if no other key is under the lease.
-    pub(super) fn is_sole(&self) -> bool {
-        self.lease.sole
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.lease.exclusive
     }
 }
 
-impl Drop for Seat {
+impl Drop for LeaseUse {
     fn drop(&mut self) {
         let pool = self.pool.upgrade();
         let unused = {
             let mut state = self.lease.state.lock();
-            if self.waits {
+            if self.by_waiter {
                 state.waiters -= 1;
             } else {
                 state.holders -= 1;
@@ -126,31 +130,31 @@ impl Drop for Seat {
         if let Some(pool) = pool
             && unused
         {
-            // The keeper takes it over, or ends it.
+            // The pool keeps the lease alive from now on, or ends it.
             pool.changed.notify_one();
         }
     }
 }
 
 /// All leases of a session.
-pub(super) struct Pool {
+pub(super) struct LeasePool {
     endpoints: Arc<Endpoints>,
     clock: Arc<dyn Clock>,
     op_timeout: Duration,
-    leases: Mutex<HashMap<i64, Arc<Lease>>>,
+    leases: Mutex<HashMap<i64, Arc<EtcdLease>>>,
     granting: tokio::sync::Mutex<()>,
     changed: Notify,
-    /// Told when a lease ended under somebody who waits.
+    /// Called when a lease ended under a waiter.
     on_end: Box<dyn Fn() + Send + Sync>,
 }
 
-impl fmt::Debug for Pool {
+impl fmt::Debug for LeasePool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("leases", &self.leases.lock().len()).finish_non_exhaustive()
+        f.debug_struct("LeasePool").field("leases", &self.leases.lock().len()).finish_non_exhaustive()
     }
 }
 
-impl Pool {
+impl LeasePool {
     pub(super) fn new(
         endpoints: Arc<Endpoints>,
         clock: Arc<dyn Clock>,
@@ -161,38 +165,38 @@ impl Pool {
         Arc::new(Self { endpoints, clock, op_timeout, leases, granting, changed, on_end })
     }
 
-    /// A seat under a lease for `ttl` that has most of its life before it; granted now if there is none.
-    pub(super) async fn join(self: &Arc<Self>, ttl: Duration, deadline: Timer) -> Result<Seat, BackendError> {
-        let class = class(ttl);
-        if let Some(seat) = self.sit(class) {
-            return Ok(seat);
+    /// Joins a shared lease for `ttl` that has most of its life left; grants one if there is none.
+    pub(super) async fn join(self: &Arc<Self>, ttl: Duration, deadline: Timer) -> Result<LeaseUse, BackendError> {
+        let ttl = lease_ttl(ttl);
+        if let Some(joined) = self.join_existing(ttl) {
+            return Ok(joined);
         }
         let late = || BackendError::new(Failure::NotSent, "no lease was granted in time");
         let _one_for_all = timeout_at(deadline, self.granting.lock()).await.map_err(|_| late())?;
-        match self.sit(class) {
-            Some(seat) => Ok(seat),
-            None => self.grant(class, false, deadline).await,
+        match self.join_existing(ttl) {
+            Some(joined) => Ok(joined),
+            None => self.grant(ttl, false, deadline).await,
         }
     }
 
-    /// A seat under a lease of its own.
-    pub(super) async fn join_alone(self: &Arc<Self>, ttl: Duration, deadline: Timer) -> Result<Seat, BackendError> {
-        self.grant(class(ttl), true, deadline).await
+    /// Grants a lease for one lock.
+    pub(super) async fn join_exclusive(self: &Arc<Self>, ttl: Duration, deadline: Timer) -> Result<LeaseUse, BackendError> {
+        self.grant(lease_ttl(ttl), true, deadline).await
     }
 
-    /// A seat under a lease that there is. One that is close to its end is left alone: it might not live until the key is there.
-    fn sit(self: &Arc<Self>, class: Duration) -> Option<Seat> {
+    /// Joins an existing lease, unless less than half its life is left: it might expire before the key is written.
+    fn join_existing(self: &Arc<Self>, ttl: Duration) -> Option<LeaseUse> {
         let now = self.clock.now();
         let leases = self.leases.lock();
-        let lease = leases.values().filter(|lease| lease.class == class && !lease.sole).find(|lease| {
+        let lease = leases.values().filter(|lease| lease.ttl == ttl && !lease.exclusive).find(|lease| {
             let state = lease.state.lock();
-            !state.over && state.end().since(now) >= class / 2 && state.holders + state.waiters < MOST_KEYS
+            !state.over && state.end().since(now) >= ttl / 2 && state.holders + state.waiters < MOST_KEYS
         })?;
-        Some(self.seat(lease))
+        Some(self.use_of(lease))
     }
 
-    /// Counted as one who waits until it is known to hold: until then nobody else keeps the lease.
-    fn seat(self: &Arc<Self>, lease: &Arc<Lease>) -> Seat {
+    /// Counts a key as a waiter's until it is known to hold: until then only the pool keeps its lease alive.
+    fn use_of(self: &Arc<Self>, lease: &Arc<EtcdLease>) -> LeaseUse {
         let first = {
             let mut state = lease.state.lock();
             state.waiters += 1;
@@ -201,46 +205,46 @@ impl Pool {
         if first {
             self.changed.notify_one();
         }
-        Seat { lease: lease.clone(), waits: true, pool: Arc::downgrade(self) }
+        LeaseUse { lease: lease.clone(), by_waiter: true, pool: Arc::downgrade(self) }
     }
 
-    async fn grant(self: &Arc<Self>, class: Duration, sole: bool, deadline: Timer) -> Result<Seat, BackendError> {
-        let seconds = i64::try_from(class.as_secs()).unwrap_or(i64::MAX);
+    async fn grant(self: &Arc<Self>, ttl: Duration, exclusive: bool, deadline: Timer) -> Result<LeaseUse, BackendError> {
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         let kept = self.clock.now();
-        // A lease whose answer was lost ends by itself: nothing is ever put under it.
+        // If the answer is lost the lease ends by itself: nothing is ever put under it.
         let granted = self
             .endpoints
             .run(remaining(deadline), move |mut client| async move { client.lease_grant(seconds, None).await })
             .await?
             .value;
-        let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
-        let state = State { kept, ttl, over: false, holders: 0, waiters: 0, tended: false, spare_since: kept };
+        let server_ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
+        let state = EtcdLeaseState { kept, server_ttl, over: false, holders: 0, waiters: 0, in_care: false, spare_since: kept };
         let keeping = tokio::sync::Mutex::default();
-        let lease = Arc::new(Lease { id: granted.id(), class, sole, state: Mutex::new(state), keeping });
-        let seat = self.seat(&lease);
+        let lease = Arc::new(EtcdLease { id: granted.id(), ttl, exclusive, state: Mutex::new(state), keeping });
+        let joined = self.use_of(&lease);
         self.leases.lock().insert(lease.id, lease);
-        Ok(seat)
+        Ok(joined)
     }
 
-    /// Sees to it that the life of the lease began at `since` or a little before: not every lock that is taken is worth a keep-alive.
-    pub(super) async fn freshen(&self, lease: &Lease, since: Instant, deadline: Timer) -> Result<Kept, BackendError> {
-        self.keep(lease, since - lease.class / LITTLE, deadline).await
+    /// Makes sure that the life of the lease began at `since` or a little before: a keep-alive for each acquire would cost too much.
+    pub(super) async fn freshen(&self, lease: &EtcdLease, since: Instant, deadline: Timer) -> Result<KeptAlive, BackendError> {
+        self.keep_alive(lease, since - lease.ttl / FRESH_SHARE, deadline).await
     }
 
-    /// Sees to it that the lease lives its TTL from `since` on. Those who ask at the same time share a keep-alive.
-    pub(super) async fn keep(&self, lease: &Lease, since: Instant, deadline: Timer) -> Result<Kept, BackendError> {
+    /// Makes sure that the lease lives for its TTL from `since` on. Callers at the same time share a keep-alive.
+    pub(super) async fn keep_alive(&self, lease: &EtcdLease, since: Instant, deadline: Timer) -> Result<KeptAlive, BackendError> {
         let late = || BackendError::new(Failure::Unknown, "the lease was not kept in time");
         let _one_at_a_time = timeout_at(deadline, lease.keeping.lock()).await.map_err(|_| late())?;
         {
             let state = lease.state.lock();
             if state.over {
-                return Ok(Kept::Over);
+                return Ok(KeptAlive::Over);
             }
             if state.kept >= since {
-                return Ok(Kept::Alive);
+                return Ok(KeptAlive::Yes);
             }
         }
-        // Before the request leaves: whatever the answer takes, no life is counted on that the server does not give.
+        // Read before the request leaves, so that the life counted here is never longer than the server's.
         let sent = self.clock.now();
         let id = lease.id;
         let alive = self
@@ -248,8 +252,8 @@ impl Pool {
             .run(remaining(deadline), move |mut client| async move {
                 match client.lease_keep_alive(id).await {
                     Ok(_) => Ok(true),
-                    // The answer had a TTL of nothing: definite.
-                    Err(ClientError::LeaseKeepAliveError(told)) if told == "lease not found" => Ok(false),
+                    // The client library says this for an answer with a TTL of zero, which is definite.
+                    Err(ClientError::LeaseKeepAliveError(message)) if message == "lease not found" => Ok(false),
                     Err(error) => Err(error),
                 }
             })
@@ -257,15 +261,15 @@ impl Pool {
             .value;
         if !alive {
             self.is_over(lease);
-            return Ok(Kept::Over);
+            return Ok(KeptAlive::Over);
         }
         let mut state = lease.state.lock();
         state.kept = state.kept.max(sent);
-        Ok(Kept::Alive)
+        Ok(KeptAlive::Yes)
     }
 
-    /// The server does not know this lease any more.
-    pub(super) fn is_over(&self, lease: &Lease) {
+    /// Notes that the server does not know this lease any more.
+    pub(super) fn is_over(&self, lease: &EtcdLease) {
         let waiters = {
             let mut state = lease.state.lock();
             state.over = true;
@@ -276,21 +280,21 @@ impl Pool {
         }
     }
 
-    /// Keeps the leases that nobody else keeps, and ends those that nobody needs. Never ends by itself.
+    /// Keeps the leases that nobody else keeps, and ends those that nobody needs. Runs until it is dropped.
     ///
     /// # Cancel safety
-    /// Dropping it leaves leases to their renewals and to their end.
+    /// When it is dropped, leases live as long as renewals keep them.
     pub(super) async fn run(self: Arc<Self>) {
         loop {
             let now = self.clock.now();
             let leases: Vec<_> = self.leases.lock().values().cloned().collect();
             let mut next = now + SPARE;
             for lease in leases {
-                let (care, at) = lease.care(now);
+                let (upkeep, at) = lease.upkeep(now);
                 next = next.min(at);
-                if care != Care::None {
+                if upkeep != Upkeep::None {
                     let pool = self.clone();
-                    tokio::spawn(async move { pool.look_after(&lease, care).await });
+                    tokio::spawn(async move { pool.take_care(&lease, upkeep).await });
                 }
             }
             tokio::select! {
@@ -300,21 +304,21 @@ impl Pool {
         }
     }
 
-    async fn look_after(&self, lease: &Lease, care: Care) {
+    async fn take_care(&self, lease: &EtcdLease, upkeep: Upkeep) {
         let deadline = Timer::now() + self.op_timeout;
-        if care == Care::End {
+        if upkeep == Upkeep::End {
             self.leases.lock().remove(&lease.id);
             if let Err(error) = self.revoke(lease.id, deadline).await {
-                tracing::debug!(target: target::ETCD_LEASES, lease = lease.id, %error, "a lease that is not needed any more is left to expire");
+                tracing::debug!(target: target::ETCD_LEASES, lease = lease.id, %error, "could not revoke an unused lease, it will expire");
             }
             return;
         }
-        let since = self.clock.now() - lease.class / 4;
-        if let Err(error) = self.keep(lease, since, deadline).await {
-            tracing::warn!(target: target::ETCD_LEASES, lease = lease.id, %error, "keeping a lease alive failed, will be tried again");
-            self.clock.sleep_until(self.clock.now() + lease.class / 20).await;
+        let since = self.clock.now() - lease.ttl / 4;
+        if let Err(error) = self.keep_alive(lease, since, deadline).await {
+            tracing::warn!(target: target::ETCD_LEASES, lease = lease.id, %error, "could not keep a lease alive, will try again");
+            self.clock.sleep_until(self.clock.now() + lease.ttl / 20).await;
         }
-        lease.state.lock().tended = false;
+        lease.state.lock().in_care = false;
         self.changed.notify_one();
     }
 
@@ -323,61 +327,61 @@ impl Pool {
         self.endpoints.run(remaining(deadline), revoke).await.map(drop)
     }
 
-    /// Ends all leases, and with them whatever is still under them.
+    /// Revokes all leases, which deletes the keys that are still under them.
     pub(super) async fn close(&self, deadline: Timer) {
         let leases: Vec<_> = self.leases.lock().drain().map(|(id, _)| id).collect();
         let revoked = leases.into_iter().map(|id| self.revoke(id, deadline));
         for answer in futures_util::future::join_all(revoked).await {
             if let Err(error) = answer {
-                tracing::warn!(target: target::ETCD_LEASES, %error, "a lease could not be revoked, its keys are left to expire");
+                tracing::warn!(target: target::ETCD_LEASES, %error, "could not revoke a lease, its keys will expire");
             }
         }
     }
 }
 
-/// What a lease needs now.
+/// What the pool has to do for a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Care {
+enum Upkeep {
     None,
-    Keep,
+    KeepAlive,
     End,
 }
 
-impl Lease {
-    /// How long before `since` its life began, as far as is known here.
+impl EtcdLease {
+    /// How long before `since` its life began, as far as this session knows.
     pub(super) fn age(&self, since: Instant) -> Duration {
         since.since(self.state.lock().kept)
     }
 
-    /// What is left of it from `since` on, as far as is known here, up to its TTL.
+    /// How long it lives from `since` on, as far as this session knows; at most its TTL.
     pub(super) fn remaining(&self, since: Instant) -> Duration {
-        self.state.lock().end().since(since).min(self.class)
+        self.state.lock().end().since(since).min(self.ttl)
     }
 
-    /// What it needs now, and when to look again.
-    fn care(&self, now: Instant) -> (Care, Instant) {
+    /// What the pool has to do for it now, and when to look again.
+    fn upkeep(&self, now: Instant) -> (Upkeep, Instant) {
         let mut state = self.state.lock();
         let unused = state.holders == 0 && state.waiters == 0;
-        if state.tended {
-            return (Care::None, now + SPARE);
+        if state.in_care {
+            return (Upkeep::None, now + SPARE);
         }
-        if unused && (self.sole || now.since(state.spare_since) >= SPARE) {
-            state.tended = true;
-            return (Care::End, now + SPARE);
+        if unused && (self.exclusive || now.since(state.spare_since) >= SPARE) {
+            state.in_care = true;
+            return (Upkeep::End, now + SPARE);
         }
         if state.waiters == 0 && !unused {
-            return (Care::None, now + SPARE);
+            return (Upkeep::None, now + SPARE);
         }
-        let due = state.kept + self.class / 3;
+        let due = state.kept + self.ttl / 3;
         if due > now {
-            return (Care::None, due);
+            return (Upkeep::None, due);
         }
-        state.tended = true;
-        (Care::Keep, now + SPARE)
+        state.in_care = true;
+        (Upkeep::KeepAlive, now + SPARE)
     }
 }
 
-/// What is left until `deadline`.
+/// The time left until `deadline`.
 pub(super) fn remaining(deadline: Timer) -> Duration {
     deadline.saturating_duration_since(Timer::now())
 }

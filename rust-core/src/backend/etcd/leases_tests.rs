@@ -1,26 +1,26 @@
 use super::*;
-use crate::backend::etcd::servers::address::Address;
+use crate::backend::etcd::servers::address::EtcdAddress;
 use crate::clock::ManualClock;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn pool(clock: &ManualClock) -> Arc<Pool> {
-    let endpoints = Endpoints::new(Address::parse("etcd://127.0.0.1:1").unwrap(), SECOND);
-    Pool::new(Arc::new(endpoints), Arc::new(clock.clone()), SECOND, Box::new(|| {}))
+fn pool(clock: &ManualClock) -> Arc<LeasePool> {
+    let endpoints = Endpoints::new(EtcdAddress::parse("etcd://127.0.0.1:1").unwrap(), SECOND);
+    LeasePool::new(Arc::new(endpoints), Arc::new(clock.clone()), SECOND, Box::new(|| {}))
 }
 
 /// A lease as it is after its grant.
-fn lease(pool: &Pool, id: i64, ttl: Duration, sole: bool) -> Arc<Lease> {
+fn lease(pool: &LeasePool, id: i64, ttl: Duration, exclusive: bool) -> Arc<EtcdLease> {
     let kept = pool.clock.now();
-    let state = State { kept, ttl, over: false, holders: 0, waiters: 0, tended: false, spare_since: kept };
-    let lease = Arc::new(Lease { id, class: ttl, sole, state: Mutex::new(state), keeping: tokio::sync::Mutex::default() });
+    let state = EtcdLeaseState { kept, server_ttl: ttl, over: false, holders: 0, waiters: 0, in_care: false, spare_since: kept };
+    let lease = Arc::new(EtcdLease { id, ttl, exclusive, state: Mutex::new(state), keeping: tokio::sync::Mutex::default() });
     pool.leases.lock().insert(id, lease.clone());
     lease
 }
 
 #[test]
-fn a_ttl_is_whole_seconds_and_two_at_least() {
-    assert_eq!((class(SECOND * 5 / 2), class(SECOND * 30), class(SECOND)), (SECOND * 2, SECOND * 30, SECOND * 2));
+fn a_lease_has_whole_seconds_and_two_at_least() {
+    assert_eq!((lease_ttl(SECOND * 5 / 2), lease_ttl(SECOND * 30), lease_ttl(SECOND)), (SECOND * 2, SECOND * 30, SECOND * 2));
 }
 
 #[tokio::test]
@@ -30,9 +30,9 @@ async fn locks_with_one_ttl_share_a_lease() {
     lease(&pool, 1, SECOND * 30, false);
     lease(&pool, 2, SECOND * 5, false);
     lease(&pool, 3, SECOND * 7, true);
-    let id = |ttl| pool.sit(ttl).map(|seat| seat.lease.id);
+    let id = |ttl| pool.join_existing(ttl).map(|joined| joined.id());
     assert_eq!((id(SECOND * 30), id(SECOND * 5), id(SECOND * 6)), (Some(1), Some(2), None));
-    assert_eq!(id(SECOND * 7), None, "one lock's own lease is for nobody else");
+    assert_eq!(id(SECOND * 7), None, "an exclusive lease serves no other lock");
 }
 
 #[tokio::test]
@@ -41,41 +41,41 @@ async fn a_lease_that_is_full_or_close_to_its_end_is_not_joined() {
     let pool = pool(&clock);
     let (ttl, full) = (SECOND * 30, lease(&pool, 1, SECOND * 30, false));
     full.state.lock().holders = MOST_KEYS;
-    assert!(pool.sit(ttl).is_none());
+    assert!(pool.join_existing(ttl).is_none());
     full.state.lock().holders = MOST_KEYS - 1;
-    assert!(pool.sit(ttl).is_some());
+    assert!(pool.join_existing(ttl).is_some());
     clock.advance(SECOND * 16);
-    assert!(pool.sit(ttl).is_none());
+    assert!(pool.join_existing(ttl).is_none());
 }
 
 #[tokio::test]
-async fn a_lease_is_kept_for_those_who_wait_and_for_later_but_not_for_holders() {
+async fn a_lease_is_kept_alive_for_waiters_and_for_later_but_not_for_holders() {
     let clock = ManualClock::new();
     let pool = pool(&clock);
     let (ttl, lease) = (SECOND * 30, lease(&pool, 1, SECOND * 30, false));
-    let care = || {
-        let care = lease.care(clock.now()).0;
-        lease.state.lock().tended = false;
-        care
+    let upkeep = || {
+        let upkeep = lease.upkeep(clock.now()).0;
+        lease.state.lock().in_care = false;
+        upkeep
     };
     clock.advance(SECOND * 10);
-    assert_eq!(care(), Care::Keep, "for later");
-    let mut seat = pool.sit(ttl).unwrap();
-    assert_eq!(care(), Care::Keep, "for one who waits");
-    seat.hold();
-    assert_eq!(care(), Care::None, "a holder's renewals do that");
-    drop(seat);
+    assert_eq!(upkeep(), Upkeep::KeepAlive, "for later");
+    let mut joined = pool.join_existing(ttl).unwrap();
+    assert_eq!(upkeep(), Upkeep::KeepAlive, "for a waiter");
+    joined.hold();
+    assert_eq!(upkeep(), Upkeep::None, "the holder's renewals do that");
+    drop(joined);
     clock.advance(SPARE);
-    assert_eq!(care(), Care::End, "nobody needed it for long");
+    assert_eq!(upkeep(), Upkeep::End, "nobody has used it for a long time");
 }
 
 #[tokio::test]
-async fn the_lease_of_one_lock_ends_with_it() {
+async fn an_exclusive_lease_ends_with_its_lock() {
     let clock = ManualClock::new();
     let pool = pool(&clock);
     let lease = lease(&pool, 1, SECOND * 30, true);
-    let seat = pool.seat(&lease);
-    assert_eq!(lease.care(clock.now()).0, Care::None);
-    drop(seat);
-    assert_eq!(lease.care(clock.now()).0, Care::End);
+    let only = pool.use_of(&lease);
+    assert_eq!(lease.upkeep(clock.now()).0, Upkeep::None);
+    drop(only);
+    assert_eq!(lease.upkeep(clock.now()).0, Upkeep::End);
 }

@@ -1,8 +1,9 @@
-//! How keys are deleted that a request without an answer has made, or may still make.
+//! What happens after a request for a queue key got no answer: the key is deleted, whether it was made or may still be made.
 //!
-//! The same transaction moves the guard on, so what was asked before it and is not executed yet will never be. Whoever asks for a place
-//! meanwhile has to ask again, and no two of these can be under way at a time. So those that come while one is go together in the next: a
-//! cluster that falls silent under ten thousand requests is not asked ten thousand times more, one after the other, for what became of them.
+//! The transaction that deletes it moves the guard on, which makes older requests void. Two consequences follow: other requests that are under
+//! way for the session fail on the guard and are sent again, and two such transactions cannot succeed at the same time. So deletions that arrive while one
+//! transaction is under way go together in the next. Otherwise a cluster that falls silent under ten thousand requests would get ten thousand
+//! more, one after the other (ADR 6).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,132 +12,138 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant as Timer, timeout_at};
 
-use super::acquire::ROUNDS;
-use super::batch::{Line, haunted};
-use super::guard::{Guard, guard_too_fast};
-use super::request;
+use super::answer::{deleted_keys, error_that_may_run, names_a_lease_that_is_gone, unexpected};
+use super::batch::TxnLine;
+use super::guard::{Guard, ROUNDS, guard_too_fast};
+use super::request::delete_and_move_guard;
 use crate::error::{BackendError, Failure};
 
-/// How many go together. etcd allows 128 operations, and limits the bytes of a request.
+/// How many deletions go together. etcd allows 128 operations, and limits the bytes of a request.
 const MOST: usize = 100;
 const MOST_BYTES: usize = 256 * 1024;
 
-type Answered = Result<Cleared, BackendError>;
+type DeletionResult = Result<DeletedKey, BackendError>;
 
-/// What was found where a key was to be deleted.
+/// What a deletion found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Cleared {
-    /// The create revision of the key, if there was one.
+pub(super) struct DeletedKey {
+    /// The create revision of the key, if it existed.
     pub(super) created: Option<i64>,
-    /// The key may have been deleted by an earlier request for the same.
-    pub(super) ghosts: bool,
+    /// An earlier copy of the same transaction may have deleted the key.
+    pub(super) may_have_run_before: bool,
 }
 
-/// A key that is to be deleted.
-struct Waiting {
-    place: Vec<u8>,
+struct QueuedDeletion {
+    queue_key: Vec<u8>,
     deadline: Timer,
-    answer: oneshot::Sender<Answered>,
+    answer: oneshot::Sender<DeletionResult>,
 }
 
-/// The keys of a session that wait to be deleted with the guard.
-pub(super) struct Clearing {
-    line: Arc<Line>,
+/// The deletions of a session that move the guard on.
+pub(super) struct LostAnswers {
+    line: Arc<TxnLine>,
     guard: Arc<Guard>,
-    state: Mutex<State>,
+    state: Mutex<LostAnswersState>,
 }
 
 #[derive(Default)]
-struct State {
-    waiting: VecDeque<Waiting>,
-    /// Somebody sends them.
-    busy: bool,
+struct LostAnswersState {
+    queued: VecDeque<QueuedDeletion>,
+    /// A task sends them.
+    is_sending: bool,
 }
 
-impl Clearing {
-    pub(super) fn new(line: Arc<Line>, guard: Arc<Guard>) -> Self {
+impl LostAnswers {
+    pub(super) fn new(line: Arc<TxnLine>, guard: Arc<Guard>) -> Self {
         Self { line, guard, state: Mutex::default() }
     }
 
-    /// Deletes what is at `place`, and sees to it that no request of before this makes it again.
+    /// Deletes `queue_key` if it exists, and makes older requests that would make it void.
     ///
     /// # Cancel safety
-    /// What is dropped may be executed or not: nobody may ask for this place again before another deletion was answered.
-    pub(super) async fn clear(self: &Arc<Self>, place: Vec<u8>, deadline: Timer) -> Answered {
+    /// If it is dropped, the deletion may be executed or not. The key must not be requested again before another deletion is confirmed.
+    pub(super) async fn delete(self: &Arc<Self>, queue_key: Vec<u8>, deadline: Timer) -> DeletionResult {
         let (answer, answered) = oneshot::channel();
         {
             let mut state = self.state.lock();
-            state.waiting.push_back(Waiting { place, deadline, answer });
-            if !std::mem::replace(&mut state.busy, true) {
-                tokio::spawn(self.clone().run());
+            state.queued.push_back(QueuedDeletion { queue_key, deadline, answer });
+            if !std::mem::replace(&mut state.is_sending, true) {
+                tokio::spawn(self.clone().send_all());
             }
         }
         match timeout_at(deadline, answered).await {
             Ok(Ok(answered)) => answered,
-            // Or unsent, where its time was over in line or the engine is shutting down.
+            // Sent and not answered; or not sent, because its deadline passed in the queue or the engine is shutting down.
             Ok(Err(_)) | Err(_) => Err(BackendError::new(Failure::Unknown, "no answer in time")),
         }
     }
 
-    /// Sends what waits until nothing does.
-    async fn run(self: Arc<Self>) {
+    async fn send_all(self: Arc<Self>) {
         loop {
             let Some(batch) = self.state.lock().next() else { return };
             let this = self.clone();
-            // In a task of its own: whatever ends it, those in line are not forgotten.
+            // In a task of its own: if it panics, those that are queued are still sent.
             let _ = tokio::spawn(async move { this.send(batch).await }).await;
         }
     }
 
-    async fn send(&self, batch: Vec<Waiting>) {
-        let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).max() else { return };
-        let places: Vec<_> = batch.iter().map(|waiting| &*waiting.place).collect();
-        match self.delete(&places, deadline).await {
-            Ok(cleared) => {
-                for (waiting, cleared) in batch.into_iter().zip(cleared) {
-                    let _ = waiting.answer.send(Ok(cleared));
+    async fn send(&self, batch: Vec<QueuedDeletion>) {
+        let Some(deadline) = batch.iter().map(|queued| queued.deadline).max() else { return };
+        let queue_keys: Vec<_> = batch.iter().map(|queued| &*queued.queue_key).collect();
+        match self.delete_together(&queue_keys, deadline).await {
+            Ok(deleted) => {
+                for (queued, deleted) in batch.into_iter().zip(deleted) {
+                    let _ = queued.answer.send(Ok(deleted));
                 }
             }
-            // Nothing was done: with so many operations, perhaps.
+            // Nothing was executed, perhaps because this server allows fewer operations.
             Err(error) if error.failure == Failure::Refused && batch.len() > 1 => {
-                for waiting in batch {
-                    let alone = self.delete(&[&waiting.place], waiting.deadline).await;
-                    let _ = waiting.answer.send(alone.and_then(|mut cleared| cleared.pop().ok_or_else(request::unexpected)));
+                for queued in batch {
+                    let alone = self.delete_together(&[&queued.queue_key], queued.deadline).await;
+                    let _ = queued.answer.send(alone.and_then(|mut deleted| deleted.pop().ok_or_else(unexpected)));
                 }
             }
             Err(error) => {
-                for waiting in batch {
-                    let _ = waiting.answer.send(Err(error.clone()));
+                for queued in batch {
+                    let _ = queued.answer.send(Err(error.clone()));
                 }
             }
         }
     }
 
-    async fn delete(&self, places: &[&[u8]], deadline: Timer) -> Result<Vec<Cleared>, BackendError> {
-        let mut ghosts = false;
-        // One of the requests before the last may have been executed.
-        self.try_to_delete(places, deadline, &mut ghosts).await.map_err(|error| haunted(error, ghosts))
+    async fn delete_together(&self, queue_keys: &[&[u8]], deadline: Timer) -> Result<Vec<DeletedKey>, BackendError> {
+        let mut may_have_run = false;
+        let deleted = self.try_to_delete(queue_keys, deadline, &mut may_have_run).await;
+        // A request of an earlier round may have been executed.
+        deleted.map_err(|error| error_that_may_run(error, may_have_run))
     }
 
-    async fn try_to_delete(&self, places: &[&[u8]], deadline: Timer, ghosts: &mut bool) -> Result<Vec<Cleared>, BackendError> {
+    async fn try_to_delete(
+        &self,
+        queue_keys: &[&[u8]],
+        deadline: Timer,
+        may_have_run: &mut bool,
+    ) -> Result<Vec<DeletedKey>, BackendError> {
         for _ in 0..ROUNDS {
             let guard = self.guard.current(deadline).await?;
             let (put, lease) = self.guard.put(deadline).await?;
-            let answer = match self.line.execute(|| request::clear(places, &guard, put.clone()), deadline).await {
+            let txn = || delete_and_move_guard(queue_keys, &guard, put.clone());
+            let answer = match self.line.execute(txn, deadline).await {
                 Ok(answer) => answer,
-                // It went alone, so it is the guard's.
-                Err(error) if request::names_a_lease_that_is_gone(&error) => {
-                    *ghosts |= error.failure == Failure::Unknown;
-                    self.guard.unseat(lease);
+                // No other transaction shared the request, so the lease is the guard's.
+                Err(error) if names_a_lease_that_is_gone(&error) => {
+                    *may_have_run |= error.failure == Failure::Unknown;
+                    self.guard.lease_is_over(lease);
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            // It may have been this that moved the guard on, and deleted the keys.
-            *ghosts |= answer.ghosts;
-            if let Some(found) = request::cleared(&answer, places.len())? {
+            // A copy of this request may have moved the guard on and deleted the keys.
+            *may_have_run |= answer.may_run_again;
+            if let Some(found) = deleted_keys(&answer, queue_keys.len())? {
                 self.guard.moved_to(answer.revision);
-                return Ok(found.into_iter().map(|created| Cleared { created, ghosts: *ghosts }).collect());
+                let may_have_run_before = *may_have_run;
+                return Ok(found.into_iter().map(|created| DeletedKey { created, may_have_run_before }).collect());
             }
             self.guard.forget(&guard);
         }
@@ -144,25 +151,25 @@ impl Clearing {
     }
 }
 
-impl State {
-    /// Those that go next; `None` when nobody waits, and then nobody sends any more.
-    fn next(&mut self) -> Option<Vec<Waiting>> {
+impl LostAnswersState {
+    /// The deletions that go next; `None` when none are queued, and then nobody sends any more.
+    fn next(&mut self) -> Option<Vec<QueuedDeletion>> {
         let now = Timer::now();
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < MOST
-            && let Some(waiting) = self.waiting.pop_front()
+            && let Some(queued) = self.queued.pop_front()
         {
-            if waiting.deadline <= now || waiting.answer.is_closed() {
+            if queued.deadline <= now || queued.answer.is_closed() {
                 continue;
             }
-            bytes += waiting.place.len();
-            batch.push(waiting);
+            bytes += queued.queue_key.len();
+            batch.push(queued);
             if bytes > MOST_BYTES {
                 break;
             }
         }
-        self.busy = !batch.is_empty();
-        self.busy.then_some(batch)
+        self.is_sending = !batch.is_empty();
+        self.is_sending.then_some(batch)
     }
 }
 
@@ -171,34 +178,34 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn waiting(bytes: usize, timeout: Duration) -> (Waiting, oneshot::Receiver<Answered>) {
+    fn queued(bytes: usize, timeout: Duration) -> (QueuedDeletion, oneshot::Receiver<DeletionResult>) {
         let (answer, answered) = oneshot::channel();
-        (Waiting { place: vec![0; bytes], deadline: Timer::now() + timeout, answer }, answered)
+        (QueuedDeletion { queue_key: vec![0; bytes], deadline: Timer::now() + timeout, answer }, answered)
     }
 
     #[tokio::test]
-    async fn those_that_go_together_are_bounded_and_nobody_is_forgotten() {
+    async fn deletions_that_go_together_are_bounded_and_none_is_forgotten() {
         let second = Duration::from_secs(1);
-        let (waiting, _answers): (VecDeque<_>, Vec<_>) = (0..=MOST).map(|_| waiting(10, second)).unzip();
-        let mut state = State { waiting, busy: true };
+        let (queued, _answers): (VecDeque<_>, Vec<_>) = (0..=MOST).map(|_| queued(10, second)).unzip();
+        let mut state = LostAnswersState { queued, is_sending: true };
         let sizes: Vec<_> = std::iter::from_fn(|| state.next()).map(|batch| batch.len()).collect();
-        assert_eq!((sizes, state.busy), (vec![MOST, 1], false));
+        assert_eq!((sizes, state.is_sending), (vec![MOST, 1], false));
     }
 
     #[tokio::test]
     async fn many_bytes_go_in_several_requests() {
-        let (waiting, _answers): (VecDeque<_>, Vec<_>) = (0..3).map(|_| waiting(MOST_BYTES, Duration::from_secs(1))).unzip();
-        let mut state = State { waiting, busy: true };
+        let (queued, _answers): (VecDeque<_>, Vec<_>) = (0..3).map(|_| queued(MOST_BYTES, Duration::from_secs(1))).unzip();
+        let mut state = LostAnswersState { queued, is_sending: true };
         let sizes: Vec<_> = std::iter::from_fn(|| state.next()).map(|batch| batch.len()).collect();
         assert_eq!(sizes, [2, 1]);
     }
 
     #[tokio::test]
-    async fn what_nobody_waits_for_any_more_is_not_sent() {
-        let (late, _late) = waiting(1, Duration::ZERO);
-        let (left, _) = waiting(1, Duration::from_secs(1));
-        let mut state = State { waiting: [late, left].into(), busy: true };
+    async fn a_deletion_that_nobody_waits_for_is_not_sent() {
+        let (late, _late) = queued(1, Duration::ZERO);
+        let (left, _) = queued(1, Duration::from_secs(1));
+        let mut state = LostAnswersState { queued: [late, left].into(), is_sending: true };
         assert!(state.next().is_none());
-        assert!(!state.busy);
+        assert!(!state.is_sending);
     }
 }

@@ -1,15 +1,67 @@
 //! `etcd://`: locks on an etcd cluster, which survive the loss of a server.
 //!
-//! Whoever wants a lock makes a key under it; the key with the lowest create revision holds, and that revision is its token. So the queue
-//! is the set of keys itself, and a lock passes on when its holder's key is deleted or the lease that the key is under ends. Each waiter
-//! watches the key of the one before it.
+//! Each attempt makes one etcd key for its lock. The key with the lowest create revision holds, and that revision is its fencing token. So the
+//! set of keys is the queue, and the lock passes on when the holder's key is deleted, or when the lease that the key is under ends. Each
+//! waiter watches the key directly ahead of its own.
 //!
-//! **Steps.** `acquire` asks for a place and looks at it, `give_back` deletes it, after an unknown outcome by way of `clear`, `renew` extends;
-//! `request` has the transactions.
-//! **Batches.** Requests that would queue behind others go together; see [`batch`].
-//! **Late requests** are kept from doing harm by the [`guard`]. **Leases** are shared by locks; see [`leases`].
+//! Read [ADR 6] first (the guard: why a request that is executed late does no harm), then [ADR 5] (shared leases) and [ADR 7] (key numbers).
+//! [ADR 8] and [ADR 9] are about speed only: large batches and optimistic ones. `request` has every transaction in full.
+//!
+//! [ADR 5]: ../../../../../docs/adr/0005-etcd-shared-leases.md
+//! [ADR 6]: ../../../../../docs/adr/0006-etcd-guard.md
+//! [ADR 7]: ../../../../../docs/adr/0007-etcd-chairs.md
+//! [ADR 8]: ../../../../../docs/adr/0008-etcd-crowds.md
+//! [ADR 9]: ../../../../../docs/adr/0009-etcd-flat-batches.md
+//!
+//! # The life of an attempt
+//!
+//! ```text
+//!   acquire: put our key behind the last one, if the guard has not moved (`request`, `acquire`)
+//!      │
+//!      ├─ no key was there ──────────────────────────────▶ Holding
+//!      ├─ a key is ahead: watch it (`watch`) ──▶ Waiting     │  renew: keep the lease alive, see that the key exists (`renew`)
+//!      │                                          │  ▲       │
+//!      │              it is deleted: a hint ──▶ look │       │
+//!      │                                          │  └─ still behind
+//!      │                                          └── first ─▶
+//!      └─ no answer ──▶ Unanswered ──▶ asked again by the engine, or withdrawn
+//!
+//!   release, withdraw (`release`):
+//!      what is in the cluster is known ──▶ delete the key with this create revision
+//!      a request has no answer ──────────▶ delete whatever it made and move the guard on, in one transaction (`lost_answers`)
+//!      either way: Withdrawing until the deletion is confirmed, then Idle, and the key number is free
+//! ```
+//!
+//! `attempt` is this state machine; `attempts` gives one request at a time access to an attempt.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | attempt | one owner id that asks for a lock, through all its retries |
+//! | queue key | the etcd key of one attempt; its value has the owner id and the note |
+//! | queue | all queue keys of a lock, by create revision |
+//! | key number | tells the attempts of one session for one lock apart, in the queue key's name; used again when its attempt is over |
+//! | created | the create revision of a queue key: its age, its identity, and the token |
+//! | guard | one key of each session; requests that make keys compare its revision |
+//! | move the guard on | write the guard's key, so that all older requests of the session are void |
+//! | etcd lease | what queue keys live under; shared by the locks of a session with one TTL |
+//! | exclusive lease | the etcd lease of one lock that is never renewed |
+//! | lease use | the use of an etcd lease by one key, counted |
+//! | fresh | kept alive at most a twentieth of the TTL ago |
+//! | try | an acquire that does not wait: it makes a key only in an empty queue |
+//! | look | read how one's own key stands: first, behind others, or gone |
+//! | step | one transaction, or its part of a batch |
+//! | line | the transactions that wait for their batch |
+//! | nested batch | each step is a transaction inside the batch's transaction |
+//! | optimistic batch | the batch compares the preconditions of all steps; if one fails, nothing is executed |
+//! | recently contended | others held or waited for the lock in the last two seconds: its steps are not optimistic |
+//! | may run again | another server got the same request first, did not answer, and may still execute it |
+//! | first unseen | the first revision that an answer may not fully reflect |
 
 mod acquire;
+mod answer;
+mod attempt;
 mod attempts;
 mod batch;
 mod guard;
@@ -24,127 +76,75 @@ mod request;
 #[doc(hidden)] // public for the tests that break servers
 pub mod servers;
 mod shape;
+mod store;
 mod watch;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use etcd_client::{Client, GetOptions, Txn};
+use etcd_client::{Client, GetOptions};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::Instant as Timer;
-use tokio_util::sync::CancellationToken;
 
-use self::acquire::Asking;
-use self::attempts::Attempts;
-use self::batch::Line;
-use self::guard::Guard;
-use self::leases::Pool;
-use self::lost_answers::Clearing;
-use self::names::Queue;
-use self::recent::Seen;
-use self::request::Answer;
-use self::servers::address::Address;
-use self::servers::endpoints::Endpoints;
-use self::watch::Watches;
+use self::acquire::AcquireCall;
+use self::servers::address::EtcdAddress;
+use self::store::EtcdStore;
 use super::{
-    Acquire, Acquired, Backend, Capabilities, Context, Handover, Hint, Inspection, Outcome, Release, Renew, Renewed, Reply, Whom,
+    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Release, Renew, Renewed, Reply, Whom,
 };
 use crate::error::{BackendError, CLOSED, Error, Failure};
 use crate::owner::OwnerId;
 
-/// Longer timeouts are cut: the sum of an instant and a boundless duration overflows.
+/// Longer timeouts are cut, because an instant plus an unbounded duration overflows.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
 
-/// How many leases the engine renews in one call: their keys are looked at in a few requests.
+/// How many leases the engine renews in one call. Their keys are read in a few requests.
 const BATCH: usize = 500;
 
 /// How long closing takes at most.
-const FAREWELL: Duration = Duration::from_secs(2);
+const LONGEST_CLOSE: Duration = Duration::from_secs(2);
 
 /// Opens a backend on `url`; connects at first use.
 ///
 /// # Errors
 /// [`Error::InvalidOptions`] for a URL that cannot be used.
 pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
-    let address = Address::parse(url)?;
-    let root = names::root(address.prefix(), &context.namespace);
+    let address = EtcdAddress::parse(url)?;
     let server = address.shown();
-    let endpoints = Arc::new(Endpoints::new(address, context.connect_timeout));
-    let on_end = {
-        let on_hint = context.on_hint.clone();
-        Box::new(move || on_hint(Hint::All))
-    };
-    let pool = Pool::new(endpoints.clone(), context.clock.clone(), context.op_timeout, on_end);
-    let guard = Arc::new(Guard::new(names::guard(&root, context.session), endpoints.clone(), pool.clone()));
-    let line = Arc::new(Line::new(endpoints.clone()));
-    let clearing = Arc::new(Clearing::new(line.clone(), guard.clone()));
-    let looks = Arc::new(Line::of_reads(endpoints.clone()));
-    let watches = Watches::new(endpoints.clone(), context.clone());
     let capabilities = Capabilities {
         scheme: "etcd",
         fair: true,
         crash_release: false,
         ttl_floor: leases::SHORTEST,
         margin: Duration::from_millis(50),
+        // A waiter's key lives as long as its lease, which the lease pool keeps alive.
         heartbeat: None,
-        // What is executed later is undone: see `guard`.
+        // A request that is executed late does no harm: see `guard`.
         late_window: Duration::ZERO,
         batch: BATCH,
         reserved: None,
         counts_tokens: true,
     };
-    let store = Store {
-        context,
-        root,
-        endpoints,
-        pool,
-        guard,
-        watches,
-        line,
-        looks,
-        clearing,
-        attempts: Attempts::default(),
-        seen: Seen::default(),
-        wanted: Seen::default(),
-        closed: CancellationToken::new(),
-    };
-    Ok(Arc::new(Etcd { store: Arc::new(store), capabilities, server, engine: OnceLock::new() }))
+    let store = Arc::new(EtcdStore::new(address, context));
+    Ok(Arc::new(Etcd { store, capabilities, server, tasks: OnceLock::new() }))
 }
 
 /// The backend of one client.
 struct Etcd {
-    store: Arc<Store>,
+    store: Arc<EtcdStore>,
     capabilities: Capabilities,
     server: Arc<str>,
-    engine: OnceLock<Engine>,
+    tasks: OnceLock<EtcdTasks>,
 }
 
-/// Where requests are followed to their end, and what goes on all the time. Begins with the first request.
-struct Engine {
+/// The runtime on which requests are followed to their end, and the tasks that run all the time. They begin with the first request.
+struct EtcdTasks {
     runtime: Handle,
-    tasks: [AbortHandle; 2],
-}
-
-/// What the steps of the protocol work with.
-struct Store {
-    context: Context,
-    root: String,
-    endpoints: Arc<Endpoints>,
-    pool: Arc<Pool>,
-    guard: Arc<Guard>,
-    watches: Arc<Watches>,
-    line: Arc<Line>,
-    looks: Arc<Line>,
-    clearing: Arc<Clearing>,
-    attempts: Attempts,
-    seen: Seen,
-    /// Locks that others wanted as well, of late.
-    wanted: Seen,
-    closed: CancellationToken,
+    running: [AbortHandle; 2],
 }
 
 impl fmt::Debug for Etcd {
@@ -153,57 +153,51 @@ impl fmt::Debug for Etcd {
     }
 }
 
-impl Store {
-    /// Has a transaction answered that only reads: as of the latest commit, and without an entry in the cluster's log.
-    async fn read(&self, txn: Txn, deadline: Timer) -> Result<Answer, BackendError> {
-        self.line.execute(|| txn.clone(), deadline).await
-    }
-}
-
 impl Etcd {
-    /// Has a request followed to its end in a task: a caller that leaves does not stop it half-way.
-    fn go_on<T: Send + 'static>(&self, work: impl Future<Output = Result<T, BackendError>> + Send + 'static) -> Reply<'static, T> {
+    /// Follows a request to its end in a task of its own, so that a caller that leaves does not stop it half-way.
+    fn follow<T: Send + 'static>(&self, work: impl Future<Output = Result<T, BackendError>> + Send + 'static) -> Reply<'static, T> {
         let closed = self.store.closed.clone();
-        let work = self.engine().runtime.spawn(async move {
+        let work = self.tasks().runtime.spawn(async move {
             tokio::select! {
                 biased;
-                () = closed.cancelled() => Err(gone()),
+                () = closed.cancelled() => Err(is_closed()),
                 result = work => result,
             }
         });
-        async move { work.await.unwrap_or_else(|_| Err(gone())) }.boxed()
+        async move { work.await.unwrap_or_else(|_| Err(is_closed())) }.boxed()
     }
 
-    fn engine(&self) -> &Engine {
-        self.engine.get_or_init(|| {
+    fn tasks(&self) -> &EtcdTasks {
+        self.tasks.get_or_init(|| {
             let runtime = Handle::current();
-            let keeper = runtime.spawn(self.store.pool.clone().run()).abort_handle();
-            let watcher = runtime.spawn(self.store.watches.clone().run()).abort_handle();
-            Engine { runtime, tasks: [keeper, watcher] }
+            let pool = runtime.spawn(self.store.pool.clone().run()).abort_handle();
+            let watches = runtime.spawn(self.store.watches.clone().run()).abort_handle();
+            EtcdTasks { runtime, running: [pool, watches] }
         })
     }
 
     fn stop(&self) {
         self.store.closed.cancel();
-        for task in self.engine.get().iter().flat_map(|engine| &engine.tasks) {
+        for task in self.tasks.get().iter().flat_map(|tasks| &tasks.running) {
             task.abort();
         }
     }
 
-    fn give_back(&self, key: &str, owner: OwnerId, timeout: Duration) -> Reply<'static, Outcome> {
+    fn release_only(&self, key: &str, owner: OwnerId, timeout: Duration) -> Reply<'static, Outcome> {
         // Without an attempt nothing was sent, or all of it is over.
-        let Some(turned) = self.store.attempts.find(owner) else { return ready(self.open().map(|()| Outcome::NotHeld)).boxed() };
-        let queue = Queue::of(&self.store.root, key);
-        self.go_on(self.store.clone().give_back(queue, owner, turned, deadline(timeout)))
+        let Some(access) = self.store.attempts.find(owner) else {
+            return ready(self.check_open().map(|()| Outcome::NotHeld)).boxed();
+        };
+        self.follow(self.store.clone().release(self.store.queue(key), owner, access, deadline(timeout)))
     }
 
-    fn asking(&self, acquire: Acquire, timeout: Duration) -> Asking {
-        let queue = Queue::of(&self.store.root, &acquire.key);
-        Asking { queue, since: self.store.context.clock.now(), deadline: deadline(timeout), acquire }
+    fn call(&self, acquire: Acquire, timeout: Duration) -> AcquireCall {
+        let queue = self.store.queue(&acquire.key);
+        AcquireCall { queue, since: self.store.context.clock.now(), deadline: deadline(timeout), acquire }
     }
 
-    fn open(&self) -> Result<(), BackendError> {
-        if self.store.closed.is_cancelled() { Err(gone()) } else { Ok(()) }
+    fn check_open(&self) -> Result<(), BackendError> {
+        if self.store.closed.is_cancelled() { Err(is_closed()) } else { Ok(()) }
     }
 }
 
@@ -239,30 +233,29 @@ impl Backend for Etcd {
     }
 
     fn acquire(&self, request: Acquire) -> Reply<'_, Acquired> {
-        let turned = self.store.attempts.begin(&request.key, request.owner);
+        let access = self.store.attempts.begin(&request.key, request.owner);
         let timeout = request.timeout;
-        self.go_on(self.store.clone().acquire(self.asking(request, timeout), turned))
+        self.follow(self.store.clone().acquire(self.call(request, timeout), access))
     }
 
     fn renew(&self, batch: Vec<Renew>, timeout: Duration) -> Reply<'_, Vec<Renewed>> {
         let since = self.store.context.clock.now();
-        self.go_on(self.store.clone().renew(batch, since, deadline(timeout)))
+        self.follow(self.store.clone().renew(batch, since, deadline(timeout)))
     }
 
     fn release(&self, release: Release) -> Reply<'_, Handover> {
         let Release { key, owner, next, timeout } = release;
         let Some(next) = next else {
-            let outcome = self.give_back(&key, owner, timeout);
+            let outcome = self.release_only(&key, owner, timeout);
             return outcome.map(|outcome| Ok(Handover { outcome: outcome?, next: None })).boxed();
         };
-        let (turned, turned_next) = (self.store.attempts.find(owner), self.store.attempts.begin(&next.key, next.owner));
-        self.go_on(self.store.clone().hand_over(owner, turned, self.asking(next, timeout), turned_next))
+        let (access, next_access) = (self.store.attempts.find(owner), self.store.attempts.begin(&next.key, next.owner));
+        self.follow(self.store.clone().hand_over(owner, access, self.call(next, timeout), next_access))
     }
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, timeout: Duration) -> Reply<'_, ()> {
-        let Some(turned) = self.store.attempts.find(owner) else { return ready(self.open()).boxed() };
-        let queue = Queue::of(&self.store.root, &key);
-        self.go_on(self.store.clone().leave(queue, owner, turned, deadline(timeout)))
+        let Some(access) = self.store.attempts.find(owner) else { return ready(self.check_open()).boxed() };
+        self.follow(self.store.clone().leave(self.store.queue(&key), owner, access, deadline(timeout)))
     }
 
     fn inspect(&self, key: Arc<str>, timeout: Duration) -> Reply<'_, Inspection> {
@@ -280,7 +273,7 @@ impl Backend for Etcd {
     fn close(&self) -> BoxFuture<'_, ()> {
         self.stop();
         async {
-            self.store.pool.close(deadline(FAREWELL)).await;
+            self.store.pool.close(deadline(LONGEST_CLOSE)).await;
             self.store.endpoints.close();
         }
         .boxed()
@@ -293,7 +286,7 @@ impl Drop for Etcd {
     }
 }
 
-fn gone() -> BackendError {
+fn is_closed() -> BackendError {
     BackendError::new(Failure::Refused, CLOSED)
 }
 

@@ -1,4 +1,4 @@
-//! Which locks were seen held a moment ago.
+//! Which locks were held or contended a moment ago.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,35 +7,35 @@ use parking_lot::Mutex;
 
 use crate::clock::Instant;
 
-/// For how long a lock that was seen held is thought to be.
+/// How long an observation counts.
 const RECENT: Duration = Duration::from_secs(2);
 
-/// How many are remembered.
+/// How many locks are remembered.
 const MOST: usize = 1_000;
 
-/// Locks by the time at which they were last seen held.
+/// Locks by the time of their last observation.
 #[derive(Default)]
-pub(super) struct Seen {
-    held: Mutex<HashMap<Vec<u8>, Instant>>,
+pub(super) struct RecentLocks {
+    noted: Mutex<HashMap<Vec<u8>, Instant>>,
 }
 
-impl Seen {
+impl RecentLocks {
     pub(super) fn note(&self, lock: &[u8], now: Instant) {
-        let mut held = self.held.lock();
-        if held.len() >= MOST {
-            held.retain(|_, seen| now.since(*seen) < RECENT);
+        let mut noted = self.noted.lock();
+        if noted.len() >= MOST {
+            noted.retain(|_, at| now.since(*at) < RECENT);
         }
-        // With that many locks a look more or less does not matter.
-        if held.len() < MOST {
-            held.insert(lock.to_vec(), now);
+        // A client with this many locks at a time does not notice one more read.
+        if noted.len() < MOST {
+            noted.insert(lock.to_vec(), now);
         }
     }
 
-    pub(super) fn is_recent(&self, lock: &[u8], now: Instant) -> bool {
-        self.held.lock().get(lock).is_some_and(|seen| now.since(*seen) < RECENT)
+    pub(super) fn contains(&self, lock: &[u8], now: Instant) -> bool {
+        self.noted.lock().get(lock).is_some_and(|at| now.since(*at) < RECENT)
     }
 
     pub(super) fn forget(&self, lock: &[u8]) {
-        self.held.lock().remove(lock);
+        self.noted.lock().remove(lock);
     }
 }

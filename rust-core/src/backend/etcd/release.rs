@@ -1,180 +1,176 @@
-//! How an owner gives up what it has, and what the session's next waiter gets in the same step.
+//! How a lock is released, a waiter withdrawn, and a lock handed over to the session's next waiter in the same step.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant as Timer;
 
-use super::Store;
-use super::acquire::Asking;
-use super::attempts::{Attempt, Leaving, Turned};
-use super::names::Queue;
-use super::request::Answer;
-use super::shape::Step;
+use super::acquire::AcquireCall;
+use super::attempt::{AttemptState, Deletion, EtcdAttempt};
+use super::attempts::AttemptAccess;
+use super::names::LockQueue;
+use super::request::Step;
+use super::store::EtcdStore;
 use crate::backend::{Acquired, Handover, Outcome};
 use crate::error::{BackendError, Failure};
 use crate::owner::OwnerId;
 
-/// The pause before a key is deleted that nobody wants, by when everybody else has given up.
-const SWEEP: Duration = Duration::from_secs(70);
+/// How long after a failed withdrawal it is repeated in the background. By then the engine has given it up.
+const REPEAT_AFTER: Duration = Duration::from_secs(70);
 
-impl Store {
-    /// Gives up an attempt's key, be it a grant or a place. Meant for a task of its own.
-    pub(super) async fn give_back(
+impl EtcdStore {
+    /// Deletes an attempt's key, whether it holds or waits. Meant for a task of its own.
+    pub(super) async fn release(
         self: Arc<Self>,
-        queue: Queue,
+        queue: LockQueue,
         owner: OwnerId,
-        turned: Turned,
+        access: AttemptAccess,
         deadline: Timer,
     ) -> Result<Outcome, BackendError> {
-        // An acquire that is under way is waited for: overtaken, it would undo this.
-        let mut turn = turned.wait(deadline).await?;
-        let outcome = self.take_back(&queue, owner, &mut turn, deadline).await;
-        self.attempts.end(owner, turn);
+        // Waits for an acquire that is under way, which would otherwise undo this.
+        let mut attempt = access.wait(deadline).await?;
+        let outcome = self.withdraw(&queue, owner, &mut attempt, deadline).await;
+        self.attempts.finish(owner, attempt);
         outcome
     }
 
-    /// Gives up what an attempt has, whatever that is. Meant for a task of its own.
+    /// Withdraws an attempt, whatever it has. Meant for a task of its own.
     ///
-    /// One that fails is tried again when everybody else has given it up: the lease may be kept alive for others, and then nothing ends
-    /// by itself.
+    /// A withdrawal that fails is repeated in the background: the key may be under a lease that is kept alive for others, and then nothing
+    /// else would end it.
     pub(super) async fn leave(
         self: Arc<Self>,
-        queue: Queue,
+        queue: LockQueue,
         owner: OwnerId,
-        turned: Turned,
+        access: AttemptAccess,
         deadline: Timer,
     ) -> Result<(), BackendError> {
-        let mut turn = turned.wait(deadline).await?;
-        let outcome = self.take_back(&queue, owner, &mut turn, deadline).await;
-        if outcome.is_err() && std::mem::replace(&mut turn.leaving, Leaving::Swept) != Leaving::Swept {
-            tokio::spawn(self.clone().sweep(queue, owner));
+        let mut attempt = access.wait(deadline).await?;
+        let outcome = self.withdraw(&queue, owner, &mut attempt, deadline).await;
+        if let AttemptState::Withdrawing(withdrawal) = &mut attempt.state
+            && !std::mem::replace(&mut withdrawal.is_repeated, true)
+        {
+            tokio::spawn(self.clone().repeat_withdrawal(queue, owner));
         }
-        self.attempts.end(owner, turn);
+        self.attempts.finish(owner, attempt);
         outcome.map(drop)
     }
 
-    async fn sweep(self: Arc<Self>, queue: Queue, owner: OwnerId) {
+    async fn repeat_withdrawal(self: Arc<Self>, queue: LockQueue, owner: OwnerId) {
         loop {
             tokio::select! {
                 () = self.closed.cancelled() => return,
-                () = tokio::time::sleep(SWEEP) => {}
+                () = tokio::time::sleep(REPEAT_AFTER) => {}
             }
-            let Some(turned) = self.attempts.find(owner) else { return };
+            let Some(access) = self.attempts.find(owner) else { return };
             let deadline = Timer::now() + self.context.op_timeout;
-            let Ok(mut turn) = turned.wait(deadline).await else { continue };
-            if turn.leaving != Leaving::Swept {
-                // It was gone, and its owner has asked for another one.
-                return self.attempts.end(owner, turn);
-            }
-            let swept = self.take_back(&queue, owner, &mut turn, deadline).await.is_ok();
-            self.attempts.end(owner, turn);
-            if swept {
+            let Ok(mut attempt) = access.wait(deadline).await else { continue };
+            // Otherwise another request has confirmed the deletion, and the owner has asked again.
+            let is_due = matches!(&attempt.state, AttemptState::Withdrawing(withdrawal) if withdrawal.is_repeated);
+            let is_done = !is_due || self.withdraw(&queue, owner, &mut attempt, deadline).await.is_ok();
+            self.attempts.finish(owner, attempt);
+            if is_done {
                 return;
             }
         }
     }
 
-    /// Gives a key back and asks for it again on behalf of the next waiter, as a rule in one transaction. Meant for a task of its own.
+    /// Releases a lock and asks for it on behalf of the session's next waiter, usually in one transaction. Meant for a task of its own.
     pub(super) async fn hand_over(
         self: Arc<Self>,
         owner: OwnerId,
-        turned: Option<Turned>,
-        next: Asking,
-        turned_next: Turned,
+        access: Option<AttemptAccess>,
+        next: AcquireCall,
+        next_access: AttemptAccess,
     ) -> Result<Handover, BackendError> {
-        let mut turn_next = turned_next.wait(next.deadline).await?;
-        let Some(turned) = turned else {
-            let acquired = self.get(&next, &mut turn_next).await.map_err(|error| turn_next.judge(error));
-            self.attempts.end(next.acquire.owner, turn_next);
-            return Ok(Handover { outcome: Outcome::NotHeld, next: acquired.map(Some).or_else(not_asked)? });
+        let mut next_attempt = next_access.wait(next.deadline).await?;
+        let Some(access) = access else {
+            let acquired = self.get(&next, &mut next_attempt).await.map_err(|error| next_attempt.judge(error));
+            self.attempts.finish(next.owner(), next_attempt);
+            return Ok(Handover { outcome: Outcome::NotHeld, next: acquired.map(Some).or_else(none_if_not_asked)? });
         };
-        let mut turn = turned.wait(next.deadline).await?;
-        let handover = self.pass_on(owner, &mut turn, &next, &mut turn_next).await;
-        self.attempts.end(owner, turn);
-        self.attempts.end(next.acquire.owner, turn_next);
+        let mut attempt = access.wait(next.deadline).await?;
+        let handover = self.release_and_ask(owner, &mut attempt, &next, &mut next_attempt).await;
+        self.attempts.finish(owner, attempt);
+        self.attempts.finish(next.owner(), next_attempt);
         handover
     }
 
-    async fn pass_on(
+    async fn release_and_ask(
         &self,
         owner: OwnerId,
-        attempt: &mut Attempt,
-        next: &Asking,
-        attempt_next: &mut Attempt,
+        attempt: &mut EtcdAttempt,
+        next: &AcquireCall,
+        next_attempt: &mut EtcdAttempt,
     ) -> Result<Handover, BackendError> {
-        let Asking { queue, since, deadline, .. } = next;
-        let prepared = if is_plain(attempt, attempt_next) { self.prepare(next, attempt_next).await.ok() } else { None };
-        let Some((prepared, ask)) = prepared else {
-            // Something without an answer is to be cleared up first, or there is a place already: one after the other.
-            let outcome = self.take_back(queue, owner, attempt, *deadline).await?;
-            let acquired = self.get(next, attempt_next).await.map(Some);
-            let acquired = acquired.map_err(|error| attempt_next.judge(error)).or_else(not_asked)?;
+        let AcquireCall { queue, since, deadline, .. } = next;
+        let deletion = attempt.withdraw();
+        let prepared = match deletion {
+            Some(Deletion::Key { created, held }) if next_attempt.is_over() => {
+                self.prepare(next, next_attempt).await.ok().map(|prepared| (created, held, prepared))
+            }
+            _ => None,
+        };
+        let Some((created, held, (prepared, request))) = prepared else {
+            // An unanswered request has to be settled first, or the next attempt has a key already: one after the other.
+            let outcome = self.withdraw(queue, owner, attempt, *deadline).await?;
+            let acquired = self.get(next, next_attempt).await.map(Some);
+            let acquired = acquired.map_err(|error| next_attempt.judge(error)).or_else(none_if_not_asked)?;
             return Ok(Handover { outcome, next: acquired });
         };
-        let place = queue.place(owner.session, attempt.chair);
-        let delete = Step::Delete { place, created: attempt.created.unwrap_or(0) };
-        attempt.leave();
-        let [released, asked] = self.line.submit([delete, Step::Ask(ask)], *deadline)?;
-        let kept = self.pool.freshen(&prepared.lease, *since, *deadline);
-        let (released, asked, kept) = tokio::join!(released.wait(), asked.wait(), kept);
-        let acquired = match self.conclude(next, attempt_next, prepared, asked, kept).await {
-            Ok(None) if released.is_ok() => self.get(next, attempt_next).await.map(Some),
+        let delete = Step::Delete { queue_key: queue.queue_key(owner.session, attempt.key_number), created };
+        let [deleted, made] = self.line.submit([delete, Step::MakeKey(request)], *deadline);
+        let kept = self.pool.freshen(&prepared.lease.lease, *since, *deadline);
+        let (deleted, made, kept) = tokio::join!(deleted.wait(), made.wait(), kept);
+        let acquired = match self.conclude(next, next_attempt, prepared, made, kept).await {
+            Ok(None) if deleted.is_ok() => self.get(next, next_attempt).await.map(Some),
             acquired => acquired,
         };
-        let outcome = released_by(attempt, &released?)?;
-        Ok(Handover { outcome, next: acquired.map_err(|error| attempt_next.judge(error)).or_else(not_asked)? })
+        let deleted = deleted?;
+        let outcome = confirm(attempt, held && deleted.succeeded(), deleted.may_run_again)?;
+        let acquired = acquired.map_err(|error| next_attempt.judge(error)).or_else(none_if_not_asked)?;
+        Ok(Handover { outcome, next: acquired })
     }
 
-    /// Deletes what an attempt has.
-    pub(super) async fn take_back(
+    /// Deletes what an attempt has or may still get.
+    pub(super) async fn withdraw(
         &self,
-        queue: &Queue,
+        queue: &LockQueue,
         owner: OwnerId,
-        attempt: &mut Attempt,
+        attempt: &mut EtcdAttempt,
         deadline: Timer,
     ) -> Result<Outcome, BackendError> {
-        if attempt.is_over() {
-            attempt.clear();
+        let Some(deletion) = attempt.withdraw() else {
+            attempt.end();
             return Ok(Outcome::NotHeld);
-        }
-        let place = queue.place(owner.session, attempt.chair);
-        attempt.leave();
-        match attempt.created {
-            Some(created) if !attempt.unanswered => {
-                let [coming] = self.line.submit([Step::Delete { place, created }], deadline)?;
-                released_by(attempt, &coming.wait().await?)
+        };
+        let queue_key = queue.queue_key(owner.session, attempt.key_number);
+        match deletion {
+            Deletion::Key { created, held } => {
+                let [pending] = self.line.submit([Step::Delete { queue_key, created }], deadline);
+                let answer = pending.wait().await?;
+                confirm(attempt, held && answer.succeeded(), answer.may_run_again)
             }
-            _ => {
-                let cleared = self.clearing.clear(place, deadline).await?;
-                let held = attempt.granted && cleared.created.is_some() && cleared.created == attempt.created;
-                released(attempt, held, cleared.ghosts)
+            Deletion::Anything { held } => {
+                let deleted = self.lost_answers.delete(queue_key, deadline).await?;
+                confirm(attempt, held.is_some() && held == deleted.created, deleted.may_have_run_before)
             }
         }
     }
 }
 
-/// True if nothing has to be cleared up before the one is given back and the other asked for.
-fn is_plain(attempt: &Attempt, next: &Attempt) -> bool {
-    !attempt.unanswered && attempt.created.is_some() && next.created.is_none() && !next.unanswered
-}
-
-/// Takes the answer to a deletion: nothing of the attempt is left.
-fn released_by(attempt: &mut Attempt, answer: &Answer) -> Result<Outcome, BackendError> {
-    released(attempt, attempt.granted && answer.succeeded(), answer.ghosts)
-}
-
-fn released(attempt: &mut Attempt, held: bool, ghosts: bool) -> Result<Outcome, BackendError> {
-    attempt.clear();
-    match (held, ghosts) {
+/// Ends an attempt whose deletion is confirmed. `held` says that the deletion found the key of a holder.
+fn confirm(attempt: &mut EtcdAttempt, held: bool, may_have_run_before: bool) -> Result<Outcome, BackendError> {
+    attempt.end();
+    match (held, may_have_run_before) {
         (true, _) => Ok(Outcome::Released),
         (false, false) => Ok(Outcome::NotHeld),
-        // It may be gone by our own first request.
+        // An earlier copy of the request may have deleted the holder's key.
         (false, true) => Err(BackendError::new(Failure::Unknown, "another server was asked first and did not answer")),
     }
 }
 
-/// A `next` that was certainly not asked for asks for itself.
-fn not_asked(error: BackendError) -> Result<Option<Acquired>, BackendError> {
+/// A next waiter that was certainly not asked for asks for itself.
+fn none_if_not_asked(error: BackendError) -> Result<Option<Acquired>, BackendError> {
     if error.failure == Failure::Unknown { Err(error) } else { Ok(None) }
 }

@@ -17,15 +17,15 @@ use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 2379;
 
-/// How often a connection with open streams is asked for a sign of life, and how long that may take: then it is closed. etcd hangs up on
-/// those who ask more often than every five seconds.
+/// How often the transport asks for a sign of life on a connection with open streams, and after what silence it closes the connection. etcd closes
+/// connections on which it is asked more often than every five seconds.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 const EXPECTED: &str = "etcd://host:port,host:port/prefix or etcds://…";
 
 /// A parsed URL.
-pub struct Address {
+pub struct EtcdAddress {
     /// The servers, in the order of the URL.
     pub(super) endpoints: Vec<Endpoint>,
     /// User and password.
@@ -42,7 +42,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// What connections to it are made with.
+    /// Makes connections to it.
     pub(super) fn transport(&self) -> &transport::Endpoint {
         &self.transport
     }
@@ -59,14 +59,14 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Whom to log in as.
+/// A user and a password.
 #[derive(Clone)]
 pub(super) struct Credentials {
     pub(super) user: String,
     pub(super) password: String,
 }
 
-impl Address {
+impl EtcdAddress {
     /// Reads a URL and the files it names; connects to nothing.
     ///
     /// # Errors
@@ -95,20 +95,20 @@ impl Address {
         Ok(Self { endpoints, credentials, prefix, shown: parts.shown().into() })
     }
 
-    /// What people may read: neither user information nor parameters.
+    /// The URL for logs and errors, without user information and parameters.
     pub fn shown(&self) -> Arc<str> {
         self.shown.clone()
     }
 
-    /// What every key in the store begins with: the URL's path without its first slash, and with one at its end unless it is empty.
+    /// The beginning of every key: the URL's path without its first slash, and with one at its end unless it is empty.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 }
 
-impl fmt::Debug for Address {
+impl fmt::Debug for EtcdAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Address").field(&self.shown).finish()
+        f.debug_tuple("EtcdAddress").field(&self.shown).finish()
     }
 }
 
@@ -159,12 +159,12 @@ mod tests {
     use super::*;
 
     fn shown_endpoints(url: &str) -> Vec<String> {
-        Address::parse(url).unwrap().endpoints.iter().map(ToString::to_string).collect()
+        EtcdAddress::parse(url).unwrap().endpoints.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn an_url_gives_endpoints_login_and_prefix() {
-        let address = Address::parse("etcd://me:s%40c+r/e%20t@h1,h2:7000,[::1]:1,10.0.0.1/app/locks/").unwrap();
+        let address = EtcdAddress::parse("etcd://me:s%40c+r/e%20t@h1,h2:7000,[::1]:1,10.0.0.1/app/locks/").unwrap();
         let endpoints: Vec<_> = address.endpoints.iter().map(ToString::to_string).collect();
         assert_eq!(endpoints, ["h1:2379", "h2:7000", "[::1]:1", "10.0.0.1:2379"]);
         let credentials = address.credentials.as_ref().unwrap();
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(shown_endpoints("etcd://localhost"), ["localhost:2379"]);
         assert_eq!(shown_endpoints("etcds://h:443/"), ["h:443"]);
         assert_eq!(shown_endpoints("etcd://[fe80::1]"), ["[fe80::1]:2379"]);
-        let address = Address::parse("etcd://localhost").unwrap();
+        let address = EtcdAddress::parse("etcd://localhost").unwrap();
         assert!(address.credentials.is_none() && !address.endpoints[0].is_secure() && address.prefix().is_empty());
     }
 
@@ -201,14 +201,14 @@ mod tests {
             "etcd:me:secret@h",
             "x://a:secret@h",
         ] {
-            let shown = Address::parse(url).map_or_else(|error| error.to_string(), |address| format!("{address:?}"));
+            let shown = EtcdAddress::parse(url).map_or_else(|error| error.to_string(), |address| format!("{address:?}"));
             assert!(!shown.contains("secret"), "{shown}");
         }
     }
 
     #[test]
     fn r15_urls_that_cannot_be_used_are_refused() {
-        for (url, told) in [
+        for (url, message) in [
             ("etcd://", "\"\" is not host:port"),
             ("etcd:h", "etcd://host:port"),
             ("etcd://h1:2379,,h2", "\"\" is not host:port"),
@@ -229,8 +229,8 @@ mod tests {
             ("etcd://h#f", "#fragment"),
             ("etcd://h/%00", "control characters"),
         ] {
-            let error = Address::parse(url).expect_err(url);
-            assert!(matches!(&error, Error::InvalidOptions { .. }) && error.to_string().contains(told), "{url}: {error}");
+            let error = EtcdAddress::parse(url).expect_err(url);
+            assert!(matches!(&error, Error::InvalidOptions { .. }) && error.to_string().contains(message), "{url}: {error}");
         }
     }
 }

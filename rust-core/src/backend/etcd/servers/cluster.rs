@@ -1,53 +1,53 @@
-//! What is known of the cluster as a whole.
+//! What the servers of a cluster have in common.
 
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
 use super::address::Endpoint;
-use super::failure::{Failed, Scope};
-use super::link::Link;
+use super::failure::{FailureScope, ServerFailure};
+use super::link::ServerLink;
 use super::versions;
 use crate::error::Failure;
 use crate::observe::logs::target;
 
-/// Filled as servers are met.
+/// What this client has learnt about the cluster from its servers.
 #[derive(Default)]
 pub(super) struct Cluster {
-    known: Mutex<Known>,
+    facts: Mutex<ClusterFacts>,
 }
 
 #[derive(Default)]
-struct Known {
+struct ClusterFacts {
     id: Option<u64>,
-    /// What is wrong with each server's version, by its address.
+    /// The known faults of each server's version, by its address.
     warnings: BTreeMap<String, String>,
 }
 
 impl Cluster {
-    /// Looks at a new connection. Fails when it leads to another cluster than those before: two clusters do not exclude each other, and
-    /// their tokens cannot be compared.
-    pub(super) fn check(&self, endpoint: &Endpoint, link: &Link) -> Result<(), Failed> {
-        let mut known = self.known.lock();
-        let id = *known.id.get_or_insert(link.cluster);
+    /// Checks a new connection. Fails if the server belongs to another cluster than the servers before: locks in two clusters do not exclude
+    /// each other, and their tokens cannot be compared.
+    pub(super) fn check(&self, endpoint: &Endpoint, link: &ServerLink) -> Result<(), ServerFailure> {
+        let mut facts = self.facts.lock();
+        let id = *facts.id.get_or_insert(link.cluster);
         if id != link.cluster {
-            let told = format!("it is of another cluster ({:x}) than the servers before ({id:x})", link.cluster);
-            return Err(Failed::new(endpoint, Scope::Server, Failure::Refused, &told));
+            let message = format!("it is of another cluster ({:x}) than the servers before ({id:x})", link.cluster);
+            return Err(ServerFailure::new(endpoint, FailureScope::Server, Failure::Refused, &message));
         }
-        known.note_version(endpoint, &link.version);
+        facts.note_version(endpoint, &link.version);
         Ok(())
     }
 
     pub(super) fn id(&self) -> Option<u64> {
-        self.known.lock().id
+        self.facts.lock().id
     }
 
     pub(super) fn warnings(&self) -> Vec<String> {
-        self.known.lock().warnings.values().cloned().collect()
+        self.facts.lock().warnings.values().cloned().collect()
     }
 }
 
-impl Known {
+impl ClusterFacts {
     fn note_version(&mut self, endpoint: &Endpoint, version: &str) {
         let server = endpoint.to_string();
         let Some(fault) = versions::fault(version) else {

@@ -1,4 +1,4 @@
-//! What an error of the client library says about the request, and about who else might do better.
+//! What an error of the client library means: was the request executed, and may another server serve it?
 
 use std::error::Error as StdError;
 use std::io;
@@ -9,38 +9,38 @@ use tonic::{Code, ConnectError, Status};
 use super::address::Endpoint;
 use crate::error::{BackendError, Failure};
 
-/// Whose failure it is.
+/// What has failed, and so who may do better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
-    /// This server's, or that of the way to it: another one may do better.
+pub(super) enum FailureScope {
+    /// This server, or the way to it. Another server may do better.
     Server,
-    /// This server's, which does not answer: another one may, or this one when it is asked again.
+    /// This server does not answer. Another server may, or this one when it is asked again.
     Silent,
-    /// This server's, which sees no leader: another one may, or this one soon.
+    /// This server sees no leader. Another server may see one, or this one soon.
     Leaderless,
-    /// The cluster's, at this moment: it may do better soon.
+    /// The cluster cannot serve at this moment. It may soon.
     Moment,
-    /// The login's: it must be done again.
+    /// The login is not valid any more, and must be repeated.
     Login,
-    /// The request's own: no server will do better.
+    /// The request itself. No server will do better.
     Request,
 }
 
 /// A failure that names its server.
 #[derive(Clone, Debug)]
-pub(super) struct Failed {
-    pub(super) scope: Scope,
+pub(super) struct ServerFailure {
+    pub(super) scope: FailureScope,
     pub(super) error: BackendError,
 }
 
-impl Failed {
-    /// A failure found on this side.
-    pub(super) fn new(server: &Endpoint, scope: Scope, failure: Failure, told: &str) -> Self {
-        Self { scope, error: BackendError::new(failure, format!("{server}: {told}")) }
+impl ServerFailure {
+    /// A failure that this client found by itself.
+    pub(super) fn new(server: &Endpoint, scope: FailureScope, failure: Failure, message: &str) -> Self {
+        Self { scope, error: BackendError::new(failure, format!("{server}: {message}")) }
     }
 
-    fn because(server: &Endpoint, (scope, failure, told): Reading, cause: impl StdError + Send + Sync + 'static) -> Self {
-        let error = BackendError::because(failure, cause).reworded(|_| format!("{server}: {told}"));
+    fn because(server: &Endpoint, (scope, failure, message): FailureReading, cause: impl StdError + Send + Sync + 'static) -> Self {
+        let error = BackendError::because(failure, cause).reworded(|_| format!("{server}: {message}"));
         Self { scope, error }
     }
 
@@ -52,103 +52,111 @@ impl Failed {
     /// The failure to connect or to log in: no request of a caller was sent.
     pub(super) fn of_connecting(server: &Endpoint, error: Error) -> Self {
         let failed = Self::because(server, of_connecting(&error, server.is_secure()), error);
-        // Nobody listens there, or it is not etcd. What etcd itself answers may be another thing in a moment.
-        let definite = failed.scope == Scope::Server && failed.error.failure == Failure::NotSent;
+        // Nobody listens there, or the server is not etcd. An answer of etcd itself is not definite, as it may change in a moment.
+        let definite = failed.scope == FailureScope::Server && failed.error.failure == Failure::NotSent;
         Self { error: BackendError { definite, ..failed.error }, ..failed }
     }
 }
 
-type Reading = (Scope, Failure, String);
+type FailureReading = (FailureScope, Failure, String);
 
-fn of_request(error: &Error) -> Reading {
+fn of_request(error: &Error) -> FailureReading {
     match error {
         Error::GRpcStatus(status) if is_from_etcd(status) => answered(status),
         Error::GRpcStatus(status) => {
             let failure = if is_unconnected(status) { Failure::NotSent } else { Failure::Unknown };
-            (Scope::Server, failure, innermost(status))
+            (FailureScope::Server, failure, innermost(status))
         }
-        // Nothing of these was sent: they are about the request itself.
+        // These are errors in the request itself, which was not sent.
         Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) | Error::Utf8Error(_) => {
-            (Scope::Request, Failure::Refused, error.to_string())
+            (FailureScope::Request, Failure::Refused, error.to_string())
         }
-        Error::TransportError(error) => (Scope::Server, Failure::Unknown, innermost(error)),
-        _ => (Scope::Server, Failure::Unknown, error.to_string()),
+        Error::TransportError(error) => (FailureScope::Server, Failure::Unknown, innermost(error)),
+        _ => (FailureScope::Server, Failure::Unknown, error.to_string()),
     }
 }
 
-fn of_connecting(error: &Error, secure: bool) -> Reading {
+fn of_connecting(error: &Error, secure: bool) -> FailureReading {
     let (cause, connected): (&(dyn StdError + 'static), bool) = match error {
         Error::GRpcStatus(status) if is_from_etcd(status) => {
-            let (scope, failure, told) = answered(status);
-            // What may have been executed is a login.
+            let (scope, failure, message) = answered(status);
+            // At most a login was executed, and none of the caller's requests.
             let failure = if failure == Failure::Unknown { Failure::NotSent } else { failure };
-            return (scope, failure, told);
+            return (scope, failure, message);
         }
         Error::GRpcStatus(status) => (status, true),
         Error::TransportError(error) => (error, false),
-        other => return (Scope::Server, Failure::Refused, other.to_string()),
+        other => return (FailureScope::Server, Failure::Refused, other.to_string()),
     };
-    let told = innermost(cause);
+    let message = innermost(cause);
     let kind = chain(cause).find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
-    let (failure, told) = match (kind, is_unspoken(cause), connected, secure) {
-        // What rustls does not like about the other side comes as this.
-        (Some(io::ErrorKind::InvalidData), ..) => (Failure::Refused, format!("the TLS handshake failed: {told}")),
+    let (failure, message) = match (kind, is_unspoken(cause), connected, secure) {
+        // rustls reports what it rejects about the other side in this way.
+        (Some(io::ErrorKind::InvalidData), ..) => (Failure::Refused, format!("the TLS handshake failed: {message}")),
         (Some(io::ErrorKind::UnexpectedEof), _, false, true) => {
-            (Failure::NotSent, format!("the TLS handshake failed: does it want no TLS, etcd://? ({told})"))
+            (Failure::NotSent, format!("the TLS handshake failed: does it want no TLS, etcd://? ({message})"))
         }
-        (_, true, ..) => (Failure::Refused, format!("it does not speak as etcd does: is the port right, and the scheme? ({told})")),
-        (_, _, true, true) => (Failure::NotSent, format!("it hung up: does it want another certificate of its clients? ({told})")),
-        (_, _, true, false) => (Failure::NotSent, format!("it hung up: does it want TLS, etcds://? ({told})")),
-        _ => (Failure::NotSent, format!("cannot connect: {told}")),
+        (_, true, ..) => {
+            (Failure::Refused, format!("it does not speak as etcd does: is the port right, and the scheme? ({message})"))
+        }
+        (_, _, true, true) => {
+            (Failure::NotSent, format!("it hung up: does it want another certificate of its clients? ({message})"))
+        }
+        (_, _, true, false) => (Failure::NotSent, format!("it hung up: does it want TLS, etcds://? ({message})")),
+        _ => (Failure::NotSent, format!("cannot connect: {message}")),
     };
-    (Scope::Server, failure, told)
+    (FailureScope::Server, failure, message)
 }
 
-/// What etcd itself says. Matched by its texts: one code stands for many things.
-fn answered(status: &Status) -> Reading {
+/// Reads an answer of etcd itself. It is matched by its text, because one code stands for many things.
+fn answered(status: &Status) -> FailureReading {
     let text = status.message();
     let is = |known: &str| text.contains(known);
-    let told = || text.to_owned();
+    let message = || text.to_owned();
     match status.code() {
-        Code::Unauthenticated => (Scope::Login, Failure::NotSent, told()),
-        Code::Unknown if is("invalid auth token") => (Scope::Login, Failure::NotSent, told()),
-        Code::InvalidArgument if is("revision of auth store is old") => (Scope::Login, Failure::NotSent, told()),
-        Code::InvalidArgument if is("user name is empty") => {
-            (Scope::Login, Failure::NotSent, format!("the server wants a user and a password, and the URL has none ({text})"))
-        }
+        Code::Unauthenticated => (FailureScope::Login, Failure::NotSent, message()),
+        Code::Unknown if is("invalid auth token") => (FailureScope::Login, Failure::NotSent, message()),
+        Code::InvalidArgument if is("revision of auth store is old") => (FailureScope::Login, Failure::NotSent, message()),
+        Code::InvalidArgument if is("user name is empty") => (
+            FailureScope::Login,
+            Failure::NotSent,
+            format!("the server wants a user and a password, and the URL has none ({text})"),
+        ),
         Code::InvalidArgument if is("authentication failed") => {
-            (Scope::Request, Failure::Refused, format!("the server does not know this user with this password ({text})"))
+            (FailureScope::Request, Failure::Refused, format!("the server does not know this user with this password ({text})"))
         }
         Code::PermissionDenied if is("permission denied") => {
-            (Scope::Request, Failure::Refused, format!("the user has no right to this key ({text})"))
+            (FailureScope::Request, Failure::Refused, format!("the user has no right to this key ({text})"))
         }
-        Code::ResourceExhausted if is("database space exceeded") => {
-            (Scope::Request, Failure::Refused, format!("the server's database is full, and it takes no writes (NOSPACE: {text})"))
-        }
+        Code::ResourceExhausted if is("database space exceeded") => (
+            FailureScope::Request,
+            Failure::Refused,
+            format!("the server's database is full, and it takes no writes (NOSPACE: {text})"),
+        ),
         Code::Unavailable if is("no leader") => {
-            (Scope::Leaderless, Failure::NotSent, "it sees no leader of the cluster".to_owned())
+            (FailureScope::Leaderless, Failure::NotSent, "it sees no leader of the cluster".to_owned())
         }
-        Code::Unavailable | Code::FailedPrecondition if is("learner") => (Scope::Server, Failure::NotSent, told()),
-        Code::ResourceExhausted if is("too many requests") => (Scope::Moment, Failure::NotSent, told()),
-        // Leaders change, the log is slow, a server stops: the request may have got through.
+        Code::Unavailable | Code::FailedPrecondition if is("learner") => (FailureScope::Server, Failure::NotSent, message()),
+        Code::ResourceExhausted if is("too many requests") => (FailureScope::Moment, Failure::NotSent, message()),
+        // The leader changed, the log is slow, or the server stops: the request may have been executed.
         Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted => {
-            (Scope::Moment, Failure::Unknown, told())
+            (FailureScope::Moment, Failure::Unknown, message())
         }
-        _ => (Scope::Request, Failure::Refused, told()),
+        _ => (FailureScope::Request, Failure::Refused, message()),
     }
 }
 
-/// True for an answer of etcd; anything else was made up on the way: by this side's library, a proxy, another kind of server.
+/// True for an answer of etcd itself. Other answers come from the client library, a proxy, or another kind of server.
 fn is_from_etcd(status: &Status) -> bool {
     ["etcdserver: ", "mvcc: ", "auth: ", "raft: "].iter().any(|own| status.message().starts_with(own))
 }
 
-/// True if there was no connection to send it on.
+/// True if there was no connection to send the request on.
 fn is_unconnected(status: &Status) -> bool {
     chain(status).any(<dyn StdError>::is::<ConnectError>)
 }
 
-/// True if the other side answers with something that is not gRPC.
+/// True if the other side answers something that is not gRPC.
 fn is_unspoken(cause: &(dyn StdError + 'static)) -> bool {
     let texts = [
         "frame with invalid size",
@@ -164,7 +172,7 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// The text of the error at the bottom: those above say `transport error`.
+/// The text of the innermost error. The errors around it only say `transport error`.
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     let bottom = chain(error).last().unwrap_or(error);
     match bottom.downcast_ref::<Status>() {
@@ -177,7 +185,7 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
 mod tests {
     use super::*;
 
-    fn reading(code: Code, text: &str) -> (Scope, Failure) {
+    fn reading(code: Code, text: &str) -> (FailureScope, Failure) {
         let (scope, failure, _) = of_request(&Error::GRpcStatus(Status::new(code, text)));
         (scope, failure)
     }
@@ -193,22 +201,22 @@ mod tests {
             "etcdserver: request timed out, waiting for the applied index took too long",
             "raft: stopped",
         ] {
-            assert_eq!(reading(Code::Unavailable, text), (Scope::Moment, Failure::Unknown), "{text}");
+            assert_eq!(reading(Code::Unavailable, text), (FailureScope::Moment, Failure::Unknown), "{text}");
         }
-        assert_eq!(reading(Code::Unavailable, "the connection is draining"), (Scope::Server, Failure::Unknown));
-        assert_eq!(reading(Code::Unknown, "h2 protocol error"), (Scope::Server, Failure::Unknown));
+        assert_eq!(reading(Code::Unavailable, "the connection is draining"), (FailureScope::Server, Failure::Unknown));
+        assert_eq!(reading(Code::Unknown, "h2 protocol error"), (FailureScope::Server, Failure::Unknown));
     }
 
     #[test]
-    fn what_etcd_did_not_do_is_told_from_what_it_will_not_do() {
-        assert_eq!(reading(Code::Unavailable, "etcdserver: no leader"), (Scope::Leaderless, Failure::NotSent));
-        assert_eq!(reading(Code::ResourceExhausted, "etcdserver: too many requests"), (Scope::Moment, Failure::NotSent));
+    fn what_etcd_did_not_do_differs_from_what_it_will_not_do() {
+        assert_eq!(reading(Code::Unavailable, "etcdserver: no leader"), (FailureScope::Leaderless, Failure::NotSent));
+        assert_eq!(reading(Code::ResourceExhausted, "etcdserver: too many requests"), (FailureScope::Moment, Failure::NotSent));
         for (code, text) in [
             (Code::Unauthenticated, "etcdserver: invalid auth token"),
             (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
             (Code::InvalidArgument, "etcdserver: user name is empty"),
         ] {
-            assert_eq!(reading(code, text), (Scope::Login, Failure::NotSent), "{text}");
+            assert_eq!(reading(code, text), (FailureScope::Login, Failure::NotSent), "{text}");
         }
         for (code, text) in [
             (Code::PermissionDenied, "etcdserver: permission denied"),
@@ -217,7 +225,7 @@ mod tests {
             (Code::InvalidArgument, "etcdserver: too many operations in txn request"),
             (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"),
         ] {
-            assert_eq!(reading(code, text), (Scope::Request, Failure::Refused), "{text}");
+            assert_eq!(reading(code, text), (FailureScope::Request, Failure::Refused), "{text}");
         }
     }
 }

@@ -8,18 +8,18 @@ use tokio::time::{Instant, timeout};
 use tonic::Code;
 
 use super::address::{Credentials, Endpoint};
-use super::failure::{Failed, Scope};
+use super::failure::{FailureScope, ServerFailure};
 use crate::error::Failure;
 
-/// How to get in.
-pub(super) struct Login {
+/// How to log in.
+pub(super) struct EtcdLogin {
     pub(super) credentials: Option<Credentials>,
-    /// How long it may take, connecting included.
+    /// How long connecting and logging in may take.
     pub(super) connect_timeout: Duration,
 }
 
 /// A connection that is logged in.
-pub(super) struct Link {
+pub(super) struct ServerLink {
     /// Clones share the connection.
     pub(super) client: Client,
     /// The server's version.
@@ -29,23 +29,29 @@ pub(super) struct Link {
     answered: Mutex<Instant>,
 }
 
-impl Link {
-    /// Connects, logs in, and asks who is there.
-    pub(super) async fn open(server: &Endpoint, login: &Login) -> Result<Self, Failed> {
-        let silent = || Failed::new(server, Scope::Silent, Failure::NotSent, "it does not answer within connect_timeout");
+impl ServerLink {
+    /// Connects, logs in, and asks the server for its version and cluster.
+    pub(super) async fn open(server: &Endpoint, login: &EtcdLogin) -> Result<Self, ServerFailure> {
+        let silent =
+            || ServerFailure::new(server, FailureScope::Silent, Failure::NotSent, "it does not answer within connect_timeout");
         timeout(login.connect_timeout, Self::connect(server, login)).await.unwrap_or_else(|_| Err(silent()))
     }
 
-    async fn connect(server: &Endpoint, login: &Login) -> Result<Self, Failed> {
-        let failed = |error| Failed::of_connecting(server, error);
+    async fn connect(server: &Endpoint, login: &EtcdLogin) -> Result<Self, ServerFailure> {
+        let failed = |error| ServerFailure::of_connecting(server, error);
         let channel = server.transport().connect().await.map_err(Error::from).map_err(failed)?;
-        // A server that is cut off from the others says so at once, instead of having requests wait for a leader.
+        // A server that is cut off from the others then refuses requests at once, instead of letting them wait for a leader.
         let options = ConnectOptions::new().with_require_leader(true);
         let mut client = Client::from_channel(Channel::Tonic(channel), Some(options)).await.map_err(failed)?;
         login.log_in(&mut client).await.map_err(failed)?;
         let status = client.status().await.map_err(failed)?;
         if status.is_learner() {
-            return Err(Failed::new(server, Scope::Server, Failure::NotSent, "it is a learner, which does not serve yet"));
+            return Err(ServerFailure::new(
+                server,
+                FailureScope::Server,
+                Failure::NotSent,
+                "it is a learner, which does not serve yet",
+            ));
         }
         let cluster = status.header().map_or(0, ResponseHeader::cluster_id);
         let version = status.version().to_owned();
@@ -57,18 +63,18 @@ impl Link {
         *self.answered.lock() = Instant::now();
     }
 
-    /// True if nothing was answered since.
+    /// True if the server has answered nothing since `instant`.
     pub(super) fn is_silent_since(&self, instant: Instant) -> bool {
         *self.answered.lock() < instant
     }
 }
 
-impl Login {
-    /// Gets a token, which goes with every request from then on.
+impl EtcdLogin {
+    /// Gets a token, which the client adds to every later request.
     async fn log_in(&self, client: &mut Client) -> Result<(), Error> {
         let Some(Credentials { user, password }) = &self.credentials else { return Ok(()) };
         match client.update_user(Some((user.clone(), password.clone()))).await {
-            // Nobody has to log in here. Should that change, requests will be told, and come back.
+            // The server wants no login. If that changes, it refuses requests, and they lead to a new connection.
             Err(Error::GRpcStatus(status)) if is_not_needed(&status) => Ok(()),
             answer => answer,
         }

@@ -1,8 +1,8 @@
-//! One server of the cluster: the connection to it, made when it is needed, and how well it is.
+//! One server of the cluster: the connection to it, made when it is needed, and its health.
 //!
-//! A server that is in trouble is asked after the others. Two things end the trouble: an answer, and a new connection on which the server
-//! says that it is well. When a server falls silent, the connection it was silent on is kept until there is a new one: it may be the
-//! cluster that is slow, and a server that cannot log anybody in just now may still serve those who are.
+//! A server in trouble is asked after the others. Its trouble ends with an answer, or with a new connection on which it reports its status. The
+//! connection on which a server fell silent is kept until there is a new one: perhaps only the cluster is slow, and a server that cannot log
+//! anybody in at the moment may still serve connections that are logged in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,105 +14,105 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::address::Endpoint;
 use super::cluster::Cluster;
-use super::failure::{Failed, Scope};
-use super::link::{Link, Login};
+use super::failure::{FailureScope, ServerFailure};
+use super::link::{EtcdLogin, ServerLink};
 use crate::error::{CLOSED, Failure};
 use crate::observe::logs::target;
 
-/// The pause after a first trouble; doubled with each further one.
+/// The pause before connecting again after a first failure. Each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// The longest pause where a request waits for it.
+/// The longest pause while a request waits for it.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause between probes, for which nobody waits.
+/// The longest pause while no request waits.
 const LONGEST_PROBE_PAUSE: Duration = Duration::from_secs(5);
-/// Without trouble for this long, the next one counts as the first.
+/// A failure this long after the pause of the last one counts as a first failure.
 const TROUBLE_MEMORY: Duration = Duration::from_secs(10);
-/// The shortest silence that says something about a server: impatient callers do not.
+/// The shortest silence that counts against a server. An impatient caller proves nothing.
 const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
-/// How long a new connection is waited for before the one that is in doubt is used.
+/// How long a call waits for a new connection before it uses the doubtful one.
 const DOUBT: Duration = Duration::from_millis(200);
 
 /// A server, as this client knows it.
 pub(super) struct Member {
     pub(super) endpoint: Endpoint,
-    login: Arc<Login>,
+    login: Arc<EtcdLogin>,
     cluster: Arc<Cluster>,
-    state: Mutex<State>,
-    /// Counts the attempts to connect that ended.
+    state: Mutex<MemberState>,
+    /// How many attempts to connect have ended.
     ended: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct State {
-    link: Option<Arc<Link>>,
+struct MemberState {
+    link: Option<Arc<ServerLink>>,
     trouble: Option<Trouble>,
-    /// When the last trouble was noted, and the pause after it.
+    /// When the last failure was noted, and the pause after it.
     pause: Option<(Instant, Duration)>,
-    /// The attempt to connect: one at a time, a task of its own, so that it outlives those who wait for it.
+    /// The attempt to connect, one at a time. It is a task of its own, so that it outlives the callers that wait for it.
     connecting: Option<AbortHandle>,
     closed: bool,
 }
 
-/// What is wrong.
+/// Why a server is asked after the others.
 struct Trouble {
     /// When it began.
     since: Instant,
-    failed: Failed,
+    failed: ServerFailure,
 }
 
 impl Member {
-    pub(super) fn new(endpoint: Endpoint, login: Arc<Login>, cluster: Arc<Cluster>) -> Self {
+    pub(super) fn new(endpoint: Endpoint, login: Arc<EtcdLogin>, cluster: Arc<Cluster>) -> Self {
         Self { endpoint, login, cluster, state: Mutex::default(), ended: watch::Sender::new(0) }
     }
 
     /// The connection, or a new one.
     ///
     /// # Cancel safety
-    /// An attempt that was begun goes on for the next caller.
-    pub(super) async fn link(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Link>, Failed> {
+    /// Connecting goes on, for the next caller.
+    pub(super) async fn link(self: &Arc<Self>, deadline: Instant) -> Result<Arc<ServerLink>, ServerFailure> {
         let (mut ended, patience) = {
             let mut state = self.state.lock();
             let patience = match &state.link {
-                _ if state.closed => return Err(self.failed(Scope::Request, Failure::Refused, CLOSED)),
+                _ if state.closed => return Err(self.failed(FailureScope::Request, Failure::Refused, CLOSED)),
                 Some(link) if state.trouble.is_none() => return Ok(link.clone()),
                 Some(_) => deadline.min(Instant::now() + DOUBT),
                 None => deadline,
             };
             let ended = self.ended.subscribe();
-            self.begin(&mut state);
+            self.connect(&mut state);
             (ended, patience)
         };
         let in_time = timeout_at(patience, ended.changed()).await.is_ok();
         let state = self.state.lock();
         match (&state.link, &state.trouble) {
-            // What is sent in the last moment is not answered, and then nobody knows whether it was executed.
+            // A request that is sent at the last moment gets no answer, and then its outcome is unknown.
             (Some(link), _) if Instant::now() < deadline => Ok(link.clone()),
-            // Out of time, the trouble known from before tells more; but a refusal is final, and has to be fresh.
-            (_, Some(trouble)) if in_time || !matches!(trouble.failed.scope, Scope::Request | Scope::Silent) => {
+            // After a timeout the earlier failure says more. An earlier refusal does not count, because it would be final.
+            (_, Some(trouble)) if in_time || !matches!(trouble.failed.scope, FailureScope::Request | FailureScope::Silent) => {
                 Err(trouble.failed.clone())
             }
-            _ => Err(self.failed(Scope::Silent, Failure::NotSent, "not connected in time")),
+            _ => Err(self.failed(FailureScope::Silent, Failure::NotSent, "not connected in time")),
         }
     }
 
-    /// When its trouble began; `None` while it is well. Sees to it that somebody looks whether the trouble is over: no more often than the
-    /// pauses allow, and only when asked, so an idle client sends nothing.
+    /// When its trouble began; `None` while it is well. Starts a new connection if the pause has passed: only this call does, so an idle client
+    /// sends nothing.
     pub(super) fn trouble_since(self: &Arc<Self>) -> Option<Instant> {
         let mut state = self.state.lock();
         let since = state.trouble.as_ref()?.since;
         if state.pause.is_none_or(|(at, pause)| at + pause <= Instant::now()) {
-            self.begin(&mut state);
+            self.connect(&mut state);
         }
         Some(since)
     }
 
-    /// What is wrong, in words; `None` while it is well.
+    /// The message of its failure; `None` while it is well.
     pub(super) fn trouble(&self) -> Option<String> {
         self.state.lock().trouble.as_ref().map(|trouble| trouble.failed.error.message.to_string())
     }
 
-    /// Takes note of an answer: whatever the trouble was, it is over.
-    pub(super) fn answered(&self, link: &Arc<Link>) {
+    /// Notes an answer, which ends any trouble.
+    pub(super) fn answered(&self, link: &Arc<ServerLink>) {
         link.note_answer();
         let mut state = self.state.lock();
         if state.trouble.is_some() && state.uses(link) {
@@ -120,27 +120,26 @@ impl Member {
         }
     }
 
-    /// Takes note of a failure: what it says about this server and the connection.
-    pub(super) fn note(&self, link: &Arc<Link>, failed: &Failed) {
+    /// Notes what a failure means for this server and the connection.
+    pub(super) fn note(&self, link: &Arc<ServerLink>, failed: &ServerFailure) {
         let mut state = self.state.lock();
         if !state.uses(link) {
             return;
         }
         match failed.scope {
-            Scope::Server => {
+            FailureScope::Server => {
                 state.link = None;
                 state.note_trouble(failed.clone());
             }
-            // The next one comes with a new token.
-            Scope::Login => state.link = None,
-            Scope::Leaderless => state.note_trouble(failed.clone()),
-            Scope::Silent => {}
-            Scope::Moment | Scope::Request => link.note_answer(),
+            // The next connection logs in again.
+            FailureScope::Login => state.link = None,
+            FailureScope::Leaderless => state.note_trouble(failed.clone()),
+            FailureScope::Silent => {}
+            FailureScope::Moment | FailureScope::Request => link.note_answer(),
         }
     }
 
-    /// Called when a request that was made at `asked` has no answer, or no connection to be sent on. A server that answered others
-    /// meanwhile is merely busy.
+    /// Notes that a request made at `asked` got no answer, or no connection. A server that has answered other requests since is only busy.
     pub(super) fn suspect(self: &Arc<Self>, asked: Instant) {
         let mut state = self.state.lock();
         if asked.elapsed() >= SHORTEST_SILENCE && state.link.as_ref().is_none_or(|link| link.is_silent_since(asked)) {
@@ -148,15 +147,15 @@ impl Member {
         }
     }
 
-    /// Called when a stream on this connection is silent.
-    pub(super) fn suspect_link(self: &Arc<Self>, link: &Arc<Link>) {
+    /// Notes that a stream on this connection is silent.
+    pub(super) fn suspect_link(self: &Arc<Self>, link: &Arc<ServerLink>) {
         let mut state = self.state.lock();
         if state.uses(link) {
             self.doubt(&mut state);
         }
     }
 
-    /// Ends the attempt to connect; later calls fail. Requests in flight go on.
+    /// Stops connecting; later calls fail. Requests in flight go on.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -167,19 +166,19 @@ impl Member {
         self.ended.send_modify(|ended| *ended += 1);
     }
 
-    /// A failure of this server, found on this side.
-    pub(super) fn failed(&self, scope: Scope, failure: Failure, told: &str) -> Failed {
-        Failed::new(&self.endpoint, scope, failure, told)
+    /// A failure of this server that this client found by itself.
+    pub(super) fn failed(&self, scope: FailureScope, failure: Failure, message: &str) -> ServerFailure {
+        ServerFailure::new(&self.endpoint, scope, failure, message)
     }
 
-    fn doubt(self: &Arc<Self>, state: &mut State) {
+    fn doubt(self: &Arc<Self>, state: &mut MemberState) {
         if state.trouble.is_none() {
-            state.note_trouble(self.failed(Scope::Silent, Failure::NotSent, "it does not answer"));
+            state.note_trouble(self.failed(FailureScope::Silent, Failure::NotSent, "it does not answer"));
         }
-        self.begin(state);
+        self.connect(state);
     }
 
-    fn begin(self: &Arc<Self>, state: &mut State) {
+    fn connect(self: &Arc<Self>, state: &mut MemberState) {
         if state.closed || state.connecting.as_ref().is_some_and(|connecting| !connecting.is_finished()) {
             return;
         }
@@ -189,13 +188,13 @@ impl Member {
             if let Some(pause) = pause {
                 sleep_until(pause).await;
             }
-            let result = Link::open(&member.endpoint, &member.login).await;
-            member.settle(result.and_then(|link| member.cluster.check(&member.endpoint, &link).map(|()| link)));
+            let result = ServerLink::open(&member.endpoint, &member.login).await;
+            member.connected(result.and_then(|link| member.cluster.check(&member.endpoint, &link).map(|()| link)));
         };
         state.connecting = Some(tokio::spawn(attempt).abort_handle());
     }
 
-    fn settle(&self, result: Result<Link, Failed>) {
+    fn connected(&self, result: Result<ServerLink, ServerFailure>) {
         let mut state = self.state.lock();
         state.connecting = None;
         match result {
@@ -205,8 +204,8 @@ impl Member {
                 state.trouble = None;
             }
             Err(failed) => {
-                if failed.scope == Scope::Server {
-                    // There is nothing to connect to any more: the old connection leads nowhere either.
+                if failed.scope == FailureScope::Server {
+                    // Nothing accepts connections any more, so the old connection is dead as well.
                     state.link = None;
                 }
                 state.note_trouble(failed);
@@ -216,14 +215,14 @@ impl Member {
     }
 }
 
-impl State {
-    fn uses(&self, link: &Arc<Link>) -> bool {
+impl MemberState {
+    fn uses(&self, link: &Arc<ServerLink>) -> bool {
         self.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link))
     }
 
-    fn note_trouble(&mut self, failed: Failed) {
+    fn note_trouble(&mut self, failed: ServerFailure) {
         if self.trouble.is_none() {
-            tracing::debug!(target: target::ETCD_MEMBER, error = %failed.error, "a server is in trouble: others are asked first");
+            tracing::debug!(target: target::ETCD_MEMBER, error = %failed.error, "a server is in trouble, others are asked first");
         }
         let now = Instant::now();
         let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);

@@ -1,10 +1,13 @@
-//! Whom to trust, and who we are, as the transport wants it.
+//! The certificates to trust and to show, in the form that the transport takes.
 
 use tonic::transport::{self, Certificate, ClientTlsConfig, Identity};
 
 use crate::backend::pem::{self, Files};
 
-/// Reads the files. An error says what is expected instead.
+/// Reads the files.
+///
+/// # Errors
+/// Says what is expected instead.
 pub(super) fn config(files: &Files) -> Result<ClientTlsConfig, String> {
     let pem = files.read()?;
     let config = ClientTlsConfig::new();
@@ -18,7 +21,7 @@ pub(super) fn config(files: &Files) -> Result<ClientTlsConfig, String> {
     })
 }
 
-/// What to say when the library does not take what is in the files.
+/// The message when the transport rejects the contents of the files.
 pub(super) fn unusable(error: &transport::Error) -> String {
     pem::unusable(std::error::Error::source(error).map(ToString::to_string).unwrap_or_default())
 }

@@ -1,6 +1,6 @@
 //! Versions of etcd with known faults in what locks rest on: leases.
 
-/// What is wrong with a version, if anything is known to be.
+/// The known fault of a version, if there is one.
 pub(super) fn fault(version: &str) -> Option<&'static str> {
     let version = parsed(version)?;
     if is_below(version, [(3, 4, 31), (3, 5, 13)]) {
@@ -14,10 +14,10 @@ pub(super) fn fault(version: &str) -> Option<&'static str> {
     None
 }
 
-type Version = (u32, u32, u32);
+type EtcdVersion = (u32, u32, u32);
 
-/// True if a version is older than what repaired its own series, or than all series that were.
-fn is_below<const N: usize>(version: Version, repaired: [Version; N]) -> bool {
+/// True if a version is older than the repair of its own series, or, if that was never repaired, than all repairs.
+fn is_below<const N: usize>(version: EtcdVersion, repaired: [EtcdVersion; N]) -> bool {
     let (major, minor, _) = version;
     match repaired.iter().find(|repair| (repair.0, repair.1) == (major, minor)) {
         Some(&repair) => version < repair,
@@ -25,7 +25,7 @@ fn is_below<const N: usize>(version: Version, repaired: [Version; N]) -> bool {
     }
 }
 
-fn parsed(version: &str) -> Option<Version> {
+fn parsed(version: &str) -> Option<EtcdVersion> {
     let plain = version.split(['-', '+']).next()?;
     let mut numbers = plain.split('.').map(|number| number.parse().ok());
     Some((numbers.next()??, numbers.next()??, numbers.next()??))
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faulty_versions_are_told_apart() {
+    fn faulty_versions_are_recognised() {
         for version in ["3.3.27", "3.4.23", "3.4.30", "3.5.0", "3.5.12"] {
             assert!(fault(version).is_some_and(|fault| fault.starts_with("an old leader")), "{version}");
         }
