@@ -1,12 +1,12 @@
-//! The URL: where the server is and how to log in.
+//! Reads a URL: where the server is and how to log in.
 
 use std::sync::Arc;
 
 use redis::{ConnectionAddr, ProtocolVersion};
 use url::{Host, Url};
 
-use super::dial::Target;
-use super::parameters::{Kind, Login, Parameters};
+use super::dial::DialTarget;
+use super::parameters::{Parameters, RedisLogin, UrlKind};
 use super::sentinel::{Sentinel, Service};
 use crate::backend::hosts::{Parts, decoded, refused_url};
 use crate::error::Error;
@@ -17,32 +17,32 @@ const SENTINEL_PORT: u16 = 26379;
 const EXPECTED: &str = "redis+sentinel://host:port,host:port/service";
 
 /// A parsed URL.
-pub(super) struct Address {
-    /// Password included.
-    pub(super) place: Place,
-    /// What the server's `CLIENT LIST` shows.
+pub(super) struct RedisUrl {
+    /// Where the server is, with the password.
+    pub(super) address: ServerAddress,
+    /// The name that the server's `CLIENT LIST` shows.
     pub(super) client_name: String,
-    /// What people may read.
+    /// The URL for errors and logs, without its password.
     pub(super) shown: Arc<str>,
 }
 
 /// Where the server is.
-pub(super) enum Place {
-    /// Always the same.
-    Server(Target),
-    /// Wherever the sentinels say.
+pub(super) enum ServerAddress {
+    /// One server.
+    Fixed(DialTarget),
+    /// The master that sentinels name.
     Service(Arc<Service>),
 }
 
 /// Reads `redis://[[user]:password@]host[:port][/db]`, or `rediss://` for TLS, with the parameters `ca`, `cert` and `key`: paths of PEM
 /// files; and `redis+unix:///path[?db=&user=&pass=]`. All may have a `client_name`.
-pub(super) fn parse(url: &Url) -> Result<Address, Error> {
+pub(super) fn parse(url: &Url) -> Result<RedisUrl, Error> {
     let shown = shown(url);
     let refuse = |allowed: String| refused_url(url, &shown, allowed);
     let (kind, secure) = match url.scheme() {
-        "redis" => (Kind::Server, false),
-        "rediss" => (Kind::Server, true),
-        "redis+unix" | "unix" => (Kind::Socket, false),
+        "redis" => (UrlKind::Server, false),
+        "rediss" => (UrlKind::Server, true),
+        "redis+unix" | "unix" => (UrlKind::Socket, false),
         _ => return Err(refuse("a redis://, rediss:// or redis+unix:// URL".to_owned())),
     };
     if url.fragment().is_some() {
@@ -51,28 +51,28 @@ pub(super) fn parse(url: &Url) -> Result<Address, Error> {
     let mut parameters = Parameters::read(kind, url.query().unwrap_or_default()).map_err(refuse)?;
     let tls = parameters.tls(secure).map_err(refuse)?;
     let shown = match parameters.login.db {
-        Some(db) if kind == Kind::Socket => format!("{shown}?db={db}"),
+        Some(db) if kind == UrlKind::Socket => format!("{shown}?db={db}"),
         Some(db) => format!("{}/{db}", shown.trim_end_matches('/')),
         None => shown.clone(),
     };
     let address = match kind {
-        Kind::Socket => socket(url),
+        UrlKind::Socket => socket(url),
         _ => tcp(url, &mut parameters.login),
     };
     let client_name = parameters.client_name();
-    let target = address.and_then(|address| Target::new(address, parameters.login.settings(ProtocolVersion::RESP3), tls));
+    let target = address.and_then(|address| DialTarget::new(address, parameters.login.settings(ProtocolVersion::RESP3), tls));
     let target = target.map_err(|allowed| refuse(allowed.to_owned()))?;
-    Ok(Address { place: Place::Server(target), client_name, shown: shown.into() })
+    Ok(RedisUrl { address: ServerAddress::Fixed(target), client_name, shown: shown.into() })
 }
 
 /// Reads `redis+sentinel://[[user]:password@]host[:port][,host[:port]…]/service[/db]`, or `rediss+sentinel://` for TLS, with
 /// `sentinel_user`, `sentinel_password` and the parameters of the others. User and password are the server's; hosts are the sentinels'.
-pub(super) fn parse_service(url: &str) -> Result<Address, Error> {
+pub(super) fn parse_service(url: &str) -> Result<RedisUrl, Error> {
     let parts = Parts::of(url);
     read_service(&parts).map_err(|allowed| parts.refused(allowed))
 }
 
-fn read_service(parts: &Parts<'_>) -> Result<Address, String> {
+fn read_service(parts: &Parts<'_>) -> Result<RedisUrl, String> {
     let secure = match parts.scheme {
         "redis+sentinel" => false,
         "rediss+sentinel" => true,
@@ -82,7 +82,7 @@ fn read_service(parts: &Parts<'_>) -> Result<Address, String> {
         return Err("a URL without #fragment".to_owned());
     }
     let sentinels = parts.servers(SENTINEL_PORT, EXPECTED)?;
-    let mut parameters = Parameters::read(Kind::Sentinels, parts.query)?;
+    let mut parameters = Parameters::read(UrlKind::Sentinels, parts.query)?;
     let (name, db) = service(parts.path)?;
     parameters.login.db = db;
     let (user, password) = match parts.user_info.map(|login| login.split_once(':').unwrap_or((login, ""))) {
@@ -94,11 +94,11 @@ fn read_service(parts: &Parts<'_>) -> Result<Address, String> {
     let login = parameters.sentinel.settings(ProtocolVersion::RESP2);
     let sentinels = sentinels.into_iter().map(|server| {
         let address = ConnectionAddr::Tcp(bare(&server.host), server.port);
-        Ok(Sentinel { shown: server.to_string(), target: Target::new(address, login.clone(), tls.clone())? })
+        Ok(Sentinel { shown: server.to_string(), target: DialTarget::new(address, login.clone(), tls.clone())? })
     });
     let sentinels = sentinels.collect::<Result<_, &str>>()?;
     let service = Service::new(name, sentinels, parameters.login.settings(ProtocolVersion::RESP3), tls);
-    Ok(Address { place: Place::Service(Arc::new(service)), client_name, shown: parts.shown().into() })
+    Ok(RedisUrl { address: ServerAddress::Service(Arc::new(service)), client_name, shown: parts.shown().into() })
 }
 
 /// `/service[/db]`.
@@ -119,9 +119,9 @@ fn socket(url: &Url) -> Result<ConnectionAddr, &'static str> {
     Ok(ConnectionAddr::Unix(decoded(url.path()).ok_or("a path in UTF-8")?.into()))
 }
 
-fn tcp(url: &Url, login: &mut Login) -> Result<ConnectionAddr, &'static str> {
+fn tcp(url: &Url, login: &mut RedisLogin) -> Result<ConnectionAddr, &'static str> {
     let host = match url.host().map(|host| host.to_owned()) {
-        // The scheme is not one of the web's, so the parser leaves an address of four numbers as a name: both connect alike.
+        // The parser knows IPv4 addresses only in the schemes of the web, and leaves them as a name here. Connecting is the same.
         Some(Host::Domain(name)) if !name.is_empty() => decoded(&name).ok_or("a host in UTF-8")?,
         Some(host @ (Host::Ipv4(_) | Host::Ipv6(_))) => bare(&host),
         _ => return Err("a URL that names a host, such as redis://localhost:6379"),
@@ -137,7 +137,7 @@ fn tcp(url: &Url, login: &mut Login) -> Result<ConnectionAddr, &'static str> {
     Ok(ConnectionAddr::Tcp(host, url.port().unwrap_or(DEFAULT_PORT)))
 }
 
-/// Without the brackets of a URL.
+/// A host without the brackets that an IPv6 address has in a URL.
 fn bare(host: &Host<String>) -> String {
     match host {
         Host::Ipv6(address) => address.to_string(),
@@ -145,7 +145,7 @@ fn bare(host: &Host<String>) -> String {
     }
 }
 
-/// Scheme, host, port and path: neither user information nor parameters, which may hold a password.
+/// Scheme, host, port and path, without user information and parameters, which may contain a password.
 fn shown(url: &Url) -> String {
     let mut shown = format!("{}://", url.scheme());
     if let Some(host) = url.host() {
@@ -163,14 +163,14 @@ fn shown(url: &Url) -> String {
 mod tests {
     use super::*;
 
-    fn address(url: &str) -> Result<Address, Error> {
+    fn address(url: &str) -> Result<RedisUrl, Error> {
         if url.contains("+sentinel:") { parse_service(url) } else { parse(&Url::parse(url).unwrap()) }
     }
 
-    fn target(url: &str) -> Target {
-        match address(url).unwrap().place {
-            Place::Server(target) => target,
-            Place::Service(_) => panic!("{url}"),
+    fn target(url: &str) -> DialTarget {
+        match address(url).unwrap().address {
+            ServerAddress::Fixed(target) => target,
+            ServerAddress::Service(_) => panic!("{url}"),
         }
     }
 
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_at_sign_in_a_parameter_that_is_known_hides_nothing() {
+    fn an_at_sign_in_a_known_parameter_hides_nothing() {
         let shown = |url| address(url).unwrap().shown.to_string();
         assert_eq!(shown("redis://h?client_name=job@host"), "redis://h:6379");
         assert_eq!(shown("redis+unix:///run/me@work/s"), "redis+unix:///run/me@work/s");
@@ -259,7 +259,9 @@ mod tests {
     fn an_url_gives_sentinels_service_and_two_logins() {
         let url =
             "redis+sentinel://me:s%40cret@h1,h2:7000,[::1]/the%20service/3?sentinel_user=s&sentinel_password=p+w&client_name=job";
-        let Address { place: Place::Service(service), client_name, shown } = address(url).unwrap() else { panic!("no service") };
+        let RedisUrl { address: ServerAddress::Service(service), client_name, shown } = address(url).unwrap() else {
+            panic!("no service")
+        };
         assert_eq!((&*shown, &*client_name), ("redis+sentinel://h1,h2:7000,[::1]/the%20service/3", "job"));
         assert_eq!(service.name, "the service");
         assert_eq!((service.login.username(), service.login.password(), service.login.db()), (Some("me"), Some("s@cret"), 3));
@@ -273,7 +275,7 @@ mod tests {
 
     #[test]
     fn r15_urls_that_cannot_be_used_are_refused() {
-        for (url, told) in [
+        for (url, expected) in [
             ("redis://", "names a host"),
             ("redis://h/x", "a path that is a database number"),
             ("redis://h/1?db=2", "one database"),
@@ -301,7 +303,7 @@ mod tests {
             ("redis+unix:///s?client_name=a%0Ab", "printable ASCII"),
         ] {
             let error = address(url).err().unwrap_or_else(|| panic!("{url}"));
-            assert!(matches!(&error, Error::InvalidOptions { .. }) && error.to_string().contains(told), "{url}: {error}");
+            assert!(matches!(&error, Error::InvalidOptions { .. }) && error.to_string().contains(expected), "{url}: {error}");
         }
     }
 }

@@ -1,10 +1,11 @@
-//! What a server means by its error answers, a sentence each.
+//! Explains a server's error answers, with one plain sentence each.
 
 use redis::{ErrorKind, RedisError};
 
-use super::failure::{REPEATED, codes};
+/// In an error, stands before the server's copy of what it received, which may be a password.
+pub(super) const REPEATED: &str = ", with args beginning with";
 
-/// What each code says, and what may help. In the order in which they are looked for: a script's error may name two.
+/// The sentence for each code. The first match counts, since a script's error may name two codes.
 const SENTENCES: [(&str, &str); 17] = [
     ("NOAUTH", "the server wants a password, and the URL has none"),
     ("WRONGPASS", "the server does not know this user with this password"),
@@ -25,11 +26,11 @@ const SENTENCES: [(&str, &str); 17] = [
     ("NOSCRIPT", "the server forgets scripts as soon as it gets them"),
 ];
 
-/// For servers that do not say which command it was that a script must not run.
+/// For servers that do not say which command of a script is forbidden.
 const SCRIPTS_NEED: &str =
     "the user has no right to a command that locks need, such as SET, DEL, PEXPIRE, ZADD, HSET, TIME or PUBLISH";
 
-/// What the server means; `None` where its words have to do, or where the error is not its answer.
+/// The error in plain words; `None` where none fit, or where the error is not the server's answer.
 pub(super) fn in_words(error: &RedisError) -> Option<String> {
     if error.kind() == ErrorKind::AuthenticationFailed && error.code().is_none() {
         return Some("the server does not know this user with this password".to_owned());
@@ -37,19 +38,19 @@ pub(super) fn in_words(error: &RedisError) -> Option<String> {
     let outer = error.code()?;
     let detail = error.detail().unwrap_or_default();
     let detail = detail.split(REPEATED).next().unwrap_or_default();
-    let told = format!("{outer} {detail}");
+    let answer = format!("{outer} {detail}");
     let known = codes(error);
     let sentence = match SENTENCES.iter().find(|(code, _)| known.contains(code)) {
         Some((_, sentence)) => (*sentence).to_owned(),
-        None => by_its_text(&told)?,
+        None => by_text(&answer)?,
     };
-    Some(format!("{sentence} (the server says: {})", told.trim_end()))
+    Some(format!("{sentence} (the server says: {})", answer.trim_end()))
 }
 
-/// Answers that have no code of their own, or one that stands for many things. Their texts differ between versions.
-fn by_its_text(told: &str) -> Option<String> {
-    let is = |known: &str| told.to_ascii_lowercase().contains(known);
-    let named = |before: &str| told.split_once(before).and_then(|(_, after)| after.split('\'').next());
+/// For answers without a code of their own, or with one that stands for many things. Their texts differ between versions.
+fn by_text(answer: &str) -> Option<String> {
+    let is = |known: &str| answer.to_ascii_lowercase().contains(known);
+    let named = |before: &str| answer.split_once(before).and_then(|(_, after)| after.split('\'').next());
     let sentence = match () {
         () if is("to run the '") => format!("the user has no right to the command {}", named("to run the '")?),
         () if is("can't run this command") => SCRIPTS_NEED.to_owned(),
@@ -60,7 +61,7 @@ fn by_its_text(told: &str) -> Option<String> {
             "the user has no right to this key, or to the keys dlock:* beside it".to_owned()
         }
         () if is("unknown command") => {
-            let name = told.split(['\'', '`']).nth(1).unwrap_or("that locks need");
+            let name = answer.split(['\'', '`']).nth(1).unwrap_or("that locks need");
             format!("the server has no command {name}: it was renamed or switched off")
         }
         () if is("max number of clients") => "the server has as many clients as it takes (maxclients)".to_owned(),
@@ -69,6 +70,13 @@ fn by_its_text(told: &str) -> Option<String> {
         () => return None,
     };
     Some(sentence)
+}
+
+/// The error's code, and the code inside it: before version 7 a failing script answers `ERR Error running script (…): -READONLY …`.
+pub(super) fn codes(error: &RedisError) -> [&str; 2] {
+    let detail = error.detail().unwrap_or_default();
+    let inner = detail.rsplit_once(": -").map_or(detail, |(_, inner)| inner);
+    [error.code().unwrap_or_default(), inner.split(' ').next().unwrap_or_default()]
 }
 
 #[cfg(test)]

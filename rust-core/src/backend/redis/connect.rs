@@ -1,169 +1,71 @@
-//! One connection for everything: made at first use, replaced when it is suspect.
+//! One link for everything: made at first use, and replaced when it seems broken.
+//!
+//! - All requests share one connection. Callers that need a link at the same time share one attempt to connect.
+//! - An attempt that was begun goes on for the next caller when the first one gives up. It has no task: whoever needs the link polls it.
+//! - After a failure the next attempt pauses first, longer with each further failure.
+//! - A replaced link ends once the requests in flight are answered.
 
-use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value};
-use tokio::runtime::Handle;
+use redis::{AsyncConnectionConfig, RedisError, RedisResult};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::address::{Address, Place};
-use super::batch::Line;
-use super::dial::Wire;
+use super::address::{RedisUrl, ServerAddress};
+use super::link::RedisLink;
 use super::lookout::Lookout;
-use super::pulse::Pulse;
-use super::scripts::Call;
-use super::sentinel::Named;
+use super::sentinel::NamedMaster;
 use super::server_clock::ServerClock;
-use super::{LONGEST_TIMEOUT, failure, names, wakeup};
+use super::{failure, names, wakeup};
 use crate::backend::{Context, Hint};
-use crate::clock::Clock;
 use crate::error::{BackendError, CLOSED, Failure};
 use crate::observe::logs::target;
 
 /// How many requests may wait to be written before the next one has to.
 const WRITE_QUEUE: usize = 1024;
 
-/// The pause after the first failure to connect; doubled with each further one.
+/// The pause after the first failure to connect. Each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// Without a failure for this long, the next one counts as the first.
+/// After this long without a failure, the next one counts as the first.
 const PAUSE_MEMORY: Duration = Duration::from_secs(2);
 
-/// The one policy under which a full memory costs no lock that is held.
+/// Longer timeouts are cut: the sum of an instant and an unbounded duration overflows.
+pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+/// The one policy under which a server without memory drops no lock that is held.
 const SAFE_POLICY: &str = "noeviction";
 const MAY_DROP: &str = "the server may drop locks that are held";
 
-/// A connection that is logged in and subscribed.
-pub(super) struct Link {
-    wire: Wire,
-    /// The clock of the server at its other end.
-    pub(super) server_clock: ServerClock,
-    /// The engine's clock.
-    pub(super) clock: Arc<dyn Clock>,
-    /// The requests that wait for a batch.
-    pub(super) line: Line,
-    /// Where the connection lives.
-    pub(super) runtime: Handle,
-    usable: Arc<AtomicBool>,
-    pulse: Pulse,
-    /// Where sentinels named the master, it is looked whether they still do.
-    master: Option<Named>,
-    lookout: OnceLock<Lookout>,
-    /// The hashes of the scripts that were brought along on it.
-    brought: Mutex<HashSet<&'static str>>,
-}
-
-impl Link {
-    /// Runs a script, bringing it along where the server does not know it.
-    ///
-    /// # Cancel safety
-    /// A call that is dropped may still be executed.
-    pub(super) async fn call(&self, call: &Call, deadline: Instant) -> Result<Value, BackendError> {
-        self.answer(deadline, async {
-            let answer = self.query(&call.by_hash()).await;
-            if !is_unknown_script(&answer) {
-                return answer;
-            }
-            // Many calls may find the script missing at once. The first one brings it, and the server serves a connection in order.
-            if !self.brought.lock().insert(call.hash()) {
-                let answer = self.query(&call.by_hash()).await;
-                if !is_unknown_script(&answer) {
-                    return answer;
-                }
-            }
-            self.query(&call.by_text()).await
-        })
-        .await
-    }
-
-    /// Sends a plain command.
-    pub(super) async fn command<T: FromRedisValue>(&self, command: &Cmd, deadline: Instant) -> Result<T, BackendError> {
-        self.answer(deadline, self.query(command)).await
-    }
-
-    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        command.query_async(&mut self.wire.connection.clone()).await
-    }
-
-    /// Waits for an answer until the deadline.
-    async fn answer<T>(&self, deadline: Instant, answer: impl Future<Output = RedisResult<T>>) -> Result<T, BackendError> {
-        let asked = Instant::now();
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(value)) => {
-                self.pulse.beat();
-                Ok(value)
-            }
-            Ok(Err(error)) => Err(self.failed(error)),
-            Err(_) => {
-                self.suspect(asked.elapsed());
-                Err(BackendError::new(Failure::Unknown, "no answer in time"))
-            }
-        }
-    }
-
-    /// Takes note of an error of the server or the connection.
-    pub(super) fn failed(&self, error: RedisError) -> BackendError {
-        if failure::is_of_the_connection(&error) {
-            self.retire();
-        }
-        if let Some(lookout) = self.lookout.get().filter(|_| failure::is_of_the_server(&error)) {
-            lookout.note_refusal();
-        }
-        failure::of_request(error)
-    }
-
-    /// Takes note of a request that had no answer in time.
-    pub(super) fn suspect(&self, waited: Duration) {
-        if self.pulse.is_lost(waited) {
-            self.retire();
-        }
-    }
-
-    pub(super) fn retire(&self) {
-        self.usable.store(false, Ordering::Release);
-        self.line.close();
-    }
-
-    fn is_usable(&self) -> bool {
-        self.usable.load(Ordering::Acquire)
-    }
-}
-
-fn is_unknown_script(answer: &RedisResult<Value>) -> bool {
-    answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
-}
-
 /// Makes links, one at a time.
 pub(super) struct Connector {
-    wiring: Arc<Wiring>,
-    state: Mutex<State>,
+    factory: Arc<LinkFactory>,
+    state: Mutex<ConnectorState>,
 }
 
 /// What is needed to make a link.
-struct Wiring {
-    place: Place,
+struct LinkFactory {
+    address: ServerAddress,
     context: Context,
     client_name: String,
     shown: Arc<str>,
-    /// What the last server does when its memory is full; `None` where it does not say.
+    /// What the last server does when its memory is full; `None` where the server does not say.
     policy: Mutex<Option<String>>,
 }
 
-/// Polled by whoever needs the link, so that it goes on when one of them gives up, and needs no task of its own.
-type Attempt = Shared<BoxFuture<'static, Result<Arc<Link>, BackendError>>>;
+/// One attempt to make a link, which all callers that need it poll.
+type LinkAttempt = Shared<BoxFuture<'static, Result<Arc<RedisLink>, BackendError>>>;
 
 #[derive(Default)]
-struct State {
-    attempt: Option<Attempt>,
-    /// Which attempt it is; zero before the first.
+struct ConnectorState {
+    attempt: Option<LinkAttempt>,
+    /// The number of the attempt; zero before the first.
     number: u64,
     /// When the last attempt failed, how long to pause after it, and why it failed.
     failed: Option<(Instant, Duration, BackendError)>,
@@ -171,17 +73,17 @@ struct State {
 }
 
 impl Connector {
-    pub(super) fn new(address: Address, context: Context) -> Self {
-        let Address { place, client_name, shown } = address;
-        let wiring = Wiring { place, context, client_name, shown, policy: Mutex::default() };
-        Self { wiring: Arc::new(wiring), state: Mutex::default() }
+    pub(super) fn new(url: RedisUrl, context: Context) -> Self {
+        let RedisUrl { address, client_name, shown } = url;
+        let factory = LinkFactory { address, context, client_name, shown, policy: Mutex::default() };
+        Self { factory: Arc::new(factory), state: Mutex::default() }
     }
 
     /// The current link, or a new one.
     ///
     /// # Cancel safety
     /// An attempt that was begun goes on for the next caller.
-    pub(super) async fn link(&self, deadline: Instant) -> Result<Arc<Link>, BackendError> {
+    pub(super) async fn link(&self, deadline: Instant) -> Result<Arc<RedisLink>, BackendError> {
         let (number, attempt) = {
             let mut state = self.state.lock();
             if state.closed {
@@ -193,39 +95,39 @@ impl Connector {
                 _ => self.begin(&mut state),
             }
         };
-        // Boxed: as a rule there is a link already.
+        // Boxed so that the future of a request does not reserve space for this: in most cases there is a link already.
         match Box::pin(timeout_at(deadline, attempt)).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => {
                 self.note_failure(number, &error);
                 Err(error)
             }
-            Err(_) => Err(self.known_trouble().unwrap_or_else(|| self.wiring.late("not connected in time"))),
+            Err(_) => Err(self.known_trouble().unwrap_or_else(|| self.factory.late("not connected in time"))),
         }
     }
 
-    /// Ends the link once the requests in flight are answered; later calls fail.
+    /// Ends the link once the requests in flight are answered. Later calls fail.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         state.attempt = None;
     }
 
-    /// What is wrong with the server, as far as it has said.
+    /// What is wrong with the server's settings, as far as the server shows them.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let policy = self.wiring.policy.lock().clone().filter(|policy| policy != SAFE_POLICY);
+        let policy = self.factory.policy.lock().clone().filter(|policy| policy != SAFE_POLICY);
         policy.map(|policy| format!("maxmemory-policy is {policy}, not {SAFE_POLICY}: {MAY_DROP}")).into_iter().collect()
     }
 
-    fn begin(&self, state: &mut State) -> (u64, Attempt) {
+    fn begin(&self, state: &mut ConnectorState) -> (u64, LinkAttempt) {
         let again = state.number > 0;
         let pause = state.failed.as_ref().map(|(at, pause, _)| *at + *pause);
-        let wiring = self.wiring.clone();
+        let factory = self.factory.clone();
         let attempt = async move {
             if let Some(pause) = pause {
                 sleep_until(pause).await;
             }
-            wiring.connect(again).await
+            factory.connect(again).await
         };
         let attempt = attempt.boxed().shared();
         state.number += 1;
@@ -233,7 +135,7 @@ impl Connector {
         (state.number, attempt)
     }
 
-    /// Many callers see the same attempt fail; the first one notes it.
+    /// Notes the failure of an attempt, once: many callers see the same attempt fail.
     fn note_failure(&self, number: u64, error: &BackendError) {
         let mut state = self.state.lock();
         if state.number != number || state.attempt.take().is_none() {
@@ -247,7 +149,8 @@ impl Connector {
         state.failed = Some((now, pause, error.clone()));
     }
 
-    /// Why the last attempt failed, for those whose time is up before the next one is made. A refusal is final, and has to be fresh.
+    /// Why the last attempt failed, for callers whose time is up before the next one ends. A refusal is final, and so must come from the
+    /// caller's own attempt.
     fn known_trouble(&self) -> Option<BackendError> {
         let state = self.state.lock();
         let (at, _, error) = state.failed.as_ref()?;
@@ -257,51 +160,57 @@ impl Connector {
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").field("server", &self.wiring.shown).finish_non_exhaustive()
+        f.debug_struct("Connector").field("server", &self.factory.shown).finish_non_exhaustive()
     }
 }
 
-impl Wiring {
-    async fn connect(&self, again: bool) -> Result<Arc<Link>, BackendError> {
+impl LinkFactory {
+    async fn connect(&self, again: bool) -> Result<Arc<RedisLink>, BackendError> {
         let deadline = Instant::now() + self.context.connect_timeout.min(LONGEST_TIMEOUT);
-        let link = timeout_at(deadline, self.log_in(again, deadline))
+        let (link, master) = timeout_at(deadline, self.log_in(again, deadline))
             .await
             .unwrap_or_else(|_| Err(self.late("not connected within connect_timeout")))?;
         let link = Arc::new(link);
-        if let (Place::Service(service), Some(master)) = (&self.place, &link.master) {
-            let _ = link.lookout.set(Lookout::of(service.clone(), Arc::downgrade(&link), master.clone()));
+        if let (ServerAddress::Service(service), Some(master)) = (&self.address, master) {
+            let watched = Arc::downgrade(&link);
+            link.keep(Lookout::start(service.clone(), master, move || {
+                if let Some(link) = watched.upgrade() {
+                    link.retire();
+                }
+            }));
         }
         if again {
-            // Whatever was published while nobody listened is lost.
+            // Hints that were published while no link was subscribed are lost.
             (self.context.on_hint)(Hint::All);
         }
         Ok(link)
     }
 
-    fn late(&self, told: &str) -> BackendError {
-        let late = match &self.place {
-            Place::Server(target) => target.late(),
-            Place::Service(service) => service.late(),
+    /// The error that the server has not answered in time.
+    fn late(&self, message: &str) -> BackendError {
+        let late = match &self.address {
+            ServerAddress::Fixed(target) => target.late(),
+            ServerAddress::Service(service) => service.late(),
         };
-        late.unwrap_or_else(|| BackendError::new(Failure::NotSent, told))
+        late.unwrap_or_else(|| BackendError::new(Failure::NotSent, message))
     }
 
-    async fn log_in(&self, again: bool, deadline: Instant) -> Result<Link, BackendError> {
+    async fn log_in(&self, again: bool, deadline: Instant) -> Result<(RedisLink, Option<NamedMaster>), BackendError> {
         let usable = Arc::new(AtomicBool::new(true));
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(WRITE_QUEUE)
             .set_push_sender(wakeup::listener(self.context.clone(), usable.clone()));
-        let (wire, master) = match &self.place {
-            Place::Server(target) => (target.dial(&config).await?, None),
-            Place::Service(service) => {
+        let (wire, master) = match &self.address {
+            ServerAddress::Fixed(target) => (target.dial(&config).await?, None),
+            ServerAddress::Service(service) => {
                 let (wire, master) = service.dial(&config, deadline).await?;
                 (wire, Some(master))
             }
         };
         let connection = &wire.connection;
-        // All four in one round trip. A sample of the server's clock is off by its round trip: hence the limit.
+        // All four take one round trip. A sample of the server's clock is off by its round trip, which is why it is bounded.
         let ready = timeout(self.context.op_timeout, async {
             tokio::join!(
                 self.subscribe(connection),
@@ -316,21 +225,15 @@ impl Wiring {
         subscribed.map_err(failure::of_connecting)?;
         let server_clock = clock.map_err(failure::of_connecting)?;
         if let Some(policy) = policy.as_ref().filter(|policy| *policy != SAFE_POLICY && !again) {
-            tracing::warn!(target: target::REDIS_CONNECT, server = %self.shown, %policy, "maxmemory-policy is not {SAFE_POLICY}: {MAY_DROP}");
+            tracing::warn!(
+                target: target::REDIS_CONNECT,
+                server = %self.shown,
+                %policy,
+                "maxmemory-policy is not {SAFE_POLICY}: {MAY_DROP}"
+            );
         }
         *self.policy.lock() = policy;
-        Ok(Link {
-            wire,
-            server_clock,
-            clock: self.context.clock.clone(),
-            line: Line::new(),
-            runtime: Handle::current(),
-            usable,
-            pulse: Pulse::new(),
-            master,
-            lookout: OnceLock::new(),
-            brought: Mutex::default(),
-        })
+        Ok((RedisLink::new(wire, server_clock, self.context.clock.clone(), usable), master))
     }
 
     async fn subscribe(&self, connection: &MultiplexedConnection) -> RedisResult<()> {
@@ -344,7 +247,7 @@ impl Wiring {
         Ok(ServerClock::new(sent, self.context.clock.now(), server_us))
     }
 
-    /// For CLIENT LIST alone: a server that forbids it is fine.
+    /// Sets the name that CLIENT LIST shows. An error is ignored, since a server that forbids it serves locks all the same.
     async fn set_name(&self, connection: &MultiplexedConnection) {
         let mut command = redis::cmd("CLIENT");
         command.arg("SETNAME").arg(&self.client_name);
@@ -352,7 +255,7 @@ impl Wiring {
     }
 }
 
-/// `None` where CONFIG is forbidden, as managed servers do.
+/// The server's maxmemory-policy; `None` where CONFIG is forbidden, as on managed servers.
 async fn read_policy(connection: &MultiplexedConnection) -> Option<String> {
     let mut command = redis::cmd("CONFIG");
     command.arg("GET").arg("maxmemory-policy");

@@ -1,4 +1,4 @@
-//! How a connection is made: through TCP, TLS or a socket file.
+//! Connects and logs in: over TCP, over TLS or through a socket file.
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
@@ -10,9 +10,9 @@ use super::failure;
 use super::tls::Tls;
 use crate::error::BackendError;
 
-/// Where a connection leads to, and how to log in there.
+/// An address to connect to, and how to log in there.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(super) struct DialTarget {
     pub(super) info: ConnectionInfo,
     pub(super) tls: Option<Tls>,
 }
@@ -20,18 +20,19 @@ pub(super) struct Target {
 /// A connection that is logged in.
 pub(super) struct Wire {
     pub(super) connection: MultiplexedConnection,
-    /// Ends the connection with this, as the client library does where it is the one that connects.
+    /// Over TLS we connect, so the task that drives the connection is ours, and ends with this. Elsewhere the client library has it.
     _driver: Option<AbortOnDropHandle<()>>,
 }
 
-impl Target {
-    /// An error says what is expected instead.
+impl DialTarget {
+    /// # Errors
+    /// What is expected instead.
     pub(super) fn new(address: ConnectionAddr, login: RedisConnectionInfo, tls: Option<Tls>) -> Result<Self, &'static str> {
         let info = address.into_connection_info().map_err(|_| "an address to connect to")?;
         Ok(Self { info: info.set_redis_settings(login).set_tcp_settings(TcpSettings::default().set_nodelay(true)), tls })
     }
 
-    /// What to say when the other side has not answered in time, where more is known than that.
+    /// The error that the server has not answered in time, where more is known than that.
     pub(super) fn late(&self) -> Option<BackendError> {
         self.tls.as_ref().and_then(Tls::late)
     }
@@ -39,12 +40,12 @@ impl Target {
     /// Connects and logs in.
     pub(super) async fn dial(&self, config: &AsyncConnectionConfig) -> Result<Wire, BackendError> {
         match (&self.tls, self.info.addr()) {
-            (Some(tls), ConnectionAddr::Tcp(host, port)) => self.dial_through(tls, (host, *port), config).await,
-            _ => self.dial_plainly(config).await,
+            (Some(tls), ConnectionAddr::Tcp(host, port)) => self.dial_tls(tls, (host, *port), config).await,
+            _ => self.dial_plain(config).await,
         }
     }
 
-    async fn dial_plainly(&self, config: &AsyncConnectionConfig) -> Result<Wire, BackendError> {
+    async fn dial_plain(&self, config: &AsyncConnectionConfig) -> Result<Wire, BackendError> {
         let client = Client::open(self.info.clone()).map_err(failure::of_connecting)?;
         let connected = client.get_multiplexed_async_connection_with_config(config).await;
         let connection = connected.map_err(|error| match self.info.addr() {
@@ -54,12 +55,7 @@ impl Target {
         Ok(Wire { connection, _driver: None })
     }
 
-    async fn dial_through(
-        &self,
-        tls: &Tls,
-        (host, port): (&str, u16),
-        config: &AsyncConnectionConfig,
-    ) -> Result<Wire, BackendError> {
+    async fn dial_tls(&self, tls: &Tls, (host, port): (&str, u16), config: &AsyncConnectionConfig) -> Result<Wire, BackendError> {
         tls.begin();
         let stream = TcpStream::connect((host, port)).await.map_err(|error| failure::of_connecting(error.into()))?;
         stream.set_nodelay(true).map_err(|error| failure::of_connecting(error.into()))?;

@@ -1,4 +1,4 @@
-//! What an error of the client library says about the request.
+//! Reads from an error of the client library what became of the request.
 
 use std::error::Error;
 use std::io;
@@ -7,22 +7,19 @@ use std::sync::Arc;
 use redis::{ErrorKind, RedisError, Value};
 use tokio_rustls::rustls;
 
-use super::answers;
+use super::answers::{self, REPEATED, codes};
 use crate::error::{BackendError, Failure};
 
-/// Codes of a server that cannot serve now and may soon: nothing was executed.
+/// Codes of a server that cannot serve now and may do so soon: nothing was executed.
 const TRANSIENT: [&str; 8] = ["LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "BUSY", "CLUSTERDOWN", "NOREPLICAS", "MISCONF"];
 
-/// Of these, what another connection may do better: the name may lead to the new master by now.
+/// The codes after which another connection may do better: by now the name may lead to the new master.
 const DEMOTED: [&str; 2] = ["READONLY", "MASTERDOWN"];
 
-/// What rustls does not like about the other side comes as this.
+/// The kind with which rustls reports a fault of the other side.
 const OF_RUSTLS: io::ErrorKind = io::ErrorKind::InvalidData;
 
 const PLAIN: &str = "does it want no TLS, redis://? ";
-
-/// Before a server repeats what it was sent, which may be a password.
-pub(super) const REPEATED: &str = ", with args beginning with";
 
 /// The failure of a request that was sent.
 pub(super) fn of_request(error: RedisError) -> BackendError {
@@ -31,10 +28,11 @@ pub(super) fn of_request(error: RedisError) -> BackendError {
 
 /// The failure to connect: no request was sent.
 pub(super) fn of_connecting(error: RedisError) -> BackendError {
-    // HELLO has the password with it. The cause would show it as well.
-    if let Some((told, _)) = error.to_string().split_once(REPEATED) {
-        let needed = if told.contains("HELLO") { ": Redis 6 or newer is needed, and this command under its own name" } else { "" };
-        return BackendError::new(refused_or_transient(&error), format!("{told}{needed}"));
+    // HELLO carries the password, which the cause would show as well.
+    if let Some((message, _)) = error.to_string().split_once(REPEATED) {
+        let needed =
+            if message.contains("HELLO") { ": Redis 6 or newer is needed, and this command under its own name" } else { "" };
+        return BackendError::new(refused_or_transient(&error), format!("{message}{needed}"));
     }
     let failure = match error.kind() {
         ErrorKind::AuthenticationFailed | ErrorKind::RESP3NotSupported | ErrorKind::InvalidClientConfig => {
@@ -42,14 +40,14 @@ pub(super) fn of_connecting(error: RedisError) -> BackendError {
         }
         _ => match answered(&error) {
             Some(failure) => failure,
-            // It is not the server that will be ready in a moment: there is none, or it hangs up.
+            // No server will be ready in a moment: there is none, or it hangs up.
             None => return because(Failure::NotSent, error).definite(),
         },
     };
     because(failure, error)
 }
 
-/// The failure in words, with the error underneath.
+/// The failure in plain words, with the error as its cause.
 fn because(failure: Failure, error: RedisError) -> BackendError {
     let words = answers::in_words(&error);
     let failed = BackendError::because(failure, error);
@@ -59,18 +57,18 @@ fn because(failure: Failure, error: RedisError) -> BackendError {
     }
 }
 
-/// The failure to log in where the network is between: the other side may expect to be spoken to in another way.
+/// The failure to log in over the network, where the other side may expect another protocol.
 pub(super) fn of_login(error: RedisError, secure: bool) -> BackendError {
     let hung_up = error.is_connection_dropped() && !error.is_connection_refusal();
-    let told = match (secure, hung_up) {
+    let hint = match (secure, hung_up) {
         (true, true) => "it hung up: does it want another certificate of its clients?",
         (false, true) => "it hung up: does it want TLS, rediss://?",
-        // With TLS 1.3 the server says only now what it thinks of our certificate.
+        // With TLS 1.3 the server refuses our certificate only now.
         (true, false) if is_of_rustls(&error) => return of_tls(Failure::Refused, "", error),
         _ if error.kind() == ErrorKind::Parse => "it does not speak as Redis does: is the port right, and the scheme?",
         _ => return of_connecting(error),
     };
-    reworded(of_connecting(error), |words| format!("{told} ({words})"))
+    reworded(of_connecting(error), |words| format!("{hint} ({words})"))
 }
 
 /// The failure to agree on TLS.
@@ -85,13 +83,13 @@ pub(super) fn of_handshake(error: io::Error) -> BackendError {
 
 /// True if TLS ended the login, and not the network below it.
 fn is_of_rustls(error: &RedisError) -> bool {
-    // The client library shares the error and gives out its share as the source.
+    // The client library wraps the error in an `Arc`, which it returns as the source.
     let shared = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
-    let told = shared.and_then(|error| error.downcast_ref::<io::Error>());
-    told.is_some_and(|error| error.kind() == OF_RUSTLS)
+    let inner = shared.and_then(|error| error.downcast_ref::<io::Error>());
+    inner.is_some_and(|error| error.kind() == OF_RUSTLS)
 }
 
-/// The failure to hear anything when TLS was proposed.
+/// The failure to get any answer to the TLS handshake.
 pub(super) fn of_silence() -> BackendError {
     of_tls(Failure::NotSent, PLAIN, io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))
 }
@@ -100,29 +98,29 @@ fn of_tls(failure: Failure, hint: &str, cause: impl std::error::Error + Send + S
     reworded(BackendError::because(failure, cause), |words| format!("the TLS handshake failed: {hint}{words}"))
 }
 
-/// The same failure, told in other words.
+/// The same failure in other words.
 pub(super) fn reworded(failed: BackendError, words: impl FnOnce(&str) -> String) -> BackendError {
     BackendError { message: words(&failed.message).into(), ..failed }
 }
 
-/// The error that a script caught for one request of many: its text as the server gave it.
+/// The error that a script caught for one request of a batch, from the text that the server gave it.
 pub(super) fn of_text(text: &str) -> RedisError {
     let line = text.split(['\r', '\n']).next().unwrap_or_default();
     let answer = redis::parse_redis_value(format!("-{}\r\n", line.trim_start_matches('-')).as_bytes());
     answer.and_then(Value::extract_error).err().unwrap_or_else(|| (ErrorKind::Extension, "an error without a text").into())
 }
 
-/// True if another connection may do better: this one is broken, or leads to a server that is not a master any more.
+/// True if another connection may do better: this one is broken, or leads to a server that is no longer the master.
 pub(super) fn is_of_the_connection(error: &RedisError) -> bool {
     answered(error).is_none() || codes(error).iter().any(|code| DEMOTED.contains(code))
 }
 
-/// True for the server's own answer that it does not do what it was asked for.
+/// True if the error is the server's own answer.
 pub(super) fn is_of_the_server(error: &RedisError) -> bool {
     answered(error).is_some()
 }
 
-/// What the server's own answer says; `None` if the error is not the server's answer.
+/// What became of the request by the server's own answer; `None` if the error is not the server's answer.
 fn answered(error: &RedisError) -> Option<Failure> {
     match error.kind() {
         ErrorKind::Server(_) | ErrorKind::Extension => Some(refused_or_transient(error)),
@@ -132,13 +130,6 @@ fn answered(error: &RedisError) -> Option<Failure> {
 
 fn refused_or_transient(error: &RedisError) -> Failure {
     if codes(error).iter().any(|code| TRANSIENT.contains(code)) { Failure::NotSent } else { Failure::Refused }
-}
-
-/// The error's code, and the one inside: before version 7 a failing script answers `ERR Error running script (…): -READONLY …`.
-pub(super) fn codes(error: &RedisError) -> [&str; 2] {
-    let detail = error.detail().unwrap_or_default();
-    let inner = detail.rsplit_once(": -").map_or(detail, |(_, inner)| inner);
-    [error.code().unwrap_or_default(), inner.split(' ').next().unwrap_or_default()]
 }
 
 #[cfg(test)]

@@ -1,21 +1,31 @@
 //! `redis://`: locks on one Redis or Valkey server, or on the master that sentinels name.
 //!
-//! A lock is a plain string with a TTL, as `SET key value NX PX` makes it, so that older lock libraries and this one exclude each other on
-//! one key. Beside it, while somebody waits, there is a queue; `names` has the keys, the scripts have the steps.
+//! A lock is a plain string with a TTL, as `SET key value NX PX` makes it, so that older lock libraries and dlock exclude each other on the
+//! same key. While somebody waits for the key, there is a queue beside it; [`names`] has the keys, and [`scripts`] the steps.
 //!
-//! **Hand-over.** A release does not free a key for which somebody waits: it sets it to a *claim* of the first live waiter, for one
-//! second, and tells that waiter's session, which confirms with an acquire. A claim that was not confirmed drops the whole session of its
-//! waiter from the queue. Waiters say every two seconds that they are alive and count as dead after five, or at once when nobody listens
-//! on their session's channel. Whoever sees a claim, by an acquire or a heartbeat, watches its end, so nobody needs to be told of it: dead
-//! and frozen waiters, however many, cost the next live one at most those five seconds and one claim.
+//! **Hand-over.** The release of a key for which somebody waits does not free it. It sets the key to a *claim* of the first live waiter for
+//! one second, and sends a hint to that waiter's session, which confirms the claim with an acquire. If a claim is not confirmed, the whole
+//! session of its waiter is dropped from the queue. A waiter sends a heartbeat every two seconds. It counts as dead after five seconds
+//! without one, or at once when nobody listens on its session's channel. Every waiter that sees a claim, by an acquire or a heartbeat, looks
+//! again when the claim ends, so nobody has to notify it. Dead and frozen waiters, however many, delay the next live waiter by at most those
+//! five seconds and one claim.
 //!
-//! **Late requests.** An acquire carries a not-after in the server's time: one whose bytes were stalled until its caller had long given
-//! up, or got and released the lock on another connection, is refused instead of taking the key for nobody.
+//! **Late requests.** An acquire carries a not-after in the server's time. The server refuses a request that was delayed until its caller had
+//! given up, or had acquired and released the lock on another connection. So a late request never takes the key for nobody.
 //!
-//! **Failover.** A replica that becomes the master may lack what the last one acknowledged: then a key can be granted while somebody
-//! believes to hold it, until that one's next renewal. Clients pass on the highest token they have seen, and the token is what protects.
+//! **Failover.** A replica that becomes the master may lack the last writes that the old master acknowledged. Then a key can be granted while
+//! another holder believes to hold it, until that holder's next renewal. Clients pass on the highest token that they have seen, and the token
+//! protects the data.
 //!
-//! **Batches.** Acquires and releases that would queue behind others go together in one call, each with its own answer; see [`batch`].
+//! **Batches.** Acquires and releases that would queue for the connection share one call, each with its own answer: see [`batch`].
+//!
+//! | to find | look into |
+//! |---|---|
+//! | the URL | [`address`], [`parameters`] |
+//! | a connection, from making it to giving it up | [`connect`], [`dial`], [`tls`], [`sentinel`], [`link`], [`liveness`], [`lookout`] |
+//! | a request, from the contract to the script and back | [`request`], [`line`], [`batch`], [`scripts`], [`reply`] |
+//! | what an error means | [`failure`], [`answers`] |
+//! | hints, and the server's clock | [`wakeup`], [`server_clock`] |
 
 mod address;
 mod answers;
@@ -23,10 +33,12 @@ mod batch;
 mod connect;
 mod dial;
 mod failure;
+mod line;
+mod link;
+mod liveness;
 mod lookout;
 mod names;
 mod parameters;
-mod pulse;
 mod reply;
 mod request;
 mod scripts;
@@ -45,11 +57,12 @@ use futures_util::future::{BoxFuture, ready, try_join_all};
 use tokio::time::Instant;
 use url::Url;
 
-use self::address::Address;
-use self::connect::{Connector, Link};
+use self::address::RedisUrl;
+use self::connect::{Connector, LONGEST_TIMEOUT};
+use self::link::RedisLink;
 use self::names::Names;
-use self::request::{Ask, Kind, Request};
-use self::scripts::Call;
+use self::request::{AcquireArguments, Request, RequestKind, granted_ttl, millis};
+use self::scripts::ScriptCall;
 use super::{
     Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Release, Renew, Renewed, Reply, Waiter, Whom,
 };
@@ -58,14 +71,11 @@ use crate::error::{BackendError, Error, Failure};
 use crate::fencing::MAX_TOKEN;
 use crate::owner::OwnerId;
 
-/// How often a waiter says that it is alive. A place lives `PLACE_US` of `queue.lua` without.
+/// How often a waiter sends a heartbeat. Without one it counts as alive for `ALIVE_US` of `queue.lua`.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// How many keys one script call takes: a millisecond or so of the server's time.
+/// The most keys of one script call: about a millisecond of the server's time.
 const BATCH: usize = 500;
-
-/// Longer timeouts are cut: the sum of an instant and a boundless duration overflows.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// How many waiters `inspect` names, and how many locks `list` does.
 const NAMED_WAITERS: usize = 1_000;
@@ -87,12 +97,12 @@ pub fn open_service(url: &str, context: Context) -> Result<Arc<dyn Backend>, Err
     opened(address::parse_service(url)?, context)
 }
 
-fn opened(address: Address, context: Context) -> Result<Arc<dyn Backend>, Error> {
+fn opened(url: RedisUrl, context: Context) -> Result<Arc<dyn Backend>, Error> {
     if context.namespace.starts_with(names::SIDE) {
         return Err(Error::invalid("namespace", &*context.namespace, "a namespace that does not begin with \"dlock:\""));
     }
-    let server = address.shown.clone();
-    let connector = Connector::new(address, context.clone());
+    let server = url.shown.clone();
+    let connector = Connector::new(url, context.clone());
     let capabilities = Capabilities {
         scheme: "redis",
         fair: true,
@@ -100,7 +110,7 @@ fn opened(address: Address, context: Context) -> Result<Arc<dyn Backend>, Error>
         ttl_floor: Duration::from_millis(100),
         margin: Duration::from_millis(2),
         heartbeat: Some(HEARTBEAT),
-        // Not-after is at most one `op_timeout` ahead, computed with a sample of the server's clock that is off by less than another.
+        // Not-after is at most one `op_timeout` ahead, and the sample of the server's clock is off by less than another.
         late_window: context.op_timeout * 2,
         batch: BATCH,
         reserved: context.namespace.is_empty().then_some(names::SIDE),
@@ -109,7 +119,7 @@ fn opened(address: Address, context: Context) -> Result<Arc<dyn Backend>, Error>
     Ok(Arc::new(Redis { connector, context, capabilities, server }))
 }
 
-/// Refuses keys that would be taken for side keys. Callers who ask [`Capabilities::reserved`] first never get here.
+/// Refuses keys that would be taken for side keys. Callers that check [`Capabilities::reserved`] first are never refused here.
 fn validate_key(namespace: &str, key: &str) -> Result<(), Error> {
     if names::lock(namespace, key).starts_with(names::SIDE) {
         return Err(Error::invalid("key", key, "with redis:// and no namespace, a key that does not begin with \"dlock:\""));
@@ -131,12 +141,12 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// When a request's caller stops waiting.
+/// When the caller of a request stops waiting.
 #[derive(Clone, Copy)]
 struct Deadline {
-    /// For timers.
+    /// For timers here.
     at: Instant,
-    /// For the server: not after.
+    /// For the server, which must not execute the request after it.
     not_after: clock::Instant,
 }
 
@@ -151,42 +161,42 @@ impl Redis {
         Ok(Names::of(&self.context.namespace, key))
     }
 
-    /// Asks until the server accepts our idea of its time: once, as a rule, and once more after its clock was stepped.
+    /// Sends an acquire, and once more if the server's clock was stepped, so that it found the first one too late.
     async fn ask(&self, acquire: &Acquire, deadline: Deadline) -> Result<Acquired, BackendError> {
         for _ in 0..2 {
             let names = self.names(&acquire.key)?;
             let link = self.connector.link(deadline.at).await?;
-            let ask = Ask::new(acquire, link.server_clock.at(deadline.not_after));
-            let answer = link.ask(Request::new(names, Kind::Acquire(ask)), deadline.at).await?;
-            if let Some(acquired) = answer.asked(granted_ttl(acquire))? {
+            let ask = AcquireArguments::new(acquire, link.server_clock.at(deadline.not_after));
+            let answer = link.ask(Request::new(names, RequestKind::Acquire(ask)), deadline.at).await?;
+            if let Some(acquired) = answer.acquired(granted_ttl(acquire))? {
                 return Ok(acquired);
             }
         }
         Err(too_late())
     }
 
-    async fn give_back(&self, release: Release) -> Result<Handover, BackendError> {
+    async fn release_key(&self, release: Release) -> Result<Handover, BackendError> {
         let deadline = self.deadline(release.timeout);
         let names = self.names(&release.key)?;
         let link = self.connector.link(deadline.at).await?;
-        let next = release.next.as_ref().map(|next| Ask::new(next, link.server_clock.at(deadline.not_after)));
-        let answer = link.ask(Request::new(names, Kind::Release(release.owner, next)), deadline.at).await?;
-        let (released, asked) = answer.released()?;
+        let next = release.next.as_ref().map(|next| AcquireArguments::new(next, link.server_clock.at(deadline.not_after)));
+        let answer = link.ask(Request::new(names, RequestKind::Release(release.owner, next)), deadline.at).await?;
+        let (released, next_answer) = answer.released()?;
         let outcome = if released { Outcome::Released } else { Outcome::NotHeld };
-        // A `next` that came too late was certainly not executed: it asks for itself, now that the server's time is known.
-        let next = match (release.next, asked) {
-            (Some(next), Some(asked)) => asked.asked(granted_ttl(&next))?,
+        // A `next` that came too late was certainly not executed. Its waiter asks itself, now that the server's time is known.
+        let next = match (release.next, next_answer) {
+            (Some(next), Some(answer)) => answer.acquired(granted_ttl(&next))?,
             _ => None,
         };
         Ok(Handover { outcome, next })
     }
 
     async fn renew_batch(&self, batch: &[Renew], deadline: Deadline) -> Result<Vec<Renewed>, BackendError> {
-        // Only a renewal that may shorten is harmful when it is late.
+        // A late renewal does harm only if it may shorten a lease.
         let exact = batch.iter().any(|renew| renew.exact);
         for _ in 0..2 {
             let link = self.connector.link(deadline.at).await?;
-            let mut call = Call::new(&scripts::RENEW);
+            let mut call = ScriptCall::new(&scripts::RENEW);
             for renew in batch {
                 call = call.key(names::lock(&self.context.namespace, &renew.key));
             }
@@ -203,26 +213,26 @@ impl Redis {
         Err(too_late())
     }
 
-    async fn keep_batch(&self, waiters: &[Waiter], deadline: Deadline) -> Result<Vec<Duration>, BackendError> {
+    async fn keep_waiting_batch(&self, waiters: &[Waiter], deadline: Deadline) -> Result<Vec<Duration>, BackendError> {
         let link = self.connector.link(deadline.at).await?;
-        let mut call = Call::new(&scripts::KEEP_PLACES);
+        let mut call = ScriptCall::new(&scripts::KEEP_WAITING);
         for waiter in waiters {
             let names = self.names(&waiter.key)?;
-            call = call.key(names.lock()).key(names.queue()).key(names.beats());
+            call = call.key(names.lock()).key(names.queue()).key(names.heartbeats());
         }
         for waiter in waiters {
             call = call.text(waiter.owner);
         }
-        reply::kept(&link.call(&call, deadline.at).await?, waiters.len())
+        reply::look_again(&link.call(&call, deadline.at).await?, waiters.len())
     }
 
-    async fn read(&self, link: &Link, key: String, deadline: Instant) -> Result<Inspection, BackendError> {
+    async fn read(&self, link: &RedisLink, key: String, deadline: Instant) -> Result<Inspection, BackendError> {
         let names = self.names(&key)?;
-        let call = Call::new(&scripts::INSPECT).key(names.lock()).key(names.queue()).arg(NAMED_WAITERS);
+        let call = ScriptCall::new(&scripts::INSPECT).key(names.lock()).key(names.queue()).arg(NAMED_WAITERS);
         reply::inspected(key, &link.call(&call, deadline).await?)
     }
 
-    /// Walks through the server's keys; every key that exists throughout is seen, some perhaps twice.
+    /// Scans the server's keys. Every key that exists throughout is found, some perhaps twice.
     async fn scan(&self, prefix: &str, deadline: Instant) -> Result<Vec<Inspection>, BackendError> {
         let link = self.connector.link(deadline).await?;
         let pattern = format!("{}*", literal(&names::lock(&self.context.namespace, prefix)));
@@ -234,6 +244,7 @@ impl Redis {
             let (next, locks): (u64, Vec<Vec<u8>>) = link.command(&command, deadline).await?;
             let keys = locks.into_iter().filter_map(|lock| self.key_of(lock));
             for lock in try_join_all(keys.map(|key| self.read(&link, key, deadline))).await? {
+                // Without a namespace the server may hold anything, so that only values which dlock wrote are locks.
                 if lock.holder.as_ref().is_some_and(|holder| !self.context.namespace.is_empty() || reply::is_ours(holder)) {
                     found.insert(lock.key.clone(), lock);
                 }
@@ -245,7 +256,7 @@ impl Redis {
         }
     }
 
-    /// The lock's key, unless it is a side key. Without a namespace the server may hold anything: then only our own values are locks.
+    /// The key of a lock without its namespace; `None` for side keys and for keys of another namespace.
     fn key_of(&self, lock: Vec<u8>) -> Option<String> {
         let lock = String::from_utf8(lock).ok().filter(|lock| !lock.starts_with(names::SIDE))?;
         Some(names::without_namespace(&self.context.namespace, &lock)?.to_string())
@@ -276,7 +287,8 @@ impl Backend for Redis {
             let link = self.connector.link(deadline).await?;
             let session = self.context.session;
             let names = names::of_probe(&self.context.namespace, session);
-            let call = Call::new(&scripts::PROBE).key(names.lock()).key(names.token()).key(names.queue()).key(names.beats());
+            let call =
+                ScriptCall::new(&scripts::PROBE).key(names.lock()).key(names.token()).key(names.queue()).key(names.heartbeats());
             reply::probed(&link.call(&call.text(names::channel(session)).arg(MAX_TOKEN), deadline).await?)
         }
         .boxed()
@@ -297,17 +309,17 @@ impl Backend for Redis {
     }
 
     fn release(&self, release: Release) -> Reply<'_, Handover> {
-        self.give_back(release).boxed()
+        self.release_key(release).boxed()
     }
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, timeout: Duration) -> Reply<'_, ()> {
-        self.give_back(Release { key, owner, next: None, timeout }).map(|answer| answer.map(drop)).boxed()
+        self.release_key(Release { key, owner, next: None, timeout }).map(|answer| answer.map(drop)).boxed()
     }
 
     fn keep_waiting(&self, waiters: Vec<Waiter>, timeout: Duration) -> Reply<'_, Vec<Duration>> {
         let deadline = self.deadline(timeout);
         async move {
-            let parts = waiters.chunks(BATCH).map(|part| self.keep_batch(part, deadline));
+            let parts = waiters.chunks(BATCH).map(|part| self.keep_waiting_batch(part, deadline));
             Ok(try_join_all(parts).await?.concat())
         }
         .boxed()
@@ -331,9 +343,13 @@ impl Backend for Redis {
                 Whom::Owner(owner) => ("owner", owner),
             };
             let names = self.names(&key)?;
-            let call =
-                Call::new(&scripts::FORCE_RELEASE).key(names.lock()).key(names.queue()).key(names.beats()).arg(kind).arg(text);
-            reply::yes(&self.connector.link(deadline).await?.call(&call, deadline).await?)
+            let call = ScriptCall::new(&scripts::FORCE_RELEASE)
+                .key(names.lock())
+                .key(names.queue())
+                .key(names.heartbeats())
+                .arg(kind)
+                .arg(text);
+            reply::is_one(&self.connector.link(deadline).await?.call(&call, deadline).await?)
         }
         .boxed()
     }
@@ -348,17 +364,7 @@ fn too_late() -> BackendError {
     BackendError::new(Failure::NotSent, "the request reached the server too late, or the server's clock was stepped")
 }
 
-/// Whole milliseconds, at least one: `PX 0` is an error.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
-}
-
-/// The TTL of a grant, as the server counts it.
-fn granted_ttl(acquire: &Acquire) -> Duration {
-    Duration::from_millis(millis(acquire.ttl))
-}
-
-/// Takes the meaning off the special characters of a pattern.
+/// Escapes the special characters of a pattern.
 fn literal(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len());
     for each in text.chars() {

@@ -1,15 +1,15 @@
-//! The names of Redis keys: where a lock is and where its side keys are.
+//! The names of Redis keys: a lock's own key and the side keys beside it.
 
 use std::sync::{Arc, OnceLock};
 
-/// What the names of side keys and channels begin with. No lock key may.
+/// The prefix of side keys and channels. No lock key may begin with it.
 pub(super) const SIDE: &str = "dlock:";
 
 const SLOTS: u16 = 16_384;
 
 /// The keys of one lock, all in one hash slot.
 ///
-/// In one piece of memory: every request needs them.
+/// Every request needs them, so they share one allocation.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Names {
     text: String,
@@ -19,8 +19,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// `{lock}` as the tag would not do: a lock key may itself hold braces. So the tag is a short text from a table, chosen to hash to
-    /// the lock key's slot.
+    /// The tag cannot be the lock key itself, which may contain braces. It is a short text from a table that hashes to the lock key's slot.
     pub(super) fn of(namespace: &str, key: &str) -> Self {
         let mut text = String::with_capacity(3 * (namespace.len() + 1 + key.len() + SIDE.len() + LONGEST_TAG + 5));
         push_lock(&mut text, namespace, key);
@@ -42,28 +41,28 @@ impl Names {
         Self { text, lock, token, queue }
     }
 
-    /// The lock itself.
+    /// The key of the lock itself.
     pub(super) fn lock(&self) -> &str {
         &self.text[..self.lock]
     }
 
-    /// The last token of the slot.
+    /// The key of the slot's last token.
     pub(super) fn token(&self) -> &str {
         &self.text[self.lock..self.token]
     }
 
-    /// The waiting order: owners by arrival.
+    /// The key of the queue: the owners of waiters, by arrival.
     pub(super) fn queue(&self) -> &str {
         &self.text[self.token..self.queue]
     }
 
-    /// The waiters' heartbeats.
-    pub(super) fn beats(&self) -> &str {
+    /// The key of the waiters' heartbeats.
+    pub(super) fn heartbeats(&self) -> &str {
         &self.text[self.queue..]
     }
 }
 
-/// The keys of a lock that no one asks for: they show what a session may do in its namespace.
+/// The keys of a lock that nobody asks for, by which a probe finds out what a session may do in its namespace.
 pub(super) fn of_probe(namespace: &str, session: impl std::fmt::Display) -> Names {
     Names::of(namespace, &format!("{SIDE}probe:{session}"))
 }
@@ -83,7 +82,7 @@ fn push_lock(text: &mut String, namespace: &str, key: &str) {
     text.push_str(key);
 }
 
-/// The lock's key without its namespace, `None` if it is of another one.
+/// A lock's key without its namespace; `None` if it belongs to another namespace.
 pub(super) fn without_namespace(namespace: &str, lock: &str) -> Option<Arc<str>> {
     if namespace.is_empty() {
         return Some(lock.into());
@@ -91,7 +90,7 @@ pub(super) fn without_namespace(namespace: &str, lock: &str) -> Option<Arc<str>>
     Some(lock.strip_prefix(namespace)?.strip_prefix('/')?.into())
 }
 
-/// The channel on which a session is told to look at a key.
+/// The channel on which a session gets its hints.
 pub(super) fn channel(session: impl std::fmt::Display) -> String {
     format!("{SIDE}s:{session}")
 }
@@ -102,7 +101,7 @@ fn tag(slot: u16) -> Tag {
     let tags = TAGS.get_or_init(|| {
         let mut tags = vec![u32::MAX; usize::from(SLOTS)];
         let mut missing = tags.len();
-        // Some 170,000 steps of a few nanoseconds each; every slot is met long before the numbers run out.
+        // Every slot has a tag after some 170,000 steps of a few nanoseconds each.
         for number in 0..u32::MAX {
             let slot = &mut tags[usize::from(slot_of_tag(Tag::of(number).as_str().as_bytes()))];
             if *slot == u32::MAX {
@@ -118,7 +117,7 @@ fn tag(slot: u16) -> Tag {
     Tag::of(tags[usize::from(slot)])
 }
 
-/// As many digits as the largest number has.
+/// The digits of the largest number in base 36.
 const LONGEST_TAG: usize = 7;
 
 /// A number in base 36, its lowest digit first.
@@ -142,7 +141,7 @@ impl Tag {
     }
 
     fn as_str(&self) -> &str {
-        // All of them are ASCII.
+        // All digits are ASCII.
         std::str::from_utf8(&self.digits[..self.length]).unwrap_or_default()
     }
 }
@@ -152,7 +151,7 @@ fn slot(key: &[u8]) -> u16 {
     slot_of_tag(hash_tag(key).unwrap_or(key))
 }
 
-/// What is between the first `{` and the first `}` after it, unless that is nothing.
+/// The text between the first `{` and the first `}` after it, unless that is empty.
 fn hash_tag(key: &[u8]) -> Option<&[u8]> {
     let start = key.iter().position(|&byte| byte == b'{')? + 1;
     let length = key[start..].iter().position(|&byte| byte == b'}')?;
@@ -207,7 +206,7 @@ mod tests {
         for key in ["plain", "{user1}:lock", "a}b", "{}x", "}{", "{", "{a", "x{y}z{w}", "ключ"] {
             for namespace in ["", "dlock", "{team}"] {
                 let names = Names::of(namespace, key);
-                let slots = [names.lock(), names.queue(), names.beats(), names.token()].map(|name| slot(name.as_bytes()));
+                let slots = [names.lock(), names.queue(), names.heartbeats(), names.token()].map(|name| slot(name.as_bytes()));
                 assert!(slots.iter().all(|&each| each == slots[0]), "{names:?}");
             }
         }

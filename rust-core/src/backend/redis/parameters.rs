@@ -1,4 +1,4 @@
-//! What a URL says beside the place: how to log in, whom to trust, what to be called.
+//! The parameters of a URL: how to log in, which certificates to trust, and the client's name.
 
 use redis::{ProtocolVersion, RedisConnectionInfo};
 use url::form_urlencoded;
@@ -9,34 +9,37 @@ use crate::backend::pem::Files;
 
 const CLIENT_NAME: &str = "dlock";
 
-/// Which parameters there are.
+/// What a URL names, which decides the parameters that it may have.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum UrlKind {
     Server,
     Socket,
     Sentinels,
 }
 
-/// What was read of a URL.
+/// The parameters of one URL.
 #[derive(Default)]
 pub(super) struct Parameters {
-    pub(super) login: Login,
-    /// How to log in at sentinels.
-    pub(super) sentinel: Login,
+    pub(super) login: RedisLogin,
+    /// How to log in to the sentinels.
+    pub(super) sentinel: RedisLogin,
     client_name: Option<String>,
     files: Files,
 }
 
 #[derive(Default)]
-pub(super) struct Login {
+pub(super) struct RedisLogin {
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
     pub(super) db: Option<u32>,
 }
 
 impl Parameters {
-    /// Reads what stands after the `?`. An error says what is expected instead.
-    pub(super) fn read(kind: Kind, query: &str) -> Result<Self, String> {
+    /// Reads the text after the `?`.
+    ///
+    /// # Errors
+    /// What is expected instead.
+    pub(super) fn read(kind: UrlKind, query: &str) -> Result<Self, String> {
         let mut read = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             if !read.take(kind, &name, &value)? {
@@ -47,16 +50,16 @@ impl Parameters {
     }
 
     /// False if there is no such parameter.
-    fn take(&mut self, kind: Kind, name: &str, value: &str) -> Result<bool, String> {
+    fn take(&mut self, kind: UrlKind, name: &str, value: &str) -> Result<bool, String> {
         let text = || Some(value.to_owned());
         match (name, kind) {
-            ("db", Kind::Server | Kind::Socket) => {
+            ("db", UrlKind::Server | UrlKind::Socket) => {
                 self.login.db = Some(value.parse().map_err(|_| "db must be a number from 0")?);
             }
-            ("user", Kind::Socket) => self.login.user = text(),
-            ("pass", Kind::Socket) => self.login.password = text(),
-            ("sentinel_user", Kind::Sentinels) => self.sentinel.user = text(),
-            ("sentinel_password", Kind::Sentinels) => self.sentinel.password = text(),
+            ("user", UrlKind::Socket) => self.login.user = text(),
+            ("pass", UrlKind::Socket) => self.login.password = text(),
+            ("sentinel_user", UrlKind::Sentinels) => self.sentinel.user = text(),
+            ("sentinel_password", UrlKind::Sentinels) => self.sentinel.password = text(),
             ("client_name", _) if is_name(value) => self.client_name = text(),
             ("client_name", _) => return Err("a client_name of printable ASCII without spaces".to_owned()),
             _ => return self.files.take(name, value),
@@ -64,12 +67,12 @@ impl Parameters {
         Ok(true)
     }
 
-    /// What the server's `CLIENT LIST` shows.
+    /// The name that the server's `CLIENT LIST` shows.
     pub(super) fn client_name(&self) -> String {
         self.client_name.clone().unwrap_or_else(|| CLIENT_NAME.to_owned())
     }
 
-    /// Reads the files, which only `secure` connections may have.
+    /// Reads the certificate files, which only URLs of `secure` connections may name.
     pub(super) fn tls(&self, secure: bool) -> Result<Option<Tls>, String> {
         match secure {
             true => Ok(Some(Tls::new(&self.files.read()?)?)),
@@ -79,7 +82,7 @@ impl Parameters {
     }
 }
 
-impl Login {
+impl RedisLogin {
     /// Takes `user:password`, percent-encoded.
     pub(super) fn take(&mut self, user: &str, password: Option<&str>) -> Result<(), &'static str> {
         if !user.is_empty() {
@@ -104,7 +107,7 @@ impl Login {
     }
 }
 
-/// What `CLIENT SETNAME` takes.
+/// Whether `CLIENT SETNAME` accepts the text.
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -1,4 +1,4 @@
-//! What the scripts answer, read back into the contract's types.
+//! Reads the scripts' answers into the types of the backend contract.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use crate::fencing::is_token;
 use crate::holder::{Holder, Note};
 use crate::owner::OwnerId;
 
-/// Reads a token, `{look again, ahead, left, value}`, or -1 (`None`): the request came after its not-after, and did nothing.
-pub(super) fn asked(value: &Value, ttl: Duration) -> Result<Option<Acquired>, BackendError> {
+/// Reads the answer to an acquire: a token, `{look again, ahead, left, value}`, or -1 (`None`) if it came after its not-after and did
+/// nothing.
+pub(super) fn acquired(value: &Value, ttl: Duration) -> Result<Option<Acquired>, BackendError> {
     if let Value::Int(token) = value {
         return Ok(u64::try_from(*token).ok().map(|token| Acquired::Granted(Grant { token, ttl, age: Duration::ZERO })));
     }
@@ -23,19 +24,19 @@ pub(super) fn asked(value: &Value, ttl: Duration) -> Result<Option<Acquired>, Ba
     })))
 }
 
-/// Reads `released` or `{released, asked}`.
+/// Reads the answer to a release: `released`, or `{released, answer to the next acquire}`.
 pub(super) fn released(value: Value) -> Result<(bool, Option<Value>), BackendError> {
     match value {
         Value::Int(released) => Ok((released == 1, None)),
         Value::Array(fields) => match <[Value; 2]>::try_from(fields) {
-            Ok([Value::Int(released), asked]) => Ok((released == 1, Some(asked))),
+            Ok([Value::Int(released), next]) => Ok((released == 1, Some(next))),
             _ => Err(unexpected()),
         },
         _ => Err(unexpected()),
     }
 }
 
-/// Reads `{now, one answer each}`; an answer is what it is, or the text of its error.
+/// Reads `{now, one answer for each request}`; an answer is a value, or the text of an error.
 pub(super) fn batch(value: Value, count: usize) -> Result<(i64, impl Iterator<Item = Result<Value, String>>), BackendError> {
     let Value::Array(fields) = value else { return Err(unexpected()) };
     if fields.len() != count + 1 {
@@ -49,28 +50,28 @@ pub(super) fn batch(value: Value, count: usize) -> Result<(i64, impl Iterator<It
     Ok((server_us, answers))
 }
 
-/// The error that a script of ours words itself, for people; `None` for one of the server's.
+/// The error that one of our scripts words itself, for people; `None` for an error of the server.
 pub(super) fn of_ours(text: &str) -> Option<BackendError> {
     Some(BackendError::new(Failure::Refused, text.strip_prefix("DLOCK ")?))
 }
 
-/// Reads `{0, ms…}`, or the server's time of a batch that came too late.
+/// Reads `{0, ms…}`, or the server's time if the batch came too late.
 pub(super) fn renewed(value: &Value, count: usize) -> Result<Result<Vec<Renewed>, i64>, BackendError> {
     let fields = array(value)?;
     if int(fields, 0)? < 0 {
         return Ok(Err(int(fields, 1)?));
     }
-    let lives = fields[1..].iter().map(|lives| match lives {
-        Value::Int(lives) if *lives >= 0 => Ok(Renewed::Extended(ms(*lives))),
+    let remaining = fields[1..].iter().map(|field| match field {
+        Value::Int(left) if *left >= 0 => Ok(Renewed::Extended(ms(*left))),
         Value::Int(_) => Ok(Renewed::Gone),
         _ => Err(unexpected()),
     });
-    let renewed = lives.collect::<Result<Vec<_>, _>>()?;
+    let renewed = remaining.collect::<Result<Vec<_>, _>>()?;
     if renewed.len() == count { Ok(Ok(renewed)) } else { Err(unexpected()) }
 }
 
-/// Reads one ms per place.
-pub(super) fn kept(value: &Value, count: usize) -> Result<Vec<Duration>, BackendError> {
+/// Reads the ms after which each waiter should look again.
+pub(super) fn look_again(value: &Value, count: usize) -> Result<Vec<Duration>, BackendError> {
     let fields = array(value)?;
     if fields.len() != count {
         return Err(unexpected());
@@ -87,23 +88,23 @@ pub(super) fn inspected(key: String, value: &Value) -> Result<Inspection, Backen
     Ok(Inspection { key, holder, queue, ..Inspection::default() })
 }
 
-/// Reads a plain 1, or what keeps a client from a lock.
+/// Reads a plain 1, or the reason why a client cannot have a lock.
 pub(super) fn probed(value: &Value) -> Result<(), BackendError> {
     match text(value) {
-        Some(told) => Err(BackendError::new(Failure::Refused, told)),
-        None => yes(value).map(drop),
+        Some(reason) => Err(BackendError::new(Failure::Refused, reason)),
+        None => is_one(value).map(drop),
     }
 }
 
 /// True for a plain 1.
-pub(super) fn yes(value: &Value) -> Result<bool, BackendError> {
+pub(super) fn is_one(value: &Value) -> Result<bool, BackendError> {
     match value {
         Value::Int(answer) => Ok(*answer == 1),
         _ => Err(unexpected()),
     }
 }
 
-/// Who wrote a lock's value; the whole value is the owner where it is not in our format.
+/// The holder that a lock's value names. A value in another format counts as the owner as a whole.
 fn holder(value: &str, left: i64) -> Holder {
     let remaining = u64::try_from(left).ok().map(Duration::from_millis);
     let mut fields = value.splitn(4, '|');
@@ -112,7 +113,7 @@ fn holder(value: &str, left: i64) -> Holder {
     let is_number = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
     match (owner.parse::<OwnerId>(), version, is_number) {
         (Ok(_), "1", true) => {
-            // Token 0: handed over, not yet confirmed. Any other number that is no token was spoilt.
+            // Token 0 is a claim: handed over and not confirmed yet. Any other number that is no token was spoilt.
             let token = token.parse().ok().filter(|token| is_token(*token));
             Holder { owner: owner.to_owned(), token, remaining, note: Note::decode(note) }
         }
@@ -120,7 +121,7 @@ fn holder(value: &str, left: i64) -> Holder {
     }
 }
 
-/// True if we wrote this value.
+/// True if dlock wrote the value of this holder.
 pub(super) fn is_ours(holder: &Holder) -> bool {
     holder.owner.parse::<OwnerId>().is_ok()
 }
@@ -143,7 +144,7 @@ fn ms(number: i64) -> Duration {
     Duration::from_millis(u64::try_from(number).unwrap_or(0))
 }
 
-/// Foreign values need not be UTF-8.
+/// A text. Values that other programs wrote need not be UTF-8.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
@@ -151,7 +152,7 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// The error for an answer that no script of ours gives.
+/// The error for an answer that none of our scripts gives.
 pub(super) fn unexpected() -> BackendError {
     BackendError::new(Failure::Unknown, "an answer of an unexpected shape")
 }
@@ -163,7 +164,7 @@ mod tests {
     const OWNER: &str = "00000000000000000000000000000007:12";
 
     #[test]
-    fn a_value_of_ours_is_taken_apart() {
+    fn our_value_is_taken_apart() {
         let read = holder(&format!(r#"{OWNER}|1|77|{{"host":"a","pid":1,"since":2,"metadata":"x|y"}}"#), 500);
         assert_eq!((read.owner.as_str(), read.token, read.remaining), (OWNER, Some(77), Some(Duration::from_millis(500))));
         assert_eq!(read.note.unwrap().metadata.as_deref(), Some("x|y"));
@@ -178,11 +179,11 @@ mod tests {
 
     #[test]
     fn answers_of_another_shape_are_errors() {
-        assert!(asked(&Value::Nil, Duration::ZERO).is_err());
-        assert!(asked(&Value::Array(vec![Value::Int(1)]), Duration::ZERO).is_err());
+        assert!(acquired(&Value::Nil, Duration::ZERO).is_err());
+        assert!(acquired(&Value::Array(vec![Value::Int(1)]), Duration::ZERO).is_err());
         assert!(released(Value::Array(vec![Value::Int(1)])).is_err());
         assert!(batch(Value::Array(vec![Value::Int(0)]), 1).is_err());
         assert!(renewed(&Value::Array(vec![Value::Int(0)]), 1).is_err());
-        assert!(kept(&Value::Array(vec![]), 1).is_err());
+        assert!(look_again(&Value::Array(vec![]), 1).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What goes into a batch, and how the answers come out of it.
+//! The requests of a batch, the script call that they become, and their answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use redis::Value;
 
 use super::names::Names;
 use super::reply;
-use super::scripts::{self, Call};
+use super::scripts::{self, ScriptCall};
 use crate::backend::{Acquire, Acquired};
 use crate::error::BackendError;
 use crate::fencing::{Token, is_token};
@@ -16,17 +16,17 @@ use crate::owner::OwnerId;
 /// An acquire, a release or a leave.
 pub(super) struct Request {
     pub(super) names: Names,
-    pub(super) kind: Kind,
+    pub(super) kind: RequestKind,
 }
 
-pub(super) enum Kind {
-    Acquire(Ask),
-    /// Gives back whatever an owner has, and may ask for the next one.
-    Release(OwnerId, Option<Ask>),
+pub(super) enum RequestKind {
+    Acquire(AcquireArguments),
+    /// Releases the key or withdraws the waiter, whichever the owner has, and may ask for the key on behalf of the next waiter.
+    Release(OwnerId, Option<AcquireArguments>),
 }
 
-/// What is asked for a key.
-pub(super) struct Ask {
+/// What the script needs to know of an acquire.
+pub(super) struct AcquireArguments {
     owner: OwnerId,
     note: Arc<str>,
     ttl_ms: u64,
@@ -37,12 +37,12 @@ pub(super) struct Ask {
     floor: Token,
 }
 
-impl Ask {
+impl AcquireArguments {
     pub(super) fn new(acquire: &Acquire, not_after: i64) -> Self {
         Self {
             owner: acquire.owner,
             note: acquire.note.clone(),
-            ttl_ms: super::millis(acquire.ttl),
+            ttl_ms: millis(acquire.ttl),
             not_after,
             fair: acquire.fair,
             enqueue: acquire.enqueue,
@@ -50,7 +50,7 @@ impl Ask {
         }
     }
 
-    fn write(&self, call: Call) -> Call {
+    fn write(&self, call: ScriptCall) -> ScriptCall {
         call.text(self.owner).arg(&*self.note).arg(self.ttl_ms).arg(self.not_after)
     }
 
@@ -65,55 +65,65 @@ impl Ask {
 }
 
 impl Request {
-    /// Boxed: it passes through many hands.
-    pub(super) fn new(names: Names, kind: Kind) -> Box<Self> {
+    /// Boxed, since it is moved many times.
+    pub(super) fn new(names: Names, kind: RequestKind) -> Box<Self> {
         Box::new(Self { names, kind })
     }
 
-    fn ask(&self) -> Option<&Ask> {
+    fn acquire(&self) -> Option<&AcquireArguments> {
         match &self.kind {
-            Kind::Acquire(ask) => Some(ask),
-            Kind::Release(_, next) => next.as_ref(),
+            RequestKind::Acquire(acquire) => Some(acquire),
+            RequestKind::Release(_, next) => next.as_ref(),
         }
     }
 }
 
-/// The one call for a batch.
-pub(super) fn call<'a>(batch: impl ExactSizeIterator<Item = &'a Request> + Clone) -> Call {
-    // Enough for the keys and the note of most; a buffer grows where it is not.
-    let mut call = Call::with_capacity(&scripts::BATCH, batch.len() * 11, batch.len() * 320);
+/// Whole milliseconds, at least one: `PX 0` is an error.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// The TTL of a grant, as the server counts it.
+pub(super) fn granted_ttl(acquire: &Acquire) -> Duration {
+    Duration::from_millis(millis(acquire.ttl))
+}
+
+/// The script call for a batch.
+pub(super) fn call<'a>(batch: impl ExactSizeIterator<Item = &'a Request> + Clone) -> ScriptCall {
+    // Enough for most keys and notes; for longer ones the buffers grow.
+    let mut call = ScriptCall::with_capacity(&scripts::BATCH, batch.len() * 11, batch.len() * 320);
     for request in batch.clone() {
         call = call.key(request.names.lock());
     }
-    // A token may well be higher than it needs to be: one floor does for all.
+    // One floor is enough for all requests, since a token may be higher than necessary.
     let (mut asking, mut floor) = (0, 0);
-    for (request, ask) in batch.clone().filter_map(|request| Some((request, request.ask()?))) {
+    for (request, acquire) in batch.clone().filter_map(|request| Some((request, request.acquire()?))) {
         call = call.key(request.names.token());
         asking += 1;
-        floor = Some(ask.floor).filter(|floor| is_token(*floor)).max(Some(floor)).unwrap_or_default();
+        floor = Some(acquire.floor).filter(|floor| is_token(*floor)).max(Some(floor)).unwrap_or_default();
     }
     for request in batch.clone() {
         call = call.key(request.names.queue());
     }
     for request in batch.clone() {
-        call = call.key(request.names.beats());
+        call = call.key(request.names.heartbeats());
     }
     call = call.arg(asking).arg(floor);
     for request in batch {
         call = match &request.kind {
-            Kind::Acquire(ask) => ask.write(call.arg(ask.kind())),
-            Kind::Release(owner, None) => call.arg("r").text(owner),
-            Kind::Release(owner, Some(next)) => next.write(call.arg("n").text(owner)),
+            RequestKind::Acquire(acquire) => acquire.write(call.arg(acquire.kind())),
+            RequestKind::Release(owner, None) => call.arg("r").text(owner),
+            RequestKind::Release(owner, Some(next)) => next.write(call.arg("n").text(owner)),
         };
     }
     call
 }
 
 /// The answer to one request of a batch.
-pub(super) struct Answer(pub(super) Value);
+pub(super) struct RequestAnswer(pub(super) Value);
 
-impl Answer {
-    /// True if something in it came after its not-after.
+impl RequestAnswer {
+    /// True if an acquire in it reached the server after its not-after.
     pub(super) fn is_too_late(&self) -> bool {
         match &self.0 {
             Value::Int(answer) => *answer < 0,
@@ -122,14 +132,14 @@ impl Answer {
         }
     }
 
-    /// Of an acquire: `None` if it came too late.
-    pub(super) fn asked(&self, ttl: Duration) -> Result<Option<Acquired>, BackendError> {
-        reply::asked(&self.0, ttl)
+    /// The answer to an acquire; `None` if it came too late.
+    pub(super) fn acquired(&self, ttl: Duration) -> Result<Option<Acquired>, BackendError> {
+        reply::acquired(&self.0, ttl)
     }
 
-    /// Of a release: whether the owner held the key, and the answer to the next waiter's request.
+    /// The answer to a release: whether the owner held the key, and the answer to the next waiter's acquire.
     pub(super) fn released(self) -> Result<(bool, Option<Self>), BackendError> {
-        let (released, asked) = reply::released(self.0)?;
-        Ok((released, asked.map(Self)))
+        let (released, next) = reply::released(self.0)?;
+        Ok((released, next.map(Self)))
     }
 }

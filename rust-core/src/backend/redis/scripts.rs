@@ -1,4 +1,4 @@
-//! The Lua scripts, and how one is called.
+//! The Lua scripts, and a call of one.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -6,40 +6,40 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, RedisWrite, Script, ToRedisArgs};
 
-/// Where a script wants the code of the waiting order.
+/// Stands in a script where the code of the queue is pasted in.
 const QUEUE_MARK: &str = "-- @queue\n";
 const QUEUE: &str = include_str!("scripts/queue.lua");
 
-pub(super) static BATCH: Source = Source::new(|| load(include_str!("scripts/batch.lua")));
-pub(super) static RENEW: Source = Source::new(|| load(include_str!("scripts/renew.lua")));
-pub(super) static KEEP_PLACES: Source = Source::new(|| load(include_str!("scripts/keep_places.lua")));
-pub(super) static FORCE_RELEASE: Source = Source::new(|| load(include_str!("scripts/force_release.lua")));
-pub(super) static PROBE: Source = Source::new(|| load(include_str!("scripts/probe.lua")));
-pub(super) static INSPECT: Source = Source::new(|| load(include_str!("scripts/inspect.lua")));
+pub(super) static BATCH: LazyScript = LazyScript::new(|| load(include_str!("scripts/batch.lua")));
+pub(super) static RENEW: LazyScript = LazyScript::new(|| load(include_str!("scripts/renew.lua")));
+pub(super) static KEEP_WAITING: LazyScript = LazyScript::new(|| load(include_str!("scripts/keep_waiting.lua")));
+pub(super) static FORCE_RELEASE: LazyScript = LazyScript::new(|| load(include_str!("scripts/force_release.lua")));
+pub(super) static PROBE: LazyScript = LazyScript::new(|| load(include_str!("scripts/probe.lua")));
+pub(super) static INSPECT: LazyScript = LazyScript::new(|| load(include_str!("scripts/inspect.lua")));
 
-/// A script that is put together at its first use.
-pub(super) type Source = LazyLock<Loaded>;
+/// A script that is assembled at its first use.
+pub(super) type LazyScript = LazyLock<LoadedScript>;
 
 /// A script's text and its hash.
-pub(super) struct Loaded {
+pub(super) struct LoadedScript {
     text: String,
     hash: String,
 }
 
-fn load(source: &str) -> Loaded {
+fn load(source: &str) -> LoadedScript {
     let text = source.replace(QUEUE_MARK, QUEUE);
     let hash = Script::new(&text).get_hash().to_owned();
-    Loaded { text, hash }
+    LoadedScript { text, hash }
 }
 
-/// One call of a script: its keys and arguments.
-pub(super) struct Call {
-    script: &'static Source,
+/// One call of a script, with its keys and arguments.
+pub(super) struct ScriptCall {
+    script: &'static LazyScript,
     keys: usize,
     arguments: Arguments,
 }
 
-/// All of them in one piece of memory.
+/// All keys and arguments in one allocation.
 struct Arguments {
     bytes: Vec<u8>,
     ends: Vec<usize>,
@@ -52,14 +52,14 @@ impl RedisWrite for Arguments {
     }
 
     fn writer_for_next_arg(&mut self) -> impl Write + '_ {
-        Next(self)
+        ArgumentWriter(self)
     }
 }
 
-/// Ends its argument when it is dropped.
-struct Next<'a>(&'a mut Arguments);
+/// Writes one argument, which ends when this is dropped.
+struct ArgumentWriter<'a>(&'a mut Arguments);
 
-impl Write for Next<'_> {
+impl Write for ArgumentWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -70,18 +70,18 @@ impl Write for Next<'_> {
     }
 }
 
-impl Drop for Next<'_> {
+impl Drop for ArgumentWriter<'_> {
     fn drop(&mut self) {
         self.0.ends.push(self.0.bytes.len());
     }
 }
 
-impl Call {
-    pub(super) fn new(script: &'static Source) -> Self {
+impl ScriptCall {
+    pub(super) fn new(script: &'static LazyScript) -> Self {
         Self::with_capacity(script, 12, 256)
     }
 
-    pub(super) fn with_capacity(script: &'static Source, arguments: usize, bytes: usize) -> Self {
+    pub(super) fn with_capacity(script: &'static LazyScript, arguments: usize, bytes: usize) -> Self {
         Self { script, keys: 0, arguments: Arguments { bytes: Vec::with_capacity(bytes), ends: Vec::with_capacity(arguments) } }
     }
 
@@ -98,7 +98,7 @@ impl Call {
         self
     }
 
-    /// Adds an argument as it is displayed: written to its place, where a text of its own would be moved again and again as it grows.
+    /// Adds an argument by its `Display`, written straight into the buffer without a string in between.
     pub(super) fn text(mut self, argument: impl Display) -> Self {
         let _ = write!(self.arguments.writer_for_next_arg(), "{argument}");
         self
@@ -109,12 +109,12 @@ impl Call {
         &self.script.hash
     }
 
-    /// The command that counts on the server knowing the script.
+    /// The command for a server that knows the script.
     pub(super) fn by_hash(&self) -> Cmd {
         self.command("EVALSHA", &self.script.hash)
     }
 
-    /// The command that brings the script along.
+    /// The command that carries the script's text.
     pub(super) fn by_text(&self) -> Cmd {
         self.command("EVAL", &self.script.text)
     }
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn scripts_open_with_their_argument_list_and_hold_no_mark() {
-        for script in [&BATCH, &RENEW, &KEEP_PLACES, &FORCE_RELEASE, &PROBE, &INSPECT] {
+        for script in [&BATCH, &RENEW, &KEEP_WAITING, &FORCE_RELEASE, &PROBE, &INSPECT] {
             assert!(script.text.starts_with("-- "));
             assert!(script.text.contains("\n-- KEYS ") && script.text.contains("\n-- ARGV "));
             assert!(!script.text.contains(QUEUE_MARK));
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_call_puts_keys_before_arguments() {
-        let call = Call::new(&INSPECT).key("a").key("b").arg(7);
+        let call = ScriptCall::new(&INSPECT).key("a").key("b").arg(7);
         let packed = String::from_utf8(call.by_hash().get_packed_command()).unwrap();
         assert!(packed.ends_with("$1\r\n2\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\n7\r\n"), "{packed}");
     }

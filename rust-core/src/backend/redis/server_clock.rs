@@ -1,4 +1,4 @@
-//! The server's clock as seen from here, learned from its answers.
+//! Estimates the server's clock from its answers.
 
 use std::time::Duration;
 
@@ -6,14 +6,15 @@ use parking_lot::Mutex;
 
 use crate::clock::Instant;
 
-/// How long a good sample is kept though newer ones took longer: the server's clock may be stepped.
+/// How long a good sample is kept when newer ones took longer. It ends because the server's clock may be stepped.
 const KEEP: Duration = Duration::from_secs(10);
 
 /// How far the server's clock is ahead of ours.
 ///
-/// The server read its clock after we sent, so `its time − our send` is never too small: a deadline computed with it is late by at most
-/// the round trip of the sample, and never early. The sample with the shortest round trip is the best one, unless a newer one says less:
-/// that one is better all the same, or the clock was set back, and nothing that is held up on its way may make use of the time won.
+/// The server read its clock after we sent the request, so `its time − our send` is never too small: a deadline computed with it is late by
+/// at most the round trip of the sample, and never early. The sample with the shortest round trip is the best one. But a newer, smaller
+/// offset always wins: either it is more accurate, or the clock was set back, and then a delayed request must not profit from the
+/// difference.
 #[derive(Debug)]
 pub(super) struct ServerClock(Mutex<Sample>);
 
@@ -45,7 +46,7 @@ impl ServerClock {
         }
     }
 
-    /// Takes the server's time from an answer that said we are wrong about it.
+    /// Takes the server's time from an answer that shows our estimate to be wrong.
     pub(super) fn relearn(&self, sent: Instant, received: Instant, server_us: i64) {
         *self.0.lock() = Sample::new(sent, received, server_us);
     }

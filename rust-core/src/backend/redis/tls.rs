@@ -1,4 +1,4 @@
-//! TLS on the way to the server.
+//! TLS for connections to the server.
 
 use std::io;
 use std::sync::Arc;
@@ -16,18 +16,19 @@ use super::failure;
 use crate::backend::pem::{self, Pem};
 use crate::error::BackendError;
 
-/// What connections are made with: read once, used for each.
+/// The TLS settings, read once and used for each connection.
 #[derive(Clone)]
 pub(super) struct Tls {
     connector: TlsConnector,
-    /// Until the other side has answered the handshake.
+    /// True from the start of a handshake until it ends.
     waiting: Arc<AtomicBool>,
 }
 
 impl Tls {
-    /// An error says what is expected instead.
+    /// # Errors
+    /// What is expected instead.
     pub(super) fn new(pem: &Pem) -> Result<Self, String> {
-        // What the process has chosen goes first, as it does for etcd.
+        // The provider that the process has installed takes precedence, as for etcd.
         let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(ring::default_provider()));
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(pem::unusable)?;
         let config = config.with_root_certificates(roots(pem.ca.as_deref())?);
@@ -41,17 +42,17 @@ impl Tls {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), waiting: Arc::default() })
     }
 
-    /// Before there is a connection to shake hands on.
+    /// Called before a connection is made.
     pub(super) fn begin(&self) {
         self.waiting.store(false, Ordering::Relaxed);
     }
 
-    /// What to say if the other side was not heard in time: a server without TLS may wait for more, for ever.
+    /// The error for a handshake that was not answered in time. A server without TLS may wait for more bytes for ever.
     pub(super) fn late(&self) -> Option<BackendError> {
         self.waiting.load(Ordering::Relaxed).then(failure::of_silence)
     }
 
-    /// Has the server prove that it is this one.
+    /// Makes the server prove that it is `host`.
     pub(super) async fn shake_hands(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         self.waiting.store(true, Ordering::Relaxed);
@@ -61,7 +62,7 @@ impl Tls {
     }
 }
 
-/// Those of the file, else the system's.
+/// The certificates of the file, else the system's.
 fn roots(ca: Option<&str>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = ca {

@@ -1,4 +1,4 @@
-//! Push messages of the server, turned into hints.
+//! Turns the server's push messages into hints.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use redis::{PushInfo, PushKind, Value};
 use super::names;
 use crate::backend::{Context, Hint};
 
-/// Takes what the server pushes on one connection; `usable` turns false when the connection ends.
+/// Receives what the server pushes on one connection. `usable` turns false when the connection ends.
 pub(super) fn listener(
     context: Context,
     usable: Arc<AtomicBool>,
@@ -28,7 +28,7 @@ pub(super) fn listener(
     }
 }
 
-/// Reads a message of a hand-over: `owner key`.
+/// Reads the message of a hand-over: `owner key`.
 fn hint(namespace: &str, message: &[Value]) -> Option<Hint> {
     let [_channel, Value::BulkString(payload)] = message else { return None };
     let (owner, lock) = std::str::from_utf8(payload).ok()?.split_once(' ')?;

@@ -1,16 +1,16 @@
--- Serves requests in their order: acquires, and releases that may ask on behalf of the session's next waiter. One that fails does not
+-- Serves acquires and releases in their order. A release may also ask on behalf of the session's next waiter. A request that fails does not
 -- fail the others.
--- KEYS  the requests' locks, the last tokens of those that ask, the waiting orders, the heartbeats
+-- KEYS  the requests' locks, the last tokens for those that ask, the queues, the heartbeats
 -- ARGV  how many ask, the highest token that any of them has seen, then for each request one of
 --   'a' with 'f' if fair and 'e' if it may enqueue, owner, note, ttl ms, not-after (server µs): an acquire
---   'r', owner: gives back whatever the owner has, the key or a place in the queue
+--   'r', owner: releases the key or withdraws the waiter, whichever the owner has
 --   'n', owner, next owner, its note, its ttl ms, its not-after: the same, and asks for next
--- Answers {now or 0, for each request one of}
---   acquire: the token when granted, -1 when it came too late, {look again ms, ahead or -1, ms left, value} when another has the key
+-- Answers {now or 0, then for each request one of}
+--   acquire: the token if granted, -1 if it came too late, {look again ms, ahead or -1, ms left, value} if somebody else holds the key
 --   release: 1 if the owner held the key, else 0; with next: {that, the answer to next}
---   {error}; one that begins with DLOCK is told to people as it is
+--   {error}; a text that begins with DLOCK is shown to people as it is
 
--- The largest token, 2^52 - 1: scripts count in doubles, and what is added to it is still exact.
+-- The largest token, 2^52 - 1. Scripts count in doubles, in which sums of this size are still exact.
 local MOST = 4503599627370495
 
 local asking, floor = tonumber(ARGV[1]), ARGV[2]
@@ -26,15 +26,15 @@ local function read_clock()
 end
 if asking > 0 then read_clock() end
 
--- Whether a number is less than now. Text of as many digits is compared as it is: to read numbers and to write them is what a script
--- spends most time on.
+-- Whether a number is less than now. Texts of equal length are compared as texts, because converting numbers is what takes a script most of
+-- its time.
 local function is_past(number)
   if #number == #now_text then return number < now_text end
   number = tonumber(number)
   return number and number < now
 end
 
--- The token that a text says, nil where it says none: what was spoilt must not be carried on.
+-- The token in a text; nil if the text is none, since a spoilt token must not be carried on.
 local function token_in(text)
   if not text or #text > 16 or not string.find(text, '^[1-9]%d*$') then return nil end
   local token = tonumber(text)
@@ -42,19 +42,19 @@ local function token_in(text)
 end
 
 local stored = redis.call('MGET', unpack(KEYS, 1, count + asking))
--- As a rule nobody waits for any of the keys. A single acquire that finds its key held need not know.
+-- In most batches nobody waits for any of the keys. A single acquire that finds its key held need not check that.
 local waiting = not (count == 1 and stored[1] and string.sub(ARGV[3], 1, 1) == 'a')
   and redis.call('EXISTS', unpack(KEYS, count + asking + 1, 2 * count + asking)) > 0
--- What an earlier request of the batch has touched is read again.
+-- Keys that an earlier request of the batch has touched are read again.
 local touched, last_tokens = {}, {}
 
-local function look(i)
+local function read_lock(i)
   if touched[K] then return redis.call('GET', K), redis.call('EXISTS', Q) == 1 end
   touched[K] = true
   return stored[i], waiting and redis.call('EXISTS', Q) == 1
 end
 
--- What is past needs no second look, token or not: the clock is above it.
+-- A last token in the past need not be checked, spoilt or not: the clock is above it.
 local function draw_token()
   local last = last_tokens[T]
   local token, text = now, now_text
@@ -75,14 +75,14 @@ local function draw_token()
 end
 
 local slow
--- What to do where the key is held or somebody waits. Most batches never need it.
+-- The functions for keys that are held or waited for. Most batches never need them.
 local function contended()
   if slow then return slow end
 
 -- @queue
 
-  -- An acquire on the key's value (false: free).
-  local function ask(value, owner, note, ttl, fair, enqueue)
+  -- An acquire, given the key's value (false: free).
+  local function acquire_contended(value, owner, note, ttl, fair, enqueue)
     if value and string.sub(value, 1, #owner + 1) == owner .. '|' then
       local _, text = parse(value)
       local token = token_in(text)
@@ -90,7 +90,7 @@ local function contended()
         token, text = draw_token()
         drop({owner})
       else
-        -- This may be an old request that comes late: it must not undo an extension, nor what was granted on a longer TTL since.
+        -- This may be an old request that comes late. It must not shorten an extension, nor a grant with a longer TTL since.
         ttl = math.max(tonumber(ttl), redis.call('PTTL', K))
       end
       redis.call('SET', K, owner .. '|1|' .. text .. '|' .. note, 'PX', ttl)
@@ -111,33 +111,33 @@ local function contended()
       local foreign = left < 0 or not parse(value)
       return {foreign and FOREIGN_MS or math.min(left + 1, FAR_MS), -1, left, value}
     end
-    local ahead = take_place(owner)
+    local ahead = join_queue(owner)
     return {look_again(value, left, owner), ahead, left, value}
   end
 
-  slow = {ask = ask, drop = drop, hand_over = hand_over}
+  slow = {acquire = acquire_contended, drop = drop, hand_over = hand_over}
   return slow
 end
 
 local function acquire(i, kind, owner, note, ttl, not_after)
   if is_past(not_after) then return -1 end
   local value
-  value, queue = look(i)
+  value, queue = read_lock(i)
   if not value then
     if not queue then
       local token, text = draw_token()
-      -- MGET shows a list or a hash as missing; NX keeps it.
+      -- MGET shows a list or a hash as missing; NX does not overwrite it.
       if redis.call('SET', K, owner .. '|1|' .. text .. '|' .. note, 'PX', ttl, 'NX') then return token end
     end
     value = redis.call('GET', K)
   end
-  return contended().ask(value, owner, note, ttl, string.find(kind, 'f'), string.find(kind, 'e'))
+  return contended().acquire(value, owner, note, ttl, string.find(kind, 'f'), string.find(kind, 'e'))
 end
 
 local function release(i, owner, successor, note, ttl, not_after)
   local value
-  value, queue = look(i)
-  -- Fails where the key is a list or a hash.
+  value, queue = read_lock(i)
+  -- This fails if the key is a list or a hash.
   if not value then value = redis.call('GET', K) end
   local mine = value and string.sub(value, 1, #owner + 1) == owner .. '|'
   local released = mine and 1 or 0
@@ -150,7 +150,7 @@ local function release(i, owner, successor, note, ttl, not_after)
   if queue then rest.drop({owner}) end
   if mine then value = false end
   if successor and not is_past(not_after) then
-    return {released, rest.ask(value, successor, note, ttl, true, true)}
+    return {released, rest.acquire(value, successor, note, ttl, true, true)}
   end
   if not value and not (queue and rest.hand_over(nil)) and mine then redis.call('DEL', K) end
   return successor and {released, -1} or released

@@ -1,5 +1,5 @@
--- Takes a key away from one holder, and hands it to the first waiter.
--- KEYS  lock, waiting order, heartbeats
+-- Takes a key away from one holder, and hands it over to the first waiter.
+-- KEYS  lock, queue, heartbeats
 -- ARGV  'token' or 'owner', and its text
 -- Answers 1 if the key was held by that holder, else 0.
 
@@ -17,7 +17,7 @@ local named
 if ARGV[1] == 'token' then
   named = token == ARGV[2]
 else
-  -- A foreign holder has no owner but its whole value.
+  -- The owner of a foreign value is the whole value.
   named = (owner or value) == ARGV[2]
 end
 if not named then return 0 end

@@ -1,5 +1,5 @@
 -- Reads one key as it is.
--- KEYS  lock, waiting order
+-- KEYS  lock, queue
 -- ARGV  how many waiters to name
 -- Answers {value or nil, ms left, waiters}.
 

@@ -1,10 +1,10 @@
--- The waiting order of one key: pasted into the scripts that need it, where they say `@queue`.
--- Uses their locals K (lock), Q (waiting order), W (heartbeats), now (server µs).
+-- The queue of one key. It is pasted into the scripts that need it, where they have `@queue`.
+-- It uses their locals K (lock), Q (queue), W (heartbeats), now (server µs).
 --
--- K holds owner|1|token|note. Token 0 is a claim: handed over, not yet confirmed.
--- W maps a waiter to the server µs until which it counts as alive, or to CLAIM once the key was handed to it.
+-- K is owner|1|token|note. Token 0 is a claim: the key was handed over, and the waiter has yet to confirm.
+-- Q has the owners of waiters, by arrival. W maps each to the server µs until which it counts as alive, or to CLAIM after a hand-over to it.
 
-local PLACE_US, CLAIM_MS, QUEUE_MS = 5000000, 1000, 10000
+local ALIVE_US, CLAIM_MS, QUEUE_MS = 5000000, 1000, 10000
 local FOREIGN_MS, FAR_MS = 75, 3600000
 local CLAIM = 'claim'
 
@@ -12,7 +12,7 @@ local function digits(number) return string.format('%.0f', number) end
 
 local function session_of(owner) return string.match(owner, '^[^:]*') end
 
--- Owner and token of a value in our format, nil for a foreign one.
+-- Owner and token of a value in our format; nil for a foreign value.
 local function parse(value) return string.match(value, '^(%x+:%d+)|1|(%d+)|') end
 
 local function drop(waiters)
@@ -21,17 +21,17 @@ local function drop(waiters)
   redis.call('HDEL', W, unpack(waiters))
 end
 
--- Takes the end of the queue, or keeps the place it has; says how many are ahead.
-local function take_place(owner)
+-- Puts a waiter at the end of the queue, unless it is in the queue already; returns how many are ahead.
+local function join_queue(owner)
   local last = redis.call('ZRANGE', Q, -1, -1, 'WITHSCORES')
   redis.call('ZADD', Q, 'NX', digits(math.max(now, (tonumber(last[2]) or 0) + 1)), owner)
-  redis.call('HSET', W, owner, digits(now + PLACE_US))
+  redis.call('HSET', W, owner, digits(now + ALIVE_US))
   redis.call('PEXPIRE', Q, QUEUE_MS)
   redis.call('PEXPIRE', W, QUEUE_MS)
   return redis.call('ZRANK', Q, owner)
 end
 
--- A missed claim says that the whole process is frozen: none of its places may cost a claim again.
+-- A claim that ran out shows that the whole process is frozen, so none of its other waiters may cost a claim.
 local function drop_session(session, asker)
   local waiters = redis.call('ZRANGE', Q, 0, -1)
   local frozen = {}
@@ -42,8 +42,8 @@ local function drop_session(session, asker)
   drop(frozen)
 end
 
--- Gives the key to the first live waiter for a claim's time and tells its session; returns that waiter, nil if there is none.
--- The asker is alive and here: when it is first, nothing is set and the caller grants it the key.
+-- Sets the key to a claim of the first live waiter and sends a hint to its session; returns that waiter, nil if there is none.
+-- The asker is certainly alive. If it is first, nothing is set and the caller grants it the key.
 local function hand_over(asker)
   local last = 0
   while true do
@@ -77,8 +77,8 @@ local function hand_over(asker)
   end
 end
 
--- How long a waiter may sleep without a hint. A claim that runs out is everybody's business, else one frozen waiter would hide behind
--- another; a holder's end is watched by the first two other sessions (one may be dead) and by the holder's own.
+-- How long a waiter may sleep without a hint. Every waiter looks again when a claim runs out, else one frozen waiter could hide behind
+-- another. When a lease runs out, the waiters of the first two other sessions look again (one session may be dead), and the holder's own.
 local function look_again(value, left, owner)
   local holder, token = parse(value)
   if not holder or left < 0 then

@@ -1,7 +1,7 @@
--- Extends leases; never sets a missing key, and shortens only where it is told to.
+-- Extends leases. It never sets a missing key, and shortens a lease only where `exact` is 1.
 -- KEYS  locks
 -- ARGV  not-after (server µs, 0 for never), then for each lock: owner, ttl ms, exact (1/0)
--- Answers {0, for each lock: the ms it lives now, or -1 when the owner no longer holds it}, or {-1, now} when it came too late.
+-- Answers {0, for each lock: the ms that it has now, or -1 if the owner no longer holds it}, or {-1, now} if it came too late.
 
 if ARGV[1] ~= '0' then
   local time = redis.call('TIME')
@@ -12,7 +12,7 @@ end
 local answer = {0}
 for i, key in ipairs(KEYS) do
   local owner, ttl, exact = ARGV[3 * i - 1], tonumber(ARGV[3 * i]), ARGV[3 * i + 1] == '1'
-  -- A key of another type is not ours either, and must not fail the others.
+  -- A key of another type is not held by the owner, and must not fail the others.
   local value = redis.pcall('GET', key)
   local lives = -1
   if type(value) == 'string' and string.sub(value, 1, #owner + 1) == owner .. '|' then
