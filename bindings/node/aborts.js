@@ -1,12 +1,13 @@
 'use strict';
 
-// One listener of ours a signal, however many calls it gives up: a hundred waits for one shutdown signal are no leak that Node should warn of.
+// Adds one listener to each signal, however many calls the signal gives up. With a listener for each call, Node would warn of a leak when a hundred
+// calls wait for the same shutdown signal.
 
-/** What each signal gives up, by the call's number, and our listener. */
+/** For each signal our listener, and the calls that it gives up by number. */
 const signals = new WeakMap();
 
 /**
- * Has `giveUp(reason)` called when the signal aborts. Returns what takes that back.
+ * Calls `giveUp(reason)` when the signal aborts. Returns a function that cancels this.
  * @param {AbortSignal} signal one that has not aborted
  * @param {number} id
  * @param {(reason: unknown) => void} giveUp
@@ -34,7 +35,7 @@ function listen(signal) {
   return known;
 }
 
-/** Why it aborted. Signals that are not Node's may not say. */
+/** Why the signal aborted. Signals that are not Node's may have no reason. */
 function reasonOf(signal) {
   return signal.reason ?? Object.assign(new Error('This operation was aborted'), { name: 'AbortError', code: 'ABORT_ERR' });
 }

@@ -1,49 +1,50 @@
 'use strict';
 
-// Knows in which body a call is made: for the engine, which lets a body acquire more while its client is being closed, and to notice a body that
-// waits for the key it holds itself: as a rule it waits for ever.
+// Knows inside which `withLock` body a call is made. The engine needs it while a client is being closed, when a body may still acquire more. It also
+// lets us warn of a body that waits for the key it holds itself, which is nearly always a deadlock.
 
 const { AsyncLocalStorage } = require('node:async_hooks');
 const { Lease } = require('./lease.js');
+const { warnOfDeadlock } = require('./warnings.js');
 
-// To know in whose body a call is made costs a third of acquire and release before Node 24 (measured with 500 keys at once), and since then
-// no more than such a measurement can see. So older versions look only where people look for mistakes.
-const watching = Number.parseInt(process.versions.node, 10) >= 24 || ['development', 'test'].includes(process.env.NODE_ENV);
+// Before Node 24, tracking bodies costs a third of the time of acquire and release (measured with 500 keys at once); since then the cost is too small
+// to measure. So older versions track bodies only where people look for mistakes.
+const tracking = Number.parseInt(process.versions.node, 10) >= 24 || ['development', 'test'].includes(process.env.NODE_ENV);
 
 /** The innermost body that the running code belongs to: { session, lease, outer, warned }. */
-const bodies = watching ? new AsyncLocalStorage() : undefined;
+const bodies = tracking ? new AsyncLocalStorage() : undefined;
 
-/** Has what `fn` calls belong to the body of its lease. */
+/** Wraps `fn` so that everything it calls belongs to the body of its lease. */
 function asBody(session, fn) {
   if (bodies === undefined) return fn;
-  return (lease) => bodies.run({ session, lease, outer: underWay(bodies.getStore()), warned: false }, fn, lease);
+  return (lease) => bodies.run({ session, lease, outer: openBody(bodies.getStore()), warned: false }, fn, lease);
 }
 
-// What the engine is told where there is no body, and where nobody can know.
+// What the engine gets in place of a lease's number: outside of any body, and where bodies are not tracked.
 const [NO_BODY, UNKNOWN] = [0, -1];
 
-/** Who makes the running call, for the engine: the number of the lease of the innermost body around it. */
+/** The caller as the engine knows it: the number of the lease of the innermost body around the running code. */
 function inside() {
   if (bodies === undefined) return UNKNOWN;
-  const body = underWay(bodies.getStore());
+  const body = openBody(bodies.getStore());
   return body === undefined ? NO_BODY : Lease.numberOf(body.lease);
 }
 
-/** Called by who is about to wait for a key. */
+/** Warns if the running code is about to wait for a key that a body around it holds. It warns once for each body. */
 function warnOfOwnBody(session, key) {
-  for (let body = underWay(bodies?.getStore()); body !== undefined; body = body.outer) {
+  for (let body = openBody(bodies?.getStore()); body !== undefined; body = body.outer) {
     if (body.session !== session || body.lease.key !== key) continue;
-    if (!body.warned) {
-      const message = `a body that holds ${JSON.stringify(key)} waits for it: unless it ends without the answer, that is for ever`;
-      process.emitWarning(message, { type: 'LockWarning', code: 'DLOCK_NESTED', ctor: warnOfOwnBody });
-    }
+    if (!body.warned) warnOfDeadlock(key, warnOfOwnBody);
     body.warned = true;
     return;
   }
 }
 
-/** The body, or the nearest around it, that still holds its lease. Forgets the others: work that bodies leave behind may go on for ever. */
-function underWay(body) {
+/**
+ * The innermost body, from this one outwards, that still holds its lease. It unlinks bodies that have ended: code that they started may run for ever
+ * and would keep them in memory.
+ */
+function openBody(body) {
   const skipEnded = (next) => {
     while (next !== undefined && !next.lease.valid) next = next.outer;
     return next;

@@ -1,33 +1,33 @@
 'use strict';
 
 const { isMainThread } = require('node:worker_threads');
+const { inside } = require('./bodies.js');
 const { DEFAULT_CHOSEN, bridge, call, nextId } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { inspectionOf } = require('./holder.js');
+const { custom, inspectHandle } = require('./inspect.js');
 const { Lock } = require('./lock.js');
-const { inside } = require('./nesting.js');
 const { Observers, log } = require('./observe.js');
 const { CLIENT, checkHolder, checkKey, checkOptions, checkType } = require('./options.js');
-const { custom, showHandle } = require('./shown.js');
 const { closeOnSignal } = require('./signals.js');
 
-/** In place of a URL: the client of the whole program. */
+/** Given in place of a URL, it makes the client of the whole program. */
 const PROGRAM = Symbol('the program');
-/** What is done with that one, by `default.js` alone. */
+/** How `default.js`, and only that, makes and configures the client of the whole program. */
 let program;
 
 const reachable = new FinalizationRegistry((id) => bridge.dropClient(id));
 
-/** One connection to a backend. Lazy: it connects, and starts the engine, at its first use. */
+/** One connection to a backend. It is lazy: the first use connects and starts the engine. */
 class Client {
-  /** What locks and leases know of their client: its number, and the identity that its leases show. */
+  /** What locks and leases know of their client: its number, and the session id that the owner ids of its leases begin with. */
   #session;
   #observers;
 
   constructor(url, options = {}) {
     this.#session = { client: nextId(), identity: undefined };
     const id = this.#session.client;
-    const problem = url === PROGRAM ? bridge.createProgramClient(id, ownEnvironment()) : bridge.createClient(id, ...place(url, options));
+    const problem = url === PROGRAM ? bridge.createProgramClient(id, ownEnvironment()) : bridge.createClient(id, ...location(url, options));
     if (problem) throw errorOf(problem);
     if (url === undefined && bridge.chosenBy(id) === 'default') log(DEFAULT_CHOSEN);
     reachable.register(this, id);
@@ -37,7 +37,7 @@ class Client {
     program = {
       make: () => new Client(PROGRAM),
       configure: (client, url, options = {}) => {
-        const problem = bridge.configureClient(client.#session.client, ...place(url, options));
+        const problem = bridge.configureClient(client.#session.client, ...location(url, options));
         if (problem) throw errorOf(problem);
       },
       reset: async (client) => {
@@ -52,7 +52,7 @@ class Client {
   }
 
   async withLock(key, options, fn) {
-    // The options may be left out.
+    // Callers may leave the options out.
     const [given, body] = fn === undefined && typeof options === 'function' ? [undefined, options] : [options, fn];
     checkType('fn', body, 'function');
     return Lock.useOnce(this.#session, key, given, body);
@@ -123,12 +123,12 @@ class Client {
   }
 
   [custom](depth, options) {
-    return showHandle('Client', { server: bridge.server(this.#session.client) }, depth, options);
+    return inspectHandle('Client', { server: bridge.server(this.#session.client) }, depth, options);
   }
 }
 
-/** Where locks are: the URL, what the environment says where there is none, and the options. */
-function place(url, options) {
+/** What says where the locks are: the URL, the environment, which counts where there is no URL, and the options. */
+function location(url, options) {
   const address = url instanceof URL ? url.href : url;
   if (address !== undefined) checkType('url', address, 'string');
   return [address, environment(), checkOptions(options, CLIENT)];
@@ -138,7 +138,7 @@ function environment() {
   return { url: process.env.DLOCK_URL, requireUrl: process.env.DLOCK_REQUIRE_URL };
 }
 
-/** A worker's environment, which the engine cannot read; that of the process it reads itself, when it is needed. */
+/** A worker's environment, which the engine cannot read. It reads the environment of the process itself, when it needs it. */
 const ownEnvironment = () => (isMainThread ? undefined : environment());
 
 /** A client that has reached its backend. */

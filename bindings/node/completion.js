@@ -1,6 +1,6 @@
 'use strict';
 
-// Calls into the engine and their outcomes. The engine wakes us once for many outcomes; `drain` takes all of them.
+// Calls into the engine, and their outcomes. The engine wakes the event loop once for many outcomes, and `drain` takes all of them.
 
 const { isMainThread } = require('node:worker_threads');
 // Not the globals: jsdom, Electron and fake clocks replace those.
@@ -17,23 +17,23 @@ const STATUSES = ['releasing', 'released', 'not_held', 'unknown', 'lost', 'held'
 
 const BATCH = 1024;
 
-/** Calls that were not answered yet, by number. @type {Map<number, {resolve, reject, made, unlisten}>} */
+/** Calls without an outcome so far, by number. @type {Map<number, {resolve, reject, made, unlisten}>} */
 const pending = new Map();
-/** Whom to tell of a lease's loss, by number. Being watched keeps a lease reachable. @type {Map<number, () => void>} */
+/** What to call when a lease is lost, by number. An entry keeps its lease reachable. @type {Map<number, () => void>} */
 const watched = new Map();
 
-/** Whom to tell that there are events, or logs, by number. @type {Map<number, () => void>} */
+/** What to call when there are events, or logs, by number. @type {Map<number, () => void>} */
 const happenings = new Map();
 
 const bridge = new native.Bridge(drain);
 
-// Both are numbered from one counter: the call that gets a lease gives it its number.
+// Calls and leases share one counter: a lease has the number of the call that acquired it.
 let lastId = 0;
 const nextId = () => (lastId += 1);
 
 atExit(() => (isMainThread ? bridge.shutdown() : bridge.leave()));
 
-// Keeps the event loop alive while somebody needs it, and only then.
+// Keeps the event loop alive while a call waits or a body runs, and only then.
 const anchor = setInterval(() => {}, 2 ** 31 - 1).unref();
 let busy = 0;
 
@@ -47,7 +47,7 @@ function letGo() {
   if (busy === 0) anchor.unref();
 }
 
-/** An error in the engine's words. */
+/** An error as the engine describes it, not yet an object of an error class. */
 class Described {
   constructor(text) {
     this.text = text;
@@ -55,7 +55,7 @@ class Described {
 }
 
 /**
- * Starts a call and promises its outcome.
+ * Starts a call and returns a promise of its outcome.
  * @param {(id: number) => void} start hands the call to the engine under that number
  * @param {Function} [made] see `outcome`
  */
@@ -70,11 +70,11 @@ async function call(start, made) {
 }
 
 /**
- * Promises the outcome of a call that was just started. What it is rejected with is for `explained`, where the callers that wait for it
- * are on the stack again: in the drain an error would know nothing of them.
+ * Returns a promise of the outcome of a call that was just started. The awaiting function turns what it is rejected with into an error, with
+ * `explained`: an error made in the drain would have a stack without the callers.
  * @param {number} id the call's number
- * @param {Function} [made] turns a grant, or the status after a release, into what the caller gets; keeps alive whatever it refers to
- * @param {AbortSignal} [signal] gives the call up
+ * @param {Function} [made] turns a grant, or the status after a release, into what the caller gets; what it refers to stays reachable meanwhile
+ * @param {AbortSignal} [signal] aborting it gives the call up
  */
 function outcome(id, made, signal) {
   return new Promise((resolve, reject) => {
@@ -95,21 +95,21 @@ function giveUpOnAbort(signal, id, reject) {
   try {
     return onAbort(signal, id, giveUp);
   } catch (error) {
-    // A signal that nobody can listen to.
+    // The signal takes no listeners.
     giveUp(error);
     return undefined;
   }
 }
 
-/** What the caller of a call that failed is to see. */
+/** The error that the caller of a failed call gets. */
 const explained = (failure) => (failure instanceof Described ? errorOf(failure.text) : failure);
 
-/** Room for one drain each. Two, where user code in a drain runs the event loop itself, as `deasync` does. */
+/** Arrays for one drain each. Two drains overlap if user code in one of them runs the event loop itself, as `deasync` does. */
 const spare = [];
 
 /**
- * Delivers what has come, in order. User code runs in here: listeners of `lease.signal`, observers. Whatever it does, each outcome is told or
- * given back: it may abort a call whose grant is next, and what it throws ends nothing but its own turn.
+ * Delivers all outcomes, in order. User code runs in here: listeners of `lease.signal`, and observers. It may abort a call whose grant comes
+ * next, and it may throw; still every outcome is delivered, or its grant released.
  */
 function drain() {
   const items = spare.pop() ?? new Float64Array(BATCH * STRIDE);
@@ -124,12 +124,12 @@ function drain() {
 function deliver(items, at) {
   const id = items[at];
   const kind = items[at + 1];
-  if (kind === LOST) return guarded(tellLoss, id);
-  if (kind === HAPPENED) return guarded(tellEvents, id);
+  if (kind === LOST) return guarded(reportLoss, id);
+  if (kind === HAPPENED) return guarded(reportEvents, id);
   const text = kind === ANSWER || kind === FAILED ? bridge.text(id) : undefined;
   const waiting = pending.get(id);
   if (waiting === undefined) {
-    // Given up, perhaps a moment ago by what was told in this very drain.
+    // The call was given up, perhaps a moment ago by user code in this very drain.
     if (kind === GRANTED) bridge.discard(id);
     return undefined;
   }
@@ -140,16 +140,16 @@ function deliver(items, at) {
     if (kind === FAILED) return waiting.reject(new Described(text));
     return waiting.resolve(valueAt(items, at, text, waiting.made));
   } catch (error) {
-    // It is the end of this outcome only.
+    // The others are delivered all the same.
     if (kind === GRANTED) bridge.discard(id);
     return waiting.reject(error);
   }
 }
 
-/** What it throws becomes an uncaught exception, as what a listener throws does, and ends nothing here. */
-function guarded(tell, ...values) {
+/** Calls user code. What it throws becomes an uncaught exception, as with any listener, and does not stop the drain. */
+function guarded(report, ...values) {
   try {
-    tell(...values);
+    report(...values);
   } catch (error) {
     setImmediate(() => {
       throw error;
@@ -174,14 +174,13 @@ function valueAt(items, at, text, made) {
   }
 }
 
-function tellLoss(id) {
-  bridge.text(id);
-  const tell = watched.get(id);
+function reportLoss(id) {
+  const report = watched.get(id);
   watched.delete(id);
-  tell?.();
+  report?.();
 }
 
-const tellEvents = (id) => happenings.get(id)?.();
+const reportEvents = (id) => happenings.get(id)?.();
 
 module.exports = {
   DEFAULT_CHOSEN: native.DEFAULT_CHOSEN,

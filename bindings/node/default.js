@@ -1,6 +1,6 @@
 'use strict';
 
-// The functions of the module itself, on one client for the whole program.
+// The functions of the module itself. They use one client for the whole program.
 
 const { program } = require('./client.js');
 
@@ -11,12 +11,12 @@ function defaultClient() {
   return client;
 }
 
-/** Says where the default client's locks are. Its first operation settles that; locks made before follow. */
+/** Sets where the default client's locks are. It must come before the client's first operation; locks made before follow. */
 function configure(url, options) {
   program.configure(defaultClient(), url, options);
 }
 
-/** For tests: makes the default client what it was when the program began. */
+/** For tests: puts the default client back to its state at the start of the program. */
 async function resetDefaultClient() {
   await program.reset(defaultClient());
 }

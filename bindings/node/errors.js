@@ -1,6 +1,6 @@
 'use strict';
 
-// One class for each of the engine's error codes. `code` never changes; the other fields are there where they are known.
+// One class for each of the engine's error codes. `code` never changes; an error has those other fields that are known.
 
 const { holderOf } = require('./holder.js');
 
@@ -26,7 +26,7 @@ class ClientClosed extends LockError {}
 class ForkedError extends LockError {}
 
 class InvalidOptions extends LockError {
-  /** For what only JavaScript can see: wrong types and unknown names. Ranges are the engine's. */
+  /** For what only JavaScript can see: wrong types and unknown names. The engine checks ranges. */
   static because(field, value, allowed) {
     const message = `${field}: ${value} is not valid: ${allowed}`;
     return new InvalidOptions(message, { field, value, allowed });
@@ -48,7 +48,7 @@ const classes = {
   ForkedError,
 };
 
-// The code of each class. Those of the two bases are not among the engine's.
+// The code of each class. The engine does not have the codes of the two base classes.
 const codes = {
   LockError: 'LOCK_ERROR',
   NotAcquired: 'NOT_ACQUIRED',
@@ -66,7 +66,7 @@ const codes = {
 
 const byCode = {};
 
-// On the prototype, so that subclasses inherit both. The built-in errors have their names there, too.
+// On the prototype, so that subclasses inherit both. The built-in errors have their names there too.
 for (const [name, errorClass] of Object.entries(classes)) {
   const code = codes[name];
   byCode[code] = errorClass;
@@ -74,7 +74,7 @@ for (const [name, errorClass] of Object.entries(classes)) {
   Object.defineProperty(errorClass.prototype, 'code', { value: code, configurable: true, writable: true });
 }
 
-/** The error that the engine described. */
+/** The error for a description from the engine. */
 function errorOf(text) {
   const { message, holder, causes, ...fields } = JSON.parse(text);
   if (holder) fields.holder = holderOf(holder);

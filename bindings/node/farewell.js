@@ -1,9 +1,9 @@
 'use strict';
 
-// What is done when this environment exits: one listener of the process for it, however often this package is evaluated in it (Jest's
-// `resetModules`, hot reload, two versions side by side).
+// Runs functions when this environment exits. The process gets one listener for them, however often the package is evaluated (Jest's `resetModules`,
+// hot reload, two versions side by side).
 
-/** Under this name the first one leaves the function that adds to the list. A function, because Jest copies the objects that it finds. */
+/** The first copy of the package stores here the function that adds to the list. A function, because Jest copies objects. */
 const SHARED = Symbol.for('dlock-engine.atExit');
 
 process[SHARED] ??= listOfEnds();
@@ -16,7 +16,7 @@ function listOfEnds() {
   return (end) => void ends.push(end);
 }
 
-/** Has `end` called when this environment exits. It must not throw. */
+/** Calls `end` when this environment exits. `end` must not throw. */
 const atExit = process[SHARED];
 
 module.exports = { atExit };

@@ -1,23 +1,23 @@
 'use strict';
 
-// Signs of life: an event loop that runs says so, for the leases that end when it does not.
+// Heartbeats: while the event loop runs, it confirms the leases that have `maxStall` and would end without heartbeats.
 
 const { clearInterval, setInterval } = require('node:timers');
 const { bridge } = require('./completion.js');
 
-/** Signs in the time that `maxStall` allows without one. */
-const SIGNS = 4;
+/** How many heartbeats are sent within `maxStall`. */
+const HEARTBEATS = 4;
 
-/** By their numbers: nothing here keeps a lease reachable. */
+/** The leases' numbers: a reference would keep the lease reachable. */
 const leases = new Set();
 let every = Infinity;
 let timer;
 
-/** For as long as the lease is held. The timer runs only while there is such a lease, and keeps no process alive. */
-function giveSigns(id, maxStall) {
+/** Sends heartbeats for as long as the lease is held. The timer runs only while there is such a lease, and does not keep the process alive. */
+function sendHeartbeats(id, maxStall) {
   leases.add(id);
-  if (maxStall / SIGNS >= every) return;
-  every = maxStall / SIGNS;
+  if (maxStall / HEARTBEATS >= every) return;
+  every = maxStall / HEARTBEATS;
   clearInterval(timer);
   timer = setInterval(beat, every).unref();
 }
@@ -29,4 +29,4 @@ function beat() {
   every = Infinity;
 }
 
-module.exports = { giveSigns };
+module.exports = { sendHeartbeats };

@@ -1,6 +1,6 @@
 'use strict';
 
-/** Who holds a key, as the engine tells it, with a date for people. */
+/** A holder as the engine describes it, with `since` as a `Date`. */
 function holderOf({ since, ...holder }) {
   return { ...holder, since: since === null ? null : new Date(since) };
 }

@@ -5,23 +5,23 @@ const { setTimeout } = require('node:timers');
 const { transferableAbortController } = require('node:util');
 const { bridge, call, explained, keepAlive, letGo, nextId, outcome, watched } = require('./completion.js');
 const { classes, errorOf } = require('./errors.js');
-const { checkType } = require('./options.js');
-const { warnForgotten } = require('./forgotten.js');
+const { custom, inspectHandle } = require('./inspect.js');
 const { checkResult } = require('./lazy.js');
-const { custom, showHandle } = require('./shown.js');
+const { checkType } = require('./options.js');
+const { warnForgotten } = require('./warnings.js');
 
 const { LockLost } = classes;
 
-/** Node's own, the one that its `fetch` and its events know: under jsdom, or after a polyfill, the global one is another. */
+/** Node's own class, which its `fetch` and its events know. Under jsdom, or after a polyfill, the global one is another. */
 const AbortController = transferableAbortController?.().constructor ?? globalThis.AbortController;
 
-/** Leases that user code holds: when nobody can reach one any more, the engine gives it back. */
+/** Leases that user code holds. When code can no longer reach one, the engine releases it. */
 const reachable = new FinalizationRegistry((id) => {
   const forgotten = bridge.dropLease(id);
   if (forgotten) warnForgotten(forgotten);
 });
 
-/** Leases that were taken a moment ago. Most are given back at once: only those that are not are worth registering, which is slow. */
+/** Leases that were acquired a moment ago. Registering is slow and most leases are released soon, so only older ones are registered. */
 const young = new Set();
 const YOUTH_MS = 500;
 let growing = false;
@@ -39,7 +39,7 @@ function grow() {
   young.clear();
 }
 
-/** Whose signal a body may hand to as many calls as it likes. */
+/** An AbortController whose signal a body may pass to any number of calls. */
 function controllerForMany() {
   const controller = new AbortController();
   setMaxListeners(0, controller.signal);
@@ -55,7 +55,7 @@ class Lease {
   #sequence;
   #acquiredAt;
   #ttl;
-  /** How it was given back. Until then the engine is asked; from then on the engine has forgotten it. */
+  /** The status after the release. Until then the engine is asked; afterwards the engine has no record of the lease. */
   #ended;
   #lossError;
   #controller;
@@ -73,18 +73,18 @@ class Lease {
     this.#ttl = ttl;
   }
 
-  /** Has the engine take the lease back when nobody can reach it any more. */
+  /** Makes the engine release the lease when code can no longer reach it. */
   static entrust(lease) {
     if (!lease.#registered) watchOver(lease);
     return lease;
   }
 
-  /** Enters a lease once more. False if it is not held any more. */
+  /** Enters the lease again, for a reentrant lock. False if it is no longer held. */
   static enter(lease) {
     return bridge.enter(lease.#id);
   }
 
-  /** What the engine knows it by. */
+  /** The number by which the engine knows the lease. */
   static numberOf(lease) {
     return lease.#id;
   }
@@ -95,17 +95,17 @@ class Lease {
   }
 
   /**
-   * Runs `fn(lease)` and gives the lease back on every way out. The process stays alive meanwhile.
+   * Runs `fn(lease)` and releases the lease however `fn` ends. The process stays alive meanwhile.
    *
-   * A body that succeeded although its lease was lost, or that failed because `lease.signal` aborted, ends in LockLost. Its own error,
-   * thrown for whatever other reason, wins over the loss and over a failing release.
+   * It throws LockLost if the lease was lost and the body succeeded all the same, or failed because `lease.signal` aborted. Any other error
+   * of the body wins over the loss and over a failing release.
    */
   static async runHolding(lease, fn) {
     keepAlive();
     try {
       let result;
       try {
-        // It may have run out on the way here.
+        // It may have expired before this code ran.
         if (!lease.valid) lease.check();
         result = await fn(lease);
         if (typeof result === 'object') await checkResult(result);
@@ -164,7 +164,7 @@ class Lease {
 
   get signal() {
     this.#controller ??= controllerForMany();
-    // A loss that was not delivered yet is not hidden from who asks now.
+    // A loss that the drain has not delivered yet shows here already.
     if (this.lost) this.#onLost();
     else this.#watch();
     return this.#controller.signal;
@@ -186,7 +186,7 @@ class Lease {
     bridge.autoRenew(this.#id, renew);
   }
 
-  /** Never settles for a lease that is given back; until then it keeps the process alive, as every call that waits does. */
+  /** Never settles if the lease is released. Until then it keeps the process alive, as every waiting call does. */
   waitLost() {
     return new Promise((resolve) => {
       if (this.lost) return resolve(this.#loss().reason);
@@ -213,13 +213,13 @@ class Lease {
   }
 
   [custom](depth, options) {
-    return showHandle('Lease', { key: this.#key, token: this.#token, status: this.status }, depth, options);
+    return inspectHandle('Lease', { key: this.#key, token: this.#token, status: this.status }, depth, options);
   }
 
   #onLost() {
     const loss = this.#loss();
     this.#controller?.abort(loss);
-    for (const tell of this.#takeLossListeners()) tell(loss.reason);
+    for (const resolve of this.#takeLossListeners()) resolve(loss.reason);
   }
 
   #takeLossListeners() {
@@ -235,14 +235,14 @@ class Lease {
     bridge.watch(this.#id);
   }
 
-  /** Called with the answer to a release. True if that was confirmed. */
+  /** Handles the answer to a release. Returns whether the backend confirmed it. */
   #end(status) {
-    // One of several entries was taken back.
+    // The release undid one entry of several; the lease is still held.
     if (status === 'held') return true;
     if (status === 'lost') this.#onLost();
     else this.#takeLossListeners();
     if (status === 'releasing') {
-      // The engine goes on trying; it must not keep the record for ever.
+      // The engine goes on trying. Its record goes when code can no longer reach the lease.
       Lease.entrust(this);
       return false;
     }
@@ -263,7 +263,7 @@ class Lease {
     return undefined;
   }
 
-  /** One loss, one error: the body, the signal and the caller see the same. */
+  /** Keeps the error of a loss, so that the body, the signal and the caller all see the same object. */
   #remember(error) {
     if (error instanceof LockLost) this.#lossError = error;
     return error;

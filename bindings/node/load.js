@@ -1,6 +1,6 @@
 'use strict';
 
-// Loads the engine, or says why it cannot be loaded.
+// Loads the engine, or throws an error that explains why it cannot be loaded.
 
 const { closeSync, openSync, readSync, readdirSync } = require('node:fs');
 const { join } = require('node:path');
@@ -8,7 +8,7 @@ const { join } = require('node:path');
 // e_machine in the head of an ELF file.
 const machines = { 3: 'ia32', 40: 'arm', 62: 'x64', 183: 'arm64', 243: 'riscv64' };
 
-// What the system's loader says, in any of its wordings, and what it means.
+// The messages of the systems' loaders, and what they mean.
 const reasons = [
   [/GLIBC(XX)?_/, 'it is built for a newer C library than this system has'],
   [/ld-linux|ld-musl|libc\.so|libc\.musl|libgcc_s/, 'it is built for another C library (glibc or musl) than this system has'],
@@ -21,14 +21,14 @@ const reasons = [
   [/invalid ELF header|file too short|not a mach-o/i, 'the file is damaged'],
 ];
 
-/** The C library of this system; nothing where that is no question. */
+/** The C library of this system, as part of a sentence; empty where there is only one. */
 function cLibrary() {
   if (process.platform !== 'linux') return '';
   const glibc = process.report?.getReport?.().header?.glibcVersionRuntime;
   return glibc ? ` with glibc ${glibc}` : ' with musl';
 }
 
-/** What kind of system a library is for, as far as its head tells. */
+/** Which system a library is for, as far as the head of its file shows. */
 function builtFor(file) {
   const head = Buffer.alloc(20);
   try {
@@ -50,13 +50,11 @@ function explained(error) {
   const reason = reasons.find(([sign]) => sign.test(error.message))?.[1];
   const cause = error.code === 'MODULE_NOT_FOUND' ? `it is not in ${__dirname}` : error.message.trim();
   const parts = [`dlock: native.node cannot be loaded: ${cause}`, reason && `That means that ${reason}`, `${here}; of what is there, ${found}`];
-  const told = new Error(parts.filter(Boolean).join('. '), { cause: error });
-  told.code = error.code;
-  return told;
+  return Object.assign(new Error(parts.filter(Boolean).join('. '), { cause: error }), { code: error.code });
 }
 
 try {
-  // The name is written out, so that bundlers find the file.
+  // A literal name, so that bundlers find the file.
   module.exports = require('./native.node');
 } catch (error) {
   throw explained(error);

@@ -1,18 +1,18 @@
 'use strict';
 
 const { reasonOf } = require('./aborts.js');
+const { asBody, inside, warnOfOwnBody } = require('./bodies.js');
 const { bridge, call, explained, nextId, outcome } = require('./completion.js');
 const { errorOf } = require('./errors.js');
-const { warnForgotten } = require('./forgotten.js');
+const { sendHeartbeats } = require('./heartbeat.js');
+const { custom, inspectHandle } = require('./inspect.js');
 const { checkBody } = require('./lazy.js');
 const { Lease } = require('./lease.js');
-const { asBody, inside, warnOfOwnBody } = require('./nesting.js');
-const { giveSigns } = require('./pulse.js');
-const { asHolder, enterAgain } = require('./reentry.js');
 const { ACQUIRE, LOCK, checkKey, checkOptions, checkSignal, checkType } = require('./options.js');
-const { custom, showHandle } = require('./shown.js');
+const { asHolder, enterAgain } = require('./reentry.js');
+const { warnForgotten } = require('./warnings.js');
 
-/** Locks that user code holds. With the last way to a lock go the leases that only it remembers. */
+/** Locks that user code holds. When code can no longer reach a lock, the engine releases the leases that only this lock remembers. */
 const reachable = new FinalizationRegistry((id) => bridge.dropLock(id).forEach(warnForgotten));
 
 /** A reusable handle: a key and options. Each acquire gets a lease of its own. */
@@ -39,13 +39,13 @@ class Lock {
     if (problem) throw errorOf(problem);
   }
 
-  /** Has the engine forget the lock when nobody can reach it any more. */
+  /** Makes the engine drop the lock when code can no longer reach it. */
   static entrust(lock) {
     reachable.register(lock, lock.#id);
     return lock;
   }
 
-  /** `withLock` on a lock for this one use. */
+  /** `withLock` on a lock that is made for this one use. */
   static async useOnce(session, key, options, fn) {
     const lock = new Lock(session, key, options);
     try {
@@ -91,7 +91,7 @@ class Lock {
     return call((id) => bridge.tryAcquire(this.#id, id, inside()), this.#handed);
   }
 
-  /** Works only while exactly one lease is outstanding. */
+  /** Works only while exactly one lease of this lock is outstanding. */
   async release() {
     return call((id) => bridge.releaseLock(this.#id, id), (status) => status === 'released');
   }
@@ -101,20 +101,20 @@ class Lock {
   }
 
   [custom](depth, options) {
-    return showHandle('Lock', { key: this.#key }, depth, options);
+    return inspectHandle('Lock', { key: this.#key }, depth, options);
   }
 
   #warnIfWaiting(wait) {
     if (wait !== 0 && !this.#retries) warnOfOwnBody(this.#session, this.#key);
   }
 
-  /** A lease for a body of ours. */
+  /** The lease for a `withLock` body. */
   #made = (id, token, sequence, acquiredAt, ttl) => {
-    if (this.#maxStall !== undefined) giveSigns(id, this.#maxStall);
+    if (this.#maxStall !== undefined) sendHeartbeats(id, this.#maxStall);
     return new Lease(this.#session, this.#key, id, token, sequence, acquiredAt, ttl);
   };
 
-  /** A lease for the caller, who may forget it. */
+  /** The lease for a caller, who may forget to release it. */
   #handed = (id, token, sequence, acquiredAt, ttl) => Lease.entrust(this.#made(id, token, sequence, acquiredAt, ttl));
 }
 

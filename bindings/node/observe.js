@@ -6,21 +6,22 @@ const { debuglog, inspect } = require('node:util');
 const { bridge, guarded, happenings, nextId } = require('./completion.js');
 const { errorOf } = require('./errors.js');
 const { checkType } = require('./options.js');
+const { warnOfObserver } = require('./warnings.js');
 
 const LOGS = 0;
 
-// What the engine writes: how many rows there are, and whether that is not all; then for each the kind, the key's length, token, the length of the
-// owner's number, waited, held and the reason's length. `event.rs` has the same lists.
+// What the engine writes: the number of rows, and whether there are more events; then for each row the kind, the key's length, token, the length of
+// the owner's number, waited, held and the reason's length. `event.rs` has the same lists.
 const HEAD = 2;
 const STRIDE = 7;
 const KINDS = ['acquired', 'released', 'renewed', 'renewal_failed', 'acquire_failed', 'lost'];
-/** So long is what the owners in a text begin with: 32 digits and a colon. */
+/** The length of what all owner ids in a text begin with: 32 digits and a colon. */
 const SESSION = 33;
 
 const ROWS = 256;
 const rows = new Float64Array(HEAD + ROWS * STRIDE);
 
-/** The observers of one client. One queue for all of them, so that they hear of the events of a lease in order. */
+/** The observers of one client. They share one queue, so that they get the events of a lease in order. */
 class Observers {
   #client;
   #id = nextId();
@@ -31,7 +32,7 @@ class Observers {
     this.#client = client;
   }
 
-  /** Has `fn` called with each such event; returns what takes it back. */
+  /** Calls `fn` with each event of this kind. Returns a function that ends it. */
   add(event, fn) {
     checkType('event', event, 'string');
     checkType('fn', fn, 'function');
@@ -58,7 +59,7 @@ class Observers {
     if (this.#byEvent.size > 0) return this.#listen([...this.#byEvent.keys()]);
     bridge.endSubscription(this.#id);
     happenings.delete(this.#id);
-    // A number is a subscription's for its life.
+    // A number is never used for a second subscription.
     this.#id = nextId();
   }
 
@@ -67,14 +68,14 @@ class Observers {
     while (more) {
       const text = bridge.events(this.#id, rows);
       if (text === null) return void happenings.delete(this.#id); // the client is gone
-      // Read before the observers are called.
+      // Read before an observer can start another delivery.
       more = rows[1] === 1;
-      this.#tell(text);
+      this.#callObservers(text);
     }
   }
 
-  /** Makes the events of these rows, one after the other, and calls their observers. */
-  #tell(text) {
+  /** Makes the events of these rows, one after the other, and calls the observers of each. */
+  #callObservers(text) {
     const session = text.slice(-SESSION);
     const end = HEAD + rows[0] * STRIDE;
     for (let at = HEAD, next = 0; at < end; at += STRIDE) {
@@ -98,7 +99,7 @@ class Observers {
   }
 }
 
-/** What is not there comes as NaN. */
+/** The engine writes NaN for a missing value. */
 const known = (number) => (number >= 0 ? number : null);
 
 function call(observers, event) {
@@ -111,13 +112,12 @@ function call(observers, event) {
   }
 }
 
-function complain({ kind, key }, error) {
+function complain(event, error) {
   const [words, detail] = error instanceof Error ? [`${error}`, error.stack] : [inspect(error), undefined];
-  const message = `the observer of ${JSON.stringify(kind)} for lock ${JSON.stringify(key)} failed: ${words}`;
-  process.emitWarning(message, { type: 'LockWarning', code: 'DLOCK_OBSERVER', detail });
+  warnOfObserver(event, words, detail);
 }
 
-/** With `NODE_DEBUG=dlock`, what the engine logs goes where Node's own debug logs go. */
+/** With `NODE_DEBUG=dlock`, the engine's logs go where Node's own debug logs go. */
 const log = debuglog('dlock');
 if (log.enabled) {
   happenings.set(LOGS, () => bridge.logs().forEach((line) => log('%s', line)));

@@ -1,6 +1,6 @@
 'use strict';
 
-// Types and names only: what range a value must be in is the engine's business.
+// Checks the names and types of options. The engine checks ranges.
 
 const { inspect } = require('node:util');
 const { InvalidOptions } = require('./errors.js').classes;
@@ -47,8 +47,8 @@ const ACQUIRE = new Map([
 ]);
 
 /**
- * The options that were set: `null` and `undefined` stand for the default.
- * Throws InvalidOptions unless they have known names and values of the right type. Options that are part of another one have its name in front.
+ * Returns the options that were set; `null` and `undefined` stand for the default. Throws InvalidOptions for an unknown name or a value of the wrong
+ * type. `part` is the name of the option that these are part of, and stands before their own names.
  */
 function checkOptions(options, known, part) {
   if (options === undefined) return undefined;
@@ -58,8 +58,8 @@ function checkOptions(options, known, part) {
     const value = options[name];
     const type = known.get(name);
     const field = part === undefined ? name : `${part}.${name}`;
-    if (type === undefined) throw InvalidOptions.because(field, shown(value), `known options are ${[...known.keys()].join(', ')}`);
-    // For ever, to who comes from elsewhere; here it would be the default.
+    if (type === undefined) throw InvalidOptions.because(field, printable(value), `known options are ${[...known.keys()].join(', ')}`);
+    // In other libraries null means for ever; here it would silently be the default.
     if (value === null && known === LOCK && name === 'ttl') throw InvalidOptions.because('ttl', 'null', 'milliseconds: every lease ends');
     if (value === undefined || value === null) continue;
     if (typeof type === 'string') checkType(field, value, type);
@@ -69,11 +69,11 @@ function checkOptions(options, known, part) {
 }
 
 function checkType(field, value, type) {
-  if (typeof value !== type || value === null) throw InvalidOptions.because(field, shown(value), `a value of type ${type}`);
-  // Such text would become another on its way to the engine.
+  if (typeof value !== type || value === null) throw InvalidOptions.because(field, printable(value), `a value of type ${type}`);
+  // The engine would get other text: lone surrogates have no UTF-8.
   if (type === 'string' && !value.isWellFormed()) {
-    // In a URL there may be a password.
-    throw InvalidOptions.because(field, field === 'url' ? 'this text' : shown(value), 'text without lone surrogates');
+    // A URL may contain a password.
+    throw InvalidOptions.because(field, field === 'url' ? 'this text' : printable(value), 'text without lone surrogates');
   }
 }
 
@@ -95,8 +95,8 @@ function checkSignal(signal) {
   }
 }
 
-/** Objects are not shown: there may be a password inside. */
-function shown(value) {
+/** A value for an error message. Objects are left out: they may contain a password. */
+function printable(value) {
   return typeof value === 'object' && value !== null ? 'an object' : inspect(value, { maxStringLength: 80 });
 }
 

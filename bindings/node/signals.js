@@ -1,6 +1,6 @@
 'use strict';
 
-// A signal that begins a drain, for programs that ask for it. By itself the package listens to none.
+// Closes clients on a signal, for programs that ask for it. Without that the package listens to no signals.
 
 const { constants } = require('node:os');
 const { inspect } = require('node:util');
@@ -9,19 +9,19 @@ const { classes } = require('./errors.js');
 
 const END = ['SIGTERM', 'SIGINT'];
 
-/** Who waits for each signal. One listener of ours a signal, however many clients it closes. */
-const waiting = new Map();
-/** Drains under way. The signal is put off until the last of them has ended. */
+/** What each signal closes. A signal gets one listener of ours, however many clients it closes. */
+const closing = new Map();
+/** How many closes are under way. The signal takes its usual effect when the last of them has ended. */
 let drains = 0;
 
 /**
- * Has the first of these signals call `close`; returns a function that takes that back. What the signal would have done without us is put off
- * until then, or until a second one comes; where others listen to it, the process is theirs to end.
+ * Calls `close` at the first of these signals. Returns a function that cancels this. The signal takes its usual effect after `close`, or when
+ * a second one comes. If the program has listeners of its own for the signal, they decide whether the process ends.
  */
 function closeOnSignal(close, signals = END) {
   checkSignals(signals);
-  const end = () => signals.forEach((name) => forget(name, hear));
-  async function hear(name) {
+  const end = () => signals.forEach((name) => forget(name, begin));
+  async function begin(name) {
     end();
     drains += 1;
     try {
@@ -31,34 +31,34 @@ function closeOnSignal(close, signals = END) {
       if (drains === 0 && process.listenerCount(name) === 0) process.kill(process.pid, name);
     }
   }
-  signals.forEach((name) => listen(name, hear));
+  signals.forEach((name) => listen(name, begin));
   return end;
 }
 
-function listen(name, hear) {
-  if (!waiting.has(name)) {
-    waiting.set(name, new Set());
-    process.on(name, tell);
+function listen(name, begin) {
+  if (!closing.has(name)) {
+    closing.set(name, new Set());
+    process.on(name, onSignal);
   }
-  waiting.get(name).add(hear);
+  closing.get(name).add(begin);
 }
 
-function forget(name, hear) {
-  const those = waiting.get(name);
-  if (!those?.delete(hear) || those.size > 0) return;
-  waiting.delete(name);
-  process.off(name, tell);
+function forget(name, begin) {
+  const begins = closing.get(name);
+  if (!begins?.delete(begin) || begins.size > 0) return;
+  closing.delete(name);
+  process.off(name, onSignal);
 }
 
-function tell(name) {
-  for (const hear of [...waiting.get(name)]) hear(name);
+function onSignal(name) {
+  for (const begin of [...closing.get(name)]) begin(name);
 }
 
 function checkSignals(signals) {
   const known = Array.isArray(signals) && signals.every((name) => Object.hasOwn(constants.signals, name));
   if (!known) throw classes.InvalidOptions.because('signals', inspect(signals, { maxStringLength: 80 }), 'an array of names such as "SIGTERM"');
   if (isMainThread) return;
-  const message = 'closeOnSignal: signals reach the main thread only; close the client of a worker from there';
+  const message = 'closeOnSignal: only the main thread gets signals; close the client of a worker from there';
   throw new classes.LockError(message, { code: 'NOT_MAIN_THREAD', operation: 'closeOnSignal' });
 }
 

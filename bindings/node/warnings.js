@@ -1,9 +1,28 @@
 'use strict';
 
-/** Tells of a lease that was given back because nobody could reach it any more. */
+// What the package warns of, as process warnings of the type `LockWarning`.
+
+/** Warns of a lease that was released because no code could reach it any more. */
 function warnForgotten({ key, token }) {
-  const message = `the lease of ${JSON.stringify(key)} (token ${token}) was dropped without release; it is given back`;
+  const message = `the lease of ${JSON.stringify(key)} (token ${token}) was dropped without release; the engine releases it`;
   process.emitWarning(message, { type: 'LockWarning', code: 'DLOCK_FORGOTTEN' });
 }
 
-module.exports = { warnForgotten };
+/**
+ * Warns of a body that waits for a key which it holds itself.
+ * @param {string} key
+ * @param {Function} caller the warning's stack begins below it
+ */
+function warnOfDeadlock(key, caller) {
+  const name = JSON.stringify(key);
+  const message = `deadlock: code inside withLock(${name}) is waiting to acquire ${name} again`;
+  process.emitWarning(message, { type: 'LockWarning', code: 'DLOCK_NESTED', ctor: caller });
+}
+
+/** Warns of an observer that threw. */
+function warnOfObserver({ kind, key }, words, detail) {
+  const message = `the observer of ${JSON.stringify(kind)} for lock ${JSON.stringify(key)} failed: ${words}`;
+  process.emitWarning(message, { type: 'LockWarning', code: 'DLOCK_OBSERVER', detail });
+}
+
+module.exports = { warnForgotten, warnOfDeadlock, warnOfObserver };

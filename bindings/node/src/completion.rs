@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use dlock::{Error, Lease, LossReason, Status};
+use dlock::{Error, Lease, Status};
 use napi::bindgen_prelude::Function;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ pub(crate) enum Outcome {
     Answer(String),
     Failed(Error),
     /// No call's end: a watched lease was lost.
-    Lost(LossReason),
+    Lost,
     /// No call's end: there are events to take, or logs.
     Happened,
 }

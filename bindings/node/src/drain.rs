@@ -73,10 +73,7 @@ impl Bridge {
                 self.texts.borrow_mut().insert(call, describe(&error));
                 item[1] = kind::FAILED;
             }
-            Outcome::Lost(reason) => {
-                self.texts.borrow_mut().insert(call, reason.as_str().to_owned());
-                item[1] = kind::LOST;
-            }
+            Outcome::Lost => item[1] = kind::LOST,
         }
         item
     }

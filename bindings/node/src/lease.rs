@@ -102,7 +102,7 @@ impl Bridge {
     pub fn watch(&self, lease: i64) {
         let completions = self.completions.clone();
         if let Some(held) = self.lease(lease) {
-            held.on_lost(move |reason| completions.push(lease, Outcome::Lost(reason)));
+            held.on_lost(move |_| completions.push(lease, Outcome::Lost));
         }
     }
 

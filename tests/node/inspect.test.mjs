@@ -6,7 +6,7 @@ import { inspect } from 'node:util';
 import { Client } from '../../bindings/node/index.mjs';
 import { runProgram } from './backends.mjs';
 
-describe('what is shown', () => {
+describe('what inspect shows', () => {
   test('r18_of_a_client_is_its_server_without_the_password', () => {
     assert.equal(inspect(new Client('redis://me:secret@127.0.0.1:1/?db=1')), "Client { server: 'redis://127.0.0.1:1/1' }");
     assert.equal(inspect({ deep: { client: new Client('memory:') } }, { depth: 0 }), '{ deep: [Object] }');
