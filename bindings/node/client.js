@@ -88,6 +88,10 @@ class Client {
     return JSON.parse(bridge.stats(this.#session.client));
   }
 
+  capabilities() {
+    return JSON.parse(bridge.capabilities(this.#session.client));
+  }
+
   metrics() {
     return bridge.metrics(this.#session.client);
   }

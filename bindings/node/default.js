@@ -29,6 +29,7 @@ const listLocks = async (prefix) => defaultClient().listLocks(prefix);
 const isLocked = async (key) => defaultClient().isLocked(key);
 const forceRelease = async (key, holder) => defaultClient().forceRelease(key, holder);
 const stats = () => defaultClient().stats();
+const capabilities = () => defaultClient().capabilities();
 const metrics = () => defaultClient().metrics();
 const health = async () => defaultClient().health();
 const on = (event, fn) => defaultClient().on(event, fn);
@@ -37,6 +38,7 @@ const close = async (timeout) => defaultClient().close(timeout);
 const closeOnSignal = (timeout, signals) => defaultClient().closeOnSignal(timeout, signals);
 
 module.exports = {
+  capabilities,
   close,
   closeOnSignal,
   configure,

@@ -1,5 +1,9 @@
 /** Distributed locks with fencing tokens. All times are in milliseconds. */
 
+import type { Capabilities, EventName, Health, Holder, Inspection, LockEvent, Stats } from './observe.js';
+
+export * from './observe.js';
+
 // What `await using` needs, as TypeScript's own `esnext.disposable` and `@types/node` declare it, for programs that have neither.
 declare global {
   interface SymbolConstructor { readonly asyncDispose: unique symbol }
@@ -11,182 +15,186 @@ export declare const version: string;
 
 export interface ClientOptions {
   /**
-   * Put before every key; no `/` in it. Default: `"dlock"`. Empty for the names as the server has them: there the key `b` of the namespace `a` is
-   * `a/b` on Redis and etcd.
+   * The prefix of every key, without a `/`. Default: `"dlock"`. On Redis and etcd, the key `b` of the namespace `a` is stored as `a/b`; with an empty
+   * namespace, keys are stored as they are.
    */
   namespace?: string | null;
   /** How long one backend request may take. Default: 1000. */
   opTimeout?: number | null;
-  /** How long connecting may take, and for how long a failing backend is tried before an acquire gives up. Default: 5000. */
+  /** How long connecting may take, and for how long an acquire keeps trying a failing backend. Default: 5000. */
   connectTimeout?: number | null;
   /** How leases are renewed. */
   renewal?: Renewal | null;
-  /** Refuses `local:` where neither the program nor `DLOCK_URL` names a backend, as `DLOCK_REQUIRE_URL=1` does. Default: false. */
+  /** Throws instead of using `local:` when neither the program nor `DLOCK_URL` names a backend. `DLOCK_REQUIRE_URL=1` does the same. Default: false. */
   requireUrl?: boolean | null;
 }
 
-/** Tuning of renewal, for all leases of a client. The defaults are good to 100,000 leases. */
+/** Tuning of renewal, for all leases of a client. The defaults suit up to 100,000 leases. */
 export interface Renewal {
-  /** The longest pause after renewals that got no answer. Default: 800. */
+  /** The longest pause after a renewal without an answer. Default: 800. */
   maxDelay?: number | null;
-  /** The first such pause; it doubles with each one more. Default: 50; never longer than a twentieth of the TTL. */
+  /** The first such pause; each further one is twice as long. Default: 50, but never more than a twentieth of the TTL. */
   baseDelay?: number | null;
-  /** The longest time that one renewal request may take. Default, and at most: `opTimeout`, and half of what is left of the lease. */
+  /** How long one renewal request may take. Default and maximum: `opTimeout`, and half of the time that is left of the lease. */
   callTimeout?: number | null;
-  /** The most leases in one request. Default, and at most: what the backend takes. */
+  /** How many leases one request may renew. Default and maximum: the backend's limit, see {@link Capabilities}. */
   batch?: number | null;
 }
 
-/** Bounded attempts instead of waiting to be woken. */
+/** A limited number of attempts, instead of waiting in the queue. */
 export interface Retry {
   /** How many attempts may follow the first one. Default: 3; 0 tries once. */
   maxRetries?: number | null;
   /** The pause before the first retry. Default: 100. */
   delay?: number | null;
-  /** What each pause is multiplied with to get the next. Default: 1; at most 100. */
+  /** Each pause is the one before, multiplied by this. Default: 1; at most 100. */
   backoff?: number | null;
-  /** How far a pause is drawn around its length: the default, 0.5, draws it from half of it to one and a half. From 0 to 1. */
+  /** Random spread, from 0 to 1. The default, 0.5, picks each pause between 0.5 and 1.5 times its length. */
   jitter?: number | null;
 }
 
 export interface LockOptions {
-  /** Lease time: without renewal a lease ends then. Default: 30000. `null` is refused: there is no lease without an end. */
+  /** Lease time: without renewal the lease ends after it. Default: 30000. `null` is refused, because every lease has an end. */
   ttl?: number;
-  /** How long acquiring waits; 0 tries once. Default: for ever. */
+  /** How long an acquire waits; 0 tries once. Default: for ever. */
   wait?: number | null;
-  /** Renew by itself while held. Default: true. */
+  /** Whether the engine renews the lease while it is held. Default: true. */
   renew?: boolean | null;
-  /** Renew when the remaining share of the TTL falls to this, between 0 and 1. Default: 2/3. */
+  /** The engine renews when this share of the TTL is left, between 0 and 1. Default: 2/3. */
   renewalThreshold?: number | null;
-  /** Bounded attempts instead of waiting: {@link RetriesExhausted} ends them. `wait` bounds the whole, and a `wait` of 0 still tries once. */
+  /** A limited number of attempts instead of waiting; the last failure throws {@link RetriesExhausted}. `wait` limits their total time, and 0 tries once. */
   retry?: Retry | null;
-  /** Arrival order where the backend can; `false` takes a free key past those who wait. Default: true. */
+  /** Grants in order of arrival, on backends that can; `false` may take a free key before those who wait. Default: true. */
   fair?: boolean | null;
-  /** The lease ends after this long, renewed or not. Default: never. */
+  /** The longest time that a lease may be held, however often it is renewed. Default: no limit. */
   maxHold?: number | null;
-  /** The lease ends when the event loop has not run for this long. Default: never. */
+  /** The lease ends when the event loop has been blocked for this long. Default: never. */
   maxStall?: number | null;
   /**
-   * Whether code that runs in a body of this very lock's `withLock` may acquire it again: it gets the same lease, and the last release gives
-   * the key back. What a body starts at the same time, with `Promise.all` for one, enters together. Default: false.
+   * Whether code inside a `withLock` body of this lock object may acquire the lock again. It gets the same lease, and the last release frees the
+   * key. Calls that a body starts together, for example with `Promise.all`, hold the lock at the same time. Default: false.
    */
   reentrant?: boolean | null;
-  /** Shown by `inspect` beside host, pid and since. */
+  /** Text that `inspect` returns, beside host, pid and since. */
   metadata?: string | null;
   /** How long one backend request may take. Default: the client's. */
   opTimeout?: number | null;
 }
 
 export interface AcquireOptions {
-  /** Instead of the lock's own `wait`; `null` waits for ever. */
+  /** Replaces the lock's own `wait`; `null` waits for ever. */
   wait?: number | null;
-  /** Gives the attempt up: it rejects with the signal's reason, and a grant that was on its way is given back. */
+  /** Aborting it ends the attempt, which rejects with the signal's reason. A grant that is under way is released. */
   signal?: AbortSignal | null;
 }
 
 /**
- * Where a lease stands. `unknown`: given back, but no answer came before the lease would have run out anyway. `not_held`: given back, but the
- * backend said that this lease no longer held the key.
+ * The state of a lease. `unknown`: the holder released it, but no answer came before the lease would have expired. `not_held`: the holder released
+ * it, but according to the backend the lease no longer held the key.
  */
 export type Status = 'held' | 'releasing' | 'released' | 'not_held' | 'unknown' | 'lost';
 
-/** Why a lease ended without its holder giving it back. */
+/** Why a lease ended before its holder released it. */
 export type LossReason = 'expired' | 'gone' | 'max_hold' | 'max_stall' | 'closed';
 
-/** Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use. An idle client does not keep the process alive. */
+/** Makes locks on one backend. It is lazy: the first use connects and starts the engine. An idle client does not keep the process alive. */
 export declare class Client implements AsyncDisposable {
   /**
-   * For `local:`, `local:///path`, `memory:`, `memory:name`, `redis://[user:password@]host[:port][/db]` or
-   * `etcd://[user:password@]host[:port],host...`; `rediss://` and `etcds://` with TLS and `?ca=/file.pem&cert=/file.pem&key=/file.pem`;
-   * `redis+sentinel://[user:password@]host[:port],host.../service[/db]`, also as `rediss+sentinel://`. Default: what `DLOCK_URL` names, else `local:`, which excludes the processes of this user on this machine; `NODE_DEBUG=dlock` tells when that was chosen. An empty `DLOCK_URL` is
-   * as good as none, an empty `url` is refused.
+   * The URL names the backend: `local:`, `local:///path`, `memory:`, `memory:name`, `redis://[user:password@]host[:port][/db]` or
+   * `etcd://[user:password@]host[:port],host...`; with TLS `rediss://` and `etcds://`, with `?ca=/file.pem&cert=/file.pem&key=/file.pem`;
+   * with Sentinel `redis+sentinel://[user:password@]host[:port],host.../service[/db]`, with TLS `rediss+sentinel://`.
+   *
+   * Without a URL the client uses `DLOCK_URL`, and if that is empty or not set `local:`, for the processes of this user on this machine; it then logs
+   * so under `NODE_DEBUG=dlock`. An empty `url` is refused.
    */
   constructor(url?: string | URL, options?: ClientOptions);
-  /** Throws {@link InvalidOptions} for a key or options that cannot be used. */
+  /** A reusable lock for `key`. Throws {@link InvalidOptions} for a key or option that cannot be used. Does no I/O. */
   lock(key: string, options?: LockOptions): Lock;
   /** Runs `fn` while holding the key; see {@link Lock.withLock}. */
   withLock<T>(key: string, fn: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
   withLock<T>(key: string, options: LockOptions | undefined, fn: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
-  /** One round trip to the backend. */
+  /** Makes one round trip to the backend. */
   ping(): Promise<void>;
-  /** Who holds a key and who waits for it: one place a client, and how many calls of this one. See `Inspection`. */
+  /** Who holds a key and who waits for it. See {@link Inspection}. */
   inspect(key: string): Promise<Inspection>;
   /** The held keys that begin with `prefix`, in order. */
   listLocks(prefix?: string): Promise<Inspection[]>;
   isLocked(key: string): Promise<boolean>;
   /**
-   * Takes the key away from the holder with this token or owner id; true if that one held it. The holder learns of it at its next renewal: until
-   * then two may believe that they hold the key, and the fencing token is what protects the data.
+   * Takes the key away from the holder with this token or owner id. True if that holder held it. The holder learns of this at its next renewal. Until
+   * then two holders may believe that they hold the key, and only the fencing token protects the data.
    */
   forceRelease(key: string, holder: number | string): Promise<boolean>;
-  /** What this client has done and has under way. Cheap: no I/O. */
+  /** What this client has done, and what it is doing. Does no I/O. */
   stats(): Stats;
+  /** What the backend can do. Does no I/O. */
+  capabilities(): Capabilities;
   /**
-   * The figures in the OpenMetrics text format, to be served as `application/openmetrics-text; version=1.0.0; charset=utf-8`. Each client has a
-   * registry of its own, and no label holds a key.
+   * The figures of `stats()` in the OpenMetrics text format; serve it as `application/openmetrics-text; version=1.0.0; charset=utf-8`. Each client has
+   * a registry of its own, and no label contains a key.
    */
   metrics(): string;
-  /** Makes a round trip within `opTimeout` and looks at the leases. A backend that does not answer is told, not thrown. */
+  /** Makes a round trip within `opTimeout` and checks the leases. If the backend does not answer, the result says so; nothing is thrown. */
   health(): Promise<Health>;
   /**
-   * Calls `fn(event)` on the event loop whenever this happens; returns a function that ends it. The observers of a client hear of the events of a
-   * lease in order. One that throws is told as a process warning. Where they are too slow, events are dropped and counted
-   * (`stats().droppedEvents`); locks never wait for an observer. Observers do not keep the process alive.
+   * Calls `fn(event)` on the event loop for each such event. Returns a function that ends this. A client's observers get the events of a lease in
+   * order. If one throws, the package emits a process warning. If observers are too slow, events are dropped and counted
+   * (`stats().droppedEvents`): a lock never waits for an observer. Observers do not keep the process alive.
    */
   on(event: EventName, fn: (event: LockEvent) => void): () => void;
   /**
-   * Refuses new work, waits up to `timeout` (default: 0) for holders to finish while their leases are still renewed, then takes away what is
-   * left: its holders are told that the lease is lost.
+   * Refuses new work and waits up to `timeout` (default: 0) for holders to finish, while their leases are still renewed. Then it ends the leases that
+   * are left, and their holders see them as lost.
    *
-   * Until then a `withLock` body that holds a lease of this client may acquire more, as may what it started, and goes on waiting for what it
-   * has asked for. Everybody else is refused with `ClientClosed`, at once. Before Node 24, and for leases that were acquired outside of any
-   * body, nobody can know who belongs to a holder: there any acquire is admitted while a lease is held. Asking about keys works until the end.
+   * Meanwhile a `withLock` body that holds a lease of this client, and code that it started, may acquire more and go on waiting for what they already
+   * asked for. All other callers get `ClientClosed` at once. Before Node 24, and for leases that were acquired outside of any body, the package cannot
+   * know which code belongs to a holder: then any acquire is admitted while a lease is held. Questions about keys are answered until the end.
    *
-   * In a web server, drain the server first, then close the client: `server.close(() => client.close(5000))`. Its requests are new work.
+   * In a web server, drain the server first and close the client then, because requests are new work: `server.close(() => client.close(5000))`.
    */
   close(timeout?: number): Promise<void>;
   /**
-   * Lets a closed client work again, for one that outlives its application: the next operation connects anew, and locks made before follow. Does
-   * nothing to a client that is open. Leases of before stay lost; observers and counts go on. It does not wait for a `close` that is still draining:
-   * that one goes on with what was held before.
+   * Lets a closed client work again, for a client that outlives its application. The next operation connects again, and locks that were made before
+   * work again too. Leases from before stay lost; observers and figures go on. On an open client it does nothing. It does not wait for a `close` that is
+   * still draining: that goes on with the leases that were held before.
    */
   reopen(): void;
   /**
-   * Has the first of these signals (default: `SIGTERM` and `SIGINT`) begin `close(timeout)`; returns a function that ends that. Once the client
-   * is closed the signal ends the process, as it would have done at once without this, unless somebody else listens to it. A second one does
-   * not wait. Main thread only. A web server drains first, and closes the client when that is done, instead of this: its requests are new work.
+   * Begins `close(timeout)` at the first of these signals (default: `SIGTERM` and `SIGINT`). Returns a function that cancels this. Once the client is
+   * closed, the signal ends the process, unless the program listens to it too. A second signal does not wait for the close. Only for the main thread. In a
+   * web server, do not use this: close the client after the server has drained, because requests are new work.
    */
   closeOnSignal(timeout: number, signals?: readonly string[]): () => void;
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** A reusable handle: a key and options. Each acquire gets a lease of its own, one after the other. */
+/** A key with its options, made by {@link Client.lock}. It is reusable, and each acquire gets a lease of its own. */
 export interface Lock {
   readonly key: string;
   /**
-   * Runs `fn` while holding the key and gives it back on every way out. The process stays alive meanwhile.
+   * Runs `fn` while holding the key, and releases it however `fn` ends. The process stays alive meanwhile.
    *
-   * When the lease is lost, `lease.signal` aborts; a body that succeeds all the same, or that fails because of the abort, ends in
+   * When the lease is lost, `lease.signal` aborts. If the body then succeeds all the same, or fails because of the abort, `withLock` throws
    * {@link LockLost}. Any other error of the body wins over the loss and over a failing release.
    *
-   * What the body returns must be done when its promise settles. A generator is closed and refused with {@link InvalidOptions}; other results
-   * that do their work later cannot be seen, such as streams or arrays of promises: use them up inside.
+   * The body's work must be done when its promise settles. A generator is closed and refused with {@link InvalidOptions}. Other results that work
+   * later, such as streams or arrays of promises, cannot be recognised: use them up inside the body.
    *
-   * A body that waits for its own key waits for ever, as a rule, and is warned: from Node 24 on, and in older versions where `NODE_ENV` is
-   * `development` or `test`, since there it takes time.
+   * A body that waits for its own key is usually a deadlock, and the package emits a warning: from Node 24 on, and in older versions if `NODE_ENV` is
+   * `development` or `test`, because there the check costs time.
    */
   withLock<T>(fn: (lease: Lease) => T | PromiseLike<T>): Promise<T>;
-  /** Waits for the key. The lease is renewed until it is given back, also while the event loop is blocked. */
+  /** Waits for the key. The engine renews the lease until it is released, also while the event loop is blocked. */
   acquire(options?: AcquireOptions): Promise<Lease>;
-  /** Tries once; `null` if somebody else holds the key. */
+  /** Tries once. `null` if another holder has the key. */
   tryAcquire(): Promise<Lease | null>;
-  /** Gives back the one lease that this lock has outstanding; rejects if there is none or more than one. */
+  /** Releases the one outstanding lease of this lock. Rejects if there is none or more than one. */
   release(): Promise<boolean>;
   /** Whether anybody holds the key. */
   isLocked(): Promise<boolean>;
 }
 
-/** One grant of a lock. A bare lease does not keep the process alive. One that nobody can reach any more is given back, with a warning. */
+/** One grant of a lock. A lease outside of a body does not keep the process alive. When code can no longer reach it, it is released, with a warning. */
 export interface Lease extends AsyncDisposable {
   readonly key: string;
   /** The fencing token: greater than every token granted for this key before. Pass it to the protected resource. */
@@ -194,9 +202,9 @@ export interface Lease extends AsyncDisposable {
   /** The owner id of the attempt that got the lease, as other processes see it. */
   readonly owner: string;
   readonly ttl: number;
-  /** For how long the engine still vouches for the lease; 0 once it is not valid. */
+  /** For how long the holder may still rely on the lease; 0 once it is not valid. */
   readonly remaining: number;
-  /** Whether the holder may rely on the lease now: a reading of the clock, right also after a pause that nobody has told us of yet. */
+  /** Whether the holder may rely on the lease now. It reads the clock, so it is right even directly after a pause of the process. */
   readonly valid: boolean;
   readonly lost: boolean;
   readonly status: Status;
@@ -204,162 +212,47 @@ export interface Lease extends AsyncDisposable {
   readonly acquiredAt: Date;
   /** For display. */
   readonly expiresAt: Date;
-  /** Aborts with a {@link LockLost} when the lease is lost. Whoever took it keeps the lease from being forgotten. */
+  /** Aborts with a {@link LockLost} when the lease is lost. Reading it keeps the lease reachable until the lease ends. */
   readonly signal: AbortSignal;
-  /** Throws {@link LockLost} or {@link NotHeld} if the holder must not go on. */
+  /** Throws {@link LockLost} or {@link NotHeld} unless the lease is valid. */
   check(): void;
-  /** Sets the life of the lease: `ttl` from now, and for later renewals. */
+  /** Makes the lease end `ttl` from now; later renewals use this `ttl` too. */
   extend(ttl: number): Promise<void>;
   /** Switches automatic renewal on or off. */
   autoRenew(renew: boolean): void;
-  /** Resolves with the reason when the lease is lost; never, if it is given back. Keeps the process alive until then. */
+  /** Resolves with the reason when the lease is lost. It never settles if the lease is released. Keeps the process alive until then. */
   waitLost(): Promise<LossReason>;
   /**
-   * Gives the key back. Validity ends at once. True if the backend confirmed it within `opTimeout`; else `status` says how it stands, and the
-   * engine goes on trying until the lease would have run out.
+   * Releases the key. The lease stops being valid at once. True if the backend confirmed the release within `opTimeout`. Otherwise `status` has the
+   * state, and the engine goes on trying until the lease would have expired.
    */
   release(): Promise<boolean>;
-}
-
-export type EventName = 'acquired' | 'released' | 'renewed' | 'renewal_failed' | 'acquire_failed' | 'lost';
-
-/** Something that happened to a lease, or to an attempt to get one. */
-export interface LockEvent {
-  readonly kind: EventName;
-  readonly key: string;
-  /** `null` where no lease was got. */
-  readonly token: number | null;
-  /** `null` where no lease was got. */
-  readonly owner: string | null;
-  /** How long the attempt took, in milliseconds: of `acquired` and `acquire_failed`. */
-  readonly waited: number | null;
-  /** How long the lease has been held, or was: of all that happens to a lease after it was got. */
-  readonly held: number | null;
-  /**
-   * Of `lost` why, of `acquire_failed` the error's code or `CANCELLED`, of `renewal_failed` the backend's error, of `released` the lease's status.
-   */
-  readonly reason: string | null;
-}
-
-export type ChosenBy = 'argument' | 'variable' | 'default';
-
-/** What a client has done since it was made, and what it has under way. Times are in milliseconds. */
-export interface Stats {
-  /** The backend's address, without its password. */
-  server: string;
-  /** What chose the backend: the URL that was given, `DLOCK_URL`, or nobody. */
-  chosenBy: ChosenBy;
-  /** Leases held now. */
-  held: number;
-  /** Attempts to get a key that are under way now. */
-  waiting: number;
-  acquired: number;
-  /** Releases that the backend confirmed. */
-  released: number;
-  /** Releases that did not end so: `not_held`, `unknown`. */
-  releaseFailures: Record<string, number>;
-  /** Renewals and extensions that were acknowledged. */
-  renewed: number;
-  /** Renewals without an answer; each was tried again, none is ever skipped. */
-  renewalFailures: number;
-  /** How late renewals are acknowledged, counted from when they were due. */
-  renewalLag: { count: number; total: number; longest: number };
-  /** Leases lost, by reason. */
-  lost: Record<string, number>;
-  /** Attempts that got no lease, by the code of the error; `CANCELLED` are those whose caller left. */
-  acquireFailures: Record<string, number>;
-  /** What the backend was asked, by operation. */
-  backendCalls: Record<string, { calls: number; errors: number; time: number }>;
-  /** Leases in renewal requests that were not answered yet. */
-  renewing: number;
-  /** Leases that wait for their next renewal, or for their end. */
-  scheduled: number;
-  /** Requests that go on after their callers have left. */
-  background: number;
-  /** Events that wait for their observers. */
-  queuedEvents: number;
-  /** How many events can wait. */
-  eventCapacity: number;
-  /** Events that found that queue full. */
-  droppedEvents: number;
-}
-
-/** Whether a client can do its work. */
-export interface Health {
-  /**
-   * `ok`: a key can be taken and given back here, now. `degraded`: it can, but renewals are late or leases are about to be lost. `down`: no key can be
-   * had, since the backend does not answer or refuses, or the client is closed.
-   */
-  status: 'ok' | 'degraded' | 'down';
-  /** Why it is not `ok`. */
-  reasons: string[];
-  /** The backend's address, without its password. */
-  server: string;
-  /** What chose the backend: the URL that was given, `DLOCK_URL`, or nobody. */
-  chosenBy: ChosenBy;
-  /** What the question and its answer took, in milliseconds; `null` where no key can be had. */
-  roundTrip: number | null;
-  held: number;
-  /** Leases whose renewal is late. */
-  lagging: number;
-  /** Leases that will be lost unless the backend answers soon. */
-  atRisk: number;
-  /** How late the latest renewal is, in milliseconds. */
-  renewalLag: number;
-  /** What the backend has to say of its servers and their versions. A warning alone changes no status. */
-  warnings: string[];
-}
-
-export interface Holder {
-  /** The owner id; the raw value where another library wrote it. */
-  owner: string;
-  token: number | null;
-  /** What is left of the lease as the backend sees it. */
-  remaining: number | null;
-  host: string | null;
-  pid: number | null;
-  /** When the holder began its attempt. */
-  since: Date | null;
-  metadata: string | null;
-}
-
-export interface Inspection {
-  key: string;
-  /** `null` if the key is free. */
-  holder: Holder | null;
-  /**
-   * The places in the backend's queue, first in line first: one for each *client* that waits, however many of its calls do. Empty where the backend
-   * keeps no queue, as on `local:`.
-   */
-  queue: string[];
-  /** Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared. */
-  cluster: string | null;
-  /** How many calls wait for the key through the client that was asked, on every backend. Those of other clients nobody can count. */
-  waitingHere: number;
 }
 
 /** A client that has reached its backend. */
 export declare function connect(url?: string | URL, options?: ClientOptions): Promise<Client>;
 
 /**
- * Says where the default client's locks are, instead of `DLOCK_URL` or `local:`. Before its first operation only; locks made before follow, and their
- * options are checked once more when they are used. With `requireUrl` and no URL, here or in `DLOCK_URL`, it throws {@link InvalidOptions}.
+ * Sets where the default client's locks are, instead of `DLOCK_URL` or `local:`. It must come before the client's first operation. Locks that were made
+ * before follow, and their options are checked again when they are used. With `requireUrl` and no URL, here or in `DLOCK_URL`, it throws
+ * {@link InvalidOptions}.
  */
 export declare function configure(url?: string | URL, options?: ClientOptions): void;
 
 /**
- * For tests: makes the default client what it was when the program began. What it holds is taken away, its observers end, it counts anew, and
- * `configure` and `DLOCK_URL` say once more where its locks are. Locks that were made before follow.
+ * For tests: puts the default client back to its state at the start of the program. Its leases and observers end, its figures begin at zero, and
+ * `configure` or `DLOCK_URL` set anew where its locks are. Locks that were made before follow.
  */
 export declare function resetDefaultClient(): Promise<void>;
 
-// What a client has, of the default client: see the methods of the same names.
+// The methods of `Client`, for the default client.
 export declare function ping(): Promise<void>;
 export declare function inspect(key: string): Promise<Inspection>;
 export declare function listLocks(prefix?: string): Promise<Inspection[]>;
 export declare function isLocked(key: string): Promise<boolean>;
 export declare function forceRelease(key: string, holder: number | string): Promise<boolean>;
 export declare function stats(): Stats;
+export declare function capabilities(): Capabilities;
 export declare function metrics(): string;
 export declare function health(): Promise<Health>;
 export declare function on(event: EventName, fn: (event: LockEvent) => void): () => void;
@@ -378,7 +271,7 @@ export declare function withLock<T>(
   fn: (lease: Lease) => T | PromiseLike<T>,
 ): Promise<T>;
 
-/** Every error of this package. Fields are there where they are known. */
+/** The base of every error of this package. An error has those fields that are known. */
 export declare class LockError extends Error {
   constructor(message?: string, fields?: object);
   /** Never changes, and is the same in every language. */
@@ -387,34 +280,34 @@ export declare class LockError extends Error {
   readonly operation?: string;
 }
 
-/** The lock was not got. */
+/** The key was not acquired. */
 export declare class NotAcquired extends LockError {
   /** Who held the key when last seen. */
   readonly holder?: Holder;
 }
 
-/** Not within `wait`: somebody else holds the key. A `wait` that ends while the backend fails ends in `BackendUnavailable`. */
+/** Another holder had the key for all of `wait`. If the backend fails when `wait` ends, the error is `BackendUnavailable`. */
 export declare class AcquireTimeout extends NotAcquired {
   /** How long the caller waited, in milliseconds. */
   readonly waited: number;
 }
 
-/** A single try found the key held. */
+/** A single try found that another holder has the key. */
 export declare class LockBusy extends NotAcquired {}
 
-/** Every attempt of a `retry` found the key held. */
+/** Every attempt of a `retry` found that another holder has the key. */
 export declare class RetriesExhausted extends NotAcquired {
   readonly attempts: number;
 }
 
-/** The lease ended before its holder gave it back. */
+/** The lease ended before its holder released it. */
 export declare class LockLost extends LockError {
   readonly key: string;
   readonly token: number;
   readonly reason: LossReason;
 }
 
-/** The lease was given back before. */
+/** The lease was already released. */
 export declare class NotHeld extends LockError {
   readonly key: string;
 }
@@ -425,13 +318,13 @@ export declare class BackendUnavailable extends LockError {
   readonly server: string;
 }
 
-/** The backend answers and says no: login, rights, a limit, a value that is not a lock's. Trying again will not help. */
+/** The backend refused the request: wrong login, missing rights, a limit, or a value that is not a lock. Trying again will not help. */
 export declare class BackendRefused extends LockError {
   /** Its address, without the password. */
   readonly server: string;
 }
 
-/** A key, URL or option that cannot be used; found before anything was sent. */
+/** A key, URL or option that cannot be used. It is found before anything is sent. */
 export declare class InvalidOptions extends LockError {
   readonly field: string;
   readonly value: string;

@@ -14,6 +14,7 @@ export const {
   NotAcquired,
   NotHeld,
   RetriesExhausted,
+  capabilities,
   close,
   closeOnSignal,
   configure,

@@ -85,13 +85,13 @@ function checkKey(key) {
 function checkHolder(holder) {
   if (typeof holder === 'string') return checkType('holder', holder, 'string');
   if (Number.isSafeInteger(holder) && holder >= 0) return undefined;
-  throw InvalidOptions.because('holder', shown(holder), 'a token (a whole number) or an owner id (a string)');
+  throw InvalidOptions.because('holder', printable(holder), 'a token (a whole number) or an owner id (a string)');
 }
 
 function checkSignal(signal) {
   if (signal === undefined || signal === null) return;
   if (typeof signal.aborted !== 'boolean' || typeof signal.addEventListener !== 'function') {
-    throw InvalidOptions.because('signal', shown(signal), 'an AbortSignal');
+    throw InvalidOptions.because('signal', printable(signal), 'an AbortSignal');
   }
 }
 

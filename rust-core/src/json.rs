@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::backend::Inspection;
+use crate::backend::{Capabilities, Inspection};
 use crate::holder::Holder;
 use crate::observe::{Calls, Health, Stats};
 use crate::unit::Unit;
@@ -95,6 +95,23 @@ impl Stats {
                 ("queued_events", self.queued_events.into()),
                 ("event_capacity", self.event_capacity.into()),
                 ("dropped_events", self.dropped_events.into()),
+            ],
+        )
+    }
+}
+
+impl Capabilities {
+    /// What users may know of a backend's abilities, in JSON, with times in `unit` and names as its language writes them.
+    pub fn to_json(&self, unit: Unit) -> Value {
+        named(
+            unit,
+            [
+                ("scheme", self.scheme.into()),
+                ("fair", self.fair.into()),
+                ("crash_release", self.crash_release.into()),
+                ("counts_tokens", self.counts_tokens.into()),
+                ("ttl_floor", unit.number(self.ttl_floor).into()),
+                ("batch", self.batch.into()),
             ],
         )
     }

@@ -21,6 +21,15 @@ onBackends('observing', (backend) => {
     await client.close();
   });
 
+  test('a client says what its backend can do', () => {
+    const { scheme, fair, crashRelease, countsTokens, ttlFloor, batch } = backend.client().capabilities();
+    assert.equal(scheme, backend.name);
+    assert.equal(fair, backend.name !== 'local');
+    assert.equal(crashRelease, ['local', 'memory'].includes(backend.name));
+    assert.equal(countsTokens, backend.name === 'etcd');
+    assert.ok(ttlFloor > 0 && batch > 0);
+  });
+
   test('observers hear the life of a lease in order, until they leave', async () => {
     const client = backend.client();
     const heard = [];

@@ -30,6 +30,13 @@ describe('a body that waits for its own key', () => {
     assert.deepEqual(said, ['LockWarning DLOCK_NESTED k']);
   });
 
+  test('r16_the_warning_says_what_is_wrong', async () => {
+    const messages = await warnings(`
+      process.on('warning', ({ message }) => said.push(message));
+      await client.withLock('k', () => failing(client.lock('k', { wait: 20 }).acquire()));`);
+    assert.deepEqual(messages, ['LockWarning DLOCK_NESTED k', 'deadlock: code inside withLock("k") is waiting to acquire "k" again']);
+  });
+
   test('r16_also_through_a_body_of_another_key', async () => {
     const said = await warnings(`
       await client.withLock('outer', () => client.withLock('inner', () => failing(client.lock('outer', { wait: 20 }).acquire())));`);

@@ -1,7 +1,7 @@
 // Never run: `tsc` checks it against the declarations.
 
 import dlockDefault, { AcquireTimeout, Client, LockLost, NotAcquired, RetriesExhausted, configure, connect, lock, version, withLock } from 'dlock-engine';
-import type { ChosenBy, EventName, Health, Holder, Inspection, Lease, Lock, LockEvent, LossReason, Stats, Status } from 'dlock-engine';
+import type { Capabilities, ChosenBy, EventName, Health, Holder, Inspection, Lease, Lock, LockEvent, LossReason, Stats, Status } from 'dlock-engine';
 
 configure(undefined, { requireUrl: true });
 configure('redis://localhost', { namespace: 'shop', opTimeout: 500, connectTimeout: null });
@@ -36,7 +36,9 @@ const stats: Stats = client.stats();
 const errors: number | undefined = stats.backendCalls.acquire?.errors;
 const health: Health = await client.health();
 const text: string = client.metrics();
-void [errors, health.roundTrip, text];
+const abilities: Capabilities = client.capabilities();
+const floor: number = abilities.ttlFloor;
+void [errors, health.roundTrip, text, floor];
 await client.close(1_000);
 client.reopen();
 

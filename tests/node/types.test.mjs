@@ -49,7 +49,7 @@ describe('the declarations compile', { timeout: 120_000 }, () => {
     // As npm installs it, without what lies beside it in this tree.
     const installed = join(folder, 'node_modules/dlock-engine');
     await mkdir(join(installed, 'bindings/node'), { recursive: true });
-    for (const file of ['package.json', 'bindings/node/index.d.ts']) await cp(join(root, file), join(installed, file));
+    for (const file of ['package.json', 'bindings/node/index.d.ts', 'bindings/node/observe.d.ts']) await cp(join(root, file), join(installed, file));
     await symlink(join(root, 'node_modules/@types'), join(folder, 'node_modules/@types'));
     await symlink(join(root, 'node_modules/undici-types'), join(folder, 'node_modules/undici-types'));
   });

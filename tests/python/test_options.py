@@ -83,7 +83,7 @@ def test_r12_the_loop_gives_signs_for_leases_of_all_kinds_and_stops_with_the_las
             await bare.release()
             await asyncio.sleep(0.2)
             assert len(timers(loop)) <= before + 1, "nothing beats any more"
-            assert loop_state()._pulse._timer is None
+            assert loop_state()._heartbeats._timer is None
 
     asyncio.run(main())
 
@@ -110,7 +110,7 @@ def loop_state() -> Any:
 def test_nothing_beats_for_locks_without_max_stall(key: str) -> None:
     async def main() -> None:
         async with dlock.Client(f"memory:{key}").lock("k"):
-            assert loop_state()._pulse is None
+            assert loop_state()._heartbeats is None
 
     asyncio.run(main())
 

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use napi::Env;
 use napi::bindgen_prelude::Function;
@@ -14,9 +13,6 @@ use tokio::task::AbortHandle;
 use crate::completion::{Completions, Outcome};
 use crate::error::describe;
 use crate::event::Hearing;
-
-/// How long the end of a process waits for what is still held to be given back.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Everything that one JavaScript environment (the main thread, or one worker) has in the engine.
 #[napi]
@@ -66,7 +62,7 @@ impl Bridge {
     #[napi]
     pub fn shutdown(&self) {
         self.leave();
-        dlock::shutdown(FAREWELL);
+        dlock::shutdown(dlock::EXIT_GRACE);
     }
 
     /// Checks a duration that will be needed later. Returns the error, or nothing.

@@ -149,6 +149,12 @@ impl Bridge {
         self.tables.borrow().clients.get(&client).map(|client| client.chosen_by().as_str())
     }
 
+    /// What the backend can do, as a JSON text.
+    #[napi]
+    pub fn capabilities(&self, client: i64) -> Option<String> {
+        self.tables.borrow().clients.get(&client).map(|client| client.capabilities().to_json(Unit::Millis).to_string())
+    }
+
     /// Nobody can reach the client any more.
     #[napi]
     pub fn drop_client(&self, client: i64) {

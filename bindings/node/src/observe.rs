@@ -2,19 +2,17 @@
 
 use std::sync::{Arc, Weak};
 
-use dlock::Health;
-use dlock::logs;
-use dlock::observe::{Calls, Kind, Kinds, Stats};
+use dlock::observe::{Kind, Kinds};
+use dlock::{Unit, logs};
 use napi_derive::napi;
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
 use tracing::level_filters::LevelFilter;
 
 use crate::bridge::Bridge;
 use crate::completion::{Completions, Outcome};
 use crate::error::describe;
 use crate::event::Hearing;
-use crate::numbers::{Numbers, millis};
+use crate::numbers::Numbers;
 
 /// Under this number comes the word that something was logged.
 const LOGS: i64 = 0;
@@ -27,7 +25,7 @@ impl Bridge {
     /// The figures as a JSON text.
     #[napi]
     pub fn stats(&self, client: i64) -> Option<String> {
-        self.tables.borrow().clients.get(&client).map(|client| figures(&client.stats()).to_string())
+        self.tables.borrow().clients.get(&client).map(|client| client.stats().to_json(Unit::Millis).to_string())
     }
 
     /// The figures as Prometheus reads them.
@@ -39,11 +37,9 @@ impl Bridge {
     /// Answers with how the client is.
     #[napi]
     pub fn health(&self, client: i64, call: i64) {
-        self.ask(
-            client,
-            call,
-            |client| async move { client.health().await.map(|health| Outcome::Answer(shown(&health).to_string())) },
-        );
+        self.ask(client, call, |client| async move {
+            client.health().await.map(|health| Outcome::Answer(health.to_json(Unit::Millis).to_string()))
+        });
     }
 
     /// Has events of these names told under the number of the subscription, which begins with the first call. Returns the error, or nothing.
@@ -109,48 +105,4 @@ impl Bridge {
         let lost = (dropped > 0).then(|| format!("warn {dropped} log records were dropped"));
         lines.chain(lost).collect()
     }
-}
-
-fn figures(stats: &Stats) -> Value {
-    let lag = &stats.renewal_lag;
-    let calls = |(operation, found): (&&str, &Calls)| {
-        let Calls { calls, errors, time } = found;
-        ((*operation).to_owned(), json!({ "calls": calls, "errors": errors, "time": millis(*time) }))
-    };
-    json!({
-        "server": &*stats.server,
-        "chosenBy": stats.chosen_by.as_str(),
-        "held": stats.held,
-        "waiting": stats.waiting,
-        "acquired": stats.acquired,
-        "released": stats.released,
-        "releaseFailures": stats.release_failures,
-        "renewed": stats.renewed,
-        "renewalFailures": stats.renewal_failures,
-        "renewalLag": { "count": lag.count, "total": millis(lag.total), "longest": millis(lag.longest) },
-        "lost": stats.lost,
-        "acquireFailures": stats.acquire_failures,
-        "backendCalls": stats.backend_calls.iter().map(calls).collect::<Map<_, _>>(),
-        "renewing": stats.renewing,
-        "scheduled": stats.scheduled,
-        "background": stats.background,
-        "queuedEvents": stats.queued_events,
-        "eventCapacity": stats.event_capacity,
-        "droppedEvents": stats.dropped_events,
-    })
-}
-
-fn shown(health: &Health) -> Value {
-    json!({
-        "status": health.status.as_str(),
-        "reasons": health.reasons,
-        "server": &*health.server,
-        "chosenBy": health.chosen_by.as_str(),
-        "roundTrip": health.round_trip.map(millis),
-        "held": health.held,
-        "lagging": health.lagging,
-        "atRisk": health.at_risk,
-        "renewalLag": millis(health.renewal_lag),
-        "warnings": health.warnings,
-    })
 }

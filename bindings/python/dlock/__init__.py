@@ -20,9 +20,10 @@ from dlock._client import Client, Lock, configure, connect, current_lease, lock,
 from dlock._holder import Holder, Inspection
 from dlock._lease import Lease
 from dlock._native import Event
-from dlock._observe import Health, Stats
+from dlock._observe import Capabilities, Health, Stats
 from dlock._options import ClientOptions, LockOptions, Renewal, Retry
 from dlock._program import (
+    capabilities,
     close,
     close_on_signal,
     force_release,
@@ -56,6 +57,7 @@ __all__ = [
     "AcquireTimeout",
     "BackendRefused",
     "BackendUnavailable",
+    "Capabilities",
     "Client",
     "ClientClosed",
     "ClientOptions",
@@ -78,6 +80,7 @@ __all__ = [
     "Retry",
     "Stats",
     "__version__",
+    "capabilities",
     "close",
     "close_on_signal",
     "configure",

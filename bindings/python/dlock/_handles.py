@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Generic, NoReturn, Self, SupportsIndex,
 
 from dlock import _native
 from dlock._log import LOG
-from dlock._observe import Observers, Stats
+from dlock._observe import Capabilities, Observers, Stats
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset, checked, open_client, split_on_lost
 from dlock._warn import warn_caller
 from dlock._words import unexpected
@@ -46,6 +46,10 @@ class ClientHandle:
     def stats(self) -> Stats:
         """What this client has done and has under way. Cheap: no I/O."""
         return self._native.stats()
+
+    def capabilities(self) -> Capabilities:
+        """What the backend can do. Does no I/O."""
+        return self._native.capabilities()
 
     def metrics(self) -> str:
         """The figures in the OpenMetrics text format, to be served as `application/openmetrics-text; version=1.0.0; charset=utf-8`.

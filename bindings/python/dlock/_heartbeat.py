@@ -1,4 +1,4 @@
-"""Signs of life: an event loop that runs says so, for the leases that end when it does not."""
+"""Heartbeats: while an event loop runs, it confirms the leases that have `max_stall` and would end without heartbeats."""
 
 import weakref
 from asyncio import AbstractEventLoop, TimerHandle
@@ -6,20 +6,20 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
-from dlock import _guard  # noqa: F401
+import dlock._guard  # noqa: F401
 
-# Signs in the time that `max_stall` allows without one.
-SIGNS = 4
+# How many heartbeats are sent within `max_stall`.
+HEARTBEATS = 4
 
 
 class Mortal(Protocol):
-    """A lease that ends without signs of life."""
+    """A lease that ends without heartbeats."""
 
     def heartbeat(self) -> bool: ...
 
 
-class Pulse:
-    """The leases of one loop. A timer runs only while there are any; it keeps neither them nor the loop's state alive."""
+class Heartbeats:
+    """The leases of one loop that need heartbeats. The timer runs only while there are any, and keeps no lease and no loop alive."""
 
     __slots__ = ("__weakref__", "_every", "_leases", "_loop", "_timer")
 
@@ -31,7 +31,7 @@ class Pulse:
 
     def add(self, lease: Mortal, max_stall: float) -> None:
         self._leases.append(weakref.ref(lease))
-        every = max_stall / SIGNS
+        every = max_stall / HEARTBEATS
         if every < self._every:
             self._every = every
             self._arm()
@@ -50,6 +50,6 @@ class Pulse:
             self._timer = loop.call_later(self._every, _beat, weakref.ref(self))
 
 
-def _beat(known: weakref.ref[Pulse]) -> None:
-    if (pulse := known()) is not None:
-        pulse.beat()
+def _beat(known: weakref.ref[Heartbeats]) -> None:
+    if (heartbeats := known()) is not None:
+        heartbeats.beat()

@@ -13,9 +13,8 @@ from dlock._wait import wait_readable
 
 logger: Final = logging.getLogger("dlock")
 
-# The parts of the engine that log, as it names them.
-_PARTS: Final = ("acquire", "backend.etcd", "backend.local", "backend.redis", "give_back", "held", "lease", "observe", "places")
-_CHILDREN: Final = [logger.getChild(part) for part in (*_PARTS, "renewal", "session")]
+# One for each part of the engine that logs.
+_CHILDREN: Final = [logging.getLogger(name) for name in _native.log_targets()]
 
 
 class Log:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from dlock import _process
 from dlock._log import LOG
 from dlock._native import Call, Completions, Grant, tell
-from dlock._pulse import Mortal, Pulse
+from dlock._heartbeat import Heartbeats, Mortal
 from dlock.errors import ForkedError, LockError
 
 # How often the thread of a loop without `add_reader` looks whether its loop was closed.
@@ -52,7 +52,7 @@ class LoopState:
         "_alarm",
         "_alarm_at",
         "_came",
-        "_pulse",
+        "_heartbeats",
         "_watched",
         "completions",
         "listeners",
@@ -72,7 +72,7 @@ class LoopState:
         self.listeners: dict[int, Callable[[], None]] = {}
         self._alarm: TimerHandle | None = None
         self._alarm_at = inf  # nanoseconds on the engine's clock
-        self._pulse: Pulse | None = None
+        self._heartbeats: Heartbeats | None = None
         reader = Reader(self)
         try:
             loop.add_reader(self.completions.fileno(), reader)
@@ -145,11 +145,11 @@ class LoopState:
     def unwatch(self, number: int) -> None:
         self._watched.pop(number, None)
 
-    def give_signs(self, lease: Mortal, max_stall: float) -> None:
-        """Shows the engine that this loop runs, for as long as the lease is held."""
-        if self._pulse is None:
-            self._pulse = Pulse(self.loop)
-        self._pulse.add(lease, max_stall)
+    def send_heartbeats(self, lease: Mortal, max_stall: float) -> None:
+        """Sends heartbeats for the lease while it is held and this loop runs."""
+        if self._heartbeats is None:
+            self._heartbeats = Heartbeats(self.loop)
+        self._heartbeats.add(lease, max_stall)
 
     def _set_alarm(self, at: float, delay: float) -> None:
         if self._alarm is not None:

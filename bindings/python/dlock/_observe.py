@@ -77,6 +77,24 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a client's backend can do."""
+
+    scheme: str
+    """The scheme of its URLs."""
+    fair: bool
+    """Whether it grants a key in order of arrival across processes."""
+    crash_release: bool
+    """Whether the end of a holder's process frees its keys at once, whatever the TTL."""
+    counts_tokens: bool
+    """Whether fencing tokens are the server's own count, which nobody can raise."""
+    ttl_floor: float
+    """The shortest TTL, in seconds."""
+    batch: int
+    """How many leases one renewal request can hold."""
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """Whether a client can do its work."""
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from dlock import _native
 
-EXIT_SECONDS = 2.0
-
 _ending = threading.Event()
 _forgetters: list[Callable[[], None]] = []
 _last_words: list[Callable[[], None]] = []
@@ -32,7 +30,7 @@ def let_daemon_end() -> None:
 
 def _exit() -> None:
     _ending.set()
-    _native.shutdown(EXIT_SECONDS)
+    _native.shutdown()
     for say in _last_words:
         say()
 

@@ -6,7 +6,7 @@ from dlock import _signals
 from dlock._client import Client
 from dlock._holder import Inspection
 from dlock._loop import current
-from dlock._observe import EventName, Health, Observe, Stats
+from dlock._observe import Capabilities, EventName, Health, Observe, Stats
 from dlock._options import Seconds
 
 
@@ -38,6 +38,11 @@ async def force_release(key: str, token: int | None = None, *, owner: str | None
 def stats() -> Stats:
     """`Client.stats` of the default client."""
     return Client._default().stats()
+
+
+def capabilities() -> Capabilities:
+    """`Client.capabilities` of the default client."""
+    return Client._default().capabilities()
 
 
 def metrics() -> str:

@@ -5,7 +5,7 @@ from typing import Unpack
 
 from dlock import _native, _signals, sync
 from dlock._holder import Inspection
-from dlock._observe import EventName, Health, Observe, Stats
+from dlock._observe import Capabilities, EventName, Health, Observe, Stats
 from dlock._options import DEFAULT, ClientOptions, Seconds
 
 
@@ -42,6 +42,11 @@ def force_release(key: str, token: int | None = None, *, owner: str | None = Non
 def stats() -> Stats:
     """`Client.stats` of the default client."""
     return sync.Client._default().stats()
+
+
+def capabilities() -> Capabilities:
+    """`Client.capabilities` of the default client."""
+    return sync.Client._default().capabilities()
 
 
 def metrics() -> str:

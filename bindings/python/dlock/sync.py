@@ -24,6 +24,7 @@ __all__ = [
     "Client",
     "Lease",
     "Lock",
+    "capabilities",
     "close",
     "close_on_signal",
     "configure",
@@ -238,6 +239,7 @@ def with_lock(key: str, fn: Callable[[Lease], T], **options: Unpack[LockOptions]
 
 # At the end: it is made of the client above.
 from dlock._program_sync import (  # noqa: E402
+    capabilities,
     close,
     close_on_signal,
     configure,

@@ -166,7 +166,7 @@ impl Acquiring {
         waiting.leases.bind(py).set_item(waiting.key.bind(py), PyWeakrefReference::new(lease.as_any())?)?;
         let max_stall = lock.getattr(intern!(py, "_max_stall"))?;
         if !max_stall.is_none() {
-            state.call_method1(intern!(py, "give_signs"), (lease, max_stall))?;
+            state.call_method1(intern!(py, "send_heartbeats"), (lease, max_stall))?;
         }
         if !matches!(self.body, Body::None) {
             lease.call_method1(intern!(py, "_enter"), (state, waiting.task.bind(py), true))?;

@@ -9,7 +9,7 @@ use crate::caller::Caller;
 use crate::completion::{Call, Completions, Outcome, start};
 use crate::error::raise;
 use crate::lock::Lock;
-use crate::objects::figures;
+use crate::objects::{abilities, figures};
 use crate::observe::Subscription;
 use crate::values::{self, duration, duration_or_none, flag, share, text, whom};
 
@@ -188,6 +188,11 @@ impl Client {
     /// What this client has done and has under way.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         figures(py, &self.0.stats())
+    }
+
+    /// What the backend can do.
+    fn capabilities<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        abilities(py, &self.0.capabilities())
     }
 
     /// The figures as Prometheus reads them.

@@ -74,10 +74,16 @@ mod _native {
     #[allow(non_upper_case_globals)]
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
-    /// Closes every client of this process and gives back what they hold, within `timeout` seconds.
+    /// Closes every client of this process and releases what they hold, within the time that the engine allows at exit.
     #[pyfunction]
-    fn shutdown(py: Python<'_>, timeout: f64) {
-        py.detach(|| dlock::shutdown(Duration::try_from_secs_f64(timeout).unwrap_or_default()));
+    fn shutdown(py: Python<'_>) {
+        py.detach(|| dlock::shutdown(dlock::EXIT_GRACE));
+    }
+
+    /// The names of the loggers under which the engine logs.
+    #[pyfunction]
+    fn log_targets() -> Vec<String> {
+        dlock::logs::TARGETS.iter().map(|target| crate::observe::logger(target)).collect()
     }
 
     /// What is logged where nobody chose a backend.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use dlock::Health;
-use dlock::backend::Inspection;
+use dlock::backend::{Capabilities, Inspection};
 use dlock::holder::Holder;
 use dlock::observe::{Calls, Stats};
 use pyo3::prelude::*;
@@ -81,6 +81,20 @@ fn calls<'py>(py: Python<'py>, operations: &BTreeMap<&'static str, Calls>) -> Py
         made.set_item(operation, class.call1((calls, errors, time.as_secs_f64()))?)?;
     }
     Ok(made)
+}
+
+/// A `dlock.Capabilities`.
+pub(crate) fn abilities<'py>(py: Python<'py>, capabilities: &Capabilities) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let Capabilities { scheme, fair, crash_release, counts_tokens, ttl_floor, batch, .. } = capabilities;
+    CLASS.import(py, "dlock._observe", "Capabilities")?.call1((
+        scheme,
+        fair,
+        crash_release,
+        counts_tokens,
+        ttl_floor.as_secs_f64(),
+        batch,
+    ))
 }
 
 /// A `dlock.Health`.

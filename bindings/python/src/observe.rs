@@ -80,6 +80,11 @@ impl Drop for Subscription {
     }
 }
 
+/// The name of the logger for a log target of the engine.
+pub(crate) fn logger(target: &str) -> String {
+    target.replace("::", ".")
+}
+
 /// Who is told that there are records, and in which process.
 static BELL: Mutex<Option<(u32, Arc<Queue>)>> = Mutex::new(None);
 /// In a forked child the lock may be held by a thread that no longer exists. Then the child goes without the engine's records.
@@ -131,7 +136,7 @@ pub(crate) fn take_logs() -> (Vec<(i32, String, String, BTreeMap<&'static str, S
             Level::DEBUG => 10,
             Level::TRACE => 5,
         };
-        (level, target.replace("::", "."), message, fields.into_iter().collect())
+        (level, logger(target), message, fields.into_iter().collect())
     });
     (records.collect(), dropped)
 }
