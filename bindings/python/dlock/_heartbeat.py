@@ -19,7 +19,7 @@ class Mortal(Protocol):
 
 
 class Heartbeats:
-    """The leases of one loop that need heartbeats. The timer runs only while there are any, and keeps no lease and no loop alive."""
+    """The leases of one loop that need heartbeats. Its timer runs only while there are any, and keeps nothing alive."""
 
     __slots__ = ("__weakref__", "_every", "_leases", "_loop", "_timer")
 

@@ -17,9 +17,9 @@ from math import inf
 from typing import Any, Protocol
 
 from dlock import _process
+from dlock._heartbeat import Heartbeats, Mortal
 from dlock._log import LOG
 from dlock._native import Call, Completions, Grant, tell
-from dlock._heartbeat import Heartbeats, Mortal
 from dlock.errors import ForkedError, LockError
 
 # How often the thread of a loop without `add_reader` looks whether its loop was closed.
