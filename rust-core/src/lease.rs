@@ -235,7 +235,7 @@ impl Lease {
     /// [`Lock::with`](crate::Lock::with) gives signs for as long as the task that waits for it is polled, asyncio and Node by a timer of their
     /// event loops. Whoever holds a lease without them gives them by calling this.
     pub fn heartbeat(&self) -> bool {
-        self.handle.session.get().is_ok_and(|session| session.renewals.heartbeat(self.record()))
+        self.handle.session.get().is_ok_and(|session| session.heartbeat(self.record()))
     }
 
     /// Copies of the open files that hold the key, for a child process that must not outlive its lock: while it has them open, the death

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+mod backoff;
 pub mod caller;
 pub mod choice;
 pub mod client;

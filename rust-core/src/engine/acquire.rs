@@ -10,6 +10,7 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::backend::{self, Acquired, Grant, Waiting};
+use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::engine::attempt::Attempt;
 use crate::engine::lease_record::LeaseRecord;
@@ -20,8 +21,8 @@ use crate::error::{BackendError, Error, Failure, Result};
 use crate::fencing::is_token;
 use crate::observe::logs::target;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Between requests that fail.
+const BACKOFF: Backoff = Backoff::millis(20, 500);
 /// A backend that says "look now" again and again is asked no faster than this.
 const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
@@ -112,7 +113,7 @@ impl Session {
         }
         // In an outage the turn passes through all whose time is up: nothing is asked for them.
         self.check_outage(attempt)?;
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = BACKOFF.pauses();
         loop {
             let Some((sent, answer)) = self.ask(&mut turn, attempt).await else { continue };
             match answer {
@@ -126,15 +127,14 @@ impl Session {
                     self.note_failure(attempt, grant_ran_out())?;
                 }
                 Ok(Acquired::Waiting(waiting)) => {
-                    pause = FIRST_PAUSE;
+                    pauses = BACKOFF.pauses();
                     let token = waiting.holder.as_ref().and_then(|holder| holder.token);
                     let span = tracing::debug_span!(target: target::ACQUIRE, "wait", key = %attempt.key, token);
                     Box::pin(self.wait(&turn, attempt, waiting).instrument(span)).await;
                 }
                 Err(error) => {
                     self.note_failure(attempt, error)?;
-                    self.clock.sleep_until(self.clock.now() + pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    self.clock.sleep_until(self.clock.now() + pauses.next()).await;
                 }
             }
         }
@@ -200,7 +200,7 @@ impl Session {
     ) -> Result<Option<Arc<LeaseRecord>>> {
         let give_up = self.clock.now() + attempt.op_timeout;
         let unreachable = give_up.min(self.clock.now() + self.options.connect_timeout);
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = BACKOFF.pauses();
         loop {
             let position = try_guard.position.get_or_insert_with(|| QueuePosition::new(self.next_owner()));
             let timeout = give_up.since(self.clock.now()).max(SHORTEST_LOOK);
@@ -228,8 +228,7 @@ impl Session {
                     if clear || self.clock.now() >= end {
                         return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
                     }
-                    self.clock.sleep_until(end.min(self.clock.now() + pause)).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    self.clock.sleep_until(end.min(self.clock.now() + pauses.next())).await;
                 }
             }
         }

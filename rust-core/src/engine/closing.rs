@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::caller::Caller;
-use crate::engine::lease_state::{Action, Event};
+use crate::engine::lease_state::Event;
 use crate::engine::leases::{HolderStanding, Leases};
 use crate::engine::runtime::Close;
 use crate::engine::session::Session;
@@ -103,9 +103,7 @@ impl Session {
         let mut left = self.leases_now();
         left.sort_unstable_by_key(|record| record.owner.sequence);
         for record in left {
-            if let Action::Lose(reason) = record.on(Event::Close) {
-                self.on_loss(&record, reason);
-            }
+            self.apply(&record, Event::Close);
         }
         self.tasks.close();
         let farewell = self.clock.sleep_until(self.clock.now() + EXIT_GRACE);

@@ -103,13 +103,11 @@ impl LeaseRecord {
         }
     }
 
-    /// Tells the lease what happened and says what to do about it.
-    pub(crate) fn on(&self, event: Event) -> Action {
-        self.on_at(self.clock.now(), event)
-    }
-
-    /// [`LeaseRecord::on`] for whoever has just read the clock.
-    pub(crate) fn on_at(&self, now: Instant, event: Event) -> Action {
+    /// Gives an event to the state machine and wakes the holder's tasks that wait for a change. Called by [`Session::apply`] alone, which does
+    /// what follows from it.
+    ///
+    /// [`Session::apply`]: crate::engine::session::Session::apply
+    pub(super) fn on(&self, now: Instant, event: Event) -> Action {
         let (action, before, after) = {
             let mut state = self.state.lock();
             let before = state.status();
@@ -117,9 +115,6 @@ impl LeaseRecord {
         };
         if before != after {
             self.changed.notify_waiters();
-        }
-        if let Action::Lose(_) = action {
-            self.tell_loss(after);
         }
         action
     }
@@ -223,7 +218,8 @@ impl LeaseRecord {
         }
     }
 
-    fn tell_loss(&self, status: Status) {
+    /// Calls the holder's callback, if there is one and it was not called yet.
+    pub(super) fn tell_loss(&self, status: Status) {
         // Unlocked before it is called: it may ask for another one.
         let on_lost = self.on_lost.lock().take();
         let Some(on_lost) = on_lost else { return };

@@ -18,6 +18,7 @@
 
 use std::time::Duration;
 
+pub use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::error::LossReason;
 
@@ -122,15 +123,6 @@ pub struct Terms {
     pub max_hold: Option<Duration>,
     /// The lease ends this long after the last [`Event::Heartbeat`]; the first one begins it.
     pub max_stall: Option<Duration>,
-}
-
-/// The pauses between renewals that get no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backoff {
-    /// The first; each one more is twice as long.
-    pub first: Duration,
-    /// The longest.
-    pub longest: Duration,
 }
 
 /// Renewals that are due this soon go out together.
@@ -274,8 +266,7 @@ impl LeaseState {
             }
             Event::Unknown { backoff } => {
                 self.in_flight = false;
-                let doubled = backoff.first.saturating_mul(1 << self.failures.min(30));
-                let pause = doubled.min(backoff.longest).min(self.ttl / 20);
+                let pause = backoff.after(self.failures).min(self.ttl / 20);
                 self.failures += 1;
                 self.renew_at = self.terms.renew.then_some(now + pause);
                 self.tick_after_answer(now)

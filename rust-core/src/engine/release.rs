@@ -7,6 +7,7 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use crate::backend::{Outcome, Release};
+use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, Event, Status};
@@ -16,8 +17,8 @@ use crate::error::Failure;
 use crate::observe::logs::target;
 use crate::owner::OwnerId;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+/// Between requests that fail.
+const BACKOFF: Backoff = Backoff::millis(50, 800);
 /// For how long a place is given up again and again when the backend does not answer: no place or claim outlives that.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -43,13 +44,8 @@ impl Session {
         // Taken first: a session that is closing sees no lease any more after `let_go`, and must still wait for the release.
         let _closing_waits = self.tasks.token();
         let since = self.clock.now();
-        match record.on_at(since, Event::Release) {
-            Action::GiveBack => {}
-            Action::Lose(reason) => {
-                self.on_loss(record, reason);
-                return then;
-            }
-            Action::Wait | Action::Renew => return then,
+        if self.apply_at(since, record, Event::Release) != Action::GiveBack {
+            return then;
         }
         let hand_over = self.deregister(record);
         let then = WhenReleased(then.map(|then| (then, record.clone())));
@@ -81,7 +77,7 @@ impl Session {
         let late = record.op_timeout.max(self.backend.capabilities().late_window);
         let give_up = valid_until.max(since + longest) + late;
         let patience = since + record.op_timeout;
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = BACKOFF.pauses();
         let mut maybe_done = false;
         loop {
             let next = hand_over.as_ref().map(|hand_over| hand_over.request.clone());
@@ -117,14 +113,13 @@ impl Session {
                 self.note_release_ended(record, since, Status::Unconfirmed);
                 return;
             }
-            self.clock.sleep_until(self.clock.now() + pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            self.clock.sleep_until(self.clock.now() + pauses.next()).await;
         }
     }
 
     /// A release that began at `since` is over.
-    fn note_release_ended(&self, record: &LeaseRecord, since: Instant, status: Status) {
-        record.on(Event::ReleaseEnded(status));
+    fn note_release_ended(self: &Arc<Self>, record: &Arc<LeaseRecord>, since: Instant, status: Status) {
+        self.apply(record, Event::ReleaseEnded(status));
         self.observer.released(record.subject_until(since), status.as_str());
     }
 
@@ -198,14 +193,13 @@ impl Session {
     /// Leaves until the backend has confirmed it.
     async fn leave(&self, key: &Arc<str>, owner: OwnerId) {
         let give_up: Instant = self.clock.now() + PATIENCE;
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = BACKOFF.pauses();
         while let Err(error) = self.backend.leave(key.clone(), owner, self.options.op_timeout).await {
             if error.failure == Failure::Refused || self.clock.now() >= give_up {
                 tracing::warn!(target: target::GIVE_BACK, %key, %owner, %error, "could not be given up, is left to expire");
                 return;
             }
-            self.clock.sleep_until(self.clock.now() + pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            self.clock.sleep_until(self.clock.now() + pauses.next()).await;
         }
     }
 }

@@ -12,11 +12,12 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::backend::{Backend, Renew, Renewed};
+use crate::backoff::Backoff;
 use crate::clock::{Clock, Instant};
 use crate::engine::deadlines::Deadlines;
 use crate::engine::lease_record::LeaseRecord;
-use crate::engine::lease_state::{Action, Backoff, Event, LeaseState, Status};
-use crate::error::{BackendError, LossReason};
+use crate::engine::lease_state::{Action, Event, LeaseState, Status};
+use crate::error::BackendError;
 use crate::observe::Observer;
 use crate::observe::logs::target;
 use crate::options::Renewal;
@@ -26,8 +27,8 @@ const TOGETHER: Duration = Duration::from_millis(50);
 /// A renewal takes at most half of what is left of the lease, so that one stalled answer leaves time for another try; but not less than this.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// What happens to a lease that was lost.
-pub(crate) type OnLoss = dyn Fn(&Arc<LeaseRecord>, LossReason) + Send + Sync;
+/// How an event reaches the state machine of a lease: [`Session::apply`](crate::engine::session::Session::apply).
+pub(crate) type Apply = dyn Fn(&Arc<LeaseRecord>, Event) -> Action + Send + Sync;
 
 /// All leases of a session by their next deadline.
 pub(crate) struct Renewals {
@@ -37,7 +38,7 @@ pub(crate) struct Renewals {
     tuning: Renewal,
     in_flight: AtomicUsize,
     deadlines: Deadlines<Arc<LeaseRecord>>,
-    on_loss: Box<OnLoss>,
+    apply: Box<Apply>,
 }
 
 impl Renewals {
@@ -46,10 +47,10 @@ impl Renewals {
         clock: Arc<dyn Clock>,
         observer: Arc<Observer>,
         tuning: Renewal,
-        on_loss: Box<OnLoss>,
+        apply: Box<Apply>,
     ) -> Arc<Self> {
         let deadlines = Deadlines::new(clock.clone());
-        Arc::new(Self { backend, clock, observer, tuning, in_flight: AtomicUsize::new(0), deadlines, on_loss })
+        Arc::new(Self { backend, clock, observer, tuning, in_flight: AtomicUsize::new(0), deadlines, apply })
     }
 
     /// Looks after a lease from now on, or again after its deadline has changed.
@@ -86,10 +87,8 @@ impl Renewals {
     fn look_at(self: &Arc<Self>, due: Vec<Arc<LeaseRecord>>) {
         let mut batch = Vec::new();
         for record in due {
-            match record.on(Event::Tick) {
-                Action::Renew => batch.push(record.clone()),
-                Action::Lose(reason) => (self.on_loss)(&record, reason),
-                Action::Wait | Action::GiveBack => {}
+            if (self.apply)(&record, Event::Tick) == Action::Renew {
+                batch.push(record.clone());
             }
             self.schedule(&record);
         }
@@ -113,15 +112,6 @@ impl Renewals {
         let op_timeout = leases.first().map_or(Duration::ZERO, |record| record.op_timeout);
         let longest = self.tuning.call_timeout.map_or(op_timeout, |call_timeout| call_timeout.min(op_timeout));
         longest.min((ends.since(sent) / 2).max(SHORTEST_TIMEOUT))
-    }
-
-    /// Passes on a sign of life. False once the lease has ended.
-    pub(crate) fn heartbeat(&self, record: &Arc<LeaseRecord>) -> bool {
-        // Its deadline has only moved away: the heap finds out when it gets there.
-        if let Action::Lose(reason) = record.on(Event::Heartbeat) {
-            (self.on_loss)(record, reason);
-        }
-        record.status() == Status::Held
     }
 
     /// Sends one batch and tells each lease its answer.
@@ -171,9 +161,8 @@ impl Renewals {
 
     /// Passes an event on, and schedules what follows from it.
     pub(crate) fn tell(&self, record: &Arc<LeaseRecord>, event: Event) {
-        match record.on(event) {
-            Action::Lose(reason) => (self.on_loss)(record, reason),
-            _ => self.schedule(record),
+        if !matches!((self.apply)(record, event), Action::Lose(_)) {
+            self.schedule(record);
         }
     }
 
@@ -274,11 +263,16 @@ mod tests {
         let terms = Terms { renew: true, threshold: 0.5, margin: Duration::ZERO, max_hold: None, max_stall: None };
         let state = LeaseState::granted(clock.now(), ttl, terms);
         let record = Arc::new(LeaseRecord::new(key.clone(), owner, 1, SECOND, clock.now(), Arc::new(clock.clone()), state));
-        let renewals =
-            Renewals::new(backend.clone(), Arc::new(clock.clone()), Arc::default(), Renewal::default(), Box::new(|_, _| {}));
+        let renewals = Renewals::new(
+            backend.clone(),
+            Arc::new(clock.clone()),
+            Arc::default(),
+            Renewal::default(),
+            Box::new(|_, _| Action::Wait),
+        );
         clock.advance(20 * SECOND);
-        assert_eq!(record.on(Event::Tick), Action::Renew);
-        assert_eq!(record.on(Event::Release), Action::GiveBack);
+        assert_eq!(record.on(clock.now(), Event::Tick), Action::Renew);
+        assert_eq!(record.on(clock.now(), Event::Release), Action::GiveBack);
         renewals.renew(vec![record]).await;
         let left = backend.inspect(key, SECOND).await.unwrap().holder.unwrap().remaining.unwrap();
         assert_eq!(left, 10 * SECOND, "nothing was sent");

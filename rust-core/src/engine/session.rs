@@ -14,10 +14,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::measured::Measured;
 use crate::backend::{Backend, Context, Hint};
-use crate::clock::Clock;
+use crate::clock::{Clock, Instant};
 use crate::engine::environment::Environment;
 use crate::engine::heartbeats::Heartbeats;
 use crate::engine::lease_record::LeaseRecord;
+use crate::engine::lease_state::{Action, Event, Status};
 use crate::engine::leases::{Closing, Leases};
 use crate::engine::line::{HandOver, Lines};
 use crate::engine::renewal::Renewals;
@@ -59,6 +60,21 @@ impl fmt::Debug for Session {
     }
 }
 
+/// The session, as its own parts reach it: weakly, or they would keep it alive.
+#[derive(Clone, Default)]
+struct Myself(Arc<OnceLock<Weak<Session>>>);
+
+impl Myself {
+    fn is(&self, session: &Arc<Session>) {
+        let _ = self.0.set(Arc::downgrade(session));
+    }
+
+    /// Nothing before the session has started, and once it is gone.
+    fn get(&self) -> Option<Arc<Session>> {
+        self.0.get().and_then(Weak::upgrade)
+    }
+}
+
 impl Session {
     /// Opens the backend and starts what looks after leases. No I/O yet.
     pub(crate) fn start(environment: &Environment, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
@@ -70,12 +86,8 @@ impl Session {
             server: "engine".into(),
             source: BackendError::because(Failure::NotSent, error),
         })?;
-        let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
-        let session = |this: &Arc<OnceLock<Weak<Self>>>| {
-            let this = this.clone();
-            move || this.get().and_then(Weak::upgrade)
-        };
-        let hinted = session(&this);
+        let this = Myself::default();
+        let (hinted, keeper, leaver) = (this.clone(), this.clone(), this.clone());
         let context = Context {
             session: id,
             clock: clock.clone(),
@@ -83,7 +95,7 @@ impl Session {
             connect_timeout: options.connect_timeout,
             op_timeout: options.op_timeout,
             on_hint: Arc::new(move |hint| {
-                if let Some(session) = hinted() {
+                if let Some(session) = hinted.get() {
                     session.on_hint(&hint);
                 }
             }),
@@ -91,19 +103,15 @@ impl Session {
         // Backends may start tasks of their own.
         let _on_engine = engine.enter();
         let backend: Arc<dyn Backend> = Measured::new((environment.open)(context)?, clock.clone(), observer.clone());
-        let lost = session(&this);
-        let on_loss = Box::new(move |record: &Arc<LeaseRecord>, reason| {
-            if let Some(session) = lost() {
-                session.on_loss(record, reason);
-            }
+        let apply = Box::new(move |record: &Arc<LeaseRecord>, event| {
+            keeper.get().map_or(Action::Wait, |session| session.apply(record, event))
         });
-        let abandoned = session(&this);
         let withdraw = Box::new(move |key, place| {
-            if let Some(session) = abandoned() {
+            if let Some(session) = leaver.get() {
                 session.withdraw(key, place);
             }
         });
-        let renewals = Renewals::new(backend.clone(), clock.clone(), observer.clone(), options.renewal, on_loss);
+        let renewals = Renewals::new(backend.clone(), clock.clone(), observer.clone(), options.renewal, apply);
         let heartbeats = Heartbeats::new(backend.clone(), clock.clone(), options.op_timeout);
         let mut loops = vec![engine.spawn(renewals.clone().run()).abort_handle()];
         loops.push(engine.spawn(observer.clone().run()).abort_handle());
@@ -127,7 +135,7 @@ impl Session {
             floor: AtomicU64::new(0),
             loops,
         });
-        let _ = this.set(Arc::downgrade(&session));
+        this.is(&session);
         if environment.engine.is_none() {
             let weak = Arc::downgrade(&session);
             runtime::register(weak);
@@ -154,6 +162,13 @@ impl Session {
         self.renewals.schedule(record);
     }
 
+    /// Passes on the holder's sign of life. False once the lease has ended.
+    pub(crate) fn heartbeat(self: &Arc<Self>, record: &Arc<LeaseRecord>) -> bool {
+        // It only moves the deadline away: the heap of renewals finds out when it gets there.
+        self.apply(record, Event::Heartbeat);
+        record.status() == Status::Held
+    }
+
     /// Takes a lease that has ended out of everything; returns what was parked on it.
     pub(crate) fn deregister(&self, record: &Arc<LeaseRecord>) -> Option<HandOver> {
         self.renewals.forget(record);
@@ -177,8 +192,27 @@ impl Session {
         Error::of_backend(operation, key, self.backend.server().clone(), source)
     }
 
-    /// A lease was just lost.
-    pub(crate) fn on_loss(self: &Arc<Self>, record: &Arc<LeaseRecord>, reason: LossReason) {
+    /// Gives an event to the state machine of a lease and does what follows from it, in one order: first the holder hears of it, who may have to
+    /// stop at once; then the observers, before anything can happen to the next lease of the key; then the session, which ends its care for
+    /// a lease that was lost. Nobody else gives events to a lease.
+    ///
+    /// What the caller asked for is left to the caller: to send the renewal or the release.
+    pub(crate) fn apply(self: &Arc<Self>, record: &Arc<LeaseRecord>, event: Event) -> Action {
+        self.apply_at(self.clock.now(), record, event)
+    }
+
+    /// [`Session::apply`] for callers that have just read the clock.
+    pub(crate) fn apply_at(self: &Arc<Self>, now: Instant, record: &Arc<LeaseRecord>, event: Event) -> Action {
+        let action = record.on(now, event);
+        if let Action::Lose(reason) = action {
+            record.tell_loss(Status::Lost(reason));
+            self.report_loss(record, reason);
+            self.end_lost(record);
+        }
+        action
+    }
+
+    fn report_loss(&self, record: &LeaseRecord, reason: LossReason) {
         if reason == LossReason::Closed {
             // The user's own doing.
             tracing::info!(target: target::SESSION, key = %record.key, token = record.token, %reason, "lease lost");
@@ -186,6 +220,9 @@ impl Session {
             tracing::warn!(target: target::SESSION, key = %record.key, token = record.token, %reason, "lease lost");
         }
         self.observer.lost(record.subject(), reason);
+    }
+
+    fn end_lost(self: &Arc<Self>, record: &Arc<LeaseRecord>) {
         // Taken before the lease is out of sight, so that a session that is closing waits for the leave below.
         let _closing_waits = self.tasks.token();
         // A request parked on it is dropped here: its waiter then asks for itself.
