@@ -10,7 +10,7 @@ use crate::backend::{Backend, Capabilities, Inspection, Whom};
 use crate::caller::Caller;
 use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
 use crate::clock::{BootClock, Clock};
-use crate::engine::core::{Shared, Target};
+use crate::engine::core::{ClientCore, Target};
 use crate::engine::environment::Environment;
 use crate::engine::runtime::run;
 use crate::engine::session::Session;
@@ -25,13 +25,13 @@ use crate::process::Bound;
 /// Cloning gives another handle of the same client. A client that was used before a fork cannot be used in the child; one that was not, can.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    core: Arc<ClientCore>,
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let target = self.target();
-        f.debug_struct("Client").field("server", &target.server).field("namespace", &target.options.namespace).finish()
+        f.debug_struct("Client").field("server", target.server()).field("namespace", &target.options.namespace).finish()
     }
 }
 
@@ -59,16 +59,16 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`].
     pub fn with_clock(url: &str, options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Self> {
-        Self::in_environment(options, Environment::at(url, clock))
+        Ok(Self { core: ClientCore::at(Target::at(url.to_owned(), clock, options, ChosenBy::Argument)?) })
     }
 
-    /// [`Client::with_options`] on a environment of one's own, for simulations.
+    /// [`Client::with_options`] in an environment of one's own, for simulations.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`].
     #[doc(hidden)]
     pub fn in_environment(options: ClientOptions, environment: Environment) -> Result<Self> {
-        Ok(Self { shared: Shared::at(Target::new(environment, options, ChosenBy::Argument)?) })
+        Ok(Self { core: ClientCore::at(Target::new(environment, options)?) })
     }
 
     /// A client for what `DLOCK_URL` names, else for `local:`. `DLOCK_REQUIRE_URL=1` refuses that default, and so does the option
@@ -97,7 +97,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`].
     pub fn choose(url: Option<&str>, variables: &Variables, options: ClientOptions) -> Result<Self> {
-        Ok(Self { shared: Shared::at(Target::chosen(url, variables, options)?) })
+        Ok(Self { core: ClientCore::at(Target::chosen(url, variables, options)?) })
     }
 
     /// The client of a whole program, for hosts that have one. Where its locks are is settled by its first operation, so that
@@ -106,7 +106,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`] for a `DLOCK_URL` that cannot be used.
     pub fn of_program(variables: Option<Variables>) -> Result<Self> {
-        Ok(Self { shared: Shared::of_program(variables)? })
+        Ok(Self { core: ClientCore::of_program(variables)? })
     }
 
     /// Says where the locks of [`Client::of_program`] are. Locks made before follow it; their options are checked again when they are used.
@@ -114,7 +114,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`], and [`Error::InUse`] after the first operation.
     pub fn configure(&self, url: Option<&str>, variables: Option<Variables>, options: ClientOptions) -> Result<()> {
-        self.shared.configure(url, variables, options)
+        self.core.configure(url, variables, options)
     }
 
     /// Makes a client of [`Client::of_program`] what it was at first: takes away what is held, ends its observers, begins to count anew, and
@@ -126,7 +126,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping it leaves the former leases renewed until their handles are gone.
     pub async fn reset(&self, variables: Option<Variables>) -> Result<()> {
-        close(self.shared.reset(variables)?, Duration::ZERO).await
+        close(self.core.reset(variables)?, Duration::ZERO).await
     }
 
     /// [`Client::new`], then one round trip.
@@ -144,7 +144,7 @@ impl Client {
 
     /// What the backend can do.
     pub fn capabilities(&self) -> Capabilities {
-        self.target().capabilities.clone()
+        self.target().capabilities().clone()
     }
 
     /// The options this client was made with.
@@ -154,7 +154,7 @@ impl Client {
 
     /// The server's address without its password.
     pub fn server(&self) -> Arc<str> {
-        self.target().server.clone()
+        self.target().server().clone()
     }
 
     /// What chose the backend: a URL that was given, `DLOCK_URL`, or nobody.
@@ -164,7 +164,7 @@ impl Client {
 
     /// Whether this is a forked child, and its parent has used the client: then the child needs another.
     pub fn is_inherited(&self) -> bool {
-        self.shared.is_inherited()
+        self.core.is_inherited()
     }
 
     /// One round trip to the backend, connecting if need be.
@@ -184,7 +184,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`] for a bad key, [`Error::BackendUnavailable`], [`Error::BackendRefused`].
     pub async fn inspect(&self, key: &str) -> Result<Inspection> {
-        check_key(key, &self.target().capabilities)?;
+        check_key(key, self.target().capabilities())?;
         let (key, timeout): (Arc<str>, _) = (key.into(), self.target().options.op_timeout);
         let asked = key.clone();
         let found =
@@ -222,7 +222,7 @@ impl Client {
     /// # Errors
     /// As [`Client::inspect`].
     pub async fn force_release(&self, key: &str, whom: Whom) -> Result<bool> {
-        check_key(key, &self.target().capabilities)?;
+        check_key(key, self.target().capabilities())?;
         let (key, timeout): (Arc<str>, _) = (key.into(), self.target().options.op_timeout);
         self.ask("force_release", Some(key.clone()), move |backend| {
             Box::pin(async move { backend.force_release(key, whom, timeout).await })
@@ -246,7 +246,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping it leaves the client closed to new acquires, with its leases still renewed.
     pub async fn close(&self, timeout: Duration) -> Result<()> {
-        close(self.shared.begin_close()?, timeout).await
+        close(self.core.begin_close()?, timeout).await
     }
 
     /// Lets a closed client work again: its next operation starts another session, and locks made before follow. Does nothing to a client that
@@ -258,7 +258,7 @@ impl Client {
     /// # Errors
     /// [`Error::Forked`] in a child process.
     pub fn reopen(&self) -> Result<()> {
-        self.shared.reopen()
+        self.core.reopen()
     }
 
     pub(crate) fn session(&self, operation: &'static str) -> Result<Arc<Session>> {
@@ -267,25 +267,25 @@ impl Client {
 
     /// The session, started if need be.
     pub(crate) fn bound(&self, operation: &'static str) -> Result<Bound<Session>> {
-        self.shared.bound(operation)
+        self.core.bound(operation)
     }
 
     /// The session, if this process has started one.
     pub(crate) fn session_in_use(&self) -> Option<Arc<Session>> {
-        self.shared.session_in_use()
+        self.core.session_in_use()
     }
 
     pub(crate) fn target(&self) -> Arc<Target> {
-        self.shared.target()
+        self.core.target()
     }
 
     /// Where the locks are, and the session if there is one.
     pub(crate) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
-        self.shared.standing()
+        self.core.standing()
     }
 
     pub(crate) fn observer(&self) -> Arc<Observer> {
-        self.shared.observer()
+        self.core.observer()
     }
 
     async fn ask<T, A>(&self, operation: &'static str, key: Option<Arc<str>>, ask: A) -> Result<T>

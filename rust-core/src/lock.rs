@@ -108,8 +108,8 @@ impl Lock {
     }
 
     fn validate_for(&self, target: &Target, options: &LockOptions) -> Result<()> {
-        check_key(&self.key, &target.capabilities)?;
-        options.validate(target.options.unit, &target.capabilities)
+        check_key(&self.key, target.capabilities())?;
+        options.validate(target.options.unit, target.capabilities())
     }
 
     /// Waits for the key and returns the lease.
@@ -381,7 +381,8 @@ mod tests {
     async fn who_is_told_of_a_loss_may_ask_for_the_lock() {
         let clock = ManualClock::new();
         // On this thread: what the engine would notice first, it does not before the next await.
-        let environment = Environment { engine: Some(Handle::current()), ..Environment::at("memory:", Arc::new(clock.clone())) };
+        let plan = crate::backend::parse("memory:", "dlock", Duration::from_secs(1)).unwrap();
+        let environment = Environment { engine: Some(Handle::current()), ..Environment::at(plan, Arc::new(clock.clone())) };
         let client = Client::in_environment(ClientOptions::default(), environment).unwrap();
         let lock = client.lock("a").renew(false).ttl(Duration::from_secs(10));
         let lease = lock.acquire().await.unwrap();

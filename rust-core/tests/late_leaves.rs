@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dlock::backend::{
-    Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Release, Renew, Renewed, Reply, Waiter, Whom, from_url,
+    Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Plan, Release, Renew, Renewed, Reply, Waiter, Whom, parse,
 };
 use dlock::clock::ManualClock;
 use dlock::environment::Environment;
@@ -113,13 +113,16 @@ async fn r04_a_leave_that_was_answered_late_is_made_again() {
     let other = Client::with_clock("memory:late", ClientOptions::default(), Arc::new(clock.clone())).unwrap();
     let (posted, store) = (post.clone(), Arc::<Mutex<Option<Arc<dyn Backend>>>>::default());
     let kept = store.clone();
-    let open = move |context| {
-        let inner = from_url("memory:late", context)?;
+    let memory = parse("memory:late", "dlock", SECOND).unwrap();
+    let capabilities = Capabilities { late_window: SECOND, ..memory.capabilities().clone() };
+    let (server, late) = (memory.server().clone(), capabilities.clone());
+    let open = move |context| -> Arc<dyn Backend> {
+        let inner = memory.open(context);
         *kept.lock().unwrap() = Some(inner.clone());
-        let capabilities = Capabilities { late_window: SECOND, ..inner.capabilities().clone() };
-        Ok(Arc::new(Late { inner, capabilities, post: posted.clone() }) as Arc<dyn Backend>)
+        Arc::new(Late { inner, capabilities: late.clone(), post: posted.clone() })
     };
-    let environment = Environment { open: Arc::new(open), clock: Arc::new(clock.clone()), engine: None, session: None };
+    let backend = Arc::new(Plan::new(capabilities, server, open));
+    let environment = Environment { backend, clock: Arc::new(clock.clone()), engine: None, session: None };
     let client = Client::in_environment(ClientOptions::default(), environment).unwrap();
     let waiter = tokio::spawn(client.lock("k").join(None));
     eventually("it asks", async || post.asked.lock().unwrap().len() == 1).await;

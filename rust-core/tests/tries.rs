@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dlock::backend::{
-    Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Release, Renew, Renewed, Reply, Waiter, Whom, from_url,
+    Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Plan, Release, Renew, Renewed, Reply, Waiter, Whom, parse,
 };
 use dlock::clock::ManualClock;
 use dlock::environment::Environment;
@@ -101,11 +101,11 @@ async fn r17_wait_ends_for_one_whose_first_try_was_dropped_for_its_turn() {
     let options = || ClientOptions { op_timeout: SECOND, ..ClientOptions::default() };
     let other = Client::with_clock("memory:tries", options(), Arc::new(clock.clone())).unwrap();
     let counter = tries.clone();
-    let open = move |context| {
-        let inner = from_url("memory:tries", context)?;
-        Ok(Arc::new(Mute { inner, tries: counter.clone() }) as Arc<dyn Backend>)
-    };
-    let environment = Environment { open: Arc::new(open), clock: Arc::new(clock.clone()), engine: None, session: None };
+    let memory = parse("memory:tries", "dlock", SECOND).unwrap();
+    let (capabilities, server) = (memory.capabilities().clone(), memory.server().clone());
+    let open = move |context| -> Arc<dyn Backend> { Arc::new(Mute { inner: memory.open(context), tries: counter.clone() }) };
+    let backend = Arc::new(Plan::new(capabilities, server, open));
+    let environment = Environment { backend, clock: Arc::new(clock.clone()), engine: None, session: None };
     let client = Client::in_environment(options(), environment).unwrap();
     let lease = other.lock("k").acquire().await.unwrap();
     let first = tokio::spawn({

@@ -159,6 +159,21 @@ fn server(text: &str, default_port: u16) -> Option<Server> {
     Some(Server { host: url.host()?.to_owned(), port })
 }
 
+/// A URL as it may be shown, parsable or not: without parameters, and without whatever stands between the scheme and the last `@`.
+pub(super) fn shown(url: &str) -> String {
+    if url.is_empty() {
+        return "\"\"".to_owned();
+    }
+    let scheme = url.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
+    let shown = match url.rsplit_once('@') {
+        // What follows this one may be the end of a parameter that is a password.
+        Some((before, _)) if before.contains(['?', '#']) => return format!("{scheme}***"),
+        Some((_, host)) => format!("{scheme}***@{host}"),
+        None => url.to_owned(),
+    };
+    shown.split(['?', '#']).next().unwrap_or_default().to_owned()
+}
+
 /// Undoes percent-encoding; `None` for what is not UTF-8 then.
 pub(super) fn decoded(text: &str) -> Option<String> {
     // In a form a plus is a space; here it is a plus.
@@ -169,7 +184,7 @@ pub(super) fn decoded(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::check_login;
+    use super::{check_login, shown};
 
     #[test]
     fn r15_a_raw_character_in_a_password_is_told_how_to_be_written() {
@@ -206,6 +221,22 @@ mod tests {
             "memory:a@b#c",
         ] {
             assert!(check_login(url).is_ok(), "{url}");
+        }
+    }
+
+    #[test]
+    fn r18_a_url_that_no_backend_takes_is_shown_without_a_password() {
+        for (url, expected) in [
+            ("http://me:secret@h:1/x?y", "http://***@h:1/x"),
+            ("redis://me:se/cr@et@h:1", "redis://***@h:1"),
+            ("redis://me:12345678?secret@h", "redis://***"),
+            ("redis://me:12345678#secret@h", "redis://***"),
+            ("redis+unix://h:99999/s?pass=a@secret", "redis+unix://***"),
+            ("me:secret@h", "***@h"),
+            ("h:1", "h:1"),
+            ("", "\"\""),
+        ] {
+            assert_eq!(shown(url), expected, "{url}");
         }
     }
 }

@@ -14,10 +14,12 @@ use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use url::Url;
 
-use super::{
+use super::contract::{
     Acquire, Acquired, Backend, Capabilities, Context, Grant, Handover, Hint, Inspection, Outcome, Release, Renew, Renewed, Reply,
     Waiting, Whom,
 };
+use super::hosts::shown;
+use super::plan::Plan;
 use crate::clock::Instant;
 use crate::error::{BackendError, CLOSED, Error, Failure};
 use crate::fencing::{Token, next_token};
@@ -30,34 +32,30 @@ pub const CLAIM: Duration = Duration::from_secs(1);
 /// Opens `memory:` or `memory:name`.
 ///
 /// # Errors
-/// [`Error::InvalidOptions`] for a URL with a host, a query or a fragment.
+/// As [`parse`](super::parse).
 pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
+    Ok(parse(url)?.open(context))
+}
+
+/// Reads `memory:` or `memory:name`. All sessions of one plan share a store: the next session must not grant what the one before still
+/// holds.
+///
+/// # Errors
+/// [`Error::InvalidOptions`] for a URL with a host, a query or a fragment.
+pub(super) fn parse(url: &Url) -> Result<Plan, Error> {
     if url.has_host() || url.query().is_some() || url.fragment().is_some() {
-        return Err(Error::invalid("url", super::shown(url.as_str()), "memory: or memory:name, without host and parameters"));
+        return Err(Error::invalid("url", shown(url.as_str()), "memory: or memory:name, without host and parameters"));
     }
     let store = match url.path() {
         "" => Arc::default(),
         name => shared(name),
     };
-    Ok(of(store, url.as_str(), context))
+    let server: Arc<str> = url.as_str().into();
+    Ok(Plan::new(capabilities(), server.clone(), move |context| Arc::new(Memory::new(store.clone(), server.clone(), context))))
 }
 
-/// The store of `memory:`, for all the sessions of its client.
-pub(crate) struct Private(Arc<Mutex<Store>>);
-
-impl Private {
-    pub(crate) fn of(url: &str) -> Option<Self> {
-        url.trim().eq_ignore_ascii_case("memory:").then(|| Self(Arc::default()))
-    }
-
-    pub(crate) fn open(&self, context: Context) -> Arc<dyn Backend> {
-        of(self.0.clone(), "memory:", context)
-    }
-}
-
-fn of(store: Arc<Mutex<Store>>, server: &str, context: Context) -> Arc<dyn Backend> {
-    store.lock().sessions.insert(context.session, context.on_hint.clone());
-    let capabilities = Capabilities {
+fn capabilities() -> Capabilities {
+    Capabilities {
         scheme: "memory",
         fair: true,
         crash_release: true,
@@ -68,8 +66,7 @@ fn of(store: Arc<Mutex<Store>>, server: &str, context: Context) -> Arc<dyn Backe
         batch: 1000,
         reserved: None,
         counts_tokens: false,
-    };
-    Arc::new(Memory { store, context, capabilities, server: server.into() })
+    }
 }
 
 /// The store that every `memory:name` of this process means.
@@ -97,6 +94,11 @@ struct Memory {
 type Hints = Vec<(SessionId, Hint)>;
 
 impl Memory {
+    fn new(store: Arc<Mutex<Store>>, server: Arc<str>, context: Context) -> Self {
+        store.lock().sessions.insert(context.session, context.on_hint.clone());
+        Self { store, context, capabilities: capabilities(), server }
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut Store, Moment, &mut Hints) -> T) -> T {
         let moment = Moment { now: self.context.clock.now(), wall: self.context.clock.wall() };
         let mut hints = Hints::new();

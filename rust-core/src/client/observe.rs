@@ -10,7 +10,7 @@ impl Client {
     /// What this client has done and has under way. Cheap: no I/O; a look at each lease.
     pub fn stats(&self) -> Stats {
         let target = self.target();
-        Stats { server: target.server.clone(), chosen_by: target.chosen_by, ..self.observer().stats(self.gauges()) }
+        Stats { server: target.server().clone(), chosen_by: target.chosen_by, ..self.observer().stats(self.gauges()) }
     }
 
     /// The figures in the `OpenMetrics` text format, to be served as `application/openmetrics-text; version=1.0.0; charset=utf-8`. Each

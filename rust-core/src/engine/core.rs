@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::observe::Observer;
 use crate::observe::logs::target;
 use crate::options::ClientOptions;
-use crate::owner::SessionId;
 use crate::process::{self, Bound};
 
 /// How long a forked child waits for a lock that may be held by a thread that it does not have.
@@ -23,39 +22,60 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A backend, and how it is spoken to.
 pub(crate) struct Target {
+    /// What the client was given or found; nothing where it has an environment of its own.
+    url: Option<String>,
     environment: Environment,
     pub(crate) options: ClientOptions,
-    pub(crate) capabilities: Capabilities,
-    pub(crate) server: Arc<str>,
     pub(crate) chosen_by: ChosenBy,
 }
 
 impl Target {
-    pub(crate) fn new(environment: Environment, options: ClientOptions, chosen_by: ChosenBy) -> Result<Arc<Self>> {
+    pub(crate) fn new(environment: Environment, options: ClientOptions) -> Result<Arc<Self>> {
         options.validate()?;
-        // Opened once without a session, to have the URL checked before anybody waits for it.
-        let probe = (environment.open)(probe_context(&options, environment.clock.clone()))?;
-        let (capabilities, server) = (probe.capabilities().clone(), probe.server().clone());
-        Ok(Arc::new(Self { environment, options, capabilities, server, chosen_by }))
+        Ok(Arc::new(Self { url: None, environment, options, chosen_by: ChosenBy::Argument }))
     }
 
-    /// What a URL, if there is one, or the source chooses.
+    /// Reads the URL, and the certificates that it names.
+    pub(crate) fn at(url: String, clock: Arc<dyn Clock>, options: ClientOptions, chosen_by: ChosenBy) -> Result<Arc<Self>> {
+        options.validate()?;
+        let plan = backend::parse(&url, &options.namespace, options.op_timeout)?;
+        Ok(Arc::new(Self { url: Some(url), environment: Environment::at(plan, clock), options, chosen_by }))
+    }
+
+    /// What a URL, if there is one, or else the variables choose.
     pub(crate) fn chosen(url: Option<&str>, variables: &Variables, options: ClientOptions) -> Result<Arc<Self>> {
         let (url, chosen_by) = variables.choose(url, options.require_url)?;
-        Self::new(Environment::at(&url, Arc::new(BootClock)), options, chosen_by)
+        Self::at(url, Arc::new(BootClock), options, chosen_by)
+    }
+
+    /// What the variables choose: this one, if they choose its URL once more.
+    fn chosen_again(self: &Arc<Self>, variables: &Variables) -> Result<Arc<Self>> {
+        let (url, chosen_by) = variables.choose(None, self.options.require_url)?;
+        if self.url.as_ref() == Some(&url) && self.chosen_by == chosen_by {
+            return Ok(self.clone());
+        }
+        Self::at(url, Arc::new(BootClock), self.options.clone(), chosen_by)
+    }
+
+    pub(crate) fn capabilities(&self) -> &Capabilities {
+        self.environment.backend.capabilities()
+    }
+
+    pub(crate) fn server(&self) -> &Arc<str> {
+        self.environment.backend.server()
     }
 }
 
 /// What the clones of a client share.
-pub(crate) struct Shared {
-    place: RwLock<Place>,
+pub(crate) struct ClientCore {
+    state: RwLock<CoreState>,
     /// The process that made it.
     maker: u32,
     /// The process that started the session; zero before.
     user: AtomicU32,
 }
 
-struct Place {
+struct CoreState {
     target: Arc<Target>,
     /// Nobody said where the locks are: the first operation looks at the environment, that of the process where none was given.
     undecided: Option<VariablesSource>,
@@ -72,7 +92,7 @@ fn variables(source: &VariablesSource) -> Result<Variables> {
     source.clone().map_or_else(Variables::of_process, Ok)
 }
 
-impl Place {
+impl CoreState {
     fn new(target: Arc<Target>, undecided: Option<VariablesSource>) -> Self {
         Self { target, undecided, session: None, closed: false, observer: Arc::default() }
     }
@@ -82,12 +102,12 @@ impl Place {
     fn assumed(source: VariablesSource, options: ClientOptions) -> Result<Self> {
         let known = Variables { require_url: None, ..variables(&source)? };
         let (url, chosen_by) = known.choose(None, false)?;
-        Ok(Self::new(Target::new(Environment::at(&url, Arc::new(BootClock)), options, chosen_by)?, Some(source)))
+        Ok(Self::new(Target::at(url, Arc::new(BootClock), options, chosen_by)?, Some(source)))
     }
 
     fn settle(&mut self) -> Result<()> {
         if let Some(source) = &self.undecided {
-            self.target = Target::chosen(None, &variables(source)?, self.target.options.clone())?;
+            self.target = self.target.chosen_again(&variables(source)?)?;
             self.undecided = None;
             if self.target.chosen_by == ChosenBy::Default {
                 tracing::info!(target: target::CLIENT_PLACE, "{DEFAULT_CHOSEN}");
@@ -97,32 +117,32 @@ impl Place {
     }
 }
 
-impl Shared {
+impl ClientCore {
     pub(crate) fn at(target: Arc<Target>) -> Arc<Self> {
-        Self::of(Place::new(target, None))
+        Self::of(CoreState::new(target, None))
     }
 
     /// See [`Client::of_program`](crate::Client::of_program).
     pub(crate) fn of_program(source: VariablesSource) -> Result<Arc<Self>> {
-        Ok(Self::of(Place::assumed(source, ClientOptions::default())?))
+        Ok(Self::of(CoreState::assumed(source, ClientOptions::default())?))
     }
 
-    fn of(place: Place) -> Arc<Self> {
-        Arc::new(Self { place: RwLock::new(place), maker: process::id(), user: AtomicU32::new(0) })
+    fn of(state: CoreState) -> Arc<Self> {
+        Arc::new(Self { state: RwLock::new(state), maker: process::id(), user: AtomicU32::new(0) })
     }
 
     pub(crate) fn target(&self) -> Arc<Target> {
-        self.place.read().target.clone()
+        self.state.read().target.clone()
     }
 
     pub(crate) fn observer(&self) -> Arc<Observer> {
-        self.place.read().observer.clone()
+        self.state.read().observer.clone()
     }
 
     /// Where the locks are, and the session if there is one. Whether this process may use it is for the caller to ask.
     pub(crate) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
-        let place = self.place.read();
-        (place.target.clone(), place.session.clone())
+        let state = self.state.read();
+        (state.target.clone(), state.session.clone())
     }
 
     /// The session, started if need be.
@@ -134,17 +154,17 @@ impl Shared {
         if let (_, Some(session)) = self.standing() {
             return Ok(session);
         }
-        let mut place = self.write()?;
-        if let Some(session) = &place.session {
+        let mut state = self.write()?;
+        if let Some(session) = &state.session {
             return Ok(session.clone());
         }
-        if place.closed {
+        if state.closed {
             return Err(Error::ClientClosed { operation });
         }
-        place.settle()?;
-        let Target { environment, options, .. } = &*place.target;
-        let session = Bound::new(Session::start(environment, options.clone(), place.observer.clone())?);
-        place.session = Some(session.clone());
+        state.settle()?;
+        let Target { environment, options, .. } = &*state.target;
+        let session = Bound::new(Session::start(environment, options.clone(), state.observer.clone())?);
+        state.session = Some(session.clone());
         self.user.store(process::id(), Ordering::Relaxed);
         Ok(session)
     }
@@ -152,7 +172,7 @@ impl Shared {
     /// The session, if this process has started one.
     pub(crate) fn session_in_use(&self) -> Option<Arc<Session>> {
         self.mine().ok()?;
-        self.place.read().session.as_ref()?.get().ok().cloned()
+        self.state.read().session.as_ref()?.get().ok().cloned()
     }
 
     /// Whether another process has used it.
@@ -164,37 +184,37 @@ impl Shared {
     pub(crate) fn configure(&self, url: Option<&str>, source: VariablesSource, options: ClientOptions) -> Result<()> {
         self.mine()?;
         let target = Target::chosen(url, &variables(&source)?, options)?;
-        let mut place = self.write()?;
-        if place.session.is_some() {
+        let mut state = self.write()?;
+        if state.session.is_some() {
             return Err(Error::InUse { operation: "configure" });
         }
-        place.target = target;
-        place.undecided = url.is_none().then_some(source);
+        state.target = target;
+        state.undecided = url.is_none().then_some(source);
         Ok(())
     }
 
     /// What there is to close; without a session it is closed at once.
     pub(crate) fn begin_close(&self) -> Result<Option<Bound<Session>>> {
         self.mine()?;
-        let mut place = self.write()?;
-        place.closed |= place.session.is_none();
-        Ok(place.session.clone())
+        let mut state = self.write()?;
+        state.closed |= state.session.is_none();
+        Ok(state.session.clone())
     }
 
     /// Lets go of a session that is closed or closing, so that the next operation starts another.
     pub(crate) fn reopen(&self) -> Result<()> {
         self.mine()?;
-        let mut place = self.write()?;
-        place.closed = false;
-        let left = match &place.session {
-            Some(session) if session.get()?.closing.begun.is_cancelled() => place.session.take(),
+        let mut state = self.write()?;
+        state.closed = false;
+        let left = match &state.session {
+            Some(session) if session.get()?.closing.begun.is_cancelled() => state.session.take(),
             _ => None,
         };
         if left.is_some() {
             self.user.store(0, Ordering::Relaxed);
         }
         // In this order: what a session lets go of may take its time.
-        drop(place);
+        drop(state);
         drop(left);
         Ok(())
     }
@@ -202,11 +222,11 @@ impl Shared {
     /// Forgets everything: where the locks are, who observes them, and what was counted. Returns the session, to be closed.
     pub(crate) fn reset(&self, source: VariablesSource) -> Result<Option<Bound<Session>>> {
         self.mine()?;
-        let fresh = Place::assumed(source, ClientOptions::default())?;
-        let mut place = self.write()?;
-        let former = std::mem::replace(&mut *place, fresh);
+        let fresh = CoreState::assumed(source, ClientOptions::default())?;
+        let mut state = self.write()?;
+        let former = std::mem::replace(&mut *state, fresh);
         self.user.store(0, Ordering::Relaxed);
-        drop(place);
+        drop(state);
         former.observer.end();
         Ok(former.session)
     }
@@ -219,22 +239,46 @@ impl Shared {
         }
     }
 
-    fn write(&self) -> Result<RwLockWriteGuard<'_, Place>> {
+    fn write(&self) -> Result<RwLockWriteGuard<'_, CoreState>> {
         if self.maker == process::id() {
-            return Ok(self.place.write());
+            return Ok(self.state.write());
         }
-        self.place.try_write_for(PATIENCE).ok_or(Error::Forked { parent: self.maker })
+        self.state.try_write_for(PATIENCE).ok_or(Error::Forked { parent: self.maker })
     }
 }
 
-/// What a backend is opened with when only its URL matters.
-fn probe_context(options: &ClientOptions, clock: Arc<dyn Clock>) -> backend::Context {
-    backend::Context {
-        session: SessionId::from_u128(0),
-        clock,
-        namespace: options.namespace.as_str().into(),
-        connect_timeout: options.connect_timeout,
-        op_timeout: options.op_timeout,
-        on_hint: Arc::new(|_| {}),
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    fn counted(opened: &Arc<AtomicUsize>) -> Result<backend::Plan> {
+        let (memory, opened) = (backend::parse("memory:", "dlock", Duration::from_secs(1))?, opened.clone());
+        let (capabilities, server) = (memory.capabilities().clone(), memory.server().clone());
+        Ok(backend::Plan::new(capabilities, server, move |context| {
+            opened.fetch_add(1, Ordering::Relaxed);
+            memory.open(context)
+        }))
+    }
+
+    #[tokio::test]
+    async fn a_backend_is_opened_once_and_by_the_first_operation() {
+        let opened = Arc::<AtomicUsize>::default();
+        let environment = Environment::at(counted(&opened).unwrap(), Arc::new(BootClock));
+        let core = ClientCore::at(Target::new(environment, ClientOptions::default()).unwrap());
+        assert_eq!((&**core.target().server(), opened.load(Ordering::Relaxed)), ("memory:", 0));
+        for _ in 0..2 {
+            core.bound("acquire").unwrap();
+        }
+        assert_eq!(opened.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_url_that_is_chosen_again_is_not_read_again() {
+        let variables = |url: &str| Variables { url: Some(url.to_owned()), ..Variables::default() };
+        let first = Target::chosen(None, &variables("memory:a"), ClientOptions::default()).unwrap();
+        assert!(Arc::ptr_eq(&first, &first.chosen_again(&variables("memory:a")).unwrap()));
+        assert_eq!(&**first.chosen_again(&variables("memory:b")).unwrap().server(), "memory:b");
     }
 }

@@ -102,7 +102,7 @@ impl Session {
         };
         // Backends may start tasks of their own.
         let _on_engine = engine.enter();
-        let backend: Arc<dyn Backend> = Measured::new((environment.open)(context)?, clock.clone(), observer.clone());
+        let backend: Arc<dyn Backend> = Measured::new(environment.backend.open(context), clock.clone(), observer.clone());
         let apply = Box::new(move |record: &Arc<LeaseRecord>, event| {
             keeper.get().map_or(Action::Wait, |session| session.apply(record, event))
         });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Waker};
 
-use dlock::backend::{Capabilities, Context, Hint};
+use dlock::backend::{Backend, Capabilities, Context, Hint};
 use dlock::environment::Environment;
 use dlock::owner::SessionId;
 use dlock::{Client, ClientOptions};
@@ -109,10 +109,8 @@ impl Machine {
             let (server, network) = (around.server.clone(), around.network.clone());
             let (history, judge) = (around.history.clone(), around.judge.clone());
             let (clock, capabilities, bound) = (clock.clone(), capabilities.clone(), plan.bound);
-            move |context: &Context| {
-                if context.session == session_of(client) {
-                    take_hints(client, &network, context);
-                }
+            move |context: Context| -> Arc<dyn Backend> {
+                take_hints(client, &network, &context);
                 Arc::new(Wire {
                     client,
                     server: server.clone(),
@@ -128,7 +126,7 @@ impl Machine {
             }
         };
         let environment = Environment {
-            open: Arc::new(move |context| Ok(wire(&context))),
+            backend: Arc::new(dlock::backend::Plan::new(capabilities.clone(), "simulated".into(), wire)),
             clock: clock.clone(),
             engine: Some(engine.handle().clone()),
             session: Some(session_of(client)),

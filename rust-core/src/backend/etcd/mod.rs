@@ -94,7 +94,7 @@ use self::acquire::AcquireCall;
 use self::servers::address::EtcdAddress;
 use self::store::EtcdStore;
 use super::{
-    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Release, Renew, Renewed, Reply, Whom,
+    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Plan, Release, Renew, Renewed, Reply, Whom,
 };
 use crate::error::{BackendError, CLOSED, Error, Failure};
 use crate::owner::OwnerId;
@@ -113,9 +113,23 @@ const LONGEST_CLOSE: Duration = Duration::from_secs(2);
 /// # Errors
 /// [`Error::InvalidOptions`] for a URL that cannot be used.
 pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
+    Ok(parse(url)?.open(context))
+}
+
+/// Reads the URL of a cluster.
+pub(super) fn parse(url: &str) -> Result<Plan, Error> {
     let address = EtcdAddress::parse(url)?;
     let server = address.shown();
-    let capabilities = Capabilities {
+    let open = move |context| -> Arc<dyn Backend> {
+        let server = address.shown();
+        let store = Arc::new(EtcdStore::new(address.clone(), context));
+        Arc::new(Etcd { store, capabilities: capabilities(), server, tasks: OnceLock::new() })
+    };
+    Ok(Plan::new(capabilities(), server, open))
+}
+
+fn capabilities() -> Capabilities {
+    Capabilities {
         scheme: "etcd",
         fair: true,
         crash_release: false,
@@ -128,9 +142,7 @@ pub fn open(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
         batch: BATCH,
         reserved: None,
         counts_tokens: true,
-    };
-    let store = Arc::new(EtcdStore::new(address, context));
-    Ok(Arc::new(Etcd { store, capabilities, server, tasks: OnceLock::new() }))
+    }
 }
 
 /// The backend of one client.

@@ -6,7 +6,7 @@ use url::Url;
 
 use super::default_directory;
 use super::directory::{ChosenDirectory, VARIABLE, prepare};
-use crate::backend::shown;
+use crate::backend::hosts::shown;
 use crate::error::{BackendError, Error};
 
 /// The user's choice, before anything was read from disk.

@@ -54,18 +54,32 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use url::Url;
 
+use self::directory_choice::DirectoryChoice;
 use self::files::Descriptor;
 use self::record::HolderRecord;
 use self::state::Local;
 use super::{
-    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Release, Renew, Renewed, Reply, Whom,
+    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Plan, Release, Renew, Renewed, Reply, Whom,
 };
 use crate::error::{BackendError, Error, Failure};
 use crate::owner::OwnerId;
 
 /// Opens `local:` or `local:///directory`. Nothing is read or made before the first use.
+///
+/// # Errors
+/// As [`parse`](super::parse).
 pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
-    Ok(Arc::new(Local::new(url, capabilities(), context)?))
+    Ok(parse(url)?.open(context))
+}
+
+/// Reads `local:` or `local:///directory`.
+///
+/// # Errors
+/// [`Error::InvalidOptions`] for a URL with a host or parameters.
+pub(super) fn parse(url: &Url) -> Result<Plan, Error> {
+    let (choice, server): (_, Arc<str>) = (DirectoryChoice::of(url)?, url.as_str().into());
+    let open = move |context| -> Arc<dyn Backend> { Arc::new(Local::new(choice.clone(), server.clone(), capabilities(), context)) };
+    Ok(Plan::new(capabilities(), url.as_str().into(), open))
 }
 
 fn capabilities() -> Capabilities {

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use url::Url;
 
 use super::attempts::LocalAttempts;
 use super::default_directory::advice;
@@ -13,7 +12,7 @@ use super::directory_choice::DirectoryChoice;
 use super::process::Process;
 use super::{names, sweep};
 use crate::backend::{Capabilities, Context};
-use crate::error::{BackendError, Error, Failure};
+use crate::error::{BackendError, Failure};
 use crate::observe::logs::target;
 
 /// One client of the directory.
@@ -32,16 +31,16 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn new(url: &Url, capabilities: Capabilities, context: Context) -> Result<Self, Error> {
-        Ok(Self {
+    pub(super) fn new(choice: DirectoryChoice, server: Arc<str>, capabilities: Capabilities, context: Context) -> Self {
+        Self {
             capabilities,
-            server: url.as_str().into(),
-            choice: DirectoryChoice::of(url)?,
+            server,
+            choice,
             directory: Mutex::new(None),
             attempts: Mutex::new(LocalAttempts::default()),
             process: Process::this(),
             context,
-        })
+        }
     }
 
     /// The directory, found and made at first use.

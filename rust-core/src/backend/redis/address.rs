@@ -17,6 +17,7 @@ const SENTINEL_PORT: u16 = 26379;
 const EXPECTED: &str = "redis+sentinel://host:port,host:port/service";
 
 /// A parsed URL.
+#[derive(Clone)]
 pub(super) struct RedisUrl {
     /// Where the server is, with the password.
     pub(super) address: ServerAddress,
@@ -27,6 +28,7 @@ pub(super) struct RedisUrl {
 }
 
 /// Where the server is.
+#[derive(Clone)]
 pub(super) enum ServerAddress {
     /// One server.
     Fixed(DialTarget),

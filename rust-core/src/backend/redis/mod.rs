@@ -64,7 +64,8 @@ use self::names::Names;
 use self::request::{AcquireArguments, Request, RequestKind, granted_ttl, millis};
 use self::scripts::ScriptCall;
 use super::{
-    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Release, Renew, Renewed, Reply, Waiter, Whom,
+    Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Plan, Release, Renew, Renewed, Reply, Waiter,
+    Whom,
 };
 use crate::clock;
 use crate::error::{BackendError, Error, Failure};
@@ -86,7 +87,7 @@ const LISTED_LOCKS: usize = 10_000;
 /// # Errors
 /// [`Error::InvalidOptions`] for a URL or namespace that cannot be used.
 pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
-    opened(address::parse(url)?, context)
+    Ok(parse(url, &context.namespace, context.op_timeout)?.open(context))
 }
 
 /// Opens a backend on the master that sentinels name, `redis+sentinel://`; connects at first use.
@@ -94,15 +95,24 @@ pub fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>, Error> {
 /// # Errors
 /// [`Error::InvalidOptions`] for a URL or namespace that cannot be used.
 pub fn open_service(url: &str, context: Context) -> Result<Arc<dyn Backend>, Error> {
-    opened(address::parse_service(url)?, context)
+    Ok(parse_service(url, &context.namespace, context.op_timeout)?.open(context))
 }
 
-fn opened(url: RedisUrl, context: Context) -> Result<Arc<dyn Backend>, Error> {
-    if context.namespace.starts_with(names::SIDE) {
-        return Err(Error::invalid("namespace", &*context.namespace, "a namespace that does not begin with \"dlock:\""));
+/// Reads the URL of one server.
+pub(super) fn parse(url: &Url, namespace: &str, op_timeout: Duration) -> Result<Plan, Error> {
+    planned(address::parse(url)?, namespace, op_timeout)
+}
+
+/// Reads the URL of a service that sentinels know.
+pub(super) fn parse_service(url: &str, namespace: &str, op_timeout: Duration) -> Result<Plan, Error> {
+    planned(address::parse_service(url)?, namespace, op_timeout)
+}
+
+fn planned(url: RedisUrl, namespace: &str, op_timeout: Duration) -> Result<Plan, Error> {
+    if namespace.starts_with(names::SIDE) {
+        return Err(Error::invalid("namespace", namespace, "a namespace that does not begin with \"dlock:\""));
     }
     let server = url.shown.clone();
-    let connector = Connector::new(url, context.clone());
     let capabilities = Capabilities {
         scheme: "redis",
         fair: true,
@@ -111,12 +121,17 @@ fn opened(url: RedisUrl, context: Context) -> Result<Arc<dyn Backend>, Error> {
         margin: Duration::from_millis(2),
         heartbeat: Some(HEARTBEAT),
         // Not-after is at most one `op_timeout` ahead, and the sample of the server's clock is off by less than another.
-        late_window: context.op_timeout * 2,
+        late_window: op_timeout * 2,
         batch: BATCH,
-        reserved: context.namespace.is_empty().then_some(names::SIDE),
+        reserved: namespace.is_empty().then_some(names::SIDE),
         counts_tokens: false,
     };
-    Ok(Arc::new(Redis { connector, context, capabilities, server }))
+    let (of_each, shown) = (capabilities.clone(), server.clone());
+    let open = move |context: Context| -> Arc<dyn Backend> {
+        let connector = Connector::new(url.clone(), context.clone());
+        Arc::new(Redis { connector, context, capabilities: of_each.clone(), server: shown.clone() })
+    };
+    Ok(Plan::new(capabilities, server, open))
 }
 
 /// Refuses keys that would be taken for side keys. Callers that check [`Capabilities::reserved`] first are never refused here.

@@ -25,6 +25,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const EXPECTED: &str = "etcd://host:port,host:port/prefix or etcds://…";
 
 /// A parsed URL.
+#[derive(Clone)]
 pub struct EtcdAddress {
     /// The servers, in the order of the URL.
     pub(super) endpoints: Vec<Endpoint>,
