@@ -29,6 +29,9 @@ pub struct Lease {
     handle: Arc<Handle>,
 }
 
+/// How many heartbeats a holder sends within `max_stall`.
+const HEARTBEATS: u32 = 4;
+
 pub(crate) type Outstanding = Mutex<Vec<Lease>>;
 
 pub(crate) struct Handle {
@@ -238,6 +241,24 @@ impl Lease {
         self.handle.session.get().is_ok_and(|session| session.heartbeat(self.record()))
     }
 
+    /// How often to call [`Lease::heartbeat`]: several times within `max_stall`, so that one late call costs nothing. `None` without `max_stall`.
+    pub fn heartbeat_every(&self) -> Option<Duration> {
+        self.record().read(LeaseState::max_stall).map(|max_stall| max_stall / HEARTBEATS)
+    }
+
+    /// To be called when a grant reaches its caller across threads or event loops: an error if the lease has ended on the way, so that nobody
+    /// begins to work without it. A lease that ran out unnoticed is then released and reported as lost.
+    ///
+    /// # Errors
+    /// As [`Lease::check`].
+    pub fn claim(&self) -> Result<()> {
+        let claimed = self.check();
+        if let Err(Error::LockLost { .. }) = claimed {
+            self.begin_release()?;
+        }
+        claimed
+    }
+
     /// Copies of the open files that hold the key, for a child process that must not outlive its lock: while it has them open, the death
     /// of this process does not free the key. They are close-on-exec; drop them once the child has its own. Releasing the lease frees the
     /// key all the same.
@@ -371,33 +392,6 @@ impl Drop for Handle {
         {
             tracing::warn!(target: target::LEASE, key = %self.record.key, token = self.record.token, "a held lease was dropped without release; it is given back");
             session.release(&self.record);
-        }
-    }
-}
-
-/// Gives a lease back when its scope is left, by whatever way.
-pub(crate) struct Scope {
-    pub(crate) lease: Lease,
-    left: bool,
-}
-
-impl Scope {
-    pub(crate) fn new(lease: Lease) -> Self {
-        Self { lease, left: false }
-    }
-
-    pub(crate) async fn leave(mut self) -> Result<bool> {
-        let lease = self.lease.clone();
-        self.left = true;
-        lease.release().await
-    }
-}
-
-impl Drop for Scope {
-    fn drop(&mut self) {
-        if !self.left {
-            // In a forked child there is nothing to give back.
-            let _ = self.lease.release_then(drop);
         }
     }
 }

@@ -2,12 +2,14 @@
 
 mod reentry;
 mod settings;
+mod with;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::caller::Caller;
@@ -18,14 +20,11 @@ use crate::engine::lease_state::Status;
 use crate::engine::runtime::{call_on, run};
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
-use crate::lease::{Lease, Outstanding, Scope};
-use crate::options::{LockOptions, check_key};
+use crate::lease::{Lease, Outstanding};
+use crate::options::{LockOptions, check_key, check_wait};
 use crate::process::Bound;
 
 use reentry::{Entered, Taker};
-
-/// How many signs of life a holder gives in the time that `max_stall` allows without one.
-const SIGNS: u32 = 4;
 
 /// A reusable lock: a key and options, made by [`Client::lock`].
 ///
@@ -39,7 +38,10 @@ const SIGNS: u32 = 4;
 pub struct Lock {
     client: Client,
     key: Arc<str>,
-    options: LockOptions,
+    /// Shared by clones, and by attempts that are under way.
+    options: Arc<LockOptions>,
+    /// Key and options were checked against this target and need no second check.
+    checked: Arc<Mutex<Option<Arc<Target>>>>,
     outstanding: Arc<Outstanding>,
     /// Of a reentrant lock.
     entered: Option<Arc<Entered>>,
@@ -81,7 +83,8 @@ impl Client {
 impl Lock {
     pub(crate) fn new(client: Client, key: &str, options: LockOptions) -> Self {
         let entered = options.reentrant.then(Arc::default);
-        Self { client, key: key.into(), options, outstanding: Arc::default(), entered }
+        let (checked, outstanding) = Default::default();
+        Self { client, key: key.into(), options: Arc::new(options), checked, outstanding, entered }
     }
 
     /// The key.
@@ -104,12 +107,23 @@ impl Lock {
     /// # Errors
     /// [`Error::InvalidOptions`] naming the field, its value and the allowed range.
     pub fn validate(&self) -> Result<()> {
-        self.validate_for(&self.client.target(), &self.options)
+        self.validate_for(&self.client.target(), self.options.wait)
     }
 
-    fn validate_for(&self, target: &Target, options: &LockOptions) -> Result<()> {
+    /// Checks everything the first time, and then only what an acquire may change.
+    fn validate_for(&self, target: &Arc<Target>, wait: Option<Duration>) -> Result<()> {
+        let unit = target.options.unit;
+        // Never waits: in a forked child a thread that does not exist there may hold the lock.
+        let is_same = |checked: &Option<Arc<Target>>| checked.as_ref().is_some_and(|checked| Arc::ptr_eq(checked, target));
+        if self.checked.try_lock().is_some_and(|checked| is_same(&checked)) {
+            return check_wait(wait, unit);
+        }
         check_key(&self.key, target.capabilities())?;
-        options.validate(target.options.unit, target.capabilities())
+        self.options.validate_with(wait, unit, target.capabilities())?;
+        if let Some(mut checked) = self.checked.try_lock() {
+            *checked = Some(target.clone());
+        }
+        Ok(())
     }
 
     /// Waits for the key and returns the lease.
@@ -232,18 +246,17 @@ impl Lock {
     }
 
     fn begin(&self, wait: Option<Duration>, caller: Caller, holder: Caller) -> Result<(Bound<Session>, Box<Attempt>)> {
-        let options = LockOptions { wait, ..self.options.clone() };
         let (target, session) = self.client.standing();
-        self.validate_for(&target, &options)?;
+        self.validate_for(&target, wait)?;
         let session = if let Some(session) = session {
             session
         } else {
             // The first operation settles where the locks are, and what is allowed there.
             let session = self.client.bound("acquire")?;
-            self.validate_for(&self.client.target(), &options)?;
+            self.validate_for(&self.client.target(), wait)?;
             session
         };
-        let attempt = session.get()?.attempt(self.key.clone(), options, caller, holder);
+        let attempt = session.get()?.attempt(self.key.clone(), self.options.clone(), wait, caller, holder);
         Ok((session, attempt))
     }
 
@@ -282,53 +295,6 @@ impl Lock {
             [] => Err(Error::NotHeld { key: self.key.clone(), operation }),
             [lease] => Ok(lease.clone()),
             several => Err(Error::Ambiguous { key: self.key.clone(), operation, leases: several.len() }),
-        }
-    }
-
-    /// Runs `work` while holding the key, and gives it back whatever happens.
-    ///
-    /// When the lease is lost, `work` is dropped at its next await and the loss is returned.
-    ///
-    /// # Errors
-    /// As [`Lock::acquire`], and [`Error::LockLost`].
-    ///
-    /// # Cancel safety
-    /// Dropping it drops `work` and gives the key back.
-    pub async fn with<T, F, W>(&self, work: F) -> Result<T>
-    where
-        F: FnOnce(Lease) -> W,
-        W: Future<Output = T>,
-    {
-        let caller = Caller::current();
-        let body = caller.body();
-        let lease = self.acquire_as(self.options.wait, caller, body.clone()).await?;
-        let scope = Scope::new(lease.clone());
-        let result = tokio::select! {
-            biased;
-            reason = scope.lease.lost() => Err(Error::LockLost { key: self.key.clone(), token: scope.lease.token(), reason }),
-            value = body.running(async { work(lease).await }) => Ok(value),
-            error = self.signs_of_life(&scope.lease), if self.options.max_stall.is_some() => Err(error),
-        };
-        if result.is_ok()
-            && let Status::Lost(_) = scope.lease.status()
-        {
-            scope.lease.check()?;
-        }
-        scope.leave().await?;
-        result
-    }
-
-    /// Gives signs of life while it is polled: by the caller's task, and not by the engine, which is alive anyway. Ends only in an error.
-    async fn signs_of_life(&self, lease: &Lease) -> Error {
-        let every = self.options.max_stall.unwrap_or_default() / SIGNS;
-        loop {
-            let session = match self.client.session("acquire") {
-                Ok(session) => session,
-                Err(error) => return error,
-            };
-            let engine = session.engine.clone();
-            run(&engine, async move { session.clock.sleep_until(session.clock.now() + every).await }).await;
-            lease.heartbeat();
         }
     }
 

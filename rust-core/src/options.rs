@@ -76,10 +76,13 @@ impl LockOptions {
     /// # Errors
     /// [`Error::InvalidOptions`] naming the first field that is out of range.
     pub fn validate(&self, unit: Unit, capabilities: &Capabilities) -> Result<()> {
+        self.validate_with(self.wait, unit, capabilities)
+    }
+
+    /// [`LockOptions::validate`] with another `wait`.
+    pub(crate) fn validate_with(&self, wait: Option<Duration>, unit: Unit, capabilities: &Capabilities) -> Result<()> {
         check_ttl(self.ttl, unit, capabilities)?;
-        if let Some(wait) = self.wait {
-            check_range("wait", wait, Duration::ZERO, unit)?;
-        }
+        check_wait(wait, unit)?;
         if let Some(retry) = &self.retry {
             retry.validate(unit)?;
         }
@@ -102,6 +105,11 @@ impl LockOptions {
             _ => Ok(()),
         }
     }
+}
+
+/// Checks a `wait`, also one that is given to a single acquire.
+pub(crate) fn check_wait(wait: Option<Duration>, unit: Unit) -> Result<()> {
+    wait.map_or(Ok(()), |wait| check_range("wait", wait, Duration::ZERO, unit))
 }
 
 /// Checks a TTL, also one given to `extend`.

@@ -193,3 +193,36 @@ fn r18_a_url_that_is_refused_shows_no_password() {
         assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn r02_a_grant_that_ran_out_before_its_delivery_is_released_and_reported_as_lost() {
+    let (client, clock) = on_manual_clock();
+    let (lock, lost) = (client.lock("k").renew(false).ttl(10 * SECOND), client.subscribe(dlock::observe::Kind::Lost, || {}));
+    let lease = lock.acquire().await.unwrap();
+    lease.claim().unwrap();
+    clock.advance(10 * SECOND);
+    assert!(matches!(lease.claim(), Err(Error::LockLost { reason: LossReason::Expired, .. })));
+    assert_eq!((lost.take().len(), client.stats().lost["expired"]), (1, 1));
+    assert!(lease.claim().is_err());
+    eventually(async || lock.try_acquire().await.unwrap().is_some()).await;
+}
+
+#[tokio::test]
+async fn heartbeats_are_sent_several_times_within_max_stall() {
+    let client = Client::new("memory:").unwrap();
+    let lease = client.lock("k").max_stall(2 * SECOND).acquire().await.unwrap();
+    assert_eq!(lease.heartbeat_every(), Some(500 * MILLI));
+    assert_eq!(client.lock("other").acquire().await.unwrap().heartbeat_every(), None);
+}
+
+#[tokio::test]
+async fn r15_options_that_are_changed_after_an_acquire_are_checked_anew() {
+    let client = Client::new("memory:").unwrap();
+    let lock = client.lock("k").renewal_threshold(0.5);
+    lock.acquire().await.unwrap().release().await.unwrap();
+    assert!(matches!(lock.clone().ttl(MILLI).acquire().await, Err(Error::InvalidOptions { field, .. }) if field == "ttl"));
+    let too_long = Some(48 * 3600 * SECOND);
+    assert!(matches!(lock.acquire_within(too_long).await, Err(Error::InvalidOptions { field, .. }) if field == "wait"));
+    lock.acquire().await.unwrap();
+    assert!((lock.options().renewal_threshold - 0.5).abs() < f64::EPSILON);
+}

@@ -63,7 +63,7 @@ impl Session {
     async fn get(self: &Arc<Self>, attempt: &Attempt, entered: Option<Joined>) -> Result<Arc<LeaseRecord>> {
         let turn = match entered {
             None => match attempt.options.retry {
-                Some(retry) if attempt.options.wait != Some(Duration::ZERO) => return Box::pin(self.retry(attempt, retry)).await,
+                Some(retry) if attempt.wait != Some(Duration::ZERO) => return Box::pin(self.retry(attempt, retry)).await,
                 _ => {
                     // Boxed: those who wait would carry the room for it.
                     let record = Box::pin(self.try_once(attempt)).await?;

@@ -31,7 +31,9 @@ const SILENCE: u32 = 4;
 /// One attempt to get a key.
 pub(crate) struct Attempt {
     pub(crate) key: Arc<str>,
-    pub(crate) options: LockOptions,
+    pub(crate) options: Arc<LockOptions>,
+    /// How long this attempt waits, whatever the options say.
+    pub(crate) wait: Option<Duration>,
     /// Who asks.
     pub(crate) caller: Caller,
     /// Who is to hold the lease: the one who asks, or the body that it asks for.
@@ -61,7 +63,7 @@ pub(crate) struct Attempt {
 impl Attempt {
     /// True if it is to be made once only.
     pub(crate) fn is_single(&self) -> bool {
-        self.options.wait == Some(Duration::ZERO)
+        self.wait == Some(Duration::ZERO)
     }
 
     /// To be kept while a request is under way.
@@ -89,8 +91,15 @@ impl Drop for Asking<'_> {
 
 impl Session {
     /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
-    pub(crate) fn attempt(&self, key: Arc<str>, options: LockOptions, caller: Caller, holder: Caller) -> Box<Attempt> {
-        let once = options.wait == Some(Duration::ZERO) || options.retry.is_some();
+    pub(crate) fn attempt(
+        &self,
+        key: Arc<str>,
+        options: Arc<LockOptions>,
+        wait: Option<Duration>,
+        caller: Caller,
+        holder: Caller,
+    ) -> Box<Attempt> {
+        let once = wait == Some(Duration::ZERO) || options.retry.is_some();
         let started = self.clock.now();
         let mut attempt = Box::new(Attempt {
             observed: ObservedAttempt::new(&self.observer, &self.clock, &key, started),
@@ -102,6 +111,7 @@ impl Session {
             known: Arc::default(),
             key,
             options,
+            wait,
             caller,
             holder,
             warns: true,
@@ -121,7 +131,7 @@ impl Session {
 
     /// Resolves to the error of an attempt whose time is up; warns on the way when it takes long.
     pub(crate) async fn end_of_wait(&self, attempt: &Attempt) -> Error {
-        let wait = attempt.options.wait.filter(|wait| !wait.is_zero());
+        let wait = attempt.wait.filter(|wait| !wait.is_zero());
         if wait.is_none_or(|wait| wait > attempt.op_timeout) {
             // Most get the key with the first answer: no timer is set before there is something to wait for.
             attempt.is_waiting().await;

@@ -196,6 +196,11 @@ impl LeaseState {
         self.stall_until.map_or(self.valid_until(), |end| end.min(self.valid_until()))
     }
 
+    /// How long the holder may go without a heartbeat; `None` for as long as the lease lasts.
+    pub fn max_stall(&self) -> Option<Duration> {
+        self.terms.max_stall
+    }
+
     /// Counts the extensions: a renewal that left before one must not undo it.
     pub fn epoch(&self) -> u32 {
         self.epoch

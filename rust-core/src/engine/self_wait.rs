@@ -35,8 +35,8 @@ impl Session {
     pub(crate) async fn warn_of_wait_for_starter(&self, attempt: &Attempt) {
         let started = |record: &&Arc<LeaseRecord>| attempt.caller.related_to(&record.holder) == Kinship::Started;
         let Some(record) = attempt.own.get().filter(started) else { return };
-        let grace = attempt.options.wait.map_or(GRACE, |wait| wait.min(GRACE));
-        if !attempt.warns && attempt.options.wait == Some(grace) {
+        let grace = attempt.wait.map_or(GRACE, |wait| wait.min(GRACE));
+        if !attempt.warns && attempt.wait == Some(grace) {
             // The binding warns when the wait has ended.
             return;
         }

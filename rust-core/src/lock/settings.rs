@@ -4,48 +4,48 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Lock;
-use crate::options::Retry;
+use crate::options::{LockOptions, Retry};
 
 impl Lock {
     /// Lease time: without renewal a lease ends then. Default 30 s.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.options.ttl = ttl;
+        self.change().ttl = ttl;
         self
     }
 
     /// How long acquire waits; zero tries once. Default: for ever.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.options.wait = Some(wait);
+        self.change().wait = Some(wait);
         self
     }
 
     /// Whether leases are renewed by themselves. Default true.
     #[must_use]
     pub fn renew(mut self, renew: bool) -> Self {
-        self.options.renew = renew;
+        self.change().renew = renew;
         self
     }
 
     /// Renews when the remaining share of the TTL falls to this: between 0 and 1, both excluded. Default two thirds.
     #[must_use]
     pub fn renewal_threshold(mut self, renewal_threshold: f64) -> Self {
-        self.options.renewal_threshold = renewal_threshold;
+        self.change().renewal_threshold = renewal_threshold;
         self
     }
 
     /// Arrival order where the backend can. Default true; false takes a free key past those who wait.
     #[must_use]
     pub fn fair(mut self, fair: bool) -> Self {
-        self.options.fair = fair;
+        self.change().fair = fair;
         self
     }
 
     /// Ends a lease after this long, renewed or not. Default: never.
     #[must_use]
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
-        self.options.max_hold = Some(max_hold);
+        self.change().max_hold = Some(max_hold);
         self
     }
 
@@ -53,14 +53,14 @@ impl Lock {
     /// it is polled; elsewhere it is [`Lease::heartbeat`].
     #[must_use]
     pub fn max_stall(mut self, max_stall: Duration) -> Self {
-        self.options.max_stall = Some(max_stall);
+        self.change().max_stall = Some(max_stall);
         self
     }
 
     /// Bounded attempts instead of waiting: [`Error::RetriesExhausted`] ends them. `wait` bounds the whole. Default: wait.
     #[must_use]
     pub fn retry(mut self, retry: Retry) -> Self {
-        self.options.retry = Some(retry);
+        self.change().retry = Some(retry);
         self
     }
 
@@ -71,7 +71,7 @@ impl Lock {
     /// who waits for them and never re-enter.
     #[must_use]
     pub fn reentrant(mut self, reentrant: bool) -> Self {
-        self.options.reentrant = reentrant;
+        self.change().reentrant = reentrant;
         self.entered = reentrant.then(Arc::default);
         self
     }
@@ -79,14 +79,20 @@ impl Lock {
     /// How long one backend request about this lock may take. Default: the client's.
     #[must_use]
     pub fn op_timeout(mut self, op_timeout: Duration) -> Self {
-        self.options.op_timeout = Some(op_timeout);
+        self.change().op_timeout = Some(op_timeout);
         self
     }
 
     /// Text that `inspect` shows beside host, pid and since.
     #[must_use]
     pub fn metadata(mut self, metadata: impl Into<String>) -> Self {
-        self.options.metadata = Some(metadata.into());
+        self.change().metadata = Some(metadata.into());
         self
+    }
+
+    /// The options, to be changed and checked anew. They are copied only where another handle shares them.
+    fn change(&mut self) -> &mut LockOptions {
+        self.checked = Arc::default();
+        Arc::make_mut(&mut self.options)
     }
 }
