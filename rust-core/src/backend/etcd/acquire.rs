@@ -207,9 +207,9 @@ impl EtcdStore {
 
     /// Refuses a key whose token is not above every token that this client has seen before it asked.
     ///
-    /// A cluster's revisions only grow, so this is not the cluster that gave the earlier token: it was restored from a snapshot, or another one
-    /// answers by its name. Storage that checks tokens would refuse this one until the revisions have caught up, so the caller gets an
-    /// error instead.
+    /// A cluster's revisions only grow, so this is not the cluster that gave the earlier token: it was restored from a snapshot, or
+    /// another one answers by its name. Storage that checks tokens would refuse this one until the revisions have caught up, so the caller
+    /// gets an error instead.
     async fn check_token(&self, call: &AcquireCall, attempt: &mut EtcdAttempt, created: i64) -> Result<(), BackendError> {
         let (token, floor) = (token(created), attempt.floor);
         if token > floor {
@@ -220,8 +220,8 @@ impl EtcdStore {
         Err(BackendError::new(Failure::Refused, message))
     }
 
-    /// Deletes another owner's key in the place of this attempt's. No other attempt has this key number, so the key belongs to nobody: a cluster
-    /// that was restored from a snapshot brought it back.
+    /// Deletes another owner's key in the place of this attempt's. No other attempt has this key number, so the key belongs to nobody: a
+    /// cluster that was restored from a snapshot brought it back.
     async fn delete_restored_key(&self, call: &AcquireCall, attempt: &EtcdAttempt, created: i64) -> Result<(), BackendError> {
         let queue_key = call.queue_key(attempt);
         let [pending] = self.line.submit([Step::Delete { queue_key, created }], call.deadline);

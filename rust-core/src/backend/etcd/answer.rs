@@ -233,8 +233,8 @@ pub(super) fn unexpected() -> BackendError {
     BackendError::new(Failure::Unknown, "an answer that does not fit the request")
 }
 
-/// True if a lease of the request has ended and nothing was executed. In a batch any of its leases may be meant, so each transaction is then
-/// sent alone.
+/// True if a lease of the request has ended and nothing was executed. In a batch any of its leases may be meant, so each transaction is
+/// then sent alone.
 pub(super) fn is_lease_gone(error: &BackendError) -> bool {
     error.failure == Failure::Refused && names_a_lease_that_is_gone(error)
 }

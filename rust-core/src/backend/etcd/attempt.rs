@@ -249,3 +249,79 @@ impl QueueKey {
         leases
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use crate::owner::{OwnerId, SessionId};
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    fn waiting(created: i64) -> EtcdAttempt {
+        let mut attempt = EtcdAttempt::new(0);
+        attempt.has_key(created, LeaseUse::sample(1, TTL), "note".into());
+        attempt
+    }
+
+    #[test]
+    fn what_is_known_of_the_key_decides_how_it_is_deleted() {
+        assert_eq!(EtcdAttempt::new(0).withdraw(), None);
+
+        let mut unanswered = EtcdAttempt::new(0);
+        unanswered.note_unanswered();
+        assert_eq!(unanswered.withdraw(), Some(Deletion::Anything { held: None }));
+
+        assert_eq!(waiting(7).withdraw(), Some(Deletion::Key { created: 7, held: false }));
+        let mut holding = waiting(7);
+        holding.holds();
+        assert_eq!(holding.withdraw(), Some(Deletion::Key { created: 7, held: true }));
+
+        let mut answered_after_a_loss = EtcdAttempt::new(0);
+        answered_after_a_loss.note_unanswered();
+        answered_after_a_loss.has_key(7, LeaseUse::sample(1, TTL), "note".into());
+        answered_after_a_loss.holds();
+        assert_eq!(answered_after_a_loss.withdraw(), Some(Deletion::Anything { held: Some(7) }));
+    }
+
+    #[test]
+    fn r04_a_deletion_stays_what_it_is_until_it_is_confirmed() {
+        let mut attempt = waiting(7);
+        attempt.holds();
+        let deletion = attempt.withdraw();
+        assert_eq!(attempt.withdraw(), deletion);
+        assert!(attempt.is_withdrawing() && !attempt.is_over() && attempt.key().is_none());
+        attempt.end();
+        assert!(attempt.is_over());
+    }
+
+    #[test]
+    fn r04_an_attempt_is_not_over_while_a_request_of_it_may_still_be_executed() {
+        let mut attempt = waiting(7);
+        attempt.lost_key(true);
+        assert!(attempt.is_over());
+
+        let mut attempt = waiting(7);
+        attempt.note_unanswered();
+        attempt.lost_key(false);
+        assert!(!attempt.is_over());
+        assert_eq!(attempt.take_lease().map(|lease| lease.id()), Some(1), "its next request uses the lease that is left");
+        let unknown = attempt.judge(BackendError::new(Failure::NotSent, "not sent"));
+        assert_eq!(unknown.failure, Failure::Unknown);
+    }
+
+    #[test]
+    fn a_key_that_may_be_under_several_leases_stays_there_until_it_is_seen() {
+        let renew =
+            |ttl, exact| Renew { key: "k".into(), owner: OwnerId { session: SessionId::from_u128(1), sequence: 1 }, ttl, exact };
+        let mut attempt = waiting(7);
+        let key = attempt.key_mut().unwrap();
+        assert!(key.may_stay(&renew(TTL, true)) && key.may_stay(&renew(TTL / 2, false)));
+        assert!(!key.may_stay(&renew(TTL / 2, true)) && !key.may_stay(&renew(TTL * 2, false)));
+        key.other_leases.push(LeaseUse::sample(2, TTL));
+        assert!(!key.may_stay(&renew(TTL, false)));
+        key.is_under(2);
+        assert_eq!((key.lease.id(), key.other_leases.len()), (2, 0));
+    }
+}

@@ -1,7 +1,8 @@
 //! All attempts of a session. One request at a time works on an attempt, and goes on when its caller has left.
 //!
-//! Each attempt has the lowest key number that no other attempt of the session has for the same lock. The number is a part of its queue key's name.
-//! It is free again when the attempt is over, and not before: then nothing of the attempt is in the cluster, and nothing will come.
+//! Each attempt has the lowest key number that no other attempt of the session has for the same lock. The number is a part of its queue
+//! key's name. It is free again when the attempt is over, and not before: then nothing of the attempt is in the cluster, and nothing will
+//! come.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

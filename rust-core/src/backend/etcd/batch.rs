@@ -2,12 +2,13 @@
 //!
 //! Each request costs the cluster an entry in its log, which most of its servers write to disk; a transaction that contains many costs one
 //! as well. So a transaction that finds the line free goes at once, and those that arrive while requests are under way go together, in one
-//! of the two shapes in `shape`. Only after a large batch the first transaction in line waits for the others, a millisecond at most (ADR 8).
+//! of the two shapes in `shape`. Only after a large batch the first transaction in line waits for the others, a millisecond at most (ADR
+//! 8).
 //!
-//! etcd's rules for such a batch decide what may be in it. Compares see the store as it was before the whole batch, and everything in the batch
-//! happens at one revision: two keys made in one queue would have the same age, so a batch makes at most one key in a queue. No key may be written
-//! twice: requests of the same attempt wait for each other. Operations count on each level, and are limited. A lease that has ended makes
-//! the server reject the whole batch: then each transaction is sent alone.
+//! etcd's rules for such a batch decide what may be in it. Compares see the store as it was before the whole batch, and everything in the
+//! batch happens at one revision: two keys made in one queue would have the same age, so a batch makes at most one key in a queue. No key
+//! may be written twice: requests of the same attempt wait for each other. Operations count on each level, and are limited. A lease that
+//! has ended makes the server reject the whole batch: then each transaction is sent alone.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

@@ -1,9 +1,10 @@
 //! The guard against requests that are executed late.
 //!
 //! A request can be stuck in a paused server and be executed long after its client gave it up: for example when its lock was granted and
-//! released through another server. It would then make a queue key that nobody wants, under a lease that is kept alive. So every request that makes
-//! a key compares the revision of the session's guard key. After a request without an answer, one transaction deletes the queue key and moves
-//! the guard on, which makes all older requests void. That transaction compares the guard as well, so a late copy of it deletes nothing.
+//! released through another server. It would then make a queue key that nobody wants, under a lease that is kept alive. So every request
+//! that makes a key compares the revision of the session's guard key. After a request without an answer, one transaction deletes the queue
+//! key and moves the guard on, which makes all older requests void. That transaction compares the guard as well, so a late copy of it
+//! deletes nothing.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,12 +1,12 @@
 //! The etcd leases that a session's keys live under.
 //!
 //! Granting and revoking a lease costs the cluster an entry in its log each, so locks share leases: one lease serves all locks with the
-//! same TTL in whole seconds, and outlives their release. Only a lock that is never renewed has an exclusive lease, which ends when the lock is to
-//! end, whatever becomes of this process (ADR 5).
+//! same TTL in whole seconds, and outlives their release. Only a lock that is never renewed has an exclusive lease, which ends when the
+//! lock is to end, whatever becomes of this process (ADR 5).
 //!
-//! The renewals of the locks under a lease keep it alive. While somebody waits under it, or nobody uses it, [`LeasePool::run`] keeps it alive instead. A
-//! lease with holders only is not kept by the pool: if the engine stops renewing, it ends. The life of a lease counts from the moment
-//! when its last acknowledged keep-alive was *sent*.
+//! The renewals of the locks under a lease keep it alive. While somebody waits under it, or nobody uses it, [`LeasePool::run`] keeps it
+//! alive instead. A lease with holders only is not kept by the pool: if the engine stops renewing, it ends. The life of a lease counts
+//! from the moment when its last acknowledged keep-alive was *sent*.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -384,6 +384,19 @@ impl EtcdLease {
 /// The time left until `deadline`.
 pub(super) fn remaining(deadline: Timer) -> Duration {
     deadline.saturating_duration_since(Timer::now())
+}
+
+#[cfg(test)]
+impl LeaseUse {
+    /// A waiter's use of a lease with this id and TTL, which no pool knows.
+    pub(super) fn sample(id: i64, ttl: Duration) -> Self {
+        let kept = crate::clock::ManualClock::new().now();
+        let state =
+            EtcdLeaseState { kept, server_ttl: ttl, over: false, holders: 0, waiters: 1, in_care: false, spare_since: kept };
+        let keeping = tokio::sync::Mutex::default();
+        let lease = Arc::new(EtcdLease { id, ttl, exclusive: false, state: Mutex::new(state), keeping });
+        Self { lease, by_waiter: true, pool: Weak::new() }
+    }
 }
 
 #[cfg(test)]

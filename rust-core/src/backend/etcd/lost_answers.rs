@@ -1,9 +1,9 @@
 //! What happens after a request for a queue key got no answer: the key is deleted, whether it was made or may still be made.
 //!
-//! The transaction that deletes it moves the guard on, which makes older requests void. Two consequences follow: other requests that are under
-//! way for the session fail on the guard and are sent again, and two such transactions cannot succeed at the same time. So deletions that arrive while one
-//! transaction is under way go together in the next. Otherwise a cluster that falls silent under ten thousand requests would get ten thousand
-//! more, one after the other (ADR 6).
+//! The transaction that deletes it moves the guard on, which makes older requests void. Two consequences follow: other requests that are
+//! under way for the session fail on the guard and are sent again, and two such transactions cannot succeed at the same time. So deletions
+//! that arrive while one transaction is under way go together in the next. Otherwise a cluster that falls silent under ten thousand
+//! requests would get ten thousand more, one after the other (ADR 6).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

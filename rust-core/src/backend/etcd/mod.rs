@@ -1,11 +1,11 @@
 //! `etcd://`: locks on an etcd cluster, which survive the loss of a server.
 //!
-//! Each attempt makes one etcd key for its lock. The key with the lowest create revision holds, and that revision is its fencing token. So the
-//! set of keys is the queue, and the lock passes on when the holder's key is deleted, or when the lease that the key is under ends. Each
-//! waiter watches the key directly ahead of its own.
+//! Each attempt makes one etcd key for its lock. The key with the lowest create revision holds, and that revision is its fencing token. So
+//! the set of keys is the queue, and the lock passes on when the holder's key is deleted, or when the lease that the key is under ends.
+//! Each waiter watches the key directly ahead of its own.
 //!
-//! Read [ADR 6] first (the guard: why a request that is executed late does no harm), then [ADR 5] (shared leases) and [ADR 7] (key numbers).
-//! [ADR 8] and [ADR 9] are about speed only: large batches and optimistic ones. `request` has every transaction in full.
+//! Read [ADR 6] first (the guard: why a request that is executed late does no harm), then [ADR 5] (shared leases) and [ADR 7] (key
+//! numbers). [ADR 8] and [ADR 9] are about speed only: large batches and optimistic ones. `request` has every transaction in full.
 //!
 //! [ADR 5]: ../../../../../docs/adr/0005-etcd-shared-leases.md
 //! [ADR 6]: ../../../../../docs/adr/0006-etcd-guard.md

@@ -1,12 +1,12 @@
 //! The names of etcd keys, and the values in them.
 //!
-//! Each holder and each waiter of a lock has one etcd key, its *queue key*: the root, the lock's name, a zero byte, the session, and the key
-//! number. The root is `path/namespace/`, with the path of the URL. No lock's name contains a zero byte, so the queue keys of `order` and
-//! those of `order/1` never lie in one range.
+//! Each holder and each waiter of a lock has one etcd key, its *queue key*: the root, the lock's name, a zero byte, the session, and the
+//! key number. The root is `path/namespace/`, with the path of the URL. No lock's name contains a zero byte, so the queue keys of `order`
+//! and those of `order/1` never lie in one range.
 //!
 //! A key number tells the attempts of one session for one lock apart. Later attempts use it again, because etcd remembers every key that
-//! ever was until it is compacted, and walks over all those of a lock when it reads the queue (ADR 7). The value tells who owns the key: the owner id
-//! and the owner's note.
+//! ever was until it is compacted, and walks over all those of a lock when it reads the queue (ADR 7). The value tells who owns the key:
+//! the owner id and the owner's note.
 
 use std::sync::Arc;
 

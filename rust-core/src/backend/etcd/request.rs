@@ -67,7 +67,8 @@ impl Step {
         }
     }
 
-    /// The step as a precondition and one operation, for an optimistic batch that compares `guard`; `None` if the batch has to nest the step.
+    /// The step as a precondition and one operation, for an optimistic batch that compares `guard`; `None` if the batch has to nest the
+    /// step.
     pub(super) fn precondition_and_op(&self, guard: Option<&GuardRevision>) -> Option<(Compare, TxnOp)> {
         match self {
             Self::MakeKey(request) if request.optimistic && guard == Some(&request.guard) => {
@@ -109,9 +110,9 @@ impl KeyRequest {
         }
     }
 
-    /// One transaction decides whether the key is made and whether it is first. With `enqueue` it reads the last key of the queue *before* it
-    /// puts ours, so that the key it reads is the one directly ahead of ours; without a last key, we hold. A try puts our key only if the whole
-    /// queue is empty.
+    /// One transaction decides whether the key is made and whether it is first. With `enqueue` it reads the last key of the queue *before*
+    /// it puts ours, so that the key it reads is the one directly ahead of ours; without a last key, we hold. A try puts our key only if
+    /// the whole queue is empty.
     ///
     /// With `enqueue` the other branch is empty: most requests meet an empty queue, and servers read each request twice.
     fn txn(&self) -> Txn {
@@ -166,8 +167,8 @@ pub(super) fn look(queue: &LockQueue, queue_key: Vec<u8>, created: i64) -> Step 
     Step::Other { txn, bytes: bytes(queue) }
 }
 
-/// Deletes whatever the attempts have made by now, and with `put_guard` moves the guard on in the same transaction: older requests that were
-/// not executed yet never will be.
+/// Deletes whatever the attempts have made by now, and with `put_guard` moves the guard on in the same transaction: older requests that
+/// were not executed yet never will be.
 ///
 /// The transaction compares the guard that it moves, so it is executed at most once. A second execution could delete a key of the next
 /// attempt with the same key number.
@@ -189,8 +190,8 @@ pub(super) fn move_key(queue_key: Vec<u8>, created: i64, lease: i64, value: Opti
     Step::Other { txn, bytes }
 }
 
-/// A transaction that needs the same rights and room as a lock's, and writes nothing: no key has the revision that it compares. Servers check
-/// rights and room for all of a transaction's operations before they look at its compares.
+/// A transaction that needs the same rights and room as a lock's, and writes nothing: no key has the revision that it compares. Servers
+/// check rights and room for all of a transaction's operations before they look at its compares.
 pub(super) fn probe(root: &str, session: SessionId) -> Txn {
     let guard = names::guard(root, session);
     let queue = LockQueue::of(root, "");

@@ -4,9 +4,9 @@
 //! steps find.
 //!
 //! **Optimistic**, the batch's own compares are the preconditions of its steps: nobody has or wants the lock that a step asks for, the key
-//! that a step deletes exists, the guard has not moved. The steps are then bare puts and deletions, which costs the server a quarter less. If
-//! one precondition fails, nothing at all is executed, and the batch is sent again, nested. So a step that will probably fail is nested inside
-//! the optimistic batch of the others, and a session whose optimistic batches fail sends fewer of them: see [`OptimisticBackoff`].
+//! that a step deletes exists, the guard has not moved. The steps are then bare puts and deletions, which costs the server a quarter less.
+//! If one precondition fails, nothing at all is executed, and the batch is sent again, nested. So a step that will probably fail is nested
+//! inside the optimistic batch of the others, and a session whose optimistic batches fail sends fewer of them: see [`OptimisticBackoff`].
 
 use etcd_client::{Txn, TxnOp};
 

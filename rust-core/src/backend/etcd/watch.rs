@@ -1,7 +1,7 @@
 //! Watches: each waiter watches the queue key directly ahead of its own, and nothing else. So a release wakes one waiter, not all.
 //!
-//! One stream carries all watches of a session. A server or connection that falls silent does not report it, so the session asks for a sign of life
-//! on the stream, and goes to another server when none comes.
+//! One stream carries all watches of a session. A server or connection that falls silent does not report it, so the session asks for a
+//! sign of life on the stream, and goes to another server when none comes.
 //!
 //! A watch begins with the next event; a waiter whose last look is older than that looks again. A watch that begins in the past would be
 //! slow: a server catches up with those ten times a second, and gives no sign of life before it has.
@@ -119,7 +119,8 @@ impl Watches {
             }
             let started = Timer::now();
             if let Err(error) = self.stream().await {
-                tracing::warn!(target: target::ETCD_WATCH, server = %self.endpoints.shown(), %error, "the watch stream ended, opening another one");
+                let server = self.endpoints.shown();
+                tracing::warn!(target: target::ETCD_WATCH, %server, %error, "the watch stream ended, opening another one");
             }
             if started.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;

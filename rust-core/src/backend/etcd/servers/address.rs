@@ -1,7 +1,7 @@
 //! The URL: which servers, how to log in, what to trust.
 //!
-//! `etcd://[user:password@]host[:port][,host[:port]…][/prefix]`, or `etcds://` for TLS, with the parameters `ca`, `cert` and `key`: paths of
-//! PEM files.
+//! `etcd://[user:password@]host[:port][,host[:port]…][/prefix]`, or `etcds://` for TLS, with the parameters `ca`, `cert` and `key`: paths
+//! of PEM files.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 2379;
 
-/// How often the transport asks for a sign of life on a connection with open streams, and after what silence it closes the connection. etcd closes
-/// connections on which it is asked more often than every five seconds.
+/// How often the transport asks for a sign of life on a connection with open streams, and after what silence it closes the connection.
+/// etcd closes connections on which it is asked more often than every five seconds.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 

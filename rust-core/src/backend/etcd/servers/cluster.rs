@@ -25,8 +25,8 @@ struct ClusterFacts {
 }
 
 impl Cluster {
-    /// Checks a new connection. Fails if the server belongs to another cluster than the servers before: locks in two clusters do not exclude
-    /// each other, and their tokens cannot be compared.
+    /// Checks a new connection. Fails if the server belongs to another cluster than the servers before: locks in two clusters do not
+    /// exclude each other, and their tokens cannot be compared.
     pub(super) fn check(&self, endpoint: &Endpoint, link: &ServerLink) -> Result<(), ServerFailure> {
         let mut facts = self.facts.lock();
         let id = *facts.id.get_or_insert(link.cluster);

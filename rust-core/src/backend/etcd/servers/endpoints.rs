@@ -1,8 +1,8 @@
 //! Which server to ask: the best one first, others when it does not answer, all within the caller's timeout.
 //!
-//! There is one client for each endpoint. A client that balances over all endpoints would fail a third of the calls while one of three servers is
-//! dead. A server that fails or falls silent ranks behind the others until a new connection to it works, so a dead server delays one call only.
-//! Nothing is sent before the first call, nor while the client is idle.
+//! There is one client for each endpoint. A client that balances over all endpoints would fail a third of the calls while one of three
+//! servers is dead. A server that fails or falls silent ranks behind the others until a new connection to it works, so a dead server
+//! delays one call only. Nothing is sent before the first call, nor while the client is idle.
 
 use std::fmt;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -86,8 +86,8 @@ impl Endpoints {
         Self { members, first, cluster, shown }
     }
 
-    /// Sends an idempotent request to the best server first, and to the next best when that one fails or does not answer in its share of the
-    /// time. The first answer counts. While the cluster has no leader, it tries again until `timeout`.
+    /// Sends an idempotent request to the best server first, and to the next best when that one fails or does not answer in its share of
+    /// the time. The first answer counts. While the cluster has no leader, it tries again until `timeout`.
     ///
     /// # Errors
     /// Names each server that was asked, and the reason why it did not serve.
@@ -162,8 +162,8 @@ impl Endpoints {
         }
     }
 
-    /// Asks the servers in turn until one answers: the next one as soon as one fails, or takes more than its share of the time. Servers that
-    /// were asked before may still answer. Asks all servers again where that may help.
+    /// Asks the servers in turn until one answers: the next one as soon as one fails, or takes more than its share of the time. Servers
+    /// that were asked before may still answer. Asks all servers again where that may help.
     async fn ask_around<T, F, Fut>(&self, deadline: Instant, failures: &mut EarlierFailures, ask: F) -> Option<T>
     where
         F: Fn(Arc<Member>) -> Fut,

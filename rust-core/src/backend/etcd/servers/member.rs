@@ -1,8 +1,8 @@
 //! One server of the cluster: the connection to it, made when it is needed, and its health.
 //!
-//! A server in trouble is asked after the others. Its trouble ends with an answer, or with a new connection on which it reports its status. The
-//! connection on which a server fell silent is kept until there is a new one: perhaps only the cluster is slow, and a server that cannot log
-//! anybody in at the moment may still serve connections that are logged in.
+//! A server in trouble is asked after the others. Its trouble ends with an answer, or with a new connection on which it reports its
+//! status. The connection on which a server fell silent is kept until there is a new one: perhaps only the cluster is slow, and a server
+//! that cannot log anybody in at the moment may still serve connections that are logged in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,8 +95,8 @@ impl Member {
         }
     }
 
-    /// When its trouble began; `None` while it is well. Starts a new connection if the pause has passed: only this call does, so an idle client
-    /// sends nothing.
+    /// When its trouble began; `None` while it is well. Starts a new connection if the pause has passed: only this call does, so an idle
+    /// client sends nothing.
     pub(super) fn trouble_since(self: &Arc<Self>) -> Option<Instant> {
         let mut state = self.state.lock();
         let since = state.trouble.as_ref()?.since;
