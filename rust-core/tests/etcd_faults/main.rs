@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod batches;
-mod chairs;
+mod key_numbers;
 mod cluster;
 mod cost;
 mod dead_leases;
-mod flat;
-mod ghosts;
+mod optimistic_batches;
+mod late_requests;
 mod leaving;
 mod names;
 mod session;
