@@ -31,7 +31,7 @@ async fn data_survives_kill_and_restart() {
 }
 
 #[tokio::test]
-async fn a_password_is_required_and_status_still_told() {
+async fn a_password_is_required_and_status_still_shown() {
     for version in [Version::Current, Version::Old] {
         let mut server = EtcdServer::start_with(version).await;
         server.require_password("secret").await;

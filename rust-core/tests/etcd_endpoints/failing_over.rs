@@ -66,8 +66,8 @@ async fn a_paused_member_costs_a_call_once() {
     }
     assert!(slow <= 1, "{slow} of 50 calls were slow");
     assert_ne!(favourite(&endpoints, &cluster).await, paused);
-    let told = cluster.members[paused].endpoint();
-    assert!(endpoints.warnings().iter().any(|warning| warning.contains(&told)), "{:?}", endpoints.warnings());
+    let expected = cluster.members[paused].endpoint();
+    assert!(endpoints.warnings().iter().any(|warning| warning.contains(&expected)), "{:?}", endpoints.warnings());
 
     cluster.resume(paused);
     eventually("it is trusted again", || async {
@@ -90,7 +90,7 @@ async fn a_paused_member_fails_no_first_call() {
 }
 
 #[tokio::test]
-async fn an_answer_past_a_silent_member_tells_of_the_ghost() {
+async fn an_answer_past_a_silent_member_says_that_the_request_may_run_again() {
     let cluster = cluster().await;
     let endpoints = open(&cluster.url());
     put(&endpoints, CONNECT_TIMEOUT).await.unwrap();
@@ -208,9 +208,9 @@ async fn a_lost_leader_does_not_keep_those_out_who_log_in() {
     cluster.resume(leader);
 }
 
-/// Those who ask are told, instead of waiting for a leader until their time is over, and go on when there is one.
+/// Callers get that error at once instead of waiting for a leader until their timeout, and succeed when there is one.
 #[tokio::test]
-async fn a_cluster_without_a_leader_is_told_as_such() {
+async fn a_cluster_without_a_leader_is_reported_as_such() {
     let mut cluster = cluster().await;
     let endpoints = open(&cluster.url());
     put(&endpoints, CONNECT_TIMEOUT).await.unwrap();
@@ -219,17 +219,17 @@ async fn a_cluster_without_a_leader_is_told_as_such() {
     for index in &others {
         cluster.kill(*index);
     }
-    let told = cluster.members[alone].endpoint() + ": it sees no leader";
+    let expected = cluster.members[alone].endpoint() + ": it sees no leader";
     eventually("a member alone says so", || async {
         let error = put(&endpoints, OP_TIMEOUT).await.unwrap_err();
-        error.failure == Failure::NotSent && error.message.contains(&told)
+        error.failure == Failure::NotSent && error.message.contains(&expected)
     })
     .await;
     // Also when the time is over before anybody could be asked: nothing is sent in the last moment.
     for milliseconds in [20, 50, 100, 150] {
         let error = put(&endpoints, Duration::from_millis(milliseconds)).await.unwrap_err();
         assert_eq!(error.failure, Failure::NotSent, "{milliseconds} ms: {error}");
-        assert!(error.message.contains(&told), "{milliseconds} ms: {error}");
+        assert!(error.message.contains(&expected), "{milliseconds} ms: {error}");
     }
     let (back, ()) = tokio::join!(put(&endpoints, 4 * CONNECT_TIMEOUT), cluster.restart(others[0]));
     back.unwrap();

@@ -19,12 +19,12 @@ fn with_login(server: &EtcdServer, login: &str) -> String {
 }
 
 #[tokio::test]
-async fn r16_a_wrong_password_is_told_as_such() {
-    told_as_such(Version::Current).await;
-    told_as_such(Version::Old).await;
+async fn r16_a_wrong_password_is_reported_as_such() {
+    reported_as_such(Version::Current).await;
+    reported_as_such(Version::Old).await;
 }
 
-async fn told_as_such(version: Version) {
+async fn reported_as_such(version: Version) {
     let mut server = EtcdServer::start_with(version).await;
     server.require_password(PASSWORD).await;
     connect(&with_login(&server, &format!("root:{ENCODED}"))).await.unwrap();
@@ -90,7 +90,7 @@ async fn tokens_that_a_restart_forgot_are_replaced() {
 }
 
 #[tokio::test]
-async fn a_password_that_changed_is_told_as_wrong() {
+async fn a_password_that_changed_is_reported_as_wrong() {
     let mut server = EtcdServer::start().await;
     server.require_password(PASSWORD).await;
     let endpoints = open(&with_login(&server, &format!("root:{ENCODED}")));

@@ -107,10 +107,10 @@ async fn r15_files_that_cannot_be_used_are_found_at_once() {
     let authority = Authority::new();
     let (missing, empty) = (authority.certificate().with_file_name("missing.pem"), authority.file("empty.pem", ""));
     let broken = authority.file("broken.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n");
-    for (ca, told) in [(missing, "No such file"), (empty, "has no CERTIFICATE"), (broken, "that can be used")] {
+    for (ca, expected) in [(missing, "No such file"), (empty, "has no CERTIFICATE"), (broken, "that can be used")] {
         let error = EtcdAddress::parse(&url("etcds://h", &ca, None)).unwrap_err();
         assert_eq!(error.code(), "INVALID_OPTIONS");
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
     }
     let (ours, others) = (authority.issue("ours"), authority.issue("others"));
     let mixed = Identity { certificate: ours.certificate, key: others.key };

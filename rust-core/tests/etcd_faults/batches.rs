@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dlock::backend::{Acquired, Outcome};
 
-use crate::session::{Session, all_places, onlooker, places};
+use crate::session::{Session, all_queue_keys, onlooker, queue_keys};
 use crate::support::etcd::EtcdServer;
 use crate::support::eventually;
 use crate::support::proxy::{Gate, Proxy};
@@ -64,7 +64,7 @@ async fn two_acquires_of_one_name_in_one_window_are_one_grant() {
     let grants = [&one, &two].iter().filter(|acquired| matches!(acquired, Acquired::Granted(_))).count();
     assert_eq!(grants, 1, "{one:?} {two:?}");
     let onlooker = onlooker(&server.client_url()).await;
-    let ages: Vec<_> = places(&onlooker, "k").await.iter().map(etcd_client::KeyValue::create_revision).collect();
+    let ages: Vec<_> = queue_keys(&onlooker, "k").await.iter().map(etcd_client::KeyValue::create_revision).collect();
     assert!(ages.len() == 2 && ages[0] != ages[1], "{ages:?}");
 }
 
@@ -81,8 +81,8 @@ async fn an_acquire_and_its_leave_in_one_window_leave_nothing() {
     left.await.unwrap();
     kept.await.unwrap();
     let onlooker = onlooker(&server.client_url()).await;
-    assert_eq!(places(&onlooker, "k").await.len(), 0);
-    assert_eq!(all_places(&onlooker).await.len(), 4, "what was not left is there");
+    assert_eq!(queue_keys(&onlooker, "k").await.len(), 0);
+    assert_eq!(all_queue_keys(&onlooker).await.len(), 4, "what was not left is there");
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn one_dead_lease_does_not_spoil_a_batch() {
     let onlooker = onlooker(&server.client_url()).await;
     let held = Held::new(&server).await;
     let session = held.session();
-    let lease = places(&onlooker, "warm").await[0].lease();
+    let lease = queue_keys(&onlooker, "warm").await[0].lease();
     onlooker.clone().lease_revoke(lease).await.unwrap();
     let asked = (10..20).map(|sequence| session.backend.acquire(session.request(&format!("k{sequence}"), sequence)));
     let asked: Vec<_> = asked.collect();
@@ -102,7 +102,7 @@ async fn one_dead_lease_does_not_spoil_a_batch() {
         assert!(matches!(acquired.await.unwrap(), Acquired::Granted(_)));
     }
     released.await.unwrap();
-    assert_eq!(all_places(&onlooker).await.len(), 12, "all but the one whose lease was revoked");
+    assert_eq!(all_queue_keys(&onlooker).await.len(), 12, "all but the one whose lease was revoked");
 }
 
 #[tokio::test]

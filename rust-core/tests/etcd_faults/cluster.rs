@@ -11,7 +11,7 @@ use dlock::{Client, ClientOptions, Lease};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 
-use crate::session::{all_places, onlooker};
+use crate::session::{all_queue_keys, onlooker};
 use crate::support::etcd::{EtcdCluster, Version};
 use crate::support::eventually;
 
@@ -22,12 +22,12 @@ const CLIENTS: usize = 4;
 /// Longer than a cluster takes to elect a leader.
 const TTL: Duration = Duration::from_secs(10);
 
-/// The latest grant of one key that anybody was told of.
+/// The latest grant of one key that any client has received.
 #[derive(Default)]
 struct Latest(Mutex<(u64, Option<Lease>)>);
 
 impl Latest {
-    fn told(&self, lease: &Lease) {
+    fn granted(&self, lease: &Lease) {
         let mut latest = self.0.lock();
         assert!(lease.token() > latest.0, "a later one was granted before: {lease:?}");
         if let Some(before) = &latest.1 {
@@ -59,7 +59,7 @@ impl Work {
             let started = Instant::now();
             let lease = lock.acquire().await.unwrap();
             self.longest.fetch_max(u64::try_from(started.elapsed().as_millis()).unwrap(), Ordering::Relaxed);
-            self.keys[key].told(&lease);
+            self.keys[key].granted(&lease);
             tokio::task::yield_now().await;
             // Its release may take longer than a call waits; it goes on.
             let _confirmed = lease.release().await.unwrap_or_else(|_| {
@@ -114,7 +114,7 @@ async fn r01_r04_r07_locks_survive_the_loss_of_servers() {
     work.goes_on("a follower was killed for good").await;
     work.goes_on("without it").await;
 
-    assert!(!all_places(&onlooker(&cluster.members[cluster.leader().await].client_url()).await).await.is_empty());
+    assert!(!all_queue_keys(&onlooker(&cluster.members[cluster.leader().await].client_url()).await).await.is_empty());
     work.over.store(true, Ordering::Relaxed);
     for task in join_all(tasks).await {
         task.unwrap();
@@ -122,7 +122,7 @@ async fn r01_r04_r07_locks_survive_the_loss_of_servers() {
     println!("{} cycles, {} leases lost", work.cycles.load(Ordering::Relaxed), work.lost.load(Ordering::Relaxed));
     assert_eq!(work.lost.load(Ordering::Relaxed), 0, "a lease was lost though a quorum lived");
     let onlooker = onlooker(&cluster.members[cluster.leader().await].client_url()).await;
-    eventually("nothing is left", || async { all_places(&onlooker).await.is_empty() }).await;
+    eventually("nothing is left", || async { all_queue_keys(&onlooker).await.is_empty() }).await;
     for client in clients {
         client.close(Duration::ZERO).await.unwrap();
     }
@@ -147,7 +147,8 @@ async fn r02_a_lease_that_an_old_leader_revoked_is_noticed_within_a_third_of_its
     let resumed = Instant::now();
     eventually("a third of the TTL is over", || async { resumed.elapsed() > TTL / 3 + Duration::from_secs(1) }).await;
     let onlooker = onlooker(&cluster.members[cluster.leader().await].client_url()).await;
-    let tokens: Vec<_> = all_places(&onlooker).await.iter().map(|place| place.create_revision().cast_unsigned()).collect();
+    let tokens: Vec<_> =
+        all_queue_keys(&onlooker).await.iter().map(|queue_key| queue_key.create_revision().cast_unsigned()).collect();
     let (valid, lost): (Vec<_>, Vec<_>) = leases.iter().partition(|lease| lease.is_valid());
     // Past the test runner, which keeps what a test that passes prints.
     writeln!(std::io::stderr(), "{} of {} leases revoked by an old leader", lost.len(), leases.len()).unwrap();

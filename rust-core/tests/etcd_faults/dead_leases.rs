@@ -9,7 +9,7 @@ use dlock::error::Failure;
 use etcd_client::Client;
 use tokio::task::JoinHandle;
 
-use crate::session::{Session, TIMEOUT, TTL, grant, onlooker, places, waiting};
+use crate::session::{Session, TIMEOUT, TTL, grant, onlooker, queue_keys, waiting};
 use crate::support::etcd::EtcdServer;
 use crate::support::eventually;
 use crate::support::proxy::{Gate, Proxy};
@@ -47,13 +47,14 @@ impl Scene {
         let kept = self.proxy.kept();
         let under_way = [("before2", 2), ("before3", 3)].map(|(key, sequence)| self.ask(self.request(key, sequence, TTL)));
         let (proxy, onlooker) = (&self.proxy, &self.onlooker);
-        eventually("they were answered", || async { proxy.kept() > kept && places(onlooker, "before3").await.len() == 1 }).await;
+        eventually("they were answered", || async { proxy.kept() > kept && queue_keys(onlooker, "before3").await.len() == 1 })
+            .await;
         self.proxy.requests(Gate::Stalled);
         let batch = batch(self);
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
-        let lease = places(&self.onlooker, dead).await[0].lease();
+        let lease = queue_keys(&self.onlooker, dead).await[0].lease();
         self.onlooker.lease_revoke(lease).await.unwrap();
         self.proxy.answers(Gate::Open);
         for under_way in under_way {
@@ -93,7 +94,7 @@ async fn renew(session: &Session, key: &str, sequence: u64, ttl: Duration) -> Re
 }
 
 #[tokio::test]
-async fn r04_a_dead_lease_ends_no_other_one_of_its_batch_and_leaves_no_ghost() {
+async fn r04_a_dead_lease_ends_no_other_one_of_its_batch_and_leaves_no_key() {
     const LONG: Duration = Duration::from_secs(40);
     let mut scene = Scene::new().await;
     scene.session.granted("a-warm", 20).await;
@@ -113,8 +114,8 @@ async fn r04_a_dead_lease_ends_no_other_one_of_its_batch_and_leaves_no_ghost() {
     assert!(matches!(renew(&scene.session, "warm", 1, TTL).await, Renewed::Extended(_)), "its lease is alive");
     scene.session.backend.leave("a".into(), scene.session.owner(10), TIMEOUT).await.unwrap();
     scene.execute_it().await;
-    assert_eq!(places(&scene.onlooker, "a").await.len(), 0, "a key that nobody wants");
-    assert_eq!(places(&scene.onlooker, "b").await.len(), 1);
+    assert_eq!(queue_keys(&scene.onlooker, "a").await.len(), 0, "a key that nobody wants");
+    assert_eq!(queue_keys(&scene.onlooker, "b").await.len(), 1);
 }
 
 #[tokio::test]
@@ -134,7 +135,7 @@ async fn r01_a_key_that_was_to_be_moved_stays_under_a_lease_that_is_kept() {
     asked.await.unwrap();
     scene.execute_it().await;
     let left = || async {
-        let lease = places(&scene.onlooker, "k").await[0].lease();
+        let lease = queue_keys(&scene.onlooker, "k").await[0].lease();
         scene.onlooker.clone().lease_time_to_live(lease, None).await.unwrap().ttl()
     };
     eventually("some of its time is over", || async { left().await <= 6 }).await;

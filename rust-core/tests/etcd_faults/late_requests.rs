@@ -1,8 +1,8 @@
-//! Requests that are executed when everybody has forgotten them.
+//! Requests that are executed after their client has given them up.
 
 use dlock::backend::Outcome;
 
-use crate::session::{Session, all_places, onlooker, places};
+use crate::session::{Session, all_queue_keys, onlooker, queue_keys};
 use crate::support::etcd::EtcdCluster;
 use crate::support::eventually;
 use crate::support::proxy::{Gate, Proxy};
@@ -39,9 +39,9 @@ async fn r04_a_request_stuck_in_a_paused_server_comes_to_nothing() {
     // What the client sends now, to take the request back, does not get there.
     proxies[stuck].requests(Gate::Lost);
     let granted = crate::session::grant(asked.await.unwrap());
-    assert_eq!(places(&onlooker, "k").await[0].create_revision(), i64::try_from(granted.token).unwrap());
+    assert_eq!(queue_keys(&onlooker, "k").await[0].create_revision(), i64::try_from(granted.token).unwrap());
     assert_eq!(session.release("k", 2).await, Outcome::Released);
-    assert_eq!(places(&onlooker, "k").await.len(), 0);
+    assert_eq!(queue_keys(&onlooker, "k").await.len(), 0);
 
     let before = cluster.raft_index().await;
     cluster.resume(stuck);
@@ -49,7 +49,7 @@ async fn r04_a_request_stuck_in_a_paused_server_comes_to_nothing() {
     let member = &cluster.members[stuck];
     let index = cluster.raft_index().await;
     eventually("the member caught up", || async { member.status().await.is_some_and(|status| status.raft_index >= index) }).await;
-    assert_eq!(all_places(&onlooker).await.len(), 0, "a key that nobody wants");
+    assert_eq!(all_queue_keys(&onlooker).await.len(), 0, "a key that nobody wants");
     // The guard has moved on, and the session with it.
     session.granted("k", 3).await;
     assert_eq!(session.release("k", 3).await, Outcome::Released);

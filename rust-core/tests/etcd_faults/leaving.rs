@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dlock::{Client, ClientOptions, Status};
 
-use crate::session::{Session, TIMEOUT, all_places, onlooker, places};
+use crate::session::{Session, TIMEOUT, all_queue_keys, onlooker, queue_keys};
 use crate::support::etcd::EtcdServer;
 use crate::support::eventually;
 use crate::support::proxy::{Gate, Proxy};
@@ -33,14 +33,14 @@ async fn r04_a_leave_that_failed_is_made_up_for_under_a_lease_that_lives_on() {
     session.backend.leave("k".into(), session.owner(2), Duration::from_millis(300)).await.unwrap_err();
     pass(ALMOST).await;
     session.granted("other", 3).await;
-    assert_eq!(places(&onlooker, "k").await.len(), 1, "it is not time yet, and nothing else deletes it");
+    assert_eq!(queue_keys(&onlooker, "k").await.len(), 1, "it is not time yet, and nothing else deletes it");
     pass(THE_REST).await;
-    eventually("it has left", || async { places(&onlooker, "k").await.is_empty() }).await;
-    assert_eq!(places(&onlooker, "kept").await[0].create_revision().cast_unsigned(), kept.token);
-    assert_eq!(all_places(&onlooker).await.len(), 2);
-    // Its chair is free.
+    eventually("it has left", || async { queue_keys(&onlooker, "k").await.is_empty() }).await;
+    assert_eq!(queue_keys(&onlooker, "kept").await[0].create_revision().cast_unsigned(), kept.token);
+    assert_eq!(all_queue_keys(&onlooker).await.len(), 2);
+    // Its key number is free.
     session.granted("k", 4).await;
-    assert!(places(&onlooker, "k").await[0].key().ends_with(b":0"));
+    assert!(queue_keys(&onlooker, "k").await[0].key().ends_with(b":0"));
     session.backend.leave("k".into(), session.owner(4), TIMEOUT).await.unwrap();
 }
 

@@ -3,14 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod batches;
-mod key_numbers;
 mod cluster;
 mod cost;
 mod dead_leases;
-mod optimistic_batches;
+mod key_numbers;
 mod late_requests;
 mod leaving;
 mod names;
+mod optimistic_batches;
 mod session;
 mod soak;
 #[path = "../support/mod.rs"]

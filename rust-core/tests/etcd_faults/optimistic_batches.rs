@@ -1,4 +1,4 @@
-//! Batches that hope for the best, and what becomes of them when one in them is disappointed.
+//! Optimistic batches, and what becomes of them when one precondition fails.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use dlock::backend::{Acquired, Outcome};
 use etcd_client::Client;
 
 use crate::batches::Held;
-use crate::session::{Session, TIMEOUT, all_places, grant, onlooker, places};
+use crate::session::{Session, TIMEOUT, all_queue_keys, grant, onlooker, queue_keys};
 use crate::support::etcd::EtcdServer;
 use crate::support::eventually;
 use crate::support::proxy::{Gate, Proxy};
@@ -49,7 +49,7 @@ async fn release(session: &Arc<Session>) -> Vec<Outcome> {
 }
 
 #[tokio::test]
-async fn a_lock_that_somebody_has_is_in_nobody_elses_way() {
+async fn a_held_lock_delays_no_other() {
     let server = EtcdServer::start().await;
     let other = Session::new(&server.url());
     let held_by_other = other.granted(&key(FIRST), 1).await;
@@ -77,19 +77,19 @@ async fn a_lock_that_somebody_has_is_in_nobody_elses_way() {
 }
 
 #[tokio::test]
-async fn who_lost_its_lock_does_not_keep_others_from_giving_theirs_back() {
+async fn a_lost_lock_does_not_keep_others_from_being_released() {
     let server = EtcdServer::start().await;
     let mut onlooker = onlooker(&server.client_url()).await;
     let session = Arc::new(Session::new(&server.url()));
     for asked in ask(&session).await {
         grant(asked.await.unwrap());
     }
-    let lost = places(&onlooker, &key(FIRST + 5)).await;
+    let lost = queue_keys(&onlooker, &key(FIRST + 5)).await;
     onlooker.delete(lost[0].key(), None).await.unwrap();
     let outcomes = release(&session).await;
     let not_held: Vec<_> = (0..COUNT).filter(|&index| outcomes[index] == Outcome::NotHeld).collect();
     assert_eq!(not_held, [5], "{outcomes:?}");
-    assert_eq!(all_places(&onlooker).await.len(), 0);
+    assert_eq!(all_queue_keys(&onlooker).await.len(), 0);
 }
 
 #[tokio::test]
@@ -123,8 +123,8 @@ async fn r04_a_batch_that_was_done_and_not_answered_is_done_once() {
     }
     for (sequence, asked) in MANY.zip(asked) {
         let token = grant(asked.await.unwrap()).token;
-        let places = places(&onlooker, &key(sequence)).await;
-        assert_eq!(places.iter().map(|place| place.create_revision().cast_unsigned()).collect::<Vec<_>>(), [token]);
+        let queue_keys = queue_keys(&onlooker, &key(sequence)).await;
+        assert_eq!(queue_keys.iter().map(|queue_key| queue_key.create_revision().cast_unsigned()).collect::<Vec<_>>(), [token]);
     }
     let before = server.raft_index().await;
     assert_eq!(release(&session).await, [Outcome::Released; COUNT]);
@@ -154,7 +154,8 @@ impl Stuck {
             let session = session.clone();
             tokio::spawn(async move { session.ask(key, key[6..].parse().unwrap()).await })
         });
-        eventually("they were answered", || async { proxy.kept() > kept && places(&onlooker, "before3").await.len() == 1 }).await;
+        eventually("they were answered", || async { proxy.kept() > kept && queue_keys(&onlooker, "before3").await.len() == 1 })
+            .await;
         proxy.requests(Gate::Stalled);
         let asked = ask(&session).await;
         proxy.answers(Gate::Open);
@@ -180,7 +181,7 @@ async fn r04_a_batch_that_is_executed_late_makes_no_keys() {
     }
     assert_eq!(release(&stuck.session).await, [Outcome::Released; COUNT]);
     stuck.execute_it().await;
-    assert_eq!(all_places(&stuck.onlooker).await.len(), 3, "keys that nobody wants");
+    assert_eq!(all_queue_keys(&stuck.onlooker).await.len(), 3, "keys that nobody wants");
 }
 
 #[tokio::test]
@@ -197,11 +198,11 @@ async fn r04_one_that_failed_elsewhere_and_is_executed_late_makes_no_keys() {
     assert_eq!(release(&stuck.session).await[1..], [Outcome::Released; COUNT - 1]);
     assert_eq!(other.release(&key(FIRST), 1).await, Outcome::Released);
     stuck.execute_it().await;
-    assert_eq!(all_places(&stuck.onlooker).await.len(), 3, "keys that nobody wants");
+    assert_eq!(all_queue_keys(&stuck.onlooker).await.len(), 3, "keys that nobody wants");
 }
 
 #[tokio::test]
-async fn r04_releases_that_are_executed_late_spare_the_next_ones_in_the_chairs() {
+async fn r04_releases_that_are_executed_late_spare_the_next_ones_with_the_key_numbers() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::to(server.port).await;
     let session = Arc::new(Session::new(&format!("etcd://127.0.0.1:{}", proxy.port)));
@@ -217,6 +218,6 @@ async fn r04_releases_that_are_executed_late_spare_the_next_ones_in_the_chairs()
     let before = server.raft_index().await;
     proxy.let_late_requests_through();
     eventually("they are executed", || async { server.raft_index().await > before }).await;
-    assert_eq!(all_places(&onlooker(&server.client_url()).await).await.len(), COUNT);
+    assert_eq!(all_queue_keys(&onlooker(&server.client_url()).await).await.len(), COUNT);
     assert_eq!(release(&session).await, [Outcome::Released; COUNT]);
 }

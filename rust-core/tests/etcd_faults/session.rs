@@ -82,7 +82,7 @@ impl Session {
         timeout(TIMEOUT, self.hints.recv()).await.expect("a hint").unwrap()
     }
 
-    /// Waits as the engine does: by hints, and by the times it was told.
+    /// Waits as the engine does: for a hint, or until it is time to look again.
     pub(crate) async fn wait(&mut self, key: &str, sequence: u64) -> Grant {
         loop {
             match self.ask(key, sequence).await {
@@ -115,16 +115,16 @@ pub(crate) async fn onlooker(url: &str) -> Client {
 }
 
 /// The keys of a lock's holder and waiters.
-pub(crate) async fn places(onlooker: &Client, key: &str) -> Vec<KeyValue> {
-    places_with(onlooker, format!("ns/{key}\0")).await
+pub(crate) async fn queue_keys(onlooker: &Client, key: &str) -> Vec<KeyValue> {
+    queue_keys_with(onlooker, format!("ns/{key}\0")).await
 }
 
 /// The keys of all locks; a session's own one is none.
-pub(crate) async fn all_places(onlooker: &Client) -> Vec<KeyValue> {
-    let all = places_with(onlooker, "ns/".to_owned()).await;
-    all.into_iter().filter(|place| !place.key().starts_with(b"ns/\0")).collect()
+pub(crate) async fn all_queue_keys(onlooker: &Client) -> Vec<KeyValue> {
+    let all = queue_keys_with(onlooker, "ns/".to_owned()).await;
+    all.into_iter().filter(|queue_key| !queue_key.key().starts_with(b"ns/\0")).collect()
 }
 
-async fn places_with(onlooker: &Client, prefix: String) -> Vec<KeyValue> {
+async fn queue_keys_with(onlooker: &Client, prefix: String) -> Vec<KeyValue> {
     onlooker.clone().get(prefix, Some(GetOptions::new().with_prefix())).await.unwrap().take_kvs()
 }

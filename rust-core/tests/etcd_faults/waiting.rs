@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use dlock::backend::{Acquire, Hint, Outcome};
 
-use crate::session::{Session, grant, onlooker, places, waiting};
+use crate::session::{Session, grant, onlooker, queue_keys, waiting};
 use crate::support::etcd::EtcdServer;
 use crate::support::proxy::{Gate, Proxy};
 
 #[tokio::test]
-async fn r02_a_waiter_whose_lease_died_is_never_told_that_it_holds() {
+async fn r02_a_waiter_whose_lease_died_is_never_granted_the_lock() {
     let server = EtcdServer::start().await;
     let onlooker = onlooker(&server.client_url()).await;
     let (holder, mut waiter, third) = (Session::new(&server.url()), Session::new(&server.url()), Session::new(&server.url()));
     let held = holder.granted("k", 1).await;
     waiter.waiting("k", 1).await;
-    let place = places(&onlooker, "k").await.into_iter().max_by_key(etcd_client::KeyValue::create_revision).unwrap();
-    onlooker.clone().lease_revoke(place.lease()).await.unwrap();
+    let queue_key = queue_keys(&onlooker, "k").await.into_iter().max_by_key(etcd_client::KeyValue::create_revision).unwrap();
+    onlooker.clone().lease_revoke(queue_key.lease()).await.unwrap();
     assert_eq!(holder.release("k", 1).await, Outcome::Released);
     let taken = third.granted("k", 1).await;
     assert!(taken.token > held.token);
@@ -24,7 +24,7 @@ async fn r02_a_waiter_whose_lease_died_is_never_told_that_it_holds() {
     assert_eq!(third.release("k", 1).await, Outcome::Released);
     let granted = waiter.wait("k", 1).await;
     assert!(granted.token > taken.token);
-    assert_eq!(places(&onlooker, "k").await[0].create_revision(), i64::try_from(granted.token).unwrap());
+    assert_eq!(queue_keys(&onlooker, "k").await[0].create_revision(), i64::try_from(granted.token).unwrap());
 }
 
 #[tokio::test]
@@ -35,11 +35,11 @@ async fn r02_a_lease_that_dies_under_a_waiter_makes_it_look() {
     holder.granted("k", 1).await;
     let short = Acquire { ttl: Duration::from_secs(2), ..waiter.request("k", 1) };
     waiting(waiter.backend.acquire(short.clone()).await.unwrap());
-    let place = places(&onlooker, "k").await.into_iter().max_by_key(etcd_client::KeyValue::create_revision).unwrap();
-    onlooker.clone().lease_revoke(place.lease()).await.unwrap();
+    let queue_key = queue_keys(&onlooker, "k").await.into_iter().max_by_key(etcd_client::KeyValue::create_revision).unwrap();
+    onlooker.clone().lease_revoke(queue_key.lease()).await.unwrap();
     assert_eq!(waiter.hint().await, Hint::All, "its next keep-alive finds out");
     waiting(waiter.backend.acquire(short).await.unwrap());
-    assert_eq!(places(&onlooker, "k").await.len(), 2, "it has a place again");
+    assert_eq!(queue_keys(&onlooker, "k").await.len(), 2, "it has a key again");
 }
 
 #[tokio::test]
