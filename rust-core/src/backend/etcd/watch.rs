@@ -18,6 +18,7 @@ use tokio::time::{Instant as Timer, sleep, sleep_until, timeout};
 use super::answer::Ahead;
 use super::servers::endpoints::{Endpoints, StreamServer};
 use crate::backend::{Context, Hint};
+use crate::backoff::Backoff;
 use crate::error::{BackendError, Failure};
 use crate::observe::logs::target;
 use crate::owner::OwnerId;
@@ -29,8 +30,8 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(2);
 /// are not read.
 const MOST_UNCONFIRMED: usize = 64;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+/// The pauses between streams that end early.
+const PAUSES: Backoff = Backoff::millis(50, 800);
 
 /// All watches of a session.
 pub(super) struct Watches {
@@ -112,7 +113,7 @@ impl Watches {
 
     /// Keeps a stream open while there are watches. Runs until it is dropped.
     pub(super) async fn run(self: Arc<Self>) {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = PAUSES.pauses();
         loop {
             while self.table.lock().watches.is_empty() {
                 self.changed.notified().await;
@@ -122,11 +123,10 @@ impl Watches {
                 let server = self.endpoints.shown();
                 tracing::warn!(target: target::ETCD_WATCH, %server, %error, "the watch stream ended, opening another one");
             }
-            if started.elapsed() > LONGEST_PAUSE {
-                pause = FIRST_PAUSE;
+            if started.elapsed() > PAUSES.longest {
+                pauses = PAUSES.pauses();
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            sleep(pauses.next()).await;
         }
     }
 

@@ -20,6 +20,7 @@ use super::cluster::Cluster;
 use super::failure::{FailureScope, ServerFailure};
 use super::link::{EtcdLogin, ServerLink};
 use super::member::Member;
+use crate::backoff::Backoff;
 use crate::error::{BackendError, Failure};
 
 /// How long a call waits for one server while it could ask another one.
@@ -28,9 +29,8 @@ const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a call waits for all servers before it asks them again. Each further round waits twice as long.
 const PATIENCE_WITH_ALL: Duration = Duration::from_secs(1);
 
-/// The pause before a call asks a cluster again that could not serve. Each further pause is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// The pauses before a call asks a cluster again that could not serve.
+const PAUSES: Backoff = Backoff::millis(20, 200);
 
 /// Longer timeouts are cut, because an instant plus an unbounded duration overflows.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
@@ -170,7 +170,7 @@ impl Endpoints {
         Fut: Future<Output = Result<T, ServerFailure>>,
     {
         let mut asked = FuturesUnordered::new();
-        let (mut pause, mut patience_with_all) = (FIRST_PAUSE, PATIENCE_WITH_ALL);
+        let (mut pauses, mut patience_with_all) = (PAUSES.pauses(), PATIENCE_WITH_ALL);
         loop {
             failures.is_hopeless = true;
             let ranked = self.ranked();
@@ -198,11 +198,11 @@ impl Endpoints {
                 patience_with_all *= 2;
                 continue;
             }
+            let pause = pauses.next();
             if failures.is_hopeless || Instant::now() + pause >= deadline {
                 return None;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

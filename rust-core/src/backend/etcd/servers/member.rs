@@ -16,15 +16,14 @@ use super::address::Endpoint;
 use super::cluster::Cluster;
 use super::failure::{FailureScope, ServerFailure};
 use super::link::{EtcdLogin, ServerLink};
+use crate::backoff::{Backoff, Pauses};
 use crate::error::{CLOSED, Failure};
 use crate::observe::logs::target;
 
-/// The pause before connecting again after a first failure. Each further pause is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// The longest pause while a request waits for it.
+/// The pauses before connecting again, while no request waits for the connection.
+const PAUSES: Backoff = Backoff::millis(25, 5_000);
+/// The longest pause while a request waits.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause while no request waits.
-const LONGEST_PROBE_PAUSE: Duration = Duration::from_secs(5);
 /// A failure this long after the pause of the last one counts as a first failure.
 const TROUBLE_MEMORY: Duration = Duration::from_secs(10);
 /// The shortest silence that counts against a server. An impatient caller proves nothing.
@@ -46,11 +45,26 @@ pub(super) struct Member {
 struct MemberState {
     link: Option<Arc<ServerLink>>,
     trouble: Option<Trouble>,
-    /// When the last failure was noted, and the pause after it.
-    pause: Option<(Instant, Duration)>,
+    /// The pause after the last failure.
+    pause: Option<Pause>,
     /// The attempt to connect, one at a time. It is a task of its own, so that it outlives the callers that wait for it.
     connecting: Option<AbortHandle>,
     closed: bool,
+}
+
+/// The pause after a failure, before the next attempt to connect.
+#[derive(Clone, Copy)]
+struct Pause {
+    since: Instant,
+    length: Duration,
+    /// The longer ones that follow.
+    next: Pauses,
+}
+
+impl Pause {
+    fn end(self) -> Instant {
+        self.since + self.length
+    }
 }
 
 /// Why a server is asked after the others.
@@ -100,7 +114,7 @@ impl Member {
     pub(super) fn trouble_since(self: &Arc<Self>) -> Option<Instant> {
         let mut state = self.state.lock();
         let since = state.trouble.as_ref()?.since;
-        if state.pause.is_none_or(|(at, pause)| at + pause <= Instant::now()) {
+        if state.pause.is_none_or(|pause| pause.end() <= Instant::now()) {
             self.connect(&mut state);
         }
         Some(since)
@@ -182,11 +196,11 @@ impl Member {
         if state.closed || state.connecting.as_ref().is_some_and(|connecting| !connecting.is_finished()) {
             return;
         }
-        let pause = state.pause.map(|(at, pause)| at + pause.min(LONGEST_PAUSE));
+        let until = state.pause.map(|pause| pause.since + pause.length.min(LONGEST_PAUSE));
         let member = self.clone();
         let attempt = async move {
-            if let Some(pause) = pause {
-                sleep_until(pause).await;
+            if let Some(until) = until {
+                sleep_until(until).await;
             }
             let result = ServerLink::open(&member.endpoint, &member.login).await;
             member.connected(result.and_then(|link| member.cluster.check(&member.endpoint, &link).map(|()| link)));
@@ -227,10 +241,10 @@ impl MemberState {
         let now = Instant::now();
         let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);
         self.trouble = Some(Trouble { since, failed });
-        let pause = match self.pause {
-            Some((at, pause)) if now < at + pause + TROUBLE_MEMORY => (pause * 2).min(LONGEST_PROBE_PAUSE),
-            _ => FIRST_PAUSE,
+        let mut next = match self.pause {
+            Some(pause) if now < pause.end() + TROUBLE_MEMORY => pause.next,
+            _ => PAUSES.pauses(),
         };
-        self.pause = Some((now, pause));
+        self.pause = Some(Pause { since: now, length: next.next(), next });
     }
 }
