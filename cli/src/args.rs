@@ -1,4 +1,4 @@
-//! What can be said on the command line.
+//! The command line: its commands, arguments and help.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -15,26 +15,26 @@ Examples:
   dlock ls                                  the held keys
   dlock inspect nightly                     who holds a key and who waits for it
   dlock release nightly --force --token 42  take a key away from its holder
-  dlock health && ./deploy                  whether a key can be had
+  dlock health && ./deploy                  check that a key can be taken
 
 Exit codes of all commands (those of `dlock run` are in `dlock run --help`):
    0  done                            69  the backend is unavailable
-   1  `release`: not held so          70  a fault that should not happen
-  64  wrong usage                     71  the system refused something
+   1  `release`: not held by that one 70  a fault that should not happen
+  64  wrong usage                     71  the operating system refused a request
   74  the answer cannot be written    77  the backend refused: login, rights, limits
 
-A pipe that is closed before all is read, as by `head`, ends in 74 without a message.
+If a reader such as `head` closes the pipe early, the exit code is 74, without a message.
 
-Colours are for terminals only; NO_COLOR=1 switches them off there too.";
+Colours appear only on a terminal; NO_COLOR=1 switches them off there too.";
 
 /// Distributed locks with fencing tokens.
 #[derive(Debug, Parser)]
 #[command(name = "dlock", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Answer in JSON: one object a line on stdout; what `dlock` itself has to say is an object a line on stderr
+    /// Answer in JSON, one object a line on stdout; messages of `dlock` itself are one object a line on stderr
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Say more: -v what happens, -vv how. `DLOCK_LOG` (such as `dlock=debug`) overrides it
+    /// Log more: -v what happens, -vv how. `DLOCK_LOG` (such as `dlock=debug`) overrides it
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
@@ -51,23 +51,23 @@ pub(crate) enum Task {
     Exec(Exec),
 }
 
-/// Where the locks are.
+/// Which backend keeps the locks.
 #[derive(Debug, Args)]
-pub(crate) struct Place {
+pub(crate) struct BackendArgs {
     /// `local:`, `local:///directory`, `redis://[user:password@]host[:port][/db]`, `redis+sentinel://host[:port],host.../service` or
     /// `etcd://host[:port],host...`, with TLS `rediss` or `etcds` [default: what `DLOCK_URL` names, where a password is safer than here, else `local:`]
     #[arg(long)]
     url: Option<String>,
-    /// Refuse the default, `local:`, where neither `--url` nor `DLOCK_URL` says where. `DLOCK_REQUIRE_URL=1` does the same
+    /// Refuse the default, `local:`, if neither `--url` nor `DLOCK_URL` names a backend. `DLOCK_REQUIRE_URL=1` does the same
     #[arg(long)]
     require_url: bool,
-    /// Put before every key; no `/` in it. Empty for the names as the server has them
+    /// The prefix of every key, without `/`. Empty for the names as the server has them
     #[arg(long, value_name = "NAME", default_value = "dlock")]
     namespace: String,
 }
 
-impl Place {
-    /// A client for it; nothing is connected yet. The namespace is this place's.
+impl BackendArgs {
+    /// A client of that backend; it connects at first use. The namespace and `require_url` are those of the command line.
     pub(crate) fn client_with(&self, options: &ClientOptions) -> Result<Client, Failure> {
         let options = ClientOptions { namespace: self.namespace.clone(), require_url: self.require_url, ..options.clone() };
         let client = match &self.url {
@@ -81,24 +81,24 @@ impl Place {
     }
 }
 
-/// Where the locks are, and how long it may take to answer.
+/// Which backend keeps the locks, and how long it may take to answer.
 #[derive(Debug, Args)]
-pub(crate) struct Server {
+pub(crate) struct TimedBackendArgs {
     #[command(flatten)]
-    place: Place,
+    backend: BackendArgs,
     /// How long one request to the backend may take
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1")]
     op_timeout: Duration,
-    /// How long connecting may take, and for how long a failing backend is tried
+    /// How long connecting may take, and for how long a failing backend is tried again
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5")]
     connect_timeout: Duration,
 }
 
-impl Server {
-    /// A client for it; nothing is connected yet.
+impl TimedBackendArgs {
+    /// A client of that backend; it connects at first use.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let (op_timeout, connect_timeout) = (self.op_timeout, self.connect_timeout);
-        self.place.client_with(&ClientOptions { op_timeout, connect_timeout, ..ClientOptions::default() })
+        self.backend.client_with(&ClientOptions { op_timeout, connect_timeout, ..ClientOptions::default() })
     }
 }
 
@@ -112,22 +112,22 @@ Examples:
   dlock run k -- sh -c 'store --fencing-token \"$DLOCK_TOKEN\" <data'
   DLOCK_URL=redis://db:6379 dlock run k -- ./job    the same across machines
 
-The command gets DLOCK_KEY and DLOCK_TOKEN. Send the token along with every write, and let the storage refuse a smaller one than it has
-seen: that protects the data even where a lock cannot.
+The command gets DLOCK_KEY and DLOCK_TOKEN. Send the token with every write, and let the storage refuse a token that is smaller than one
+it has seen: this protects the data even where a lock cannot.
 
-Signals: TERM, INT, HUP, QUIT, USR1 and USR2 are passed on to the command. What the terminal sends (Ctrl-C) reaches it anyway and is not
-sent twice. Before the command runs, the first four end the wait.
+Signals: TERM, INT, HUP, QUIT, USR1 and USR2 are passed on to the command. A signal from the terminal (Ctrl-C) reaches the command anyway
+and is not sent twice. Before the command runs, the first four signals end the wait.
 
-When the lock is lost, the command and all its descendants get TERM, and KILL after --grace. Somebody else may hold the key in that time;
-with `--grace 0` they are killed at once. When dlock itself dies, the command is killed by the kernel. Its descendants are not: on local:
-they keep the key until they end, elsewhere they may outlive it. A command that changes its user or capabilities at its start (sudo) is not
-killed either. A dlock that is stopped (Ctrl-Z, SIGSTOP) does not renew: after more than --ttl the lock is lost,
-and the command is ended when dlock goes on.
+When the lock is lost, the command and all its descendants get TERM, and KILL after --grace. In that time somebody else may hold the key;
+with `--grace 0` they are killed at once. When dlock itself dies, the kernel kills the command, but not the command's descendants: on
+local: they keep the key until they end, elsewhere they may outlive the lease. The kernel does not kill a command that changes its user or
+capabilities at its start (sudo) either. While dlock is stopped (Ctrl-Z, SIGSTOP) it does not renew: after more than --ttl the lock is
+lost, and dlock ends the command when it goes on.
 
 Exit code: the command's own, 128+n if signal n ended it, or
   64  wrong usage                          76  the lock was lost while the command ran
   69  the backend is unavailable           77  the backend refused: login, rights, limits
-  71  the system refused something        126  the command cannot be executed
+  71  the operating system refused        126  the command cannot be executed
   75  not acquired in time or attempts    127  the command was not found
 
 Times are seconds, or have a unit: 500ms, 30s, 5m, 2h.";
@@ -137,7 +137,7 @@ Times are seconds, or have a unit: 500ms, 30s, 5m, 2h.";
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct Run {
     #[command(flatten)]
-    pub(crate) server: Server,
+    pub(crate) backend: TimedBackendArgs,
     /// The key to hold
     pub(crate) key: String,
     /// Lease time: how soon others get the key when this machine dies. Renewed while the command runs
@@ -148,7 +148,7 @@ pub(crate) struct Run {
     pub(crate) wait: Option<Duration>,
     #[command(flatten)]
     pub(crate) attempts: Attempts,
-    /// End the command when it has held the key for so long, as when the lock is lost [default: never]
+    /// End the command after it has held the key for this long, as if the lock were lost [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) max_hold: Option<Duration>,
     /// Renew when the remaining share of the TTL falls to this, between 0 and 1 [default: 2/3]
@@ -160,7 +160,7 @@ pub(crate) struct Run {
     /// Text that `dlock inspect` shows
     #[arg(long, value_name = "TEXT")]
     pub(crate) metadata: Option<String>,
-    /// Take a free key past those who wait
+    /// Take a free key ahead of the waiters
     #[arg(long)]
     pub(crate) unfair: bool,
     /// The command and its arguments
@@ -171,16 +171,16 @@ pub(crate) struct Run {
 /// Bounded attempts instead of waiting.
 #[derive(Debug, Args)]
 pub(crate) struct Attempts {
-    /// Do not wait in line: try, and try so many times more. --wait bounds the whole
+    /// Do not wait in the queue: try once, then this many times more. --wait bounds the whole
     #[arg(long, value_name = "NUMBER")]
     retries: Option<u32>,
     /// The pause before the first retry [default: 100ms]
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "retries")]
     retry_delay: Option<Duration>,
-    /// What each pause is multiplied with to get the next [default: 1]
+    /// The factor from each pause to the next [default: 1]
     #[arg(long, value_name = "FACTOR", requires = "retries")]
     retry_backoff: Option<f64>,
-    /// How far a pause is drawn around its length, from 0 to 1 [default: 0.5]
+    /// Random spread, from 0 to 1: 0.5 picks each pause between 0.5 and 1.5 times its length [default: 0.5]
     #[arg(long, value_name = "SHARE", requires = "retries")]
     retry_jitter: Option<f64>,
 }
@@ -202,7 +202,7 @@ Examples:
   dlock inspect nightly
   dlock inspect nightly --json              {\"key\":\"nightly\",\"holder\":{...},\"queue\":[],\"queue_counts\":\"clients\",\"cluster\":null}
 
-The queue has one place for each client that waits, however many of its tasks do; local: keeps no queue.
+The queue has one entry for each waiting client, however many of its tasks wait. local: keeps no queue.
 
 Exit code: 0, also for a key that is free.";
 
@@ -211,7 +211,7 @@ Exit code: 0, also for a key that is free.";
 #[command(after_help = INSPECT_EXAMPLES)]
 pub(crate) struct Inspect {
     #[command(flatten)]
-    pub(crate) server: Server,
+    pub(crate) backend: TimedBackendArgs,
     /// The key
     pub(crate) key: String,
 }
@@ -219,7 +219,7 @@ pub(crate) struct Inspect {
 const LS_EXAMPLES: &str = "\
 Examples:
   dlock ls
-  dlock ls order:                           only keys that begin so
+  dlock ls order:                           only keys that begin with order:
   dlock ls --json | jq -r .key              one object a line";
 
 /// List the held keys
@@ -227,7 +227,7 @@ Examples:
 #[command(after_help = LS_EXAMPLES)]
 pub(crate) struct Ls {
     #[command(flatten)]
-    pub(crate) server: Server,
+    pub(crate) backend: TimedBackendArgs,
     /// Only keys that begin with this
     #[arg(default_value = "")]
     pub(crate) prefix: String,
@@ -238,16 +238,16 @@ Examples:
   dlock release nightly --force --token 1795333855459351
   dlock release nightly --force --owner \"$OWNER\"
 
-Exit code: 0 if it was taken away, 1 if nobody held it with that token or owner id.";
+Exit code: 0 if the key was taken away, 1 if nobody held it with that token or owner id.";
 
 /// Take a key away from its holder
 ///
-/// The holder learns of it at its next renewal: until then two may believe that they hold the key.
+/// The holder learns of it at its next renewal. Until then two holders may believe that they hold the key.
 #[derive(Debug, Args)]
 #[command(after_help = RELEASE_EXAMPLES)]
 pub(crate) struct Release {
     #[command(flatten)]
-    pub(crate) server: Server,
+    pub(crate) backend: TimedBackendArgs,
     /// The key
     pub(crate) key: String,
     /// Really take it away
@@ -263,20 +263,20 @@ Examples:
   dlock health --json                       {\"status\":\"ok\",\"server\":...}
   dlock health --url redis://db:6379
 
-Exit code: 0 if a key can be taken and given back, 69 if not within --timeout, with the reason; 64 for wrong usage.";
+Exit code: 0 if a key can be taken and released, 69 if not within --timeout, with the reason; 64 for wrong usage.";
 
-/// Ask the backend whether a key can be had here, now
+/// Ask the backend whether a key can be taken here, now
 #[derive(Debug, Args)]
 #[command(after_help = HEALTH_EXAMPLES)]
 pub(crate) struct Health {
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) backend: BackendArgs,
     /// How long the answer may take
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1")]
     pub(crate) timeout: Duration,
 }
 
-/// A later holder is left alone.
+/// Names the holder, so that a later holder is left alone.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct WhichHolder {
@@ -297,7 +297,7 @@ impl WhichHolder {
     }
 }
 
-/// What `dlock run` starts itself as; see [`crate::child`].
+/// The command as which `dlock run` starts itself again; see `child`.
 #[derive(Debug, Args)]
 #[command(hide = true)]
 pub(crate) struct Exec {

@@ -1,4 +1,4 @@
-//! `dlock inspect`, `dlock ls`, `dlock release` and `dlock health`: one question to the backend each.
+//! `dlock inspect`, `dlock ls`, `dlock release` and `dlock health`: each makes one call to the backend.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -13,11 +13,11 @@ use crate::colour::Colour;
 use crate::exit::{Failure, UNAVAILABLE};
 use crate::json;
 
-/// The most characters of a line's own part: a key, or a reason.
+/// The most characters that a line shows of a key or a reason.
 const LONGEST: usize = 1000;
 
 pub(crate) fn inspect(options: &Inspect) -> Result<ExitCode, Failure> {
-    let client = options.server.client()?;
+    let client = options.backend.client()?;
     let found = wait_for(client.inspect(&options.key))?;
     let keeps_queue = client.capabilities().fair;
     print(&if json::wanted() { json::line(&json::inspection(&found, keeps_queue)) } else { describe(&found, keeps_queue) })?;
@@ -25,7 +25,7 @@ pub(crate) fn inspect(options: &Inspect) -> Result<ExitCode, Failure> {
 }
 
 pub(crate) fn list(options: &Ls) -> Result<ExitCode, Failure> {
-    let client = options.server.client()?;
+    let client = options.backend.client()?;
     let found = wait_for(client.list_locks(&options.prefix))?;
     let keeps_queue = client.capabilities().fair;
     let shown = |found: &Inspection| if json::wanted() { json::line(&json::inspection(found, keeps_queue)) } else { line(found) };
@@ -36,7 +36,7 @@ pub(crate) fn list(options: &Ls) -> Result<ExitCode, Failure> {
 
 /// Exits with 1 if nobody held the key with that token or owner id.
 pub(crate) fn release(options: &Release) -> Result<ExitCode, Failure> {
-    let client = options.server.client()?;
+    let client = options.backend.client()?;
     let whom = options.holder.whom();
     let named = match &whom {
         Whom::Token(token) => format!("with token {token}"),
@@ -51,10 +51,10 @@ pub(crate) fn release(options: &Release) -> Result<ExitCode, Failure> {
     Err(Failure::new(1, format_args!("lock {} is not held {named}", quoted(&options.key))))
 }
 
-/// Exits with 69 if no key can be had.
+/// Exits with 69 if no key can be taken.
 pub(crate) fn health(options: &Health) -> Result<ExitCode, Failure> {
     let timeout = ClientOptions { op_timeout: options.timeout, connect_timeout: options.timeout, ..ClientOptions::default() };
-    let found = wait_for(options.place.client_with(&timeout)?.health())?;
+    let found = wait_for(options.backend.client_with(&timeout)?.health())?;
     if json::wanted() {
         print(&json::line(&json::health(&found)))?;
     } else {
@@ -89,7 +89,7 @@ fn wait_for<T>(answer: impl Future<Output = dlock::Result<T>>) -> Result<T, Fail
 /// A paragraph on one key.
 fn describe(found: &Inspection, keeps_queue: bool) -> String {
     let state = match &found.holder {
-        // Where nothing else is known of a holder, its owner id is what it goes by.
+        // A holder without a note is described by its owner id already.
         Some(holder) if holder.note.is_none() => format!("{} by {}", Colour::Yellow.paint("held"), describe_holder(holder)),
         Some(holder) => {
             let held = Colour::Yellow.paint("held");
@@ -101,8 +101,10 @@ fn describe(found: &Inspection, keeps_queue: bool) -> String {
     match (keeps_queue, queue.len()) {
         (false, _) if found.holder.is_some() => queue.push("  who waits is not known: this backend keeps no queue\n".to_owned()),
         (_, 0) => {}
-        (_, 1) => queue.push("  1 client waits; each has one place, however many of its tasks wait\n".to_owned()),
-        (_, clients) => queue.push(format!("  {clients} clients wait; each has one place, however many of its tasks wait\n")),
+        (_, 1) => queue.push("  1 client waits; each client has one entry, however many of its tasks wait\n".to_owned()),
+        (_, clients) => {
+            queue.push(format!("  {clients} clients wait; each client has one entry, however many of its tasks wait\n"));
+        }
     }
     let cluster = found.cluster.as_ref().map(|cluster| format!("  cluster: {}\n", shown(cluster))).unwrap_or_default();
     format!("{}: {state}\n{cluster}{}", cut(&found.key, LONGEST), queue.concat())
@@ -113,7 +115,7 @@ fn line(found: &Inspection) -> String {
     format!("{}\t{holder}\n", cut(&found.key, LONGEST))
 }
 
-/// Others wrote it: nothing of it may reach a terminal as it is.
+/// Other programs wrote the holder's text, so it is escaped before it reaches a terminal.
 fn describe_holder(holder: &Holder) -> String {
     let remaining = holder.remaining.map(|left| format!(", {:.1} s left", left.as_secs_f64())).unwrap_or_default();
     let metadata = holder.note.as_ref().and_then(|note| note.metadata.as_ref());
@@ -121,7 +123,7 @@ fn describe_holder(holder: &Holder) -> String {
     format!("{holder}{remaining}{metadata}")
 }
 
-/// Writes to stdout. An answer that cannot be written is none.
+/// Writes to stdout. Fails if the answer cannot be written as a whole.
 fn print(text: &str) -> Result<(), Failure> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();

@@ -1,7 +1,8 @@
-//! Starting the command so that it cannot outlive us.
+//! Starts the command so that it cannot outlive dlock.
 //!
-//! We start ourselves again, and that copy asks the kernel to be killed when its parent dies, sees that the parent still lives, and turns
-//! into the command. The kernel counts the *thread* that started it as the parent: that is the main one, which lives as long as we do.
+//! dlock starts itself again. The copy asks the kernel to kill it when its parent dies, checks that the parent still lives, and executes the
+//! command in its place. The kernel counts the *thread* that started the copy as the parent: this is the main thread, which lives as long as
+//! dlock does.
 
 use std::ffi::OsString;
 use std::io;
@@ -16,10 +17,10 @@ use crate::args::Exec;
 use crate::exit::{Failure, NOT_EXECUTABLE, NOT_FOUND, SYSTEM};
 use crate::{json, signals};
 
-/// Ourselves, even after the file was replaced by a newer one.
+/// The running program, even after its file was replaced by a newer one.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// Starts the command, which shares the lease's lock files where there are any: the key is free only when both of us are gone.
+/// Starts the command. Where the lease has lock files, the command shares them, so that the key becomes free only when both are gone.
 pub(crate) fn start(command: &[OsString], lease: &Lease) -> Result<Pid, Failure> {
     let cannot = |error: io::Error| Failure::system("the command cannot be started", error);
     let files = lease.lock_files()?;
@@ -35,24 +36,24 @@ pub(crate) fn start(command: &[OsString], lease: &Lease) -> Result<Pid, Failure>
         .env("DLOCK_TOKEN", lease.token().to_string())
         .spawn()
         .map_err(cannot)?;
-    // Waited for in `run`, with all who become our children.
+    // `run` waits for it, together with all orphans that become our children.
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| Failure::new(SYSTEM, "the command has no process id"))
 }
 
-/// Passes a signal on. One that has just ended needs none.
+/// Passes a signal on. An error is ignored, since the command may just have ended.
 pub(crate) fn pass_on(command: Pid, signal: Signal) {
     if let Err(error) = kill_process(command, signal) {
         tracing::debug!(%error, ?signal, "not passed on");
     }
 }
 
-/// What the copy of ourselves does. Returns only if the command cannot be executed.
+/// What the copy does. Returns only if the command cannot be executed.
 pub(crate) fn become_command(exec: &Exec) -> Failure {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         return Failure::system("the command cannot be tied to dlock", error);
     }
-    // A parent that died before the line above is no longer our parent, and nobody would kill us.
+    // If the parent died before the call above, somebody else is our parent now, and nobody would kill us.
     if getppid() != Pid::from_raw(exec.parent) {
         return Failure::new(SYSTEM, "dlock was killed before the command could start");
     }

@@ -1,8 +1,8 @@
-//! Colours, for people at a terminal only.
+//! Colours for people at a terminal.
 
 use std::io::{IsTerminal, stdout};
 
-/// What a word says at a glance.
+/// The colours that are used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Colour {
     Green,
@@ -11,7 +11,7 @@ pub(crate) enum Colour {
 }
 
 impl Colour {
-    /// The word for stdout, coloured where somebody may see it.
+    /// The word for stdout, coloured if stdout is a terminal that shows colours.
     pub(crate) fn paint(self, word: &str) -> String {
         let number = match self {
             Self::Red => 31,
@@ -22,7 +22,7 @@ impl Colour {
     }
 }
 
-/// As <https://no-color.org> has it: any value but the empty one switches colours off.
+/// Whether to use colours. By <https://no-color.org>, any value but the empty one switches them off.
 fn wanted() -> bool {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     stdout().is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb")

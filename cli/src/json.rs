@@ -1,4 +1,4 @@
-//! `--json`: what is said to programs. One object a line, the same names as in the other faces, times in seconds.
+//! `--json`: output for programs, one object a line, with the same names as in the languages' packages and times in seconds.
 
 use std::fmt::{Debug, Display};
 use std::sync::OnceLock;
@@ -9,9 +9,12 @@ use serde_json::{Map, Value, json};
 use tracing::Level;
 use tracing::field::{Field, Visit};
 
+/// What health knows of the leases that its client holds.
+const LEASE_FIGURES: [&str; 4] = ["held", "lagging", "at_risk", "renewal_lag"];
+
 static WANTED: OnceLock<bool> = OnceLock::new();
 
-/// Settles, once, how this process speaks.
+/// Decides, once, whether this process answers in JSON.
 pub(crate) fn choose(wanted: bool) {
     let _ = WANTED.set(wanted);
 }
@@ -20,36 +23,34 @@ pub(crate) fn wanted() -> bool {
     WANTED.get().copied().unwrap_or_default()
 }
 
-/// JSON leaves no control character as it is, so whatever others wrote is safe on a terminal.
+/// One line. JSON escapes control characters, so text that other programs wrote is safe on a terminal.
 pub(crate) fn line(value: &Value) -> String {
     format!("{value}\n")
 }
 
-/// Something that `dlock` itself has to say; an error with the code that it exits with.
+/// A message of `dlock` itself; an error has the exit code.
 pub(crate) fn message(level: &str, message: &dyn Display, code: Option<u8>) -> String {
-    let mut said = json!({ "level": level, "message": message.to_string() });
+    let mut object = json!({ "level": level, "message": message.to_string() });
     if let Some(code) = code {
-        said["exit_code"] = code.into();
+        object["exit_code"] = code.into();
     }
-    line(&said)
+    line(&object)
 }
 
-/// `queue_counts` says what one entry of the queue stands for; null where the backend keeps none.
+/// `queue_counts` names what one entry of the queue stands for; it is null if the backend keeps no queue.
 pub(crate) fn inspection(found: &Inspection, keeps_queue: bool) -> Value {
     let mut shown = found.to_json(Unit::Seconds);
     shown["queue_counts"] = keeps_queue.then_some("clients").into();
     shown
 }
 
+/// Without the figures of leases, since a command that checks health holds none.
 pub(crate) fn health(found: &Health) -> Value {
-    json!({
-        "status": found.status.as_str(),
-        "server": &*found.server,
-        "chosen_by": found.chosen_by.as_str(),
-        "round_trip": found.round_trip.map(|took| Unit::Seconds.number(took)),
-        "reasons": found.reasons,
-        "warnings": found.warnings,
-    })
+    let mut shown = found.to_json(Unit::Seconds);
+    if let Value::Object(fields) = &mut shown {
+        fields.retain(|name, _| !LEASE_FIGURES.contains(&name.as_str()));
+    }
+    shown
 }
 
 /// The fields of a log line.

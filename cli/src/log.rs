@@ -1,4 +1,4 @@
-//! What the engine has to say, one line each on stderr.
+//! Prints the engine's log, one line for each record on stderr.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -11,10 +11,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::exit::say;
+use crate::exit::warn;
 use crate::json;
 
-/// Starts logging: warnings, more with each `-v`, or whatever `DLOCK_LOG` says.
+/// Starts logging: warnings, more with each `-v`, or what `DLOCK_LOG` selects.
 pub(crate) fn start(verbose: u8) {
     let level = match verbose {
         0 => Level::WARN,
@@ -22,14 +22,14 @@ pub(crate) fn start(verbose: u8) {
         2 => Level::DEBUG,
         _ => Level::TRACE,
     };
-    // Of a loss we speak ourselves.
+    // `run` reports a lost lock itself.
     let losses = if verbose == 0 { Level::ERROR } else { level };
     let default = || Targets::new().with_target("dlock", level).with_target("dlock::session", losses);
     let chosen = std::env::var_os("DLOCK_LOG").filter(|text| !text.is_empty());
     let filter = match chosen.map(|text| read(&text)) {
         Some(Some(filter)) => filter,
         Some(None) => {
-            say("DLOCK_LOG cannot be read and is ignored; write for instance `dlock=debug`");
+            warn("DLOCK_LOG cannot be read and is ignored; write for instance `dlock=debug`");
             default()
         }
         None => default(),
@@ -38,21 +38,21 @@ pub(crate) fn start(verbose: u8) {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .log_internal_errors(false)
-        .event_format(Line);
+        .event_format(LogLine);
     tracing_subscriber::registry().with(lines).with(filter).init();
 }
 
-/// Levels, and targets with levels. A word that is neither a level nor one of our targets would be taken for a target, and silence us.
+/// Reads levels, and targets with levels; `None` if a word is neither. The parser would take such a word for a target, which silences dlock.
 fn read(text: &OsStr) -> Option<Targets> {
     let text = text.to_str()?;
     let means_something = |part: &str| part.contains('=') || part.starts_with("dlock") || part.parse::<LevelFilter>().is_ok();
     text.split(',').map(str::trim).all(means_something).then(|| text.parse().ok())?
 }
 
-/// `dlock: message field=value`, with the level where it is no warning.
-struct Line;
+/// `dlock: message field=value`, with the level unless it is a warning.
+struct LogLine;
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for LogLine
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,

@@ -1,7 +1,8 @@
-//! `dlock`: run a command under a distributed lock, and look at locks.
+//! `dlock`: runs a command under a distributed lock, and inspects locks.
 //!
-//! `dlock run` is three rooms: [`run`] gets the lock and stays with the command until it ends, [`child`] starts it so that it cannot
-//! outlive us, [`signals`] hears what must be passed on. [`ask`] holds the calls that only talk to the backend.
+//! `dlock run` is in four files: [`run`] acquires the lock and stays with the command until it ends, [`child`] starts the command so that it
+//! cannot outlive dlock, [`signals`] receives the signals to pass on, [`tree`] knows the command's descendants. The commands in [`ask`] only
+//! call the backend.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -16,16 +17,12 @@ mod signals;
 mod tree;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::args::{Arguments, Task};
 use crate::exit::Failure;
-
-/// How long releases that are under way may take at the end.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -36,7 +33,7 @@ fn main() -> ExitCode {
         }
     };
     json::choose(arguments.json);
-    // The second half of a `dlock run` finds the same settings, and everything about them was said.
+    // The second half of a `dlock run` has the same settings, and the first half has reported what is wrong with them.
     if !matches!(arguments.task, Task::Exec(_)) {
         log::start(arguments.verbose);
     }
@@ -48,11 +45,11 @@ fn main() -> ExitCode {
         Task::Health(health) => ask::health(&health),
         Task::Exec(exec) => Err(child::become_command(&exec)),
     };
-    dlock::shutdown(FAREWELL);
+    dlock::shutdown(dlock::EXIT_GRACE);
     ended.unwrap_or_else(Failure::report)
 }
 
-/// Help and version go where they are expected; a mistake becomes one line.
+/// Prints help and version where they are expected, and a mistake as one line.
 fn refuse(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -65,7 +62,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// The mistake that everybody makes once: a command without `--` before it.
+/// A hint for a common mistake: a command without `--` before it.
 fn hint(error: &clap::Error) -> &'static str {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let is_run = words.iter().find(|word| !word.as_encoded_bytes().starts_with(b"-")).is_some_and(|word| word == "run");

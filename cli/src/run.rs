@@ -1,4 +1,4 @@
-//! `dlock run`: get the lock, run the command, stay with it until it ends.
+//! `dlock run`: acquires the lock, runs the command, and stays with it until it ends.
 
 use std::future::pending;
 use std::process::ExitCode;
@@ -11,31 +11,31 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 use tokio::time::{Instant, sleep_until};
 
 use crate::args::Run;
-use crate::exit::{Failure, LOST, SOFTWARE, of_signal, say};
-use crate::signals::{Blocked, Incoming, Sender, Signals};
+use crate::exit::{Failure, LOST, SOFTWARE, of_signal, warn};
+use crate::signals::{BlockedSignals, IncomingSignal, SignalSender, Signals};
 use crate::{child, tree};
 
-/// How long descendants that got KILL may take before they are looked for again: one may have been born meanwhile.
+/// How long after KILL to look for descendants again: a new one may have started meanwhile.
 const AGAIN: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(options: &Run) -> Result<ExitCode, Failure> {
     let cannot = |error: std::io::Error| Failure::system("signals cannot be read", error);
-    let blocked = Blocked::block().map_err(cannot)?;
+    let blocked = BlockedSignals::block().map_err(cannot)?;
     let lock = lock(options)?;
-    // On this thread: the command is tied to the thread that starts it.
+    // The runtime runs on this thread, because the command dies with the thread that starts it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::system("no event loop", error))?.block_on(async {
         let signals = blocked.listen().map_err(cannot)?;
         let lease = acquire(&lock, &signals).await?;
         let code = hold(options, &lease, &signals).await;
-        give_back(&lease).await?;
+        release(&lease).await?;
         Ok(code?.into())
     })
 }
 
 fn lock(options: &Run) -> Result<Lock, Failure> {
     let default = LockOptions::default();
-    let lock = options.server.client()?.lock_with(
+    let lock = options.backend.client()?.lock_with(
         &options.key,
         LockOptions {
             ttl: options.ttl,
@@ -54,7 +54,7 @@ fn lock(options: &Run) -> Result<Lock, Failure> {
 
 /// Waits for the key, or for a signal that ends the wait.
 async fn acquire(lock: &Lock, signals: &Signals) -> Result<Lease, Failure> {
-    let told_to_end = async {
+    let ended_by_signal = async {
         loop {
             match signals.next().await {
                 Ok(incoming) if incoming.ends() => return Failure::signalled(incoming.signal.as_raw()),
@@ -65,91 +65,90 @@ async fn acquire(lock: &Lock, signals: &Signals) -> Result<Lease, Failure> {
     };
     tokio::select! {
         lease = lock.acquire() => Ok(lease?),
-        failure = told_to_end => Err(failure),
+        failure = ended_by_signal => Err(failure),
     }
 }
 
-/// Runs the command under the lease; its exit code.
+/// Runs the command under the lease; returns its exit code.
 async fn hold(options: &Run, lease: &Lease, signals: &Signals) -> Result<u8, Failure> {
     tree::adopt_orphans();
     lease.check()?;
-    let mut watch = Watch { command: child::start(&options.command, lease)?, ended: None, end: End::NotYet };
+    let mut running = RunningCommand { command: child::start(&options.command, lease)?, exit_code: None, ending: Ending::NotYet };
     tracing::info!(key = %lease.key(), token = lease.token(), "the command runs");
     loop {
-        if let Some(code) = watch.reap() {
-            if watch.end != End::NotYet {
+        if let Some(code) = running.reap() {
+            if running.ending != Ending::NotYet {
                 return Ok(LOST);
             }
-            // The news may not have reached us yet.
+            // The lease may be lost without our having heard of it yet.
             lease.check()?;
             return Ok(code);
         }
         tokio::select! {
             biased;
-            reason = lease.lost(), if watch.end == End::NotYet => {
-                say(format_args!(
+            reason = lease.lost(), if running.ending == Ending::NotYet => {
+                warn(format_args!(
                     "{}; the command is ended: TERM now, KILL in {:?}",
                     Error::LockLost { key: lease.key().clone(), token: lease.token(), reason },
                     options.grace,
                 ));
-                watch.terminate(options.grace);
+                running.terminate(options.grace);
             }
-            () = watch.patience_ends() => watch.kill(),
+            () = running.patience_ends() => running.kill(),
             incoming = signals.next() => match incoming {
-                Ok(incoming) => watch.on_signal(incoming),
-                // Without signals we would not see the command's end.
+                Ok(incoming) => running.on_signal(incoming),
+                // Without signals we would not notice the command's end.
                 Err(error) => return Err(Failure::system("signals cannot be read", error)),
             },
         }
     }
 }
 
-/// The command and what we have done to it.
-struct Watch {
+/// The running command, and how far we have ended it.
+struct RunningCommand {
     command: Pid,
-    /// Its exit code, once it has ended.
-    ended: Option<u8>,
-    end: End,
+    /// Set once the command has ended.
+    exit_code: Option<u8>,
+    ending: Ending,
 }
 
-/// How far the ending of the command by us has got.
+/// How far we have ended the command and its descendants.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+enum Ending {
     NotYet,
-    /// It got TERM, and gets KILL then.
+    /// They got TERM, and get KILL at this time.
     Terminated(Instant),
-    /// It got KILL, and those below it are looked for again then.
+    /// They got KILL; at this time we look for descendants again.
     Killed(Instant),
-    /// It is gone; those left belong to other users and cannot be killed.
+    /// The command has ended; the descendants that are left belong to other users and cannot be killed.
     OutOfReach,
 }
 
-impl Watch {
-    /// Collects the dead; the exit code once there is nothing left to wait for.
-    ///
-    /// That is the end of the command or, when we end it, the end of all its descendants.
+impl RunningCommand {
+    /// Reaps ended processes; returns the exit code once there is nothing left to wait for: when the command has ended or, if we end it, when
+    /// all its descendants have ended.
     fn reap(&mut self) -> Option<u8> {
         loop {
             match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid == self.command => self.ended = code(status),
+                Ok(Some((pid, status))) if pid == self.command => self.exit_code = code(status),
                 Ok(Some(_)) | Err(Errno::INTR) => {}
-                Ok(None) => return self.ended.filter(|_| matches!(self.end, End::NotYet | End::OutOfReach)),
-                Err(_) => return Some(self.ended.unwrap_or(SOFTWARE)),
+                Ok(None) => return self.exit_code.filter(|_| matches!(self.ending, Ending::NotYet | Ending::OutOfReach)),
+                Err(_) => return Some(self.exit_code.unwrap_or(SOFTWARE)),
             }
         }
     }
 
-    fn on_signal(&self, incoming: Incoming) {
-        if incoming.signal == Signal::CHILD || self.ended.is_some() {
+    fn on_signal(&self, incoming: IncomingSignal) {
+        if incoming.signal == Signal::CHILD || self.exit_code.is_some() {
             return;
         }
-        let already_there = match incoming.from {
-            // Sent by the terminal to its whole foreground group.
-            Sender::Kernel => true,
-            // Passing a command's own `kill 0` back to it may go on for ever.
-            Sender::Process(sender) => sender.is_some_and(tree::contains),
+        let has_it_already = match incoming.from {
+            // The terminal sends its signals to the whole foreground group.
+            SignalSender::Kernel => true,
+            // A command may signal its own group by `kill 0`; passing that back to it could go on for ever.
+            SignalSender::Process(sender) => sender.is_some_and(tree::contains),
         };
-        if !already_there {
+        if !has_it_already {
             child::pass_on(self.command, incoming.signal);
         }
     }
@@ -159,40 +158,40 @@ impl Watch {
             return self.kill();
         }
         tree::signal(Signal::TERM);
-        // A stopped process would hear of it too late.
+        // A stopped process handles TERM only after CONT.
         tree::signal(Signal::CONT);
-        self.end = End::Terminated(Instant::now() + grace);
+        self.ending = Ending::Terminated(Instant::now() + grace);
     }
 
     fn kill(&mut self) {
         let reached = tree::signal(Signal::KILL);
-        self.end = match self.ended {
-            Some(_) if reached == 0 => End::OutOfReach,
-            _ => End::Killed(Instant::now() + AGAIN),
+        self.ending = match self.exit_code {
+            Some(_) if reached == 0 => Ending::OutOfReach,
+            _ => Ending::Killed(Instant::now() + AGAIN),
         };
     }
 
     async fn patience_ends(&self) {
-        match self.end {
-            End::NotYet | End::OutOfReach => pending().await,
-            End::Terminated(until) | End::Killed(until) => sleep_until(until).await,
+        match self.ending {
+            Ending::NotYet | Ending::OutOfReach => pending().await,
+            Ending::Terminated(until) | Ending::Killed(until) => sleep_until(until).await,
         }
     }
 }
 
-/// The exit code; `None` for one that was stopped only.
+/// The exit code; `None` for a process that was only stopped.
 fn code(status: WaitStatus) -> Option<u8> {
     // The kernel keeps eight bits of an exit status.
     let exited = status.exit_status().and_then(|code| u8::try_from(code).ok());
     exited.or_else(|| status.terminating_signal().map(of_signal))
 }
 
-/// Gives the key back. That it cannot be said to be free changes nothing about what the command did.
-async fn give_back(lease: &Lease) -> Result<(), Failure> {
+/// Releases the key. If it is not certain to be free, that is only a warning: the command has run all the same.
+async fn release(lease: &Lease) -> Result<(), Failure> {
     if matches!(lease.status(), Status::Lost(_)) || lease.release().await? {
         return Ok(());
     }
-    say(match lease.status() {
+    warn(match lease.status() {
         Status::NotHeld => format!("lock {} was somebody else's or nobody's when the command ended", quoted(lease.key())),
         _ => format!("lock {} is not known to be free yet: the backend does not answer", quoted(lease.key())),
     });

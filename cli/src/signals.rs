@@ -1,7 +1,7 @@
-//! Signals, read like messages instead of interrupting us.
+//! Reads signals from a descriptor, like messages, instead of handling them.
 //!
-//! They are blocked in every thread and come out of a descriptor with the sender beside them. The sender matters: what the terminal sends,
-//! it sends to the command as well.
+//! They are blocked in every thread. The descriptor also shows the sender, which matters because the terminal sends its signals to the
+//! command as well.
 
 use std::io;
 use std::sync::Arc;
@@ -12,37 +12,37 @@ use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// What is passed on to the command.
+/// The signals that are passed on to the command.
 const FORWARDED: [Name; 6] = [Name::SIGTERM, Name::SIGINT, Name::SIGHUP, Name::SIGQUIT, Name::SIGUSR1, Name::SIGUSR2];
 
-/// A signal that came in.
+/// A signal that was received.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Incoming {
+pub(crate) struct IncomingSignal {
     pub(crate) signal: Signal,
-    pub(crate) from: Sender,
+    pub(crate) from: SignalSender,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sender {
-    /// The kernel: by the terminal to its whole foreground group, for instance.
+pub(crate) enum SignalSender {
+    /// The kernel, for example on behalf of the terminal, for its whole foreground group.
     Kernel,
-    /// A process; `None` if it is outside of our pid namespace.
+    /// A process; `None` if it is outside our pid namespace.
     Process(Option<Pid>),
 }
 
-impl Incoming {
-    /// Whether it asks us to end, rather than to tell the command something.
+impl IncomingSignal {
+    /// Whether the signal asks dlock to end. The others are meant for the command only.
     pub(crate) fn ends(self) -> bool {
         [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT].contains(&self.signal)
     }
 }
 
-/// The blocked signals. Made before any other thread, which would not have them blocked.
+/// The blocked signals. They are blocked before any other thread starts, since threads inherit it.
 #[derive(Debug)]
-pub(crate) struct Blocked(SigSet);
+pub(crate) struct BlockedSignals(SigSet);
 
-impl Blocked {
-    /// Blocks what we pass on, and the news of children, in this thread and those it will start.
+impl BlockedSignals {
+    /// Blocks the signals that we pass on, and CHLD, in this thread and the threads that it will start.
     pub(crate) fn block() -> io::Result<Self> {
         let set = ours(&ignored());
         set.thread_block()?;
@@ -51,18 +51,18 @@ impl Blocked {
 
     /// Starts reading. Needs a runtime.
     pub(crate) fn listen(self) -> io::Result<Signals> {
-        // Whoever started us may have had the end of children ignored, which we would inherit: then none could be waited for. A handler,
-        // even one that never runs, ends that.
+        // Our parent may have ignored CHLD, which we inherit: then the kernel would reap our children before we could wait for them. A
+        // handler, even one that never runs, ends that.
         signal_hook::flag::register(Signal::CHILD.as_raw(), Arc::default())?;
         let descriptor = SignalFd::with_flags(&self.0, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        // Its successor is unsafe, for owners that might close or swap their descriptor: ours keeps one for life.
+        // The constructor that replaces this one is `unsafe`, because an owner might close or swap its descriptor. Ours keeps it for life.
         #[expect(deprecated)]
         let descriptor = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
         Ok(Signals { descriptor })
     }
 }
 
-/// Lets the command have its signals: blocked ones are inherited.
+/// Unblocks the signals for the command, which would inherit the block.
 pub(crate) fn unblock() -> io::Result<()> {
     ours(&ignored()).thread_unblock()?;
     Ok(())
@@ -79,7 +79,7 @@ impl Signals {
     ///
     /// # Cancel safety
     /// Dropping it loses no signal.
-    pub(crate) async fn next(&self) -> io::Result<Incoming> {
+    pub(crate) async fn next(&self) -> io::Result<IncomingSignal> {
         loop {
             let mut ready = self.descriptor.readable().await?;
             let Some(info) = self.descriptor.get_ref().read_signal()? else {
@@ -88,18 +88,18 @@ impl Signals {
             };
             let number = i32::try_from(info.ssi_signo).unwrap_or_default();
             let Some(signal) = Signal::from_named_raw(number) else { continue };
-            // Positive codes are the kernel's own; those of kill, sigqueue and the like are zero or below.
+            // Positive codes are the kernel's own; those of kill and sigqueue are zero or below.
             let from = if info.ssi_code > 0 {
-                Sender::Kernel
+                SignalSender::Kernel
             } else {
-                Sender::Process(i32::try_from(info.ssi_pid).ok().and_then(Pid::from_raw))
+                SignalSender::Process(i32::try_from(info.ssi_pid).ok().and_then(Pid::from_raw))
             };
-            return Ok(Incoming { signal, from });
+            return Ok(IncomingSignal { signal, from });
         }
     }
 }
 
-/// The signals we take, but for those that we were started to ignore: under nohup the command is to ignore HUP as well.
+/// The signals that we read, without those that our parent had us ignore: under nohup the command is to ignore HUP as well.
 fn ours(ignored: &SigSet) -> SigSet {
     let mut set = SigSet::empty();
     for name in FORWARDED.into_iter().filter(|name| !ignored.contains(*name)) {
@@ -109,7 +109,7 @@ fn ours(ignored: &SigSet) -> SigSet {
     set
 }
 
-/// What this process ignores. Where that cannot be read: nothing.
+/// The signals that this process ignores; none if that cannot be read.
 fn ignored() -> SigSet {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

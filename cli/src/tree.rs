@@ -1,27 +1,27 @@
-//! The processes below us.
+//! The descendants of this process.
 //!
-//! We are the reaper of our descendants: one whose parent died becomes our child, so that none can leave the tree by losing its parents.
+//! This process is the reaper of its descendants: one whose parent dies becomes our child, so that none leaves the tree when its parents die.
 
 use std::collections::HashMap;
 
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
-/// From now on orphans below us are ours. Where the kernel refuses, they are init's and out of our reach.
+/// From now on orphaned descendants become our children. If the kernel refuses, they become children of init and are out of our reach.
 pub(crate) fn adopt_orphans() {
     if let Err(error) = set_child_subreaper(Some(getpid())) {
         tracing::debug!(%error, "orphaned descendants cannot be adopted");
     }
 }
 
-/// Sends a signal to every descendant; how many got it.
+/// Sends a signal to every descendant; returns how many got it.
 pub(crate) fn signal(signal: Signal) -> usize {
     descendants().into_iter().filter(|pid| kill_process(*pid, signal).is_ok()).count()
 }
 
-/// Whether a process is one of our descendants. False for one that is gone.
+/// Whether a process is one of our descendants; false if it has ended.
 pub(crate) fn contains(pid: Pid) -> bool {
     let mut next = Some(pid);
-    // A chain of parents ends at init, or at us.
+    // The chain of parents ends at init, or at this process.
     while let Some(pid) = next {
         next = parent(pid);
         if next == Some(getpid()) {
@@ -51,13 +51,13 @@ fn descendants() -> Vec<Pid> {
     found
 }
 
-/// The parent of a process, dead ones that wait to be reaped included.
+/// The parent of a process, also of an ended one that waits to be reaped.
 fn parent(pid: Pid) -> Option<Pid> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     parse_parent(&stat)
 }
 
-/// Reads `pid (name) state parent ...`. The name may hold anything, spaces and brackets included.
+/// Reads `pid (name) state parent ...`. The name may contain anything, spaces and brackets included.
 fn parse_parent(stat: &str) -> Option<Pid> {
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(1)?.parse().ok().and_then(Pid::from_raw)

@@ -57,12 +57,12 @@ const WAITED: Mode = Mode::XUSR;
 
 /// Which file a path or descriptor names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct FileIdentity {
     pub(super) device: u64,
     pub(super) inode: u64,
 }
 
-impl Identity {
+impl FileIdentity {
     fn of(stat: &rustix::fs::Stat) -> Self {
         Self { device: stat.st_dev, inode: stat.st_ino }
     }
@@ -85,7 +85,7 @@ fn stat_at(path: &Path) -> io::Result<Option<rustix::fs::Stat>> {
 #[derive(Debug)]
 pub(super) struct Descriptor {
     number: u64,
-    identity: Identity,
+    identity: FileIdentity,
     writable: bool,
     regular: bool,
     /// True if a waiter had marked the file when it was opened.
@@ -131,10 +131,10 @@ impl Descriptor {
         let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
         let stat = rustix::fs::fstat(&file)?;
         let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        Ok(Self { number: table.insert(file), identity: Identity::of(&stat), writable, regular, marked: is_waited(&stat) })
+        Ok(Self { number: table.insert(file), identity: FileIdentity::of(&stat), writable, regular, marked: is_waited(&stat) })
     }
 
-    pub(super) fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> FileIdentity {
         self.identity
     }
 
@@ -144,17 +144,17 @@ impl Descriptor {
 
     /// Whether `path` still names this file.
     pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
-        Ok(Identity::at(path)? == Some(self.identity))
+        Ok(FileIdentity::at(path)? == Some(self.identity))
     }
 
     /// Whether the file is empty; `None` if `path` no longer names it.
     pub(super) fn empty_at(&self, path: &Path) -> io::Result<Option<bool>> {
-        Ok(stat_at(path)?.filter(|stat| Identity::of(stat) == self.identity).map(|stat| stat.st_size == 0))
+        Ok(stat_at(path)?.filter(|stat| FileIdentity::of(stat) == self.identity).map(|stat| stat.st_size == 0))
     }
 
     /// Whether a waiter has marked the file; `None` if `path` no longer names it.
     pub(super) fn waited_at(&self, path: &Path) -> io::Result<Option<bool>> {
-        Ok(stat_at(path)?.filter(|stat| Identity::of(stat) == self.identity).map(|stat| is_waited(&stat)))
+        Ok(stat_at(path)?.filter(|stat| FileIdentity::of(stat) == self.identity).map(|stat| is_waited(&stat)))
     }
 
     /// Leaves the mark of a waiter, unless somebody else has left it.

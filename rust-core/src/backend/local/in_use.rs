@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 
 use super::directory::make;
-use super::files::{Descriptor, Identity};
+use super::files::{Descriptor, FileIdentity};
 use super::names::is_lock_file;
 use super::process;
 
@@ -110,7 +110,7 @@ fn is_ours(path: &Path) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct InUse {
     pub(super) path: PathBuf,
-    base: Identity,
+    base: FileIdentity,
     mount_namespace: u64,
 }
 
@@ -135,13 +135,13 @@ impl InUse {
         let mut words = line.splitn(4, ' ');
         let mut number = || words.next()?.parse().ok();
         let (mount_namespace, device, inode) = (number()?, number()?, number()?);
-        Some(Self { path: words.next()?.into(), base: Identity { device, inode }, mount_namespace })
+        Some(Self { path: words.next()?.into(), base: FileIdentity { device, inode }, mount_namespace })
     }
 }
 
 /// Which directory `base` is, if there is one.
-pub(super) fn identity(base: &Path) -> Option<Identity> {
-    rustix::fs::stat(base).ok().map(|stat| Identity { device: stat.st_dev, inode: stat.st_ino })
+pub(super) fn identity(base: &Path) -> Option<FileIdentity> {
+    rustix::fs::stat(base).ok().map(|stat| FileIdentity { device: stat.st_dev, inode: stat.st_ino })
 }
 
 #[cfg(test)]
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_record_reads_back() {
-        let record = InUse { path: "/run/lock/dlock-1".into(), base: Identity { device: 3, inode: 4 }, mount_namespace: 5 };
+        let record = InUse { path: "/run/lock/dlock-1".into(), base: FileIdentity { device: 3, inode: 4 }, mount_namespace: 5 };
         assert_eq!(InUse::decode(record.encode().as_bytes()), Some(record.clone()));
         assert_eq!(InUse::decode(record.encode().trim_end().as_bytes()), None, "half written");
     }

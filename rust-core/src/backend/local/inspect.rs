@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::files::{Descriptor, Identity};
+use super::files::{Descriptor, FileIdentity};
 use super::process::Process;
 use super::record::HolderRecord;
 use super::{locks, names, tokens};
@@ -20,7 +20,7 @@ const SLOT_TRIES: u32 = 200;
 
 /// A lock file that somebody holds.
 pub(super) struct HeldFile {
-    identity: Identity,
+    identity: FileIdentity,
     /// `None` if it cannot be read.
     record: Option<HolderRecord>,
 }
@@ -84,7 +84,7 @@ pub(super) fn take_away(directory: &Path, slot: u8, path: &Path, whom: &Whom, th
         Whom::Owner(owner) => record.owner == *owner,
     };
     // Checked once more right before the unlink, which must not hit the file of a successor.
-    if !is_meant || Identity::at(path)? != Some(identity) {
+    if !is_meant || FileIdentity::at(path)? != Some(identity) {
         return Ok(false);
     }
     match std::fs::remove_file(path) {

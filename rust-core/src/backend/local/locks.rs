@@ -4,7 +4,7 @@
 //! can be queried ([`ofd`](super::ofd)). Holders of an earlier version have none: for those the writer of the record is looked up, and a
 //! process that cannot be seen from here counts as alive.
 
-use super::files::{Descriptor, Identity};
+use super::files::{Descriptor, FileIdentity};
 use super::process::Process;
 use super::record::HolderRecord;
 
@@ -35,7 +35,7 @@ pub(super) fn is_left_behind(record: &HolderRecord, this: Process) -> bool {
 }
 
 /// Whether the kernel lists a lock on `file`. Overlay file systems and btrfs list other numbers, so there none is found.
-fn is_listed(file: Identity) -> bool {
+fn is_listed(file: FileIdentity) -> bool {
     let wanted = (rustix::fs::major(file.device), rustix::fs::minor(file.device), file.inode);
     std::fs::read_to_string("/proc/locks").is_ok_and(|list| list.lines().filter_map(locked).any(|locked| locked == wanted))
 }
