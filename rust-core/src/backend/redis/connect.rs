@@ -24,17 +24,17 @@ use super::sentinel::NamedMaster;
 use super::server_clock::ServerClock;
 use super::{failure, names, wakeup};
 use crate::backend::{Context, Hint};
+use crate::backoff::{Backoff, Pauses};
 use crate::error::{BackendError, CLOSED, Failure};
 use crate::observe::logs::target;
 
 /// How many requests may wait to be written before the next one has to.
 const WRITE_QUEUE: usize = 1024;
 
-/// The pause after the first failure to connect. Each further failure doubles it.
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// The pauses between attempts to connect that fail.
+const BACKOFF: Backoff = Backoff::millis(25, 500);
 /// After this long without a failure, the next one counts as the first.
-const PAUSE_MEMORY: Duration = Duration::from_secs(2);
+const FAILURE_MEMORY: Duration = Duration::from_secs(2);
 
 /// Longer timeouts are cut: the sum of an instant and an unbounded duration overflows.
 pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
@@ -67,9 +67,16 @@ struct ConnectorState {
     attempt: Option<LinkAttempt>,
     /// The number of the attempt; zero before the first.
     number: u64,
-    /// When the last attempt failed, how long to pause after it, and why it failed.
-    failed: Option<(Instant, Duration, BackendError)>,
+    last_failure: Option<FailedAttempt>,
     closed: bool,
+}
+
+struct FailedAttempt {
+    at: Instant,
+    /// The next attempt begins at this time.
+    pause_until: Instant,
+    pauses: Pauses,
+    error: BackendError,
 }
 
 impl Connector {
@@ -121,7 +128,7 @@ impl Connector {
 
     fn begin(&self, state: &mut ConnectorState) -> (u64, LinkAttempt) {
         let again = state.number > 0;
-        let pause = state.failed.as_ref().map(|(at, pause, _)| *at + *pause);
+        let pause = state.last_failure.as_ref().map(|failed| failed.pause_until);
         let factory = self.factory.clone();
         let attempt = async move {
             if let Some(pause) = pause {
@@ -142,19 +149,20 @@ impl Connector {
             return;
         }
         let now = Instant::now();
-        let pause = match &state.failed {
-            Some((at, pause, _)) if now - *at < PAUSE_MEMORY => (*pause * 2).min(LONGEST_PAUSE),
-            _ => FIRST_PAUSE,
+        let mut pauses = match &state.last_failure {
+            Some(failed) if now - failed.at < FAILURE_MEMORY => failed.pauses,
+            _ => BACKOFF.pauses(),
         };
-        state.failed = Some((now, pause, error.clone()));
+        let pause_until = now + pauses.next();
+        state.last_failure = Some(FailedAttempt { at: now, pause_until, pauses, error: error.clone() });
     }
 
     /// Why the last attempt failed, for callers whose time is up before the next one ends. A refusal is final, and so must come from the
     /// caller's own attempt.
     fn known_trouble(&self) -> Option<BackendError> {
         let state = self.state.lock();
-        let (at, _, error) = state.failed.as_ref()?;
-        (error.failure == Failure::NotSent && at.elapsed() < PAUSE_MEMORY).then(|| error.clone())
+        let FailedAttempt { at, error, .. } = state.last_failure.as_ref()?;
+        (error.failure == Failure::NotSent && at.elapsed() < FAILURE_MEMORY).then(|| error.clone())
     }
 }
 
