@@ -38,10 +38,10 @@ tokio::task_local! {
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct Caller(Option<Identity>);
+pub struct Caller(Option<KnownCaller>);
 
 #[derive(Clone)]
-struct Identity {
+struct KnownCaller {
     id: CallerId,
     /// Who started it, the nearest first.
     ancestors: Option<Arc<[CallerId]>>,
@@ -80,7 +80,7 @@ impl Caller {
         }
         let known = task::try_id().map(CallerId::Task);
         let known = known.or_else(|| runtime::Handle::try_current().ok().map(|_| CallerId::Thread(thread::current().id())));
-        Self(known.map(|id| Identity { id, ancestors: None, around: 0 }))
+        Self(known.map(|id| KnownCaller { id, ancestors: None, around: 0 }))
     }
 
     /// A caller of which nothing is known: while a client drains, whatever it asks for is taken for the work of a holder.
@@ -91,12 +91,12 @@ impl Caller {
     /// Whoever does not belong to a body, where only bodies can be told apart. It was started by no holder; a lease that it takes may be
     /// anybody's.
     pub const fn nobody() -> Self {
-        Self(Some(Identity { id: CallerId::Nobody, ancestors: None, around: 0 }))
+        Self(Some(KnownCaller { id: CallerId::Nobody, ancestors: None, around: 0 }))
     }
 
     /// A new caller, which nobody started.
     pub fn root() -> Self {
-        Self(Some(Identity { id: CallerId::Made(NEXT.fetch_add(1, Ordering::Relaxed)), ancestors: None, around: 0 }))
+        Self(Some(KnownCaller { id: CallerId::Made(NEXT.fetch_add(1, Ordering::Relaxed)), ancestors: None, around: 0 }))
     }
 
     /// A new caller, started by this one.
@@ -104,10 +104,10 @@ impl Caller {
     pub fn child(&self) -> Self {
         let id = CallerId::Made(NEXT.fetch_add(1, Ordering::Relaxed));
         let ancestors = match &self.0 {
-            None | Some(Identity { id: CallerId::Nobody, .. }) => None,
+            None | Some(KnownCaller { id: CallerId::Nobody, .. }) => None,
             Some(parent) => Some(std::iter::once(&parent.id).chain(self.ancestors()).take(ANCESTORS).copied().collect()),
         };
-        Self(Some(Identity { id, ancestors, around: 0 }))
+        Self(Some(KnownCaller { id, ancestors, around: 0 }))
     }
 
     /// A body that this caller waits for.

@@ -14,7 +14,7 @@ use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::engine::attempt::Attempt;
 use crate::engine::lease_record::LeaseRecord;
-use crate::engine::lease_state::{Event, LeaseState, Terms};
+use crate::engine::lease_state::{LeaseEvent, LeaseState, Terms};
 use crate::engine::line::{HandOverAnswer, Joined, QueuePosition, Turn};
 use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Failure, Result};
@@ -285,7 +285,7 @@ impl Session {
         let mut state = LeaseState::granted(sent - grant.age, grant.ttl, terms);
         let now = self.clock.now();
         // Where nobody has heard of the grant yet, nobody has stalled.
-        state.on(now, Event::Heartbeat);
+        state.on(now, LeaseEvent::Heartbeat);
         if !state.is_valid(now) {
             return None;
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::caller::Caller;
-use crate::engine::lease_state::Event;
+use crate::engine::lease_state::LeaseEvent;
 use crate::engine::leases::{HolderStanding, Leases};
 use crate::engine::runtime::Close;
 use crate::engine::session::Session;
@@ -103,7 +103,7 @@ impl Session {
         let mut left = self.leases_now();
         left.sort_unstable_by_key(|record| record.owner.sequence);
         for record in left {
-            self.apply(&record, Event::Close);
+            self.apply(&record, LeaseEvent::Close);
         }
         self.tasks.close();
         let farewell = self.clock.sleep_until(self.clock.now() + EXIT_GRACE);

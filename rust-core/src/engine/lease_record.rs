@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::caller::Caller;
 use crate::clock::{Clock, Instant};
-use crate::engine::lease_state::{Action, Event, LeaseState, Status};
+use crate::engine::lease_state::{Action, LeaseEvent, LeaseState, Status};
 use crate::engine::line_status::{LineStatus, OwnLease};
 use crate::error::BackendError;
 use crate::fencing::Token;
@@ -107,7 +107,7 @@ impl LeaseRecord {
     /// what follows from it.
     ///
     /// [`Session::apply`]: crate::engine::session::Session::apply
-    pub(super) fn on(&self, now: Instant, event: Event) -> Action {
+    pub(super) fn on(&self, now: Instant, event: LeaseEvent) -> Action {
         let (action, before, after) = {
             let mut state = self.state.lock();
             let before = state.status();

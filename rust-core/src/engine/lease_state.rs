@@ -1,4 +1,4 @@
-//! The life of one lease, as a pure state machine: `(now, Event) -> Action`.
+//! The life of one lease, as a pure state machine: `(now, LeaseEvent) -> Action`.
 //!
 //! ```text
 //!            Tick: renew_at           Renewed
@@ -56,7 +56,7 @@ impl Status {
 
 /// What a lease is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum LeaseEvent {
     /// Time has passed.
     Tick,
     /// A renewal or extension sent at `sent` was acknowledged with this TTL. `epoch` is that of the request.
@@ -97,6 +97,10 @@ pub enum Event {
     Close,
 }
 
+/// The name that [`LeaseEvent`] had before.
+#[doc(hidden)]
+pub use LeaseEvent as Event;
+
 /// What the engine has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -121,7 +125,7 @@ pub struct Terms {
     pub margin: Duration,
     /// The lease ends this long after it was granted.
     pub max_hold: Option<Duration>,
-    /// The lease ends this long after the last [`Event::Heartbeat`]; the first one begins it.
+    /// The lease ends this long after the last [`LeaseEvent::Heartbeat`]; the first one begins it.
     pub max_stall: Option<Duration>,
 }
 
@@ -211,7 +215,7 @@ impl LeaseState {
         self.status == Status::Held && self.run_out(now).is_none()
     }
 
-    /// When to send the next [`Event::Tick`]; `None` once the lease has ended.
+    /// When to send the next [`LeaseEvent::Tick`]; `None` once the lease has ended.
     pub fn next_deadline(&self) -> Option<Instant> {
         if self.status != Status::Held {
             return None;
@@ -244,10 +248,10 @@ impl LeaseState {
     }
 
     /// Takes an event and says what to do.
-    pub fn on(&mut self, now: Instant, event: Event) -> Action {
+    pub fn on(&mut self, now: Instant, event: LeaseEvent) -> Action {
         match (self.status, event) {
             (Status::Held, event) => self.while_held(now, event),
-            (Status::Releasing, Event::ReleaseEnded(status)) => {
+            (Status::Releasing, LeaseEvent::ReleaseEnded(status)) => {
                 self.status = status;
                 Action::Wait
             }
@@ -255,10 +259,10 @@ impl LeaseState {
         }
     }
 
-    fn while_held(&mut self, now: Instant, event: Event) -> Action {
+    fn while_held(&mut self, now: Instant, event: LeaseEvent) -> Action {
         match event {
-            Event::Tick => self.tick(now),
-            Event::Renewed { sent, ttl, epoch } => {
+            LeaseEvent::Tick => self.tick(now),
+            LeaseEvent::Renewed { sent, ttl, epoch } => {
                 self.in_flight = false;
                 self.failures = 0;
                 if epoch == self.epoch {
@@ -269,34 +273,34 @@ impl LeaseState {
                 // An answer that was so long under way that it is already over saves nothing.
                 self.tick_after_answer(now)
             }
-            Event::Unknown { backoff } => {
+            LeaseEvent::Unknown { backoff } => {
                 self.in_flight = false;
                 let pause = backoff.after(self.failures).min(self.ttl / 20);
                 self.failures += 1;
                 self.renew_at = self.terms.renew.then_some(now + pause);
                 self.tick_after_answer(now)
             }
-            Event::Heartbeat => self.heartbeat(now),
-            Event::Gone => self.lose(LossReason::Gone),
-            Event::Extend { ttl } => {
+            LeaseEvent::Heartbeat => self.heartbeat(now),
+            LeaseEvent::Gone => self.lose(LossReason::Gone),
+            LeaseEvent::Extend { ttl } => {
                 self.epoch += 1;
                 self.ttl = ttl;
                 self.longest = self.longest.max(ttl);
                 self.valid_until = self.valid_until.min(self.vouched(now, ttl));
                 self.tick_after_answer(now)
             }
-            Event::ExtendUnknown { ttl, late } => {
+            LeaseEvent::ExtendUnknown { ttl, late } => {
                 self.shadow = Some((late, ttl));
                 self.renew_at = self.terms.renew.then_some(now);
                 Action::Wait
             }
             // What has run out is lost, whoever notices first: its holder must not wait for the server that it lost the key to.
-            Event::Release => match self.run_out(now) {
+            LeaseEvent::Release => match self.run_out(now) {
                 Some(reason) => self.lose(reason),
                 None => self.give_back(),
             },
-            Event::ReleaseEnded(_) => Action::Wait,
-            Event::Close => self.lose(LossReason::Closed),
+            LeaseEvent::ReleaseEnded(_) => Action::Wait,
+            LeaseEvent::Close => self.lose(LossReason::Closed),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::backend::{Outcome, Release};
 use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::engine::lease_record::LeaseRecord;
-use crate::engine::lease_state::{Action, Event, Status};
+use crate::engine::lease_state::{Action, LeaseEvent, Status};
 use crate::engine::line::{HandOver, HandOverAnswer, QueuePosition};
 use crate::engine::session::Session;
 use crate::error::Failure;
@@ -44,7 +44,7 @@ impl Session {
         // Taken first: a session that is closing sees no lease any more after `let_go`, and must still wait for the release.
         let _closing_waits = self.tasks.token();
         let since = self.clock.now();
-        if self.apply_at(since, record, Event::Release) != Action::GiveBack {
+        if self.apply_at(since, record, LeaseEvent::Release) != Action::GiveBack {
             return then;
         }
         let hand_over = self.deregister(record);
@@ -119,7 +119,7 @@ impl Session {
 
     /// A release that began at `since` is over.
     fn note_release_ended(self: &Arc<Self>, record: &Arc<LeaseRecord>, since: Instant, status: Status) {
-        self.apply(record, Event::ReleaseEnded(status));
+        self.apply(record, LeaseEvent::ReleaseEnded(status));
         self.observer.released(record.subject_until(since), status.as_str());
     }
 

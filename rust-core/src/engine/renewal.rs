@@ -16,7 +16,7 @@ use crate::backoff::Backoff;
 use crate::clock::{Clock, Instant};
 use crate::engine::deadlines::Deadlines;
 use crate::engine::lease_record::LeaseRecord;
-use crate::engine::lease_state::{Action, Event, LeaseState, Status};
+use crate::engine::lease_state::{Action, LeaseEvent, LeaseState, Status};
 use crate::error::BackendError;
 use crate::observe::Observer;
 use crate::observe::logs::target;
@@ -28,7 +28,7 @@ const TOGETHER: Duration = Duration::from_millis(50);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// How an event reaches the state machine of a lease: [`Session::apply`](crate::engine::session::Session::apply).
-pub(crate) type Apply = dyn Fn(&Arc<LeaseRecord>, Event) -> Action + Send + Sync;
+pub(crate) type Apply = dyn Fn(&Arc<LeaseRecord>, LeaseEvent) -> Action + Send + Sync;
 
 /// All leases of a session by their next deadline.
 pub(crate) struct Renewals {
@@ -87,7 +87,7 @@ impl Renewals {
     fn look_at(self: &Arc<Self>, due: Vec<Arc<LeaseRecord>>) {
         let mut batch = Vec::new();
         for record in due {
-            if (self.apply)(&record, Event::Tick) == Action::Renew {
+            if (self.apply)(&record, LeaseEvent::Tick) == Action::Renew {
                 batch.push(record.clone());
             }
             self.schedule(&record);
@@ -140,34 +140,34 @@ impl Renewals {
         let backoff = Backoff { first: self.tuning.base_delay, longest: self.tuning.max_delay };
         for (index, record) in leases.iter().enumerate() {
             let event = match answers.as_ref().map(|answers| answers.get(index)) {
-                Ok(Some(Renewed::Extended(ttl))) => Event::Renewed { sent, ttl: *ttl, epoch: epochs[index] },
-                Ok(Some(Renewed::Gone)) => Event::Gone,
-                Ok(None) | Err(_) => Event::Unknown { backoff },
+                Ok(Some(Renewed::Extended(ttl))) => LeaseEvent::Renewed { sent, ttl: *ttl, epoch: epochs[index] },
+                Ok(Some(Renewed::Gone)) => LeaseEvent::Gone,
+                Ok(None) | Err(_) => LeaseEvent::Unknown { backoff },
             };
             match &answers {
                 Ok(_) => record.renewal_answered(),
                 Err(error) => record.renewal_failed(error),
             }
             match (event, &answers) {
-                (Event::Renewed { .. }, _) => {
+                (LeaseEvent::Renewed { .. }, _) => {
                     let lag = record.read(|state| state.lag(record.now()));
                     self.tell_renewed(record, event, Some(lag));
                 }
-                (Event::Unknown { .. }, Err(error)) => self.tell_failed(record, event, &error.message),
+                (LeaseEvent::Unknown { .. }, Err(error)) => self.tell_failed(record, event, &error.message),
                 _ => self.tell(record, event),
             }
         }
     }
 
     /// Passes an event on, and schedules what follows from it.
-    pub(crate) fn tell(&self, record: &Arc<LeaseRecord>, event: Event) {
+    pub(crate) fn tell(&self, record: &Arc<LeaseRecord>, event: LeaseEvent) {
         if !matches!((self.apply)(record, event), Action::Lose(_)) {
             self.schedule(record);
         }
     }
 
     /// A renewal or an extension was acknowledged, so long after it was due if it was.
-    fn tell_renewed(&self, record: &Arc<LeaseRecord>, event: Event, lag: Option<Duration>) {
+    fn tell_renewed(&self, record: &Arc<LeaseRecord>, event: LeaseEvent, lag: Option<Duration>) {
         self.tell(record, event);
         // Neither after a release nor after an answer that came too late.
         if record.status() == Status::Held {
@@ -176,7 +176,7 @@ impl Renewals {
     }
 
     /// A renewal got no answer.
-    fn tell_failed(&self, record: &Arc<LeaseRecord>, event: Event, error: &str) {
+    fn tell_failed(&self, record: &Arc<LeaseRecord>, event: LeaseEvent, error: &str) {
         if record.status() == Status::Held {
             self.observer.renewal_failed(record.subject(), error);
         }
@@ -193,7 +193,7 @@ impl Renewals {
             return Ok(());
         }
         let before = record.read(LeaseState::valid_until);
-        self.tell(record, Event::Extend { ttl });
+        self.tell(record, LeaseEvent::Extend { ttl });
         let epoch = record.read(LeaseState::epoch);
         let sent = self.clock.now();
         // Only a shorter life needs to be set exactly; a longer one must not undo a renewal that overtakes it.
@@ -205,17 +205,17 @@ impl Renewals {
         }
         match answer.map(|answers| answers.first().copied()) {
             Ok(Some(Renewed::Extended(ttl))) => {
-                self.tell_renewed(record, Event::Renewed { sent, ttl, epoch }, None);
+                self.tell_renewed(record, LeaseEvent::Renewed { sent, ttl, epoch }, None);
                 Ok(())
             }
             Ok(_) => {
-                self.tell(record, Event::Gone);
+                self.tell(record, LeaseEvent::Gone);
                 Ok(())
             }
             Err(error) => {
                 if exact {
                     let late = self.clock.now() + self.backend.capabilities().late_window;
-                    self.tell(record, Event::ExtendUnknown { ttl, late });
+                    self.tell(record, LeaseEvent::ExtendUnknown { ttl, late });
                 }
                 Err(error)
             }
@@ -271,8 +271,8 @@ mod tests {
             Box::new(|_, _| Action::Wait),
         );
         clock.advance(20 * SECOND);
-        assert_eq!(record.on(clock.now(), Event::Tick), Action::Renew);
-        assert_eq!(record.on(clock.now(), Event::Release), Action::GiveBack);
+        assert_eq!(record.on(clock.now(), LeaseEvent::Tick), Action::Renew);
+        assert_eq!(record.on(clock.now(), LeaseEvent::Release), Action::GiveBack);
         renewals.renew(vec![record]).await;
         let left = backend.inspect(key, SECOND).await.unwrap().holder.unwrap().remaining.unwrap();
         assert_eq!(left, 10 * SECOND, "nothing was sent");

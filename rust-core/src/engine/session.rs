@@ -18,7 +18,7 @@ use crate::clock::{Clock, Instant};
 use crate::engine::environment::Environment;
 use crate::engine::heartbeats::Heartbeats;
 use crate::engine::lease_record::LeaseRecord;
-use crate::engine::lease_state::{Action, Event, Status};
+use crate::engine::lease_state::{Action, LeaseEvent, Status};
 use crate::engine::leases::{Closing, Leases};
 use crate::engine::line::{HandOver, Lines};
 use crate::engine::renewal::Renewals;
@@ -165,7 +165,7 @@ impl Session {
     /// Passes on the holder's sign of life. False once the lease has ended.
     pub(crate) fn heartbeat(self: &Arc<Self>, record: &Arc<LeaseRecord>) -> bool {
         // It only moves the deadline away: the heap of renewals finds out when it gets there.
-        self.apply(record, Event::Heartbeat);
+        self.apply(record, LeaseEvent::Heartbeat);
         record.status() == Status::Held
     }
 
@@ -197,12 +197,12 @@ impl Session {
     /// a lease that was lost. Nobody else gives events to a lease.
     ///
     /// What the caller asked for is left to the caller: to send the renewal or the release.
-    pub(crate) fn apply(self: &Arc<Self>, record: &Arc<LeaseRecord>, event: Event) -> Action {
+    pub(crate) fn apply(self: &Arc<Self>, record: &Arc<LeaseRecord>, event: LeaseEvent) -> Action {
         self.apply_at(self.clock.now(), record, event)
     }
 
     /// [`Session::apply`] for callers that have just read the clock.
-    pub(crate) fn apply_at(self: &Arc<Self>, now: Instant, record: &Arc<LeaseRecord>, event: Event) -> Action {
+    pub(crate) fn apply_at(self: &Arc<Self>, now: Instant, record: &Arc<LeaseRecord>, event: LeaseEvent) -> Action {
         let action = record.on(now, event);
         if let Action::Lose(reason) = action {
             record.tell_loss(Status::Lost(reason));

@@ -30,12 +30,12 @@ enum Bell {
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Undelivered {
     events: VecDeque<Event>,
     bell: Bell,
 }
 
-impl Waiting {
+impl Undelivered {
     /// Moves everything to the end of `batch`, whose room is used anew as a rule: new memory for each batch would take longer than all the rest.
     fn take_into(&mut self, batch: &mut VecDeque<Event>) {
         if batch.is_empty() {
@@ -50,14 +50,14 @@ pub(super) struct EventQueue {
     pid: u32,
     kinds: AtomicU8,
     ended: AtomicBool,
-    waiting: Mutex<Waiting>,
+    undelivered: Mutex<Undelivered>,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
 impl EventQueue {
     pub(super) fn new(kinds: Kinds, wake: Box<dyn Fn() + Send + Sync>) -> Self {
         let (kinds, ended) = (AtomicU8::new(kinds.0), AtomicBool::new(false));
-        Self { pid: process::id(), kinds, ended, waiting: Mutex::default(), wake }
+        Self { pid: process::id(), kinds, ended, undelivered: Mutex::default(), wake }
     }
 
     pub(super) fn wants(&self, kind: Kind) -> bool {
@@ -66,14 +66,14 @@ impl EventQueue {
 
     /// Whether the courier has to come. An event that finds the queue full is dropped.
     pub(super) fn push(&self, event: Event) -> std::result::Result<bool, ()> {
-        let mut waiting = self.waiting.lock();
-        if waiting.events.len() >= QUEUE {
+        let mut undelivered = self.undelivered.lock();
+        if undelivered.events.len() >= QUEUE {
             return Err(());
         }
-        waiting.events.push_back(event);
-        let first = waiting.bell == Bell::Silent;
+        undelivered.events.push_back(event);
+        let first = undelivered.bell == Bell::Silent;
         if first {
-            waiting.bell = Bell::Armed;
+            undelivered.bell = Bell::Armed;
         }
         Ok(first)
     }
@@ -81,10 +81,10 @@ impl EventQueue {
     /// Wakes the subscriber if something came since it was last woken.
     pub(super) fn ring(&self) {
         let armed = {
-            let mut waiting = self.waiting.lock();
-            let armed = waiting.bell == Bell::Armed;
+            let mut undelivered = self.undelivered.lock();
+            let armed = undelivered.bell == Bell::Armed;
             if armed {
-                waiting.bell = Bell::Rung;
+                undelivered.bell = Bell::Rung;
             }
             armed
         };
@@ -105,7 +105,7 @@ impl EventQueue {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.waiting.lock().events.len()
+        self.undelivered.lock().events.len()
     }
 
     /// Nothing more comes: its client is gone. The subscriber is woken to see it.
@@ -130,24 +130,24 @@ impl EventQueue {
     }
 
     pub(super) fn clear(&self) {
-        self.waiting.lock().events.clear();
+        self.undelivered.lock().events.clear();
     }
 
     /// Moves everything that came to the end of `batch`. The next event wakes the subscriber again.
     pub(super) fn take_into(&self, batch: &mut VecDeque<Event>) {
         batch.shrink_to(ROOM);
-        let mut waiting = self.waiting.lock();
-        waiting.bell = Bell::Silent;
-        waiting.take_into(batch);
+        let mut undelivered = self.undelivered.lock();
+        undelivered.bell = Bell::Silent;
+        undelivered.take_into(batch);
     }
 
     /// [`EventQueue::take_into`] for a subscriber that comes again until nothing is left: only then does the next event wake it.
     pub(super) fn take_or_rest(&self, batch: &mut VecDeque<Event>) {
         batch.shrink_to(ROOM);
-        let mut waiting = self.waiting.lock();
-        if waiting.events.is_empty() {
-            waiting.bell = Bell::Silent;
+        let mut undelivered = self.undelivered.lock();
+        if undelivered.events.is_empty() {
+            undelivered.bell = Bell::Silent;
         }
-        waiting.take_into(batch);
+        undelivered.take_into(batch);
     }
 }
