@@ -387,18 +387,5 @@ pub(super) fn remaining(deadline: Timer) -> Duration {
 }
 
 #[cfg(test)]
-impl LeaseUse {
-    /// A waiter's use of a lease with this id and TTL, which no pool knows.
-    pub(super) fn sample(id: i64, ttl: Duration) -> Self {
-        let kept = crate::clock::ManualClock::new().now();
-        let state =
-            EtcdLeaseState { kept, server_ttl: ttl, over: false, holders: 0, waiters: 1, in_care: false, spare_since: kept };
-        let keeping = tokio::sync::Mutex::default();
-        let lease = Arc::new(EtcdLease { id, ttl, exclusive: false, state: Mutex::new(state), keeping });
-        Self { lease, by_waiter: true, pool: Weak::new() }
-    }
-}
-
-#[cfg(test)]
 #[path = "leases_tests.rs"]
 mod tests;

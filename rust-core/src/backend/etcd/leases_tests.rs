@@ -9,6 +9,16 @@ fn pool(clock: &ManualClock) -> Arc<LeasePool> {
     LeasePool::new(Arc::new(endpoints), Arc::new(clock.clone()), SECOND, Box::new(|| {}))
 }
 
+impl LeaseUse {
+    /// A waiter's use of a lease that no pool knows.
+    pub(in crate::backend::etcd) fn sample(id: i64, ttl: Duration) -> Self {
+        let clock = ManualClock::new();
+        let only = pool(&clock);
+        let lease = lease(&only, id, ttl, false);
+        only.use_of(&lease)
+    }
+}
+
 /// A lease as it is after its grant.
 fn lease(pool: &LeasePool, id: i64, ttl: Duration, exclusive: bool) -> Arc<EtcdLease> {
     let kept = pool.clock.now();
