@@ -9,9 +9,9 @@
 //!
 //! [ADR 5]: ../../../../../docs/adr/0005-etcd-shared-leases.md
 //! [ADR 6]: ../../../../../docs/adr/0006-etcd-guard.md
-//! [ADR 7]: ../../../../../docs/adr/0007-etcd-chairs.md
-//! [ADR 8]: ../../../../../docs/adr/0008-etcd-crowds.md
-//! [ADR 9]: ../../../../../docs/adr/0009-etcd-flat-batches.md
+//! [ADR 7]: ../../../../../docs/adr/0007-etcd-key-numbers.md
+//! [ADR 8]: ../../../../../docs/adr/0008-etcd-large-batches.md
+//! [ADR 9]: ../../../../../docs/adr/0009-etcd-optimistic-batches.md
 //!
 //! # The life of an attempt
 //!
