@@ -16,23 +16,24 @@
 //! # The life of an attempt
 //!
 //! ```text
-//!   acquire: put our key behind the last one, if the guard has not moved (`request`, `acquire`)
-//!      │
-//!      ├─ no key was there ──────────────────────────────▶ Holding
-//!      ├─ a key is ahead: watch it (`watch`) ──▶ Waiting     │  renew: keep the lease alive, see that the key exists (`renew`)
-//!      │                                          │  ▲       │
-//!      │              it is deleted: a hint ──▶ look │       │
-//!      │                                          │  └─ still behind
-//!      │                                          └── first ─▶
-//!      └─ no answer ──▶ Unanswered ──▶ asked again by the engine, or withdrawn
+//!   Idle ── acquire: put our key behind the last one, if the guard has not moved (`acquire`, `request`)
+//!    │
+//!    ├─ the queue was empty ─────────────────────────────▶ Holding ── renew: keep the lease alive, read that the key exists (`renew`)
+//!    │                                                        ▲
+//!    ├─ a key is ahead ──▶ Waiting: watch that key (`watch`)  │
+//!    │                       ▲    │                           │
+//!    │                       │    ▼ it is deleted: a hint     │
+//!    │          still behind └── look at our own key ── first ┘
+//!    │
+//!    └─ no answer ──▶ Unanswered: the engine asks again, or withdraws
 //!
-//!   release, withdraw (`release`):
-//!      what is in the cluster is known ──▶ delete the key with this create revision
-//!      a request has no answer ──────────▶ delete whatever it made and move the guard on, in one transaction (`lost_answers`)
-//!      either way: Withdrawing until the deletion is confirmed, then Idle, and the key number is free
+//!   release, withdraw (`release`) ──▶ Withdrawing until the deletion is confirmed ──▶ Idle: the key number is free
+//!    ├─ our key is known ──────────▶ delete the key with this create revision
+//!    └─ a request has no answer ───▶ delete whatever it made, and move the guard on in the same transaction (`lost_answers`)
 //! ```
 //!
-//! `attempt` is this state machine; `attempts` gives one request at a time access to an attempt.
+//! `attempt` is this state machine, and `attempts` lets one request at a time work on an attempt. `batch` and `shape` send the transactions of
+//! many attempts together. `servers` chooses the server, and knows nothing of locks.
 //!
 //! # Words
 //!
@@ -41,7 +42,7 @@
 //! | attempt | one owner id that asks for a lock, through all its retries |
 //! | queue key | the etcd key of one attempt; its value has the owner id and the note |
 //! | queue | all queue keys of a lock, by create revision |
-//! | key number | tells the attempts of one session for one lock apart, in the queue key's name; used again when its attempt is over |
+//! | key number | the part of a queue key's name that differs between the attempts of one session for one lock; used again when its attempt is over |
 //! | created | the create revision of a queue key: its age, its identity, and the token |
 //! | guard | one key of each session; requests that make keys compare its revision |
 //! | move the guard on | write the guard's key, so that all older requests of the session are void |
