@@ -16,7 +16,6 @@ use crate::lock::Lock;
 use crate::observe::Observer;
 use crate::options::{ClientOptions, LockOptions, check_key};
 use crate::process::Bound;
-use crate::runtime::run;
 use crate::session::Session;
 use place::Shared;
 
@@ -327,11 +326,9 @@ impl Client {
             return Err(Error::ClientClosed { operation });
         }
         let engine = session.engine.clone();
-        run(
-            &engine,
-            async move { ask(session.backend.clone()).await.map_err(|source| session.unavailable(operation, key, source)) },
-        )
-        .await
+        engine
+            .run(async move { ask(session.backend.clone()).await.map_err(|source| session.unavailable(operation, key, source)) })
+            .await?
     }
 }
 
@@ -339,6 +336,10 @@ async fn close(session: Option<Bound<Session>>, timeout: Duration) -> Result<()>
     let Some(session) = session else { return Ok(()) };
     let session = session.get()?.clone();
     let engine = session.engine.clone();
-    run(&engine, async move { session.close(timeout).await }).await;
+    let closing = session.clone();
+    if engine.run(async move { closing.close(timeout).await }).await.is_err() {
+        // The engine has stopped, and nothing of the session goes on. It is closed for those who ask later.
+        session.closing.begun.cancel();
+    }
     Ok(())
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use crate::backend::{Outcome, Release};
+use crate::calls::Answer;
 use crate::clock::Instant;
-use crate::error::Failure;
+use crate::error::{Failure, Result};
 use crate::held::Held;
 use crate::lease_state::{Action, Event, Status};
 use crate::owner::OwnerId;
@@ -23,18 +24,40 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Session {
     /// Ends a lease's validity and renewal, then gives the key back in the background. Does nothing to a lease that has ended.
     pub(crate) fn release(self: &Arc<Self>, held: &Arc<Held>) {
-        self.begin_release(held, None::<fn(Status)>);
+        if self.engine.waking(|| self.begin_release(held, None::<Told<fn(Result<Status>)>>)).is_none() {
+            self.leave_unattended(held);
+        }
     }
 
     /// [`Session::release`] that calls `then` once the release was answered, or after the lease's `op_timeout`.
     pub(crate) fn release_then(self: &Arc<Self>, held: &Arc<Held>, then: impl FnOnce(Status) + Send + 'static) {
-        if let Some(then) = self.begin_release(held, Some(then)) {
-            self.tell_released(held, self.clock.now() + held.op_timeout, then);
+        if self.engine.is_stopped() {
+            self.leave_unattended(held);
+        }
+        let ended = held.clone();
+        let answer = self.engine.begin(move |status: Result<Status>| {
+            then(status.unwrap_or_else(|_| match ended.status() {
+                // The engine has stopped: nobody will hear more.
+                Status::Held | Status::Releasing => Status::Unconfirmed,
+                status => status,
+            }));
+        });
+        let told = Told(answer, held.clone());
+        let begun = self.engine.waking(|| {
+            if let Some(told) = self.begin_release(held, Some(told)) {
+                self.tell_released(held, self.clock.now() + held.op_timeout, told);
+            }
+        });
+        if begun.is_none() {
+            self.leave_unattended(held);
         }
     }
 
     /// Returns `then` if there is nothing to wait for here: the lease has ended, or is given back by somebody else already.
-    fn begin_release<T: FnOnce(Status) + Send + 'static>(self: &Arc<Self>, held: &Arc<Held>, then: Option<T>) -> Option<T> {
+    fn begin_release<F>(self: &Arc<Self>, held: &Arc<Held>, then: Option<Told<F>>) -> Option<Told<F>>
+    where
+        F: FnOnce(Result<Status>) + Send + 'static,
+    {
         // Taken first: a session that is closing sees no lease any more after `let_go`, and must still wait for the release.
         let _closing_waits = self.tasks.token();
         let since = self.clock.now();
@@ -47,7 +70,6 @@ impl Session {
             Action::Wait | Action::Renew => return then,
         }
         let parked = self.let_go(held);
-        let then = Told(then.map(|then| (then, held.clone())));
         let (session, held) = (self.clone(), held.clone());
         let span = tracing::debug_span!("release", key = %held.key, token = held.token);
         let given_back = async move {
@@ -58,13 +80,13 @@ impl Session {
             }
             session.leave_again(&held.key, held.owner, held.unanswered, since).await;
         };
-        self.tasks.spawn_on(given_back.instrument(span), &self.engine);
+        self.in_background(given_back.instrument(span));
         None
     }
 
-    async fn give_back<T>(self: &Arc<Self>, held: &Arc<Held>, since: Instant, mut parked: Option<Parked>, mut then: Told<T>)
+    async fn give_back<F>(self: &Arc<Self>, held: &Arc<Held>, since: Instant, mut parked: Option<Parked>, mut then: Option<Told<F>>)
     where
-        T: FnOnce(Status) + Send + 'static,
+        F: FnOnce(Result<Status>) + Send + 'static,
     {
         let (valid_until, longest) = held.read(|state| (state.valid_until(), state.longest_ttl()));
         // A renewal without an answer may have been executed, or still be: the backend can keep the key longer than we vouched for it.
@@ -91,7 +113,7 @@ impl Session {
                 Err(error) => {
                     tracing::warn!(key = %held.key, token = held.token, %error, "release failed, will be tried again");
                     maybe_done |= error.failure == Failure::Unknown;
-                    if let Some((then, _)) = then.0.take() {
+                    if let Some(then) = then.take() {
                         self.tell_released(held, patience, then);
                     }
                     let refused = error.failure == Failure::Refused;
@@ -127,9 +149,15 @@ impl Session {
         }
     }
 
-    fn tell_released(self: &Arc<Self>, held: &Arc<Held>, patience: Instant, then: impl FnOnce(Status) + Send + 'static) {
+    fn tell_released<F>(self: &Arc<Self>, held: &Arc<Held>, patience: Instant, then: Told<F>)
+    where
+        F: FnOnce(Result<Status>) + Send + 'static,
+    {
         let (session, held) = (self.clone(), held.clone());
-        self.engine.spawn(async move { then(session.released(&held, patience).await) });
+        self.engine.spawn(async move {
+            session.released(&held, patience).await;
+            drop(then);
+        });
     }
 
     /// Gives up a place that nobody here wants any more, with whatever a late request may still bring it.
@@ -138,7 +166,7 @@ impl Session {
             return;
         }
         let session = self.clone();
-        self.tasks.spawn_on(async move { session.give_up(key, place).await }, &self.engine);
+        self.in_background(async move { session.give_up(key, place).await });
     }
 
     async fn give_up(self: Arc<Self>, key: Arc<str>, place: Place) {
@@ -167,7 +195,7 @@ impl Session {
             session.leave(&key, owner).await;
             session.leave_again(&key, owner, unanswered, since).await;
         };
-        self.tasks.spawn_on(left, &self.engine);
+        self.in_background(left);
     }
 
     /// Leaves once more when the backend can no longer execute a request that was never answered. What has been done `since` may have come
@@ -196,13 +224,11 @@ impl Session {
 }
 
 /// Whom to tell how a lease stands when its release was answered, or when that comes to an end by a panic.
-struct Told<T: FnOnce(Status)>(Option<(T, Arc<Held>)>);
+struct Told<F: FnOnce(Result<Status>)>(Arc<Answer<Status, F>>, Arc<Held>);
 
-impl<T: FnOnce(Status)> Drop for Told<T> {
+impl<F: FnOnce(Result<Status>)> Drop for Told<F> {
     fn drop(&mut self) {
-        if let Some((then, held)) = self.0.take() {
-            then(held.status());
-        }
+        self.0.give(Ok(self.1.status()));
     }
 }
 

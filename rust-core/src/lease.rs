@@ -16,7 +16,6 @@ use crate::lease_state::{LeaseState, Status};
 use crate::options::check_ttl;
 use crate::owner::OwnerId;
 use crate::process::Bound;
-use crate::runtime::run;
 use crate::session::Session;
 
 /// One grant of a lock.
@@ -206,8 +205,9 @@ impl Lease {
         check_ttl(ttl, session.options.unit, session.backend.capabilities())?;
         self.check_before("extend")?;
         let (task, held) = (session.clone(), self.held().clone());
-        let extension = session.tasks.spawn_on(async move { task.renewals.extend(&held, ttl).await }, &session.engine);
-        match extension.await {
+        let extension = session.tasks.track_future(async move { task.renewals.extend(&held, ttl).await });
+        // It goes on if nobody waits for it.
+        match session.engine.finish(extension).await? {
             Ok(Ok(())) => self.check_before("extend"),
             Ok(Err(error)) => Err(session.unavailable("extend", Some(self.key().clone()), error)),
             Err(_) => Err(Error::ClientClosed { operation: "extend" }),
@@ -225,7 +225,7 @@ impl Lease {
     pub fn auto_renew(&self, renew: bool) {
         self.held().set_renew(renew);
         if let Ok(session) = self.handle.session.get() {
-            session.renewals.schedule(self.held());
+            session.engine.waking(|| session.renewals.schedule(self.held()));
         }
     }
 
@@ -234,7 +234,8 @@ impl Lease {
     /// [`Lock::with`](crate::Lock::with) gives signs for as long as the task that waits for it is polled, asyncio and Node by a timer of their
     /// event loops. Whoever holds a lease without them gives them by calling this.
     pub fn heartbeat(&self) -> bool {
-        self.handle.session.get().is_ok_and(|session| session.renewals.heartbeat(self.held()))
+        let heard = |session: &Arc<Session>| session.engine.waking(|| session.renewals.heartbeat(self.held()));
+        self.handle.session.get().is_ok_and(|session| heard(session).unwrap_or(false))
     }
 
     /// Copies of the open files that hold the key, for a child process that must not outlive its lock: while it has them open, the death
@@ -269,7 +270,8 @@ impl Lease {
         self.begin_release_with(Session::release)?;
         let (engine, held) = (session.engine.clone(), self.held().clone());
         let patience = session.clock.now() + held.op_timeout;
-        Ok(run(&engine, async move { session.released(&held, patience).await }).await == Status::Released)
+        // Of an engine that stops meanwhile nobody confirms anything.
+        Ok(engine.run(async move { session.released(&held, patience).await }).await.is_ok_and(|status| status == Status::Released))
     }
 
     /// [`Lease::release`] for callers who wait elsewhere: calls `then` on the engine, once, with where the lease stands when the backend

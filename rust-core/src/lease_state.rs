@@ -94,6 +94,8 @@ pub enum Event {
     ReleaseEnded(Status),
     /// The client closes and takes the lease with it.
     Close,
+    /// The engine has stopped: nobody renews it.
+    Unattended,
 }
 
 /// What the engine has to do next.
@@ -301,6 +303,7 @@ impl LeaseState {
             },
             Event::ReleaseEnded(_) => Action::Wait,
             Event::Close => self.lose(LossReason::Closed),
+            Event::Unattended => self.lose(LossReason::Expired),
         }
     }
 

@@ -27,6 +27,7 @@ mod acquire;
 mod attempt;
 pub mod backend;
 pub mod caller;
+mod calls;
 pub mod choice;
 pub mod client;
 pub mod clock;
@@ -73,7 +74,7 @@ pub use lease_state::Status;
 pub use lock::Lock;
 pub use observe::Stats;
 pub use options::{ClientOptions, LockOptions, Renewal, Retry};
-pub use runtime::{call, shutdown};
+pub use runtime::{Call, call, shutdown};
 pub use unit::Unit;
 
 /// The samples of the README, as tests.

@@ -5,10 +5,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
-
 use crate::attempt::Attempt;
 use crate::caller::Caller;
+use crate::calls::stopped;
 use crate::client::{Client, Target};
 use crate::error::{Error, Result};
 use crate::lease::{Lease, Outstanding, Scope};
@@ -16,7 +15,7 @@ use crate::lease_state::Status;
 use crate::options::{LockOptions, Retry, check_key};
 use crate::process::Bound;
 use crate::reentry::{Entered, Taker};
-use crate::runtime::{call_on, run};
+use crate::runtime::Call;
 use crate::session::Session;
 
 /// How many signs of life a holder gives in the time that `max_stall` allows without one.
@@ -219,7 +218,7 @@ impl Lock {
             let (engine, outstanding) = (session.get()?.engine.clone(), lock.outstanding.clone());
             // Boxed: it is large, and would be moved as a whole with every future around it.
             let granted = Box::pin(lease(session, attempt, outstanding));
-            let lease = run(&engine, granted).await?;
+            let lease = engine.run(granted).await??;
             // Not before the caller has it: a lease that nobody was told of must not be kept by its lock.
             remember(&lock.outstanding, lease.clone());
             Ok(lease)
@@ -231,7 +230,7 @@ impl Lock {
     ///
     /// # Errors
     /// Those of [`Lock::acquire`] that are known at once; then `then` is not called.
-    pub fn acquire_then(&self, wait: Option<Duration>, then: impl FnOnce(Result<Lease>) + Send + 'static) -> Result<AbortHandle> {
+    pub fn acquire_then(&self, wait: Option<Duration>, then: impl FnOnce(Result<Lease>) + Send + 'static) -> Result<Call> {
         let caller = Caller::current();
         self.go_on(self.begin(wait, caller.clone(), caller)?, then)
     }
@@ -246,7 +245,7 @@ impl Lock {
         holder: Caller,
         wait: Option<Duration>,
         then: impl FnOnce(Result<Lease>) + Send + 'static,
-    ) -> Result<AbortHandle> {
+    ) -> Result<Call> {
         let (session, mut attempt) = self.begin(wait, caller, holder)?;
         attempt.tells = false;
         self.go_on((session, attempt), then)
@@ -256,7 +255,7 @@ impl Lock {
         &self,
         (session, attempt): (Bound<Session>, Box<Attempt>),
         then: impl FnOnce(Result<Lease>) + Send + 'static,
-    ) -> Result<AbortHandle> {
+    ) -> Result<Call> {
         let (engine, outstanding) = (session.get()?.engine.clone(), self.outstanding.clone());
         let granted = lease(session, attempt, outstanding.clone());
         let remembered = move |lease: Result<Lease>| {
@@ -267,7 +266,7 @@ impl Lock {
             drop(outstanding);
             then(lease);
         };
-        Ok(call_on(&engine, granted, remembered))
+        Ok(engine.call(granted, remembered))
     }
 
     /// Whether this client holds the key for one who started the caller. True once for each lease, for bindings that warn.
@@ -287,7 +286,8 @@ impl Lock {
             self.validate_for(&self.client.target(), &options)?;
             session
         };
-        let attempt = session.get()?.attempt(self.key.clone(), options, caller, holder);
+        let this = session.get()?;
+        let attempt = this.engine.waking(|| this.attempt(self.key.clone(), options, caller, holder)).ok_or_else(stopped)?;
         Ok((session, attempt))
     }
 
@@ -371,7 +371,9 @@ impl Lock {
                 Err(error) => return error,
             };
             let engine = session.engine.clone();
-            run(&engine, async move { session.clock.sleep_until(session.clock.now() + every).await }).await;
+            if let Err(error) = engine.run(async move { session.clock.sleep_until(session.clock.now() + every).await }).await {
+                return error;
+            }
             lease.heartbeat();
         }
     }

@@ -5,15 +5,16 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::measured::Measured;
 use crate::backend::{Backend, Context, Hint};
+use crate::calls::stopped;
 use crate::clock::Clock;
 use crate::closing::{Closing, Leases};
 use crate::error::{BackendError, CLOSED, Error, Failure, LossReason, Result};
@@ -21,12 +22,13 @@ use crate::fencing::Token;
 use crate::ground::Ground;
 use crate::held::Held;
 use crate::holder::Notes;
+use crate::lease_state::{Action, Event};
 use crate::observe::Observer;
 use crate::options::ClientOptions;
 use crate::owner::{OwnerId, SessionId};
 use crate::places::Places;
 use crate::renewal::Renewals;
-use crate::runtime;
+use crate::runtime::{self, Attended, Call, Engine};
 use crate::waiters::{Lines, Parked};
 
 /// What ties one client's leases, waiters and backend together.
@@ -39,7 +41,7 @@ pub(crate) struct Session {
     pub(crate) lines: Arc<Lines>,
     pub(crate) renewals: Arc<Renewals>,
     pub(crate) places: Option<Arc<Places>>,
-    pub(crate) engine: Handle,
+    pub(crate) engine: Engine,
     /// Work that goes on after its caller has left: releases, and giving up places.
     pub(crate) tasks: TaskTracker,
     pub(crate) closing: Closing,
@@ -49,7 +51,7 @@ pub(crate) struct Session {
     pub(crate) no_leases: Notify,
     sequence: AtomicU64,
     floor: AtomicU64,
-    loops: Vec<AbortHandle>,
+    loops: Vec<Call>,
 }
 
 impl fmt::Debug for Session {
@@ -61,8 +63,17 @@ impl fmt::Debug for Session {
 impl Session {
     /// Opens the backend and starts what looks after leases. No I/O yet.
     pub(crate) fn start(ground: &Ground, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
+        let engine = ground.engine.clone().map_or_else(Engine::of_process, |handle| Ok(Engine::on(handle)))?;
+        let session = engine.waking(|| Self::start_on(&engine, ground, options, observer)).unwrap_or_else(|| Err(stopped()))?;
+        if ground.engine.is_none() {
+            let session: Arc<dyn Attended> = session.clone();
+            runtime::attend(&engine, Arc::downgrade(&session));
+        }
+        Ok(session)
+    }
+
+    fn start_on(engine: &Engine, ground: &Ground, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
         let clock = ground.clock.clone();
-        let engine = ground.engine.clone().map_or_else(runtime::handle, Ok)?;
         let id = ground.session.map_or_else(SessionId::random, Ok).map_err(|error| Error::BackendUnavailable {
             key: None,
             operation: "start",
@@ -88,7 +99,7 @@ impl Session {
             }),
         };
         // Backends may start tasks of their own.
-        let _on_engine = engine.enter();
+        let _on_engine = engine.handle().enter();
         let backend: Arc<dyn Backend> = Measured::new((ground.open)(context)?, clock.clone(), observer.clone());
         let lost = session(&this);
         let on_loss = Box::new(move |held: &Arc<Held>, reason| {
@@ -104,9 +115,8 @@ impl Session {
         });
         let renewals = Renewals::new(backend.clone(), clock.clone(), observer.clone(), options.renewal, on_loss);
         let places = Places::new(backend.clone(), clock.clone(), options.op_timeout);
-        let mut loops = vec![engine.spawn(renewals.clone().run()).abort_handle()];
-        loops.push(engine.spawn(observer.clone().run()).abort_handle());
-        loops.extend(places.clone().map(|places| engine.spawn(places.run()).abort_handle()));
+        let mut loops = vec![engine.keep(renewals.clone().run()), engine.keep(observer.clone().run())];
+        loops.extend(places.clone().map(|places| engine.keep(places.run())));
         let session = Arc::new(Self {
             id,
             backend,
@@ -127,9 +137,6 @@ impl Session {
             loops,
         });
         let _ = this.set(Arc::downgrade(&session));
-        if ground.engine.is_none() {
-            runtime::register(&session);
-        }
         Ok(session)
     }
 
@@ -206,10 +213,41 @@ impl Session {
         }
     }
 
+    /// Does work in the background that closing waits for. If the engine has stopped the next one does it: in memory and in files, keys do not
+    /// end with the engine that took them.
+    pub(crate) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let work = self.tasks.track_future(work);
+        if !self.engine.is_stopped() {
+            self.engine.spawn(work);
+        } else if let Ok(next) = Engine::of_process() {
+            next.spawn(work);
+        }
+    }
+
+    /// Ends a lease that nobody renews, as the engine has stopped.
+    pub(crate) fn leave_unattended(self: &Arc<Self>, held: &Arc<Held>) {
+        if let Action::Lose(reason) = held.on(Event::Unattended) {
+            self.on_loss(held, reason);
+        }
+    }
+
     pub(crate) fn stop(&self) {
         for task in &self.loops {
             task.abort();
         }
+    }
+}
+
+impl Attended for Session {
+    fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { Self::close(&self, Duration::ZERO).await })
+    }
+
+    fn engine_stopped(self: Arc<Self>) {
+        for held in self.held_now() {
+            self.leave_unattended(&held);
+        }
+        self.observer.deliver();
     }
 }
 

@@ -23,7 +23,6 @@ use completion::{Completions, Outcome};
 use napi::Env;
 use napi::bindgen_prelude::Function;
 use napi_derive::napi;
-use tokio::task::AbortHandle;
 
 /// What the interpreter's thread allocates the engine's frees, and the other way round: the system's allocator makes them wait for each
 /// other (measured: a tenth of the time of a pair).
@@ -57,7 +56,7 @@ struct Tables {
     /// By the number of the call that got them.
     leases: HashMap<i64, dlock::Lease>,
     /// Acquires under way.
-    acquires: HashMap<i64, AbortHandle>,
+    acquires: HashMap<i64, dlock::Call>,
     subscriptions: HashMap<i64, event::Hearing>,
     /// Taken from the queue, and more than JavaScript had room for.
     backlog: VecDeque<(i64, Outcome)>,

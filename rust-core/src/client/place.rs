@@ -84,6 +84,11 @@ impl Place {
         Ok(Self::new(Target::new(Ground::at(&url, Arc::new(BootClock)), options, chosen_by)?, Some(environment)))
     }
 
+    /// The session, unless its engine has stopped: then the next operation starts another.
+    fn session_that_runs(&self) -> Option<&Bound<Session>> {
+        self.session.as_ref().filter(|session| !session.get().is_ok_and(|session| session.engine.is_stopped()))
+    }
+
     fn settle(&mut self) -> Result<()> {
         if let Some(environment) = &self.undecided {
             self.target = Target::chosen(None, &variables(environment)?, self.target.options.clone())?;
@@ -121,7 +126,7 @@ impl Shared {
     /// Where the locks are, and the session if there is one. Whether this process may use it is for the caller to ask.
     pub(super) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
         let place = self.place.read();
-        (place.target.clone(), place.session.clone())
+        (place.target.clone(), place.session_that_runs().cloned())
     }
 
     /// The session, started if need be.
@@ -134,10 +139,11 @@ impl Shared {
             return Ok(session);
         }
         let mut place = self.write()?;
-        if let Some(session) = &place.session {
+        if let Some(session) = place.session_that_runs() {
             return Ok(session.clone());
         }
-        if place.closed {
+        let closed = |session: &Bound<Session>| session.get().is_ok_and(|session| session.closing.begun.is_cancelled());
+        if place.closed || place.session.as_ref().is_some_and(closed) {
             return Err(Error::ClientClosed { operation });
         }
         place.settle()?;
