@@ -12,7 +12,6 @@ use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
 use crate::clock::{BootClock, Clock};
 use crate::engine::core::{ClientCore, Target};
 use crate::engine::environment::Environment;
-use crate::engine::runtime::run;
 use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Result};
 use crate::observe::Observer;
@@ -300,11 +299,9 @@ impl Client {
             return Err(Error::ClientClosed { operation });
         }
         let engine = session.engine.clone();
-        run(
-            &engine,
-            async move { ask(session.backend.clone()).await.map_err(|source| session.unavailable(operation, key, source)) },
-        )
-        .await
+        engine
+            .run(async move { ask(session.backend.clone()).await.map_err(|source| session.unavailable(operation, key, source)) })
+            .await?
     }
 }
 
@@ -312,6 +309,10 @@ async fn close(session: Option<Bound<Session>>, timeout: Duration) -> Result<()>
     let Some(session) = session else { return Ok(()) };
     let session = session.get()?.clone();
     let engine = session.engine.clone();
-    run(&engine, async move { session.close(timeout).await }).await;
+    let closing = session.clone();
+    if engine.run(async move { closing.close(timeout).await }).await.is_err() {
+        // The engine has stopped, and nothing of the session goes on. It is closed for those who ask later.
+        session.closing.begun.cancel();
+    }
     Ok(())
 }

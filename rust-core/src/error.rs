@@ -199,7 +199,7 @@ impl Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LossReason {
-    /// `valid_until` passed: renewal was off, or no renewal was acknowledged in time.
+    /// `valid_until` passed: renewal was off, or no renewal was acknowledged in time. Or the engine's thread has ended, and nobody renews it.
     Expired,
     /// The backend says that the lease is gone: forced away, flushed, evicted or expired there.
     Gone,

@@ -12,7 +12,6 @@ use crate::caller::Caller;
 use crate::clock::Instant;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{LeaseState, Status};
-use crate::engine::runtime::run;
 use crate::engine::session::Session;
 use crate::error::{Error, LossReason, Result};
 use crate::observe::logs::target;
@@ -210,8 +209,9 @@ impl Lease {
         check_ttl(ttl, session.options.unit, session.backend.capabilities())?;
         self.check_before("extend")?;
         let (task, record) = (session.clone(), self.record().clone());
-        let extension = session.tasks.spawn_on(async move { task.renewals.extend(&record, ttl).await }, &session.engine);
-        match extension.await {
+        let extension = session.tasks.track_future(async move { task.renewals.extend(&record, ttl).await });
+        // It goes on if nobody waits for it.
+        match session.engine.finish(extension).await? {
             Ok(Ok(())) => self.check_before("extend"),
             Ok(Err(error)) => Err(session.unavailable("extend", Some(self.key().clone()), error)),
             Err(_) => Err(Error::ClientClosed { operation: "extend" }),
@@ -229,7 +229,7 @@ impl Lease {
     pub fn auto_renew(&self, renew: bool) {
         self.record().set_renew(renew);
         if let Ok(session) = self.handle.session.get() {
-            session.renewals.schedule(self.record());
+            session.engine.waking(|| session.renewals.schedule(self.record()));
         }
     }
 
@@ -238,7 +238,8 @@ impl Lease {
     /// [`Lock::with`](crate::Lock::with) gives signs for as long as the task that waits for it is polled, asyncio and Node by a timer of their
     /// event loops. Whoever holds a lease without them gives them by calling this.
     pub fn heartbeat(&self) -> bool {
-        self.handle.session.get().is_ok_and(|session| session.heartbeat(self.record()))
+        let heard = |session: &Arc<Session>| session.engine.waking(|| session.heartbeat(self.record()));
+        self.handle.session.get().is_ok_and(|session| heard(session).unwrap_or(false))
     }
 
     /// How often to call [`Lease::heartbeat`]: several times within `max_stall`, so that one late call costs nothing. `None` without `max_stall`.
@@ -291,7 +292,11 @@ impl Lease {
         self.begin_release_with(Session::release)?;
         let (engine, record) = (session.engine.clone(), self.record().clone());
         let patience = session.clock.now() + record.op_timeout;
-        Ok(run(&engine, async move { session.released(&record, patience).await }).await == Status::Released)
+        // Of an engine that stops meanwhile nobody confirms anything.
+        Ok(engine
+            .run(async move { session.released(&record, patience).await })
+            .await
+            .is_ok_and(|status| status == Status::Released))
     }
 
     /// [`Lease::release`] for callers who wait elsewhere: calls `then` on the engine, once, with where the lease stands when the backend

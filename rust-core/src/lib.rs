@@ -50,7 +50,7 @@ pub use client::Client;
 #[doc(hidden)]
 pub use engine::environment;
 pub use engine::lease_state::Status;
-pub use engine::runtime::{call, shutdown};
+pub use engine::runtime::{Call, call, shutdown};
 pub use engine::{fork, lease_state};
 pub use error::{Error, LossReason, Result};
 pub use lease::{Discarded, Lease};

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::task::AbortHandle;
 
 use crate::caller::Caller;
 use crate::client::Client;
 use crate::engine::attempt::Attempt;
+use crate::engine::calls::stopped;
 use crate::engine::core::Target;
 use crate::engine::lease_state::Status;
-use crate::engine::runtime::{call_on, run};
+use crate::engine::runtime::Call;
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
 use crate::lease::{Lease, Outstanding};
@@ -189,7 +189,7 @@ impl Lock {
             let (engine, outstanding) = (session.get()?.engine.clone(), lock.outstanding.clone());
             // Boxed: it is large, and would be moved as a whole with every future around it.
             let granted = Box::pin(lease(session, attempt, outstanding));
-            let lease = run(&engine, granted).await?;
+            let lease = engine.run(granted).await??;
             // Not before the caller has it: a lease that nobody was told of must not be kept by its lock.
             remember(&lock.outstanding, lease.clone());
             Ok(lease)
@@ -201,7 +201,7 @@ impl Lock {
     ///
     /// # Errors
     /// Those of [`Lock::acquire`] that are known at once; then `then` is not called.
-    pub fn acquire_then(&self, wait: Option<Duration>, then: impl FnOnce(Result<Lease>) + Send + 'static) -> Result<AbortHandle> {
+    pub fn acquire_then(&self, wait: Option<Duration>, then: impl FnOnce(Result<Lease>) + Send + 'static) -> Result<Call> {
         let caller = Caller::current();
         self.go_on(self.begin(wait, caller.clone(), caller)?, then)
     }
@@ -216,7 +216,7 @@ impl Lock {
         holder: Caller,
         wait: Option<Duration>,
         then: impl FnOnce(Result<Lease>) + Send + 'static,
-    ) -> Result<AbortHandle> {
+    ) -> Result<Call> {
         let (session, mut attempt) = self.begin(wait, caller, holder)?;
         attempt.warns = false;
         self.go_on((session, attempt), then)
@@ -226,7 +226,7 @@ impl Lock {
         &self,
         (session, attempt): (Bound<Session>, Box<Attempt>),
         then: impl FnOnce(Result<Lease>) + Send + 'static,
-    ) -> Result<AbortHandle> {
+    ) -> Result<Call> {
         let (engine, outstanding) = (session.get()?.engine.clone(), self.outstanding.clone());
         let granted = lease(session, attempt, outstanding.clone());
         let remembered = move |lease: Result<Lease>| {
@@ -237,7 +237,7 @@ impl Lock {
             drop(outstanding);
             then(lease);
         };
-        Ok(call_on(&engine, granted, remembered))
+        Ok(engine.call(granted, remembered))
     }
 
     /// Whether this client holds the key for one who started the caller. True once for each lease, for bindings that warn.
@@ -256,7 +256,9 @@ impl Lock {
             self.validate_for(&self.client.target(), wait)?;
             session
         };
-        let attempt = session.get()?.attempt(self.key.clone(), self.options.clone(), wait, caller, holder);
+        let this = session.get()?;
+        let begin = || this.attempt(self.key.clone(), self.options.clone(), wait, caller, holder);
+        let attempt = this.engine.waking(begin).ok_or_else(stopped)?;
         Ok((session, attempt))
     }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use napi::Env;
 use napi::bindgen_prelude::Function;
 use napi_derive::napi;
-use tokio::task::AbortHandle;
 
 use crate::completion::{Completions, Outcome};
 use crate::error::describe;
@@ -31,7 +30,7 @@ pub(crate) struct Tables {
     /// By the number of the call that got them.
     pub(crate) leases: HashMap<i64, dlock::Lease>,
     /// Acquires under way.
-    pub(crate) acquires: HashMap<i64, AbortHandle>,
+    pub(crate) acquires: HashMap<i64, dlock::Call>,
     pub(crate) subscriptions: HashMap<i64, Hearing>,
     /// Taken from the queue, and more than JavaScript had room for.
     pub(crate) backlog: VecDeque<(i64, Outcome)>,

@@ -257,7 +257,7 @@ impl Drop for Completions {
 
 /// A call under way.
 #[pyclass(frozen, module = "dlock._native")]
-pub(crate) struct Call(tokio::task::AbortHandle);
+pub(crate) struct Call(dlock::Call);
 
 impl Drop for Call {
     /// Of a caller who left before the outcome came. A call that is over takes no notice.
@@ -267,7 +267,7 @@ impl Drop for Call {
 }
 
 impl Call {
-    pub(crate) fn new(call: tokio::task::AbortHandle) -> Self {
+    pub(crate) fn new(call: dlock::Call) -> Self {
         Self(call)
     }
 }

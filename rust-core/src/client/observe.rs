@@ -1,7 +1,6 @@
 //! What a client shows of itself: figures, events, metrics, health.
 
 use crate::client::Client;
-use crate::engine::runtime::run;
 use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::observe::{Event, Gauges, Kinds, Stats, Subscription};
@@ -47,7 +46,10 @@ impl Client {
         let health = match self.session("health") {
             Ok(session) => {
                 let engine = session.engine.clone();
-                run(&engine, async move { session.health().await }).await
+                match engine.run(async move { session.health().await }).await {
+                    Ok(health) => health,
+                    Err(error) => Health::down(self.server(), error.to_string()),
+                }
             }
             Err(Error::ClientClosed { .. }) => Health::down(self.server(), "the client is closed".to_owned()),
             Err(error) => return Err(error),

@@ -5,12 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-
 use crate::caller::Caller;
 use crate::engine::lease_state::LeaseEvent;
 use crate::engine::leases::{HolderStanding, Leases};
-use crate::engine::runtime::Close;
 use crate::engine::session::Session;
 use crate::observe::logs::target;
 use crate::process::EXIT_GRACE;
@@ -115,11 +112,5 @@ impl Session {
         self.stop();
         self.observer.deliver();
         self.backend.close().await;
-    }
-}
-
-impl Close for Session {
-    fn close_now(self: Arc<Self>) -> BoxFuture<'static, ()> {
-        Box::pin(async move { self.close(Duration::ZERO).await })
     }
 }

@@ -105,6 +105,11 @@ impl CoreState {
         Ok(Self::new(Target::at(url, Arc::new(BootClock), options, chosen_by)?, Some(source)))
     }
 
+    /// The session, unless its engine has stopped: then the next operation starts another.
+    fn session_that_runs(&self) -> Option<&Bound<Session>> {
+        self.session.as_ref().filter(|session| !session.get().is_ok_and(|session| session.engine.is_stopped()))
+    }
+
     fn settle(&mut self) -> Result<()> {
         if let Some(source) = &self.undecided {
             self.target = self.target.chosen_again(&variables(source)?)?;
@@ -142,7 +147,7 @@ impl ClientCore {
     /// Where the locks are, and the session if there is one. Whether this process may use it is for the caller to ask.
     pub(crate) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
         let state = self.state.read();
-        (state.target.clone(), state.session.clone())
+        (state.target.clone(), state.session_that_runs().cloned())
     }
 
     /// The session, started if need be.
@@ -155,10 +160,11 @@ impl ClientCore {
             return Ok(session);
         }
         let mut state = self.write()?;
-        if let Some(session) = &state.session {
+        if let Some(session) = state.session_that_runs() {
             return Ok(session.clone());
         }
-        if state.closed {
+        let closed = |session: &Bound<Session>| session.get().is_ok_and(|session| session.closing.begun.is_cancelled());
+        if state.closed || state.session.as_ref().is_some_and(closed) {
             return Err(Error::ClientClosed { operation });
         }
         state.settle()?;

@@ -95,6 +95,8 @@ pub enum LeaseEvent {
     ReleaseEnded(Status),
     /// The client closes and takes the lease with it.
     Close,
+    /// The engine has stopped, so nobody renews the lease.
+    Unattended,
 }
 
 /// The name that [`LeaseEvent`] had before.
@@ -301,6 +303,7 @@ impl LeaseState {
             },
             LeaseEvent::ReleaseEnded(_) => Action::Wait,
             LeaseEvent::Close => self.lose(LossReason::Closed),
+            LeaseEvent::Unattended => self.lose(LossReason::Expired),
         }
     }
 

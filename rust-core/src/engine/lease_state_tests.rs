@@ -279,3 +279,13 @@ fn r05_a_shorter_life_need_not_have_reached_the_backend() {
         "a release is retried for as long as the backend may keep the key"
     );
 }
+
+#[test]
+fn r03_a_lease_that_nobody_looks_after_is_lost_at_once() {
+    let mut state = renewing();
+    assert_eq!(state.on(after(11.0), LeaseEvent::Unattended), Action::Lose(LossReason::Expired));
+    assert!(!state.is_valid(after(11.0)));
+    let mut released = held();
+    assert_eq!(released.on(after(1.0), LeaseEvent::Release), Action::GiveBack);
+    assert_eq!(released.on(after(2.0), LeaseEvent::Unattended), Action::Wait);
+}

@@ -3,6 +3,7 @@
 
 pub(crate) mod acquire;
 pub(crate) mod attempt;
+pub(crate) mod calls;
 pub(crate) mod closing;
 pub(crate) mod core;
 pub(crate) mod deadlines;

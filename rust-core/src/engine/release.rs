@@ -9,11 +9,12 @@ use tracing::Instrument;
 use crate::backend::{Outcome, Release};
 use crate::backoff::Backoff;
 use crate::clock::Instant;
+use crate::engine::calls::Answer;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, LeaseEvent, Status};
 use crate::engine::line::{HandOver, HandOverAnswer, QueuePosition};
 use crate::engine::session::Session;
-use crate::error::Failure;
+use crate::error::{Failure, Result};
 use crate::observe::logs::target;
 use crate::owner::OwnerId;
 
@@ -25,22 +26,40 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Session {
     /// Ends a lease's validity and renewal, then gives the key back in the background. Does nothing to a lease that has ended.
     pub(crate) fn release(self: &Arc<Self>, record: &Arc<LeaseRecord>) {
-        self.begin_release(record, None::<fn(Status)>);
+        if self.engine.waking(|| self.begin_release(record, None::<WhenReleased<fn(Result<Status>)>>)).is_none() {
+            self.apply(record, LeaseEvent::Unattended);
+        }
     }
 
     /// [`Session::release`] that calls `then` once the release was answered, or after the lease's `op_timeout`.
     pub(crate) fn release_then(self: &Arc<Self>, record: &Arc<LeaseRecord>, then: impl FnOnce(Status) + Send + 'static) {
-        if let Some(then) = self.begin_release(record, Some(then)) {
-            self.call_when_released(record, self.clock.now() + record.op_timeout, then);
+        if self.engine.is_stopped() {
+            self.apply(record, LeaseEvent::Unattended);
+        }
+        let ended = record.clone();
+        let answer = self.engine.begin(move |status: Result<Status>| {
+            then(status.unwrap_or_else(|_| match ended.status() {
+                // The engine has stopped, so no answer will come.
+                Status::Held | Status::Releasing => Status::Unconfirmed,
+                status => status,
+            }));
+        });
+        let then = WhenReleased(answer, record.clone());
+        let begun = self.engine.waking(|| {
+            if let Some(then) = self.begin_release(record, Some(then)) {
+                self.call_when_released(record, self.clock.now() + record.op_timeout, then);
+            }
+        });
+        if begun.is_none() {
+            self.apply(record, LeaseEvent::Unattended);
         }
     }
 
     /// Returns `then` if there is nothing to wait for here: the lease has ended, or is given back by somebody else already.
-    fn begin_release<T: FnOnce(Status) + Send + 'static>(
-        self: &Arc<Self>,
-        record: &Arc<LeaseRecord>,
-        then: Option<T>,
-    ) -> Option<T> {
+    fn begin_release<F>(self: &Arc<Self>, record: &Arc<LeaseRecord>, then: Option<WhenReleased<F>>) -> Option<WhenReleased<F>>
+    where
+        F: FnOnce(Result<Status>) + Send + 'static,
+    {
         // Taken first: a session that is closing sees no lease any more after `let_go`, and must still wait for the release.
         let _closing_waits = self.tasks.token();
         let since = self.clock.now();
@@ -48,7 +67,6 @@ impl Session {
             return then;
         }
         let hand_over = self.deregister(record);
-        let then = WhenReleased(then.map(|then| (then, record.clone())));
         let (session, record) = (self.clone(), record.clone());
         let span = tracing::debug_span!(target: target::GIVE_BACK, "release", key = %record.key, token = record.token);
         let given_back = async move {
@@ -59,18 +77,18 @@ impl Session {
             }
             session.withdraw_late(&record.key, record.owner, record.unanswered, since).await;
         };
-        self.tasks.spawn_on(given_back.instrument(span), &self.engine);
+        self.in_background(given_back.instrument(span));
         None
     }
 
-    async fn release_until_confirmed<T>(
+    async fn release_until_confirmed<F>(
         self: &Arc<Self>,
         record: &Arc<LeaseRecord>,
         since: Instant,
         mut hand_over: Option<HandOver>,
-        mut then: WhenReleased<T>,
+        mut then: Option<WhenReleased<F>>,
     ) where
-        T: FnOnce(Status) + Send + 'static,
+        F: FnOnce(Result<Status>) + Send + 'static,
     {
         let (valid_until, longest) = record.read(|state| (state.valid_until(), state.longest_ttl()));
         // A renewal without an answer may have been executed, or still be: the backend can keep the key longer than we vouched for it.
@@ -97,7 +115,7 @@ impl Session {
                 Err(error) => {
                     tracing::warn!(target: target::GIVE_BACK, key = %record.key, token = record.token, %error, "release failed, will be tried again");
                     maybe_done |= error.failure == Failure::Unknown;
-                    if let Some((then, _)) = then.0.take() {
+                    if let Some(then) = then.take() {
                         self.call_when_released(record, patience, then);
                     }
                     let refused = error.failure == Failure::Refused;
@@ -132,14 +150,15 @@ impl Session {
         }
     }
 
-    fn call_when_released(
-        self: &Arc<Self>,
-        record: &Arc<LeaseRecord>,
-        patience: Instant,
-        then: impl FnOnce(Status) + Send + 'static,
-    ) {
+    fn call_when_released<F>(self: &Arc<Self>, record: &Arc<LeaseRecord>, patience: Instant, then: WhenReleased<F>)
+    where
+        F: FnOnce(Result<Status>) + Send + 'static,
+    {
         let (session, record) = (self.clone(), record.clone());
-        self.engine.spawn(async move { then(session.released(&record, patience).await) });
+        self.engine.spawn(async move {
+            session.released(&record, patience).await;
+            drop(then);
+        });
     }
 
     /// Gives up a place that nobody here wants any more, with whatever a late request may still bring it.
@@ -148,7 +167,7 @@ impl Session {
             return;
         }
         let session = self.clone();
-        self.tasks.spawn_on(async move { session.withdraw_position(key, position).await }, &self.engine);
+        self.in_background(async move { session.withdraw_position(key, position).await });
     }
 
     async fn withdraw_position(self: Arc<Self>, key: Arc<str>, position: QueuePosition) {
@@ -177,7 +196,7 @@ impl Session {
             session.leave(&key, owner).await;
             session.withdraw_late(&key, owner, unanswered, since).await;
         };
-        self.tasks.spawn_on(left, &self.engine);
+        self.in_background(left);
     }
 
     /// Leaves once more when the backend can no longer execute a request that was never answered. What has been done `since` may have come
@@ -205,13 +224,11 @@ impl Session {
 }
 
 /// Whom to tell how a lease stands when its release was answered, or when that comes to an end by a panic.
-struct WhenReleased<T: FnOnce(Status)>(Option<(T, Arc<LeaseRecord>)>);
+struct WhenReleased<F: FnOnce(Result<Status>)>(Arc<Answer<Status, F>>, Arc<LeaseRecord>);
 
-impl<T: FnOnce(Status)> Drop for WhenReleased<T> {
+impl<F: FnOnce(Result<Status>)> Drop for WhenReleased<F> {
     fn drop(&mut self) {
-        if let Some((then, record)) = self.0.take() {
-            then(record.status());
-        }
+        self.0.give(Ok(self.1.status()));
     }
 }
 

@@ -1,40 +1,56 @@
 //! The engine's own tokio runtime: one a process, made by the first operation, never by an import.
 //!
 //! A forked child must not use its parent's: its threads did not survive the fork. The runtime therefore knows the process that made it,
-//! and a child gets a fresh one while the old is left alone.
+//! and a child gets a fresh one while the old is left alone. The same goes for an engine whose thread has ended (see [`crate::engine::calls`]).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::runtime::{Handle, Runtime};
-use tokio::task::AbortHandle;
+use tokio::runtime::Handle;
+use tokio::task::{AbortHandle, JoinError};
 
+use crate::engine::calls::{self, Answer, Calls};
 use crate::error::{BackendError, Error, Failure, Result};
+use crate::observe::logs::target;
 use crate::process;
 
 /// One thread keeps a Redis server busy; a second one only adds wake-ups between cores (measured: no more pairs a second with 500 tasks,
 /// a third fewer with one).
 const THREADS: usize = 1;
+/// How long a thread that has nothing to do stays, and so how late it is noticed at most that the engine's own has ended by a panic.
+const KEEP_IDLE: Duration = Duration::from_millis(100);
 
-struct Engine {
+/// What the engine of a process looks after, from its first use to its end.
+pub(crate) trait Attended: Send + Sync {
+    /// Ends it in good order.
+    fn close_now(self: Arc<Self>) -> BoxFuture<'static, ()>;
+
+    /// Its engine has stopped: nothing of it goes on.
+    fn engine_stopped(self: Arc<Self>);
+}
+
+/// The engine of a process.
+struct Running {
     pid: u32,
-    runtime: Arc<Runtime>,
-    sessions: Vec<Weak<dyn Close>>,
+    engine: Engine,
+    attended: Vec<Weak<dyn Attended>>,
 }
 
 /// Of the standard library: a child can unlock what its thread locked before the fork.
-static ENGINE: Mutex<Option<Engine>> = Mutex::new(None);
+static ENGINE: Mutex<Option<Running>> = Mutex::new(None);
 
 thread_local! {
-    static PARKED: RefCell<Option<MutexGuard<'static, Option<Engine>>>> = const { RefCell::new(None) };
+    static PARKED: RefCell<Option<MutexGuard<'static, Option<Running>>>> = const { RefCell::new(None) };
+    /// Whether this is the thread that runs an engine's tasks, rather than one for work that blocks.
+    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
 }
 
-fn engine() -> MutexGuard<'static, Option<Engine>> {
+fn running() -> MutexGuard<'static, Option<Running>> {
     ENGINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -42,7 +58,7 @@ fn engine() -> MutexGuard<'static, Option<Engine>> {
 pub(crate) fn before_fork() {
     PARKED.with_borrow_mut(|parked| {
         if parked.is_none() {
-            *parked = Some(engine());
+            *parked = Some(running());
         }
     });
 }
@@ -52,45 +68,209 @@ pub(crate) fn after_fork() {
     PARKED.with_borrow_mut(|parked| drop(parked.take()));
 }
 
-/// The runtime of this process, started if need be.
-///
-/// # Errors
-/// [`Error::BackendUnavailable`] if the operating system grants no thread.
-pub(crate) fn handle() -> Result<Handle> {
-    let pid = process::id();
-    let mut engine = engine();
-    if let Some(engine) = engine.as_ref()
-        && engine.pid == pid
-    {
-        return Ok(engine.runtime.handle().clone());
+/// What the tasks of a session run on, and who waits for them.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    handle: Handle,
+    calls: Arc<Calls>,
+}
+
+impl Engine {
+    /// An engine on the threads of somebody else.
+    pub(crate) fn on(handle: Handle) -> Self {
+        Self { handle, calls: Calls::new() }
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("dlock").enable_all().build().map_err(
-            |error| Error::BackendUnavailable {
-                key: None,
-                operation: "start",
-                server: "engine".into(),
-                source: BackendError::because(Failure::NotSent, error),
-            },
-        )?;
-    let handle = runtime.handle().clone();
-    let parents = engine.replace(Engine { pid, runtime: Arc::new(runtime), sessions: Vec::new() });
-    // Dropping a parent's runtime would wait for threads that this process does not have.
-    std::mem::forget(parents);
-    Ok(handle)
+
+    /// The engine of this process, started if need be: none yet, that of the parent, or one that has stopped.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`] if the operating system grants no thread.
+    pub(crate) fn of_process() -> Result<Self> {
+        let pid = process::id();
+        let mut running = running();
+        if let Some(Running { pid: user, engine, .. }) = running.as_ref()
+            && *user == pid
+            && !engine.is_stopped()
+        {
+            return Ok(engine.clone());
+        }
+        let engine = start()?;
+        *running = Some(Running { pid, engine: engine.clone(), attended: Vec::new() });
+        Ok(engine)
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Whether its thread has ended: nothing that runs on it goes on.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.calls.is_stopped()
+    }
+
+    /// Does what may wake the engine's thread. `None` if that has ended, which may be found out here.
+    pub(crate) fn waking<T>(&self, wake: impl FnOnce() -> T) -> Option<T> {
+        if self.is_stopped() {
+            return None;
+        }
+        match catch_unwind(AssertUnwindSafe(wake)) {
+            Ok(value) => Some(value),
+            Err(panic) if calls::says_the_engine_is_gone(&*panic) => {
+                self.stop();
+                None
+            }
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
+    /// See [`Calls::begin`].
+    pub(crate) fn begin<T: 'static, F: FnOnce(Result<T>) + Send + 'static>(&self, then: F) -> Arc<Answer<T, F>> {
+        self.calls.begin(then)
+    }
+
+    /// Starts a task. Once the engine has stopped it is dropped.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Call {
+        Call { task: self.waking(|| self.handle.spawn(task).abort_handle()), engine: self.clone() }
+    }
+
+    /// Starts a task that goes on for as long as its session: if it panics nobody does its work, so all are told that the engine has stopped.
+    pub(crate) fn keep(&self, task: impl Future<Output = ()> + Send + 'static) -> Call {
+        let engine = self.clone();
+        self.spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                engine.stop();
+            }
+        })
+    }
+
+    /// [`call`] on this engine.
+    pub(crate) fn call<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        then: impl FnOnce(Result<T>) + Send + 'static,
+    ) -> Call {
+        let (answer, engine) = (self.calls.begin(then), self.clone());
+        self.spawn(async move {
+            // Nothing of the call is used after a panic but what its drop gives back.
+            match AssertUnwindSafe(work).catch_unwind().await {
+                Ok(outcome) => answer.give(outcome),
+                Err(panic) if calls::says_the_engine_is_gone(&*panic) => engine.stop(),
+                Err(_) => answer.give(Err(calls::panicked())),
+            }
+        })
+    }
+
+    /// Runs a future on the engine and waits for it from wherever the caller is.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`] if the engine stops.
+    ///
+    /// # Cancel safety
+    /// Dropping it drops the future on the engine.
+    pub(crate) async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Result<T> {
+        if Handle::try_current().is_ok_and(|current| current.id() == self.handle.id()) {
+            return Ok(future.await);
+        }
+        let Some(task) = self.waking(|| self.handle.spawn(future)) else { return Err(calls::stopped()) };
+        let _ended_with_us = Ended(Call { task: Some(task.abort_handle()), engine: self.clone() });
+        match self.calls.unless_stopped(task).await? {
+            Ok(value) => Ok(value),
+            Err(error) if error.is_panic() => {
+                let panic = error.into_panic();
+                if calls::says_the_engine_is_gone(&*panic) {
+                    self.stop();
+                    return Err(calls::stopped());
+                }
+                resume_unwind(panic)
+            }
+            // The engine was shut down under the caller: there is nobody left to answer.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Runs a future on the engine and waits for it, from wherever the caller is. It goes on if the caller leaves.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`] if the engine stops.
+    pub(crate) async fn finish<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Result<std::result::Result<T, JoinError>> {
+        let Some(task) = self.waking(|| self.handle.spawn(future)) else { return Err(calls::stopped()) };
+        self.calls.unless_stopped(task).await
+    }
+
+    /// Tells all who wait for it that it has stopped.
+    fn stop(&self) {
+        // Whoever is answered finds its leases lost.
+        self.calls.stop(|| self.end_attended());
+    }
+
+    fn end_attended(&self) {
+        tracing::error!(target: target::RUNTIME, "the engine's thread has ended: its leases are lost, and the next call starts another engine");
+        let attended = match running().as_mut() {
+            Some(running) if Arc::ptr_eq(&running.engine.calls, &self.calls) => std::mem::take(&mut running.attended),
+            _ => Vec::new(),
+        };
+        for one in attended.iter().filter_map(Weak::upgrade) {
+            one.engine_stopped();
+        }
+    }
+
+    /// A thread that still runs when its engine is taken for stopped must not go on: the descriptors that it polls may be those of the next.
+    fn hold_back(&self) {
+        IS_WORKER.set(true);
+        while self.is_stopped() {
+            std::thread::park();
+        }
+    }
 }
 
-/// What is closed before the process ends: it then releases what it holds.
-pub(crate) trait Close: Send + Sync {
-    /// Refuses new work and releases what is held, at once.
-    fn close_now(self: Arc<Self>) -> BoxFuture<'static, ()>;
+fn start() -> Result<Engine> {
+    let slot: Arc<OnceLock<Engine>> = Arc::default();
+    let engine = |slot: &Arc<OnceLock<Engine>>, act: fn(&Engine)| {
+        let slot = slot.clone();
+        move || {
+            if let Some(engine) = slot.get() {
+                act(engine);
+            }
+        }
+    };
+    let built = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("dlock")
+        .thread_keep_alive(KEEP_IDLE)
+        .enable_all()
+        .on_thread_park(engine(&slot, Engine::hold_back))
+        .on_thread_unpark(engine(&slot, Engine::hold_back))
+        .on_thread_stop(engine(&slot, |engine| {
+            // The runtime is never shut down: its worker ends by a panic alone.
+            if IS_WORKER.get() {
+                engine.stop();
+            }
+        }))
+        .build();
+    let runtime = built.map_err(|error| Error::BackendUnavailable {
+        key: None,
+        operation: "start",
+        server: "engine".into(),
+        source: BackendError::because(Failure::NotSent, error),
+    })?;
+    let engine = Engine::on(runtime.handle().clone());
+    let _ = slot.set(engine.clone());
+    // It is never shut down. In a forked child that would wait for threads that the child does not have; and one that has stopped would close
+    // descriptors that may be somebody else's by now.
+    std::mem::forget(runtime);
+    Ok(engine)
 }
 
-/// Has a session closed when the process shuts the engine down.
-pub(crate) fn register(session: Weak<dyn Close>) {
-    if let Some(engine) = engine().as_mut() {
-        engine.sessions.retain(|session| session.strong_count() > 0);
-        engine.sessions.push(session);
+/// Has something closed when the process shuts its engine down, and hear of it if the engine stops.
+pub(crate) fn attend(engine: &Engine, attended: Weak<dyn Attended>) {
+    if let Some(running) = running().as_mut()
+        && Arc::ptr_eq(&running.engine.calls, &engine.calls)
+    {
+        running.attended.retain(|attended| attended.strong_count() > 0);
+        running.attended.push(attended);
     }
 }
 
@@ -98,76 +278,111 @@ pub(crate) fn register(session: Weak<dyn Close>) {
 ///
 /// Does nothing in a forked child that has not used the engine, and nothing the second time.
 pub fn shutdown(timeout: Duration) {
-    let (handle, sessions) = {
-        let mut engine = engine();
-        match engine.as_mut() {
-            Some(engine) if engine.pid == process::id() => (engine.runtime.handle().clone(), std::mem::take(&mut engine.sessions)),
+    let (engine, attended) = {
+        let mut running = running();
+        match running.as_mut() {
+            Some(running) if running.pid == process::id() => (running.engine.clone(), std::mem::take(&mut running.attended)),
             _ => return,
         }
     };
     let (done, finished) = std::sync::mpsc::channel::<()>();
-    let sessions: Vec<_> = sessions.iter().filter_map(Weak::upgrade).collect();
-    handle.spawn(async move {
-        let closing = sessions.into_iter().map(Close::close_now);
-        futures_util::future::join_all(closing).await;
-        drop(done);
-    });
-    // Ends when the sender is dropped, or at the timeout.
+    let attended: Vec<_> = attended.iter().filter_map(Weak::upgrade).collect();
+    let closed = async move {
+        futures_util::future::join_all(attended.into_iter().map(Attended::close_now)).await;
+        Ok(())
+    };
+    engine.call(closed, move |_| drop(done));
+    // Ends when the sender is dropped, be it by an engine that stops, or at the timeout.
     let _ = finished.recv_timeout(timeout);
 }
 
-/// Runs a call on the engine and tells `then` its outcome, once: what bindings run their calls with. A panic in it is told as an error.
-/// Aborting it drops the call at its next await; then nothing is told.
+/// Runs a call on the engine and tells `then` its outcome, once: what bindings run their calls with. A panic in it is told as an error, and so
+/// is an engine that stops. Aborting it drops the call at its next await; then nothing is told.
 ///
 /// # Errors
 /// [`Error::BackendUnavailable`] if the engine cannot be started; `then` is not called.
 pub fn call<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
     then: impl FnOnce(Result<T>) + Send + 'static,
-) -> Result<AbortHandle> {
-    Ok(call_on(&handle()?, work, then))
+) -> Result<Call> {
+    Ok(Engine::of_process()?.call(work, then))
 }
 
-/// [`call`] on an engine that is there.
-pub(crate) fn call_on<T: Send + 'static>(
-    engine: &Handle,
-    work: impl Future<Output = Result<T>> + Send + 'static,
-    then: impl FnOnce(Result<T>) + Send + 'static,
-) -> AbortHandle {
-    let told = async move {
-        // Nothing of the call is used after a panic but what its drop gives back.
-        let outcome = AssertUnwindSafe(work).catch_unwind().await;
-        then(outcome.unwrap_or_else(|_| Err(broken())));
-    };
-    engine.spawn(told).abort_handle()
+/// A call under way on the engine.
+pub struct Call {
+    task: Option<AbortHandle>,
+    engine: Engine,
 }
 
-fn broken() -> Error {
-    let source = BackendError::new(Failure::Unknown, "the call panicked, which is a bug of ours: please report it");
-    Error::BackendUnavailable { key: None, operation: "call", server: "engine".into(), source }
-}
-
-/// Runs a future on the engine and waits for it from wherever the caller is.
-///
-/// # Cancel safety
-/// Dropping it drops the future on the engine.
-pub(crate) async fn run<T: Send + 'static>(engine: &Handle, future: impl Future<Output = T> + Send + 'static) -> T {
-    if Handle::try_current().is_ok_and(|current| current.id() == engine.id()) {
-        return future.await;
-    }
-    let mut task = AbortOnDrop(engine.spawn(future));
-    match (&mut task.0).await {
-        Ok(value) => value,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The engine was shut down under the caller: there is nobody left to answer.
-        Err(_) => std::future::pending().await,
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Call").field(&self.task).finish()
     }
 }
 
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+impl Call {
+    /// Ends the call at its next await. What it may still get is given back.
+    pub fn abort(&self) {
+        if let Some(task) = &self.task {
+            self.engine.waking(|| task.abort());
+        }
+    }
+}
 
-impl<T> Drop for AbortOnDrop<T> {
+struct Ended(Call);
+
+impl Drop for Ended {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Waits for what `told` is sent, on a thread that may block.
+    async fn heard<T: Send + 'static>(told: mpsc::Receiver<T>) -> T {
+        tokio::task::spawn_blocking(move || told.recv_timeout(Duration::from_secs(10)).unwrap()).await.unwrap()
+    }
+
+    fn says(outcome: &Result<()>, words: &str) -> bool {
+        matches!(outcome, Err(Error::BackendUnavailable { source, .. }) if source.message.contains(words))
+    }
+
+    #[tokio::test]
+    async fn a_call_that_panics_ends_alone() {
+        let engine = Engine::on(Handle::current());
+        let (tell, told) = mpsc::channel();
+        engine.call(async { panic!("on purpose") }, move |outcome: Result<()>| tell.send(outcome).unwrap());
+        assert!(says(&heard(told).await, "a bug of ours"));
+        assert!(!engine.is_stopped());
+    }
+
+    #[tokio::test]
+    async fn whatever_says_that_the_thread_cannot_be_woken_stops_the_engine() {
+        let engine = Engine::on(Handle::current());
+        let (tell, told) = mpsc::channel();
+        engine.call(async { panic!("failed to wake I/O driver: it is closed") }, move |outcome: Result<()>| {
+            tell.send(outcome).unwrap()
+        });
+        assert!(says(&heard(told).await, "thread has ended"));
+        assert!(engine.is_stopped());
+        let caller = Engine::on(Handle::current());
+        assert_eq!(caller.waking(|| -> u8 { panic!("failed to wake I/O driver: it is closed") }), None);
+        assert!(caller.is_stopped());
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_loses_what_looks_after_the_leases_has_stopped() {
+        let engine = Engine::on(Handle::current());
+        let (tell, told) = mpsc::channel();
+        engine.call(std::future::pending(), move |outcome: Result<()>| tell.send(outcome).unwrap());
+        engine.keep(async { panic!("on purpose") });
+        assert!(says(&heard(told).await, "thread has ended"));
+        assert!(engine.run(async {}).await.is_ok(), "on its own threads a future runs where it is");
+        assert!(engine.finish(async {}).await.is_err());
     }
 }

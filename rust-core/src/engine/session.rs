@@ -5,16 +5,17 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::measured::Measured;
 use crate::backend::{Backend, Context, Hint};
 use crate::clock::{Clock, Instant};
+use crate::engine::calls::stopped;
 use crate::engine::environment::Environment;
 use crate::engine::heartbeats::Heartbeats;
 use crate::engine::lease_record::LeaseRecord;
@@ -22,7 +23,7 @@ use crate::engine::lease_state::{Action, LeaseEvent, Status};
 use crate::engine::leases::{Closing, Leases};
 use crate::engine::line::{HandOver, Lines};
 use crate::engine::renewal::Renewals;
-use crate::engine::runtime;
+use crate::engine::runtime::{self, Attended, Call, Engine};
 use crate::error::{BackendError, CLOSED, Error, Failure, LossReason, Result};
 use crate::fencing::Token;
 use crate::holder::Notes;
@@ -41,7 +42,7 @@ pub(crate) struct Session {
     pub(crate) lines: Arc<Lines>,
     pub(crate) renewals: Arc<Renewals>,
     pub(crate) heartbeats: Option<Arc<Heartbeats>>,
-    pub(crate) engine: Handle,
+    pub(crate) engine: Engine,
     /// Work that goes on after its caller has left: releases, and giving up heartbeats.
     pub(crate) tasks: TaskTracker,
     pub(crate) closing: Closing,
@@ -51,7 +52,7 @@ pub(crate) struct Session {
     pub(crate) leases_changed: Notify,
     sequence: AtomicU64,
     floor: AtomicU64,
-    loops: Vec<AbortHandle>,
+    loops: Vec<Call>,
 }
 
 impl fmt::Debug for Session {
@@ -78,8 +79,18 @@ impl Myself {
 impl Session {
     /// Opens the backend and starts what looks after leases. No I/O yet.
     pub(crate) fn start(environment: &Environment, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
+        let engine = environment.engine.clone().map_or_else(Engine::of_process, |handle| Ok(Engine::on(handle)))?;
+        let session =
+            engine.waking(|| Self::start_on(&engine, environment, options, observer)).unwrap_or_else(|| Err(stopped()))?;
+        if environment.engine.is_none() {
+            let session: Arc<dyn Attended> = session.clone();
+            runtime::attend(&engine, Arc::downgrade(&session));
+        }
+        Ok(session)
+    }
+
+    fn start_on(engine: &Engine, environment: &Environment, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
         let clock = environment.clock.clone();
-        let engine = environment.engine.clone().map_or_else(runtime::handle, Ok)?;
         let id = environment.session.map_or_else(SessionId::random, Ok).map_err(|error| Error::BackendUnavailable {
             key: None,
             operation: "start",
@@ -101,7 +112,7 @@ impl Session {
             }),
         };
         // Backends may start tasks of their own.
-        let _on_engine = engine.enter();
+        let _on_engine = engine.handle().enter();
         let backend: Arc<dyn Backend> = Measured::new(environment.backend.open(context), clock.clone(), observer.clone());
         let apply = Box::new(move |record: &Arc<LeaseRecord>, event| {
             keeper.get().map_or(Action::Wait, |session| session.apply(record, event))
@@ -113,9 +124,8 @@ impl Session {
         });
         let renewals = Renewals::new(backend.clone(), clock.clone(), observer.clone(), options.renewal, apply);
         let heartbeats = Heartbeats::new(backend.clone(), clock.clone(), options.op_timeout);
-        let mut loops = vec![engine.spawn(renewals.clone().run()).abort_handle()];
-        loops.push(engine.spawn(observer.clone().run()).abort_handle());
-        loops.extend(heartbeats.clone().map(|heartbeats| engine.spawn(heartbeats.run()).abort_handle()));
+        let mut loops = vec![engine.keep(renewals.clone().run()), engine.keep(observer.clone().run())];
+        loops.extend(heartbeats.clone().map(|heartbeats| engine.keep(heartbeats.run())));
         let session = Arc::new(Self {
             id,
             backend,
@@ -136,10 +146,6 @@ impl Session {
             loops,
         });
         this.is(&session);
-        if environment.engine.is_none() {
-            let weak = Arc::downgrade(&session);
-            runtime::register(weak);
-        }
         Ok(session)
     }
 
@@ -245,10 +251,34 @@ impl Session {
         }
     }
 
+    /// Does work in the background that closing waits for. If the engine has stopped the next one does it: in memory and in files, keys do not
+    /// end with the engine that took them.
+    pub(crate) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let work = self.tasks.track_future(work);
+        if !self.engine.is_stopped() {
+            self.engine.spawn(work);
+        } else if let Ok(next) = Engine::of_process() {
+            next.spawn(work);
+        }
+    }
+
     pub(crate) fn stop(&self) {
         for task in &self.loops {
             task.abort();
         }
+    }
+}
+
+impl Attended for Session {
+    fn close_now(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { self.close(Duration::ZERO).await })
+    }
+
+    fn engine_stopped(self: Arc<Self>) {
+        for record in self.leases_now() {
+            self.apply(&record, LeaseEvent::Unattended);
+        }
+        self.observer.deliver();
     }
 }
 

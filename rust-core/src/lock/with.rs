@@ -5,7 +5,6 @@ use std::future::{Future, pending};
 use super::Lock;
 use crate::caller::Caller;
 use crate::engine::lease_state::Status;
-use crate::engine::runtime::run;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 
@@ -52,7 +51,9 @@ impl Lock {
                 Err(error) => return error,
             };
             let engine = session.engine.clone();
-            run(&engine, async move { session.clock.sleep_until(session.clock.now() + every).await }).await;
+            if let Err(error) = engine.run(async move { session.clock.sleep_until(session.clock.now() + every).await }).await {
+                return error;
+            }
             lease.heartbeat();
         }
     }

@@ -39,6 +39,7 @@ pub(crate) mod target {
     pub(crate) const EVENTS: &str = "dlock::observe::events";
     pub(crate) const PLACES: &str = "dlock::places";
     pub(crate) const RENEWAL: &str = "dlock::renewal";
+    pub(crate) const RUNTIME: &str = "dlock::runtime";
     pub(crate) const SELF_WAIT: &str = "dlock::self_wait";
     pub(crate) const SESSION: &str = "dlock::session";
 }
@@ -64,6 +65,7 @@ pub const TARGETS: &[&str] = &[
     target::EVENTS,
     target::PLACES,
     target::RENEWAL,
+    target::RUNTIME,
     target::SELF_WAIT,
     target::SESSION,
 ];

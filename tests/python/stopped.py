@@ -1,0 +1,127 @@
+"""A program whose engine stops: it closes the descriptors that the engine polls. Run by test_stopped.py, prints JSON."""
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import dlock
+
+# What the caller of each ended in, and after how long.
+told: dict[str, list[Any]] = {}
+
+
+def note(name: str, outcome: object, since: float) -> None:
+    told[name] = [outcome if isinstance(outcome, bool | str) else type(outcome).__name__, time.monotonic() - since]
+
+
+def pollers() -> set[str]:
+    """The descriptors that event loops of this process poll with: asyncio's, and those of the engine."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found |= {fd} if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventpoll]" else set()
+        except OSError:
+            continue  # that of the listing itself
+    return found
+
+
+def call(name: str, do: Callable[[], object]) -> None:
+    since = time.monotonic()
+    try:
+        note(name, do(), since)
+    except Exception as error:
+        note(name, error, since)
+
+
+def until(test: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not test():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.005)
+
+
+def blocking(url: str, close: Callable[[], None]) -> None:
+    client = dlock.sync.Client(url, namespace="blocking")
+    held = client.lock("held").acquire()
+    waiters = [
+        threading.Thread(target=call, args=(f"waiter {number}", lambda: client.lock("held", wait=None).acquire()), daemon=True)
+        for number in range(3)
+    ]
+    loss = threading.Thread(target=call, args=("loss", held.wait_lost), daemon=True)
+    for thread in [*waiters, loss]:
+        thread.start()
+    until(lambda: client.stats().waiting == 3)
+    close()
+    # Whoever asks next finds out.
+    call("finder", lambda: client.lock("other").acquire())
+    for thread in [*waiters, loss]:
+        thread.join(20)
+    told["valid"] = [held.valid, 0]
+    call("release", held.release)
+    call("next", lambda: client.lock("next").acquire().release())
+    if url.startswith("memory"):
+        # Nobody else ends what that backend keeps.
+        call("again", lambda: client.lock("held", wait=10).acquire().release())
+    call("close", client.close)
+    call("closed", lambda: client.lock("next").acquire())
+
+
+async def awaiting(url: str, close: Callable[[], None]) -> None:
+    client = dlock.Client(url, namespace="awaiting")
+    held = await client.lock("held").acquire()
+
+    async def ask(name: str, awaitable: Any) -> None:
+        since = time.monotonic()
+        try:
+            note(name, await awaitable, since)
+        except Exception as error:
+            note(name, error, since)
+
+    waiters = [asyncio.create_task(ask(f"waiter {number}", client.lock("held", wait=None).acquire())) for number in range(3)]
+    waiters.append(asyncio.create_task(ask("loss", held.wait_lost())))
+    while client.stats().waiting < 3:  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.005)
+    close()
+    await ask("finder", client.lock("other").acquire())
+    await asyncio.wait_for(asyncio.gather(*waiters), 20)
+    told["valid"] = [held.valid, 0]
+    await ask("release", held.release())
+
+    async def pair(name: str) -> bool:
+        return await (await client.lock(name, wait=10).acquire()).release()
+
+    await ask("next", pair("next"))
+    if url.startswith("memory"):
+        await ask("again", pair("held"))
+    await ask("close", client.close())
+    await ask("closed", client.lock("next").acquire())
+
+
+def main() -> None:
+    face, url = sys.argv[1:]
+    before: set[str] = set()
+
+    def close() -> None:
+        for fd in pollers() - before:
+            os.close(int(fd))
+
+    if face == "blocking":
+        before = pollers()
+        blocking(url, close)
+    else:
+
+        async def run() -> None:
+            nonlocal before
+            before = pollers()
+            await awaiting(url, close)
+
+        asyncio.run(run())
+    print(json.dumps(told))
+
+
+main()
