@@ -93,14 +93,14 @@ async fn each_request_of_a_batch_has_its_own_answer_and_its_own_error() {
     let ((), free, mine, held, list, kept, waited, handed, (), missing, tried) = tokio::join!(
         async { drop(tokio::join!(a.ask("fill0", 1), a.ask("fill1", 1))) },
         a.backend.acquire(a.request("free", 1)),
-        a.hand("mine", 1, None),
+        a.release_to("mine", 1, None),
         a.backend.acquire(a.request("left", 2)),
         a.backend.acquire(a.request("list", 1)),
-        a.hand("list", 1, None),
-        a.hand("waited", 1, None),
-        a.hand("handed", 1, Some(a.request("handed", 2))),
+        a.release_to("list", 1, None),
+        a.release_to("waited", 1, None),
+        a.release_to("handed", 1, Some(a.request("handed", 2))),
         a.leave("theirs", 5),
-        a.hand("missing", 1, None),
+        a.release_to("missing", 1, None),
         a.backend.acquire(try_only),
     );
     assert_eq!(evals(&cli).await - before, CALLS as u64 + 1, "one batch");

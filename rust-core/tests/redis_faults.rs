@@ -75,7 +75,7 @@ async fn a_lost_answer_is_unknown_and_the_retry_finds_the_grant() {
     let again = session.granted("k", 1).await;
     assert!(value.contains(&format!("|{}|", again.token)), "the grant that raced in");
     proxy.answers(Gate::Lost);
-    assert_eq!(session.hand("k", 1, None).await.unwrap_err().failure, Failure::Unknown);
+    assert_eq!(session.release_to("k", 1, None).await.unwrap_err().failure, Failure::Unknown);
     assert_eq!(session.release("k", 1).await, Outcome::NotHeld, "it was executed");
 }
 
@@ -87,8 +87,8 @@ async fn a_lost_answer_to_a_hand_over_is_answered_alike_on_retry() {
     let first = session.granted("k", 1).await;
     proxy.answers(Gate::Lost);
     let next = || Some(session.request("k", 2));
-    assert_eq!(session.hand("k", 1, next()).await.unwrap_err().failure, Failure::Unknown);
-    let handed = session.hand("k", 1, next()).await.unwrap();
+    assert_eq!(session.release_to("k", 1, next()).await.unwrap_err().failure, Failure::Unknown);
+    let handed = session.release_to("k", 1, next()).await.unwrap();
     assert_eq!(handed.outcome, Outcome::NotHeld);
     assert!(grant(handed.next.unwrap()).token > first.token);
 }
@@ -135,7 +135,7 @@ async fn a_stepped_clock_is_learned_from_the_refusal() {
     session.granted("k", 1).await;
     until_later(&cli).await;
     let before = evals(&cli).await;
-    let handed = session.hand("k", 1, Some(session.request("k", 2))).await.unwrap();
+    let handed = session.release_to("k", 1, Some(session.request("k", 2))).await.unwrap();
     assert_eq!(handed.outcome, Outcome::Released);
     assert_eq!(handed.next, None, "certainly not asked: it asks for itself");
     session.granted("k", 2).await;

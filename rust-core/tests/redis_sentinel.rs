@@ -46,7 +46,7 @@ async fn r07_a_client_follows_its_service_to_another_master_and_tokens_rise() {
     let (mut sentinels, mut places) = (Vec::new(), vec!["127.0.0.1:1".to_owned()]);
     for _ in 0..3 {
         let sentinel = Sentinel::start("shop", &master, 2, SECOND / 2, &[]).await;
-        places.push(sentinel.place());
+        places.push(sentinel.address());
         sentinels.push(sentinel);
     }
     for sentinel in &sentinels {
@@ -104,7 +104,7 @@ impl Split {
 
     fn client(&self) -> Client {
         let options = ClientOptions { connect_timeout: 20 * SECOND, ..ClientOptions::default() };
-        let url = url(&[self.sentinel.place()], "shop").replace("://", &format!("://:{PASSWORD}@"));
+        let url = url(&[self.sentinel.address()], "shop").replace("://", &format!("://:{PASSWORD}@"));
         Client::with_options(&url, options).unwrap()
     }
 
@@ -169,7 +169,7 @@ async fn a_master_that_lost_its_office_is_left_and_nothing_is_taken_from_it() {
     let first = Server::start().await;
     let second = replica_of(&first).await;
     let sentinel = Sentinel::start("shop", &first, 1, NEVER, &[]).await;
-    let session = Setup::new(url(&[sentinel.place()], "shop")).open();
+    let session = Setup::new(url(&[sentinel.address()], "shop")).open();
     session.granted("k", 1).await;
     let (one, two) = (first.cli().await, second.cli().await);
     eventually("the lease is replicated", || async { two.run::<i64>(&["EXISTS", "ns/k"]).await == 1 }).await;
@@ -205,9 +205,9 @@ async fn refusal(url: &str) -> BackendError {
 async fn r16_a_service_that_no_sentinel_knows() {
     let server = Server::start().await;
     let sentinel = Sentinel::start("shop", &server, 1, NEVER, &[]).await;
-    let error = refusal(&url(&[sentinel.place()], "bank")).await;
+    let error = refusal(&url(&[sentinel.address()], "bank")).await;
     assert_eq!(error.failure, Failure::Refused);
-    assert!(error.message.contains(&sentinel.place()) && error.message.contains("it knows no service \"bank\""), "{error}");
+    assert!(error.message.contains(&sentinel.address()) && error.message.contains("it knows no service \"bank\""), "{error}");
 }
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn a_silent_sentinel_leaves_time_for_the_others() {
     let server = Server::start().await;
     let sentinel = Sentinel::start("shop", &server, 1, NEVER, &[]).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let places = [silent.local_addr().unwrap().to_string(), sentinel.place()];
+    let places = [silent.local_addr().unwrap().to_string(), sentinel.address()];
     let session = Setup { connect_timeout: 3 * SECOND, ..Setup::new(url(&places, "shop")) }.open();
     session.granted("k", 1).await;
     let cli = server.cli().await;
@@ -250,12 +250,12 @@ async fn a_sentinel_that_names_a_stranger_keeps_nobody_out() {
     let (stranger, master) = (Server::start_with(&["--requirepass", "of-the-stranger"]).await, Server::start().await);
     let stale = Sentinel::start("shop", &stranger, 1, NEVER, &[]).await;
     let good = Sentinel::start("shop", &master, 1, NEVER, &[]).await;
-    let error = refusal(&url(&[stale.place()], "shop")).await;
+    let error = refusal(&url(&[stale.address()], "shop")).await;
     assert_eq!(error.failure, Failure::Refused, "nobody names another: {error}");
     let gone = "127.0.0.1:1".to_owned();
-    let error = refusal(&url(&[stale.place(), gone], "shop")).await;
+    let error = refusal(&url(&[stale.address(), gone], "shop")).await;
     assert_eq!(error.failure, Failure::NotSent, "another may name another later: {error}");
-    Setup::new(url(&[stale.place(), good.place()], "shop")).open().granted("k", 1).await;
+    Setup::new(url(&[stale.address(), good.address()], "shop")).open().granted("k", 1).await;
     assert_eq!(master.cli().await.run::<i64>(&["EXISTS", "ns/k"]).await, 1);
 }
 
@@ -263,10 +263,10 @@ async fn a_sentinel_that_names_a_stranger_keeps_nobody_out() {
 async fn r16_a_password_that_the_one_master_does_not_take() {
     let master = Server::start_with(&["--requirepass", "geheim"]).await;
     let (one, two) = (Sentinel::start("shop", &master, 1, NEVER, &[]).await, Sentinel::start("shop", &master, 1, NEVER, &[]).await);
-    let wrong = url(&[one.place(), two.place()], "shop").replace("://", "://:nichts@");
+    let wrong = url(&[one.address(), two.address()], "shop").replace("://", "://:nichts@");
     let error = refusal(&wrong).await;
     assert_eq!(error.failure, Failure::Refused, "{error}");
-    assert!(!error.message.contains(&two.place()), "asked once: {error}");
+    assert!(!error.message.contains(&two.address()), "asked once: {error}");
 }
 
 #[tokio::test]
@@ -280,10 +280,10 @@ async fn sentinels_and_their_master_speak_tls() {
         &format!("tls-ca-cert-file {}", authority.certificate().display()),
     ];
     let sentinel = Sentinel::start("shop", &server, 1, NEVER, &lines).await;
-    let secure = format!("rediss+sentinel://{}/shop", sentinel.place());
+    let secure = format!("rediss+sentinel://{}/shop", sentinel.address());
     Setup::new(certificates::url(&secure, &authority.certificate(), None)).open().granted("k", 1).await;
-    let error = refusal(&url(&[sentinel.place()], "shop")).await;
-    assert!(error.message.contains(&sentinel.place()) && error.message.contains("rediss://"), "{error}");
+    let error = refusal(&url(&[sentinel.address()], "shop")).await;
+    assert!(error.message.contains(&sentinel.address()) && error.message.contains("rediss://"), "{error}");
 }
 
 #[tokio::test]
@@ -291,7 +291,7 @@ async fn r18_sentinel_and_server_have_passwords_of_their_own() {
     let server = Server::start_with(&["--requirepass", "of-the-server"]).await;
     let lines = ["sentinel auth-pass shop of-the-server", "requirepass of-the-sentinel"];
     let sentinel = Sentinel::start("shop", &server, 1, NEVER, &lines).await;
-    let place = sentinel.place();
+    let place = sentinel.address();
     let open =
         |server, sentinel| Client::new(&format!("redis+sentinel://:{server}@{place}/shop?sentinel_password={sentinel}")).unwrap();
     open("of-the-server", "of-the-sentinel").lock("k").acquire().await.unwrap().release().await.unwrap();

@@ -108,7 +108,7 @@ async fn r07_what_cannot_be_granted_for_want_of_a_token_keeps_nobody_out() {
     take(&session, 1).await;
     session.granted("k", 2).await;
     cli.run::<()>(&["SET", &slot(&cli).await, &MAX_TOKEN.to_string()]).await;
-    let error = session.hand("k", 2, Some(session.request("k", 3))).await.unwrap_err();
+    let error = session.release_to("k", 2, Some(session.request("k", 3))).await.unwrap_err();
     assert_eq!(error.failure, Failure::Refused, "the next one is told");
     assert_eq!(session.release("k", 2).await, Outcome::Released, "and the key is given back without it");
     assert_eq!(cli.run::<i64>(&["EXISTS", "ns/k"]).await, 0);

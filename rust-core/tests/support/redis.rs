@@ -261,10 +261,10 @@ impl Session {
     }
 
     pub async fn release(&self, key: &str, sequence: u64) -> Outcome {
-        self.hand(key, sequence, None).await.unwrap().outcome
+        self.release_to(key, sequence, None).await.unwrap().outcome
     }
 
-    pub async fn hand(&self, key: &str, sequence: u64, next: Option<Acquire>) -> Result<Handover, BackendError> {
+    pub async fn release_to(&self, key: &str, sequence: u64, next: Option<Acquire>) -> Result<Handover, BackendError> {
         let release = Release { key: key.into(), owner: self.owner(sequence), next, timeout: self.timeout };
         self.backend.release(release).await
     }
@@ -273,20 +273,20 @@ impl Session {
         self.backend.leave(key.into(), self.owner(sequence), self.timeout).await.unwrap();
     }
 
-    /// Says that the waiter is alive; answers when it should look again.
-    pub async fn beat(&self, key: &str, sequence: u64) -> Duration {
-        let place = Waiter { key: key.into(), owner: self.owner(sequence) };
-        self.backend.keep_waiting(vec![place], self.timeout).await.unwrap()[0]
+    /// Sends the waiter's heartbeat; returns when it should look again.
+    pub async fn heartbeat(&self, key: &str, sequence: u64) -> Duration {
+        let waiter = Waiter { key: key.into(), owner: self.owner(sequence) };
+        self.backend.keep_waiting(vec![waiter], self.timeout).await.unwrap()[0]
     }
 
     pub async fn hint(&mut self) -> Hint {
         timeout(TIMEOUT, self.hints.recv()).await.expect("a hint").unwrap()
     }
 
-    /// Waits as the engine does: by hints, by the times it was told, and with heartbeats.
+    /// Waits as the engine does: by hints, by the times that answers name, and with heartbeats.
     pub async fn wait(&mut self, key: &str, sequence: u64) -> Grant {
         let heartbeat = self.backend.capabilities().heartbeat.unwrap();
-        let mut beat = Instant::now() + heartbeat;
+        let mut next_heartbeat = Instant::now() + heartbeat;
         loop {
             let mut look = match self.ask(key, sequence).await {
                 Acquired::Granted(grant) => return grant,
@@ -296,9 +296,9 @@ impl Session {
                 tokio::select! {
                     _ = self.hints.recv() => break,
                     () = sleep_until(look) => break,
-                    () = sleep_until(beat) => {
-                        look = Instant::now() + self.beat(key, sequence).await;
-                        beat = Instant::now() + heartbeat;
+                    () = sleep_until(next_heartbeat) => {
+                        look = Instant::now() + self.heartbeat(key, sequence).await;
+                        next_heartbeat = Instant::now() + heartbeat;
                     }
                 }
             }

@@ -39,7 +39,7 @@ impl Sentinel {
     }
 
     /// Where it listens.
-    pub fn place(&self) -> String {
+    pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
