@@ -1,7 +1,7 @@
-//! The engine's own tokio runtime: one a process, made by the first operation, never by an import.
+//! The engine's own tokio runtime: one for each process, started by the first operation and never by an import.
 //!
-//! A forked child must not use its parent's: its threads did not survive the fork. The runtime therefore knows the process that made it,
-//! and a child gets a fresh one while the old is left alone.
+//! A forked child must not use its parent's runtime, whose threads did not survive the fork. So the runtime knows the process that
+//! made it: a child starts another one and leaves the old one alone.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -17,8 +17,8 @@ use tokio::task::AbortHandle;
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::process;
 
-/// One thread keeps a Redis server busy; a second one only adds wake-ups between cores (measured: no more pairs a second with 500 tasks,
-/// a third fewer with one).
+/// One thread keeps a Redis server busy. A second one only adds wake-ups between cores: measured, it gives no more pairs a second
+/// with 500 tasks, and a third fewer with one.
 const THREADS: usize = 1;
 
 struct Engine {
@@ -38,7 +38,8 @@ fn engine() -> MutexGuard<'static, Option<Engine>> {
     ENGINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until no engine is being started, and keeps it so: a child would find the lock taken by a thread that it does not have.
+/// Waits until no engine is being started, and keeps it so until the fork is over: otherwise a child could find the lock taken by a
+/// thread that it does not have.
 pub(crate) fn before_fork() {
     PARKED.with_borrow_mut(|parked| {
         if parked.is_none() {
@@ -75,12 +76,12 @@ pub(crate) fn handle() -> Result<Handle> {
         )?;
     let handle = runtime.handle().clone();
     let parents = engine.replace(Engine { pid, runtime: Arc::new(runtime), sessions: Vec::new() });
-    // Dropping a parent's runtime would wait for threads that this process does not have.
+    // Dropping the parent's runtime would wait for threads that this process does not have.
     std::mem::forget(parents);
     Ok(handle)
 }
 
-/// What is closed before the process ends: it then releases what it holds.
+/// What is closed before the process ends, and then releases what it holds.
 pub(crate) trait Close: Send + Sync {
     /// Refuses new work and releases what is held, at once.
     fn close_now(self: Arc<Self>) -> BoxFuture<'static, ()>;
@@ -94,7 +95,7 @@ pub(crate) fn register(session: Weak<dyn Close>) {
     }
 }
 
-/// Closes every client of this process and gives back what they hold, within `timeout`. For the end of a process; blocks.
+/// Closes every client of this process and releases what they hold, within `timeout`. For the end of a process; blocks.
 ///
 /// Does nothing in a forked child that has not used the engine, and nothing the second time.
 pub fn shutdown(timeout: Duration) {
@@ -116,8 +117,8 @@ pub fn shutdown(timeout: Duration) {
     let _ = finished.recv_timeout(timeout);
 }
 
-/// Runs a call on the engine and tells `then` its outcome, once: what bindings run their calls with. A panic in it is told as an error.
-/// Aborting it drops the call at its next await; then nothing is told.
+/// Runs a call on the engine and passes its outcome to `then`, once: bindings run their calls with this. A panic in the call
+/// becomes an error. Aborting it drops the call at its next await, and `then` is not called.
 ///
 /// # Errors
 /// [`Error::BackendUnavailable`] if the engine cannot be started; `then` is not called.
@@ -128,14 +129,14 @@ pub fn call<T: Send + 'static>(
     Ok(call_on(&handle()?, work, then))
 }
 
-/// [`call`] on an engine that is there.
+/// [`call`] on a given engine.
 pub(crate) fn call_on<T: Send + 'static>(
     engine: &Handle,
     work: impl Future<Output = Result<T>> + Send + 'static,
     then: impl FnOnce(Result<T>) + Send + 'static,
 ) -> AbortHandle {
     let told = async move {
-        // Nothing of the call is used after a panic but what its drop gives back.
+        // After a panic only the drop of the call is run.
         let outcome = AssertUnwindSafe(work).catch_unwind().await;
         then(outcome.unwrap_or_else(|_| Err(broken())));
     };
@@ -159,7 +160,7 @@ pub(crate) async fn run<T: Send + 'static>(engine: &Handle, future: impl Future<
     match (&mut task.0).await {
         Ok(value) => value,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The engine was shut down under the caller: there is nobody left to answer.
+        // The engine was shut down under the caller: no answer will come.
         Err(_) => std::future::pending().await,
     }
 }
