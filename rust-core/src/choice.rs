@@ -68,7 +68,7 @@ impl Variables {
         }
         if self.requires()? || require {
             let allowed = format!(
-                "a URL, given or in {URL_VARIABLE}, which is not set: {REQUIRE_VARIABLE}=1, or the option that says the same, \
+                "a URL, given or in {URL_VARIABLE}, which is not set: {REQUIRE_VARIABLE}=1, or the option require_url, \
                  refuses the default, {DEFAULT_URL}"
             );
             return Err(Error::invalid("url", "none", allowed));

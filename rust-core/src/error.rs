@@ -232,7 +232,7 @@ impl std::fmt::Display for LossReason {
             Self::Expired => "it ran out before a renewal was acknowledged",
             Self::Gone => "the backend no longer knows it",
             Self::MaxHold => "it was held for max_hold",
-            Self::MaxStall => "its holder gave no sign of life for max_stall",
+            Self::MaxStall => "its holder sent no heartbeat for max_stall",
             Self::Closed => "the client was closed",
         })
     }

@@ -378,10 +378,10 @@ impl Discarded {
         if Arc::strong_count(&lease.handle) > 2 || lease.handle.has_ended() {
             return None;
         }
-        let told = (lease.key().clone(), lease.token());
-        tracing::warn!(target: target::LEASE, key = %told.0, token = told.1, "a held lease was discarded and its taker has ended; it is given back");
+        let released = (lease.key().clone(), lease.token());
+        tracing::warn!(target: target::LEASE, key = %released.0, token = released.1, "a held lease was discarded and its caller has ended; the engine releases it");
         lease.begin_release().ok()?;
-        Some(told)
+        Some(released)
     }
 }
 
@@ -391,7 +391,7 @@ impl Drop for Handle {
         if let Some(session) = self.session.take()
             && self.record.status() == Status::Held
         {
-            tracing::warn!(target: target::LEASE, key = %self.record.key, token = self.record.token, "a held lease was dropped without release; it is given back");
+            tracing::warn!(target: target::LEASE, key = %self.record.key, token = self.record.token, "a held lease was dropped without release; the engine releases it");
             session.release(&self.record);
         }
     }

@@ -173,7 +173,7 @@ impl Session {
         let Some(owner) = turn.position.as_ref().map(|position| position.owner) else { return };
         if let Some(heartbeats) = &self.heartbeats {
             let waiter = backend::Waiter { key: attempt.key.clone(), owner };
-            let _kept_alive = heartbeats.keep(waiter, turn.ask_again.clone(), attempt.known.clone(), look_again);
+            let _kept_alive = heartbeats.keep(waiter, turn.ask_again.clone(), attempt.line_status.clone(), look_again);
             turn.ask_again.notified().await;
             return;
         }
@@ -249,7 +249,7 @@ impl Session {
         let before = (position.sent, position.unanswered);
         (position.sent, position.unanswered) = (Some(sent), Some(sent));
         position.floor.get_or_insert(request.floor);
-        attempt.known.asked(sent);
+        attempt.line_status.asked(sent);
         let asking = attempt.asking();
         let answer = self.backend.acquire(request).await;
         drop(asking);
@@ -264,14 +264,14 @@ impl Session {
     fn note_failed_try(&self, attempt: &Attempt, error: &BackendError) {
         let is_found_again = !attempt.is_in_line || self.lines.holder(&attempt.key).is_none();
         if error.failure != Failure::Refused && is_found_again {
-            attempt.known.failed(self.clock.now(), error.clone());
+            attempt.line_status.failed(self.clock.now(), error.clone());
         }
     }
 
     /// Reports to the line who holds the key. A grant is reported once it has become a lease.
     fn note_holder(&self, attempt: &Attempt, answer: &std::result::Result<Acquired, BackendError>) {
         if let Ok(Acquired::Waiting(waiting)) = answer {
-            attempt.known.held_by(self.clock.now(), waiting.holder.clone());
+            attempt.line_status.held_by(self.clock.now(), waiting.holder.clone());
         }
     }
 
@@ -326,8 +326,9 @@ impl QueuePosition {
         let floor = self.floor.unwrap_or_default();
         match &answer {
             Acquired::Granted(Grant { token, .. }) if !is_token(*token) || *token <= floor => {
-                let told = format!("it granted the token {token}, which is not above the last one, {floor}: its count was spoilt");
-                Err(BackendError::new(Failure::Refused, told))
+                let message =
+                    format!("it granted the token {token}, which is not above the last one, {floor}: its count is damaged");
+                Err(BackendError::new(Failure::Refused, message))
             }
             _ => Ok(answer),
         }

@@ -46,7 +46,7 @@ pub(crate) struct Attempt {
     pub(crate) note: Arc<str>,
     pub(crate) started: Instant,
     /// What the local line knows about the key.
-    pub(crate) known: Arc<LineStatus>,
+    pub(crate) line_status: Arc<LineStatus>,
     /// The position in the local line until the attempt begins; `None` for a single try, which joins no line.
     pub(crate) entered: Option<Joined>,
     pub(crate) is_in_line: bool,
@@ -108,7 +108,7 @@ impl Session {
             note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
             started,
-            known: Arc::default(),
+            line_status: Arc::default(),
             key,
             options,
             wait,
@@ -122,9 +122,9 @@ impl Session {
         });
         if !once {
             let request = || self.request(&attempt, self.next_owner(), true, attempt.op_timeout);
-            let mut known = attempt.known.clone();
-            attempt.entered = Some(self.lines.enter(&attempt.key, &mut known, request));
-            attempt.known = known;
+            let mut line_status = attempt.line_status.clone();
+            attempt.entered = Some(self.lines.enter(&attempt.key, &mut line_status, request));
+            attempt.line_status = line_status;
         }
         attempt
     }
@@ -149,7 +149,7 @@ impl Session {
         };
         tokio::select! {
             biased;
-            error = attempt.known.outlast(&self.clock, attempt.started, self.options.connect_timeout), if attempt.is_in_line => {
+            error = attempt.line_status.outlast(&self.clock, attempt.started, self.options.connect_timeout), if attempt.is_in_line => {
                 self.unavailable("acquire", Some(attempt.key.clone()), error)
             }
             () = over => self.out_of_time(attempt),
@@ -163,12 +163,11 @@ impl Session {
         let own = self.lines.holder(&attempt.key);
         let remark = match (&own, seen.and_then(|holder| holder.note)) {
             (Some(record), _) => {
-                let since =
-                    format!(": this very process holds it through the same client, since {} s ago", record.held_for().as_secs());
-                let discarded = "; the lease was discarded, and only its lock can still give it back";
+                let since = format!(": this process holds it through the same client, since {} s ago", record.held_for().as_secs());
+                let discarded = "; the lease was discarded, and only its lock can still release it";
                 since + if record.is_discarded() { discarded } else { "" }
             }
-            (None, Some(note)) if note.is_of_this_process() => ": this very process holds it, through another client".to_owned(),
+            (None, Some(note)) if note.is_of_this_process() => ": this process holds it, through another client".to_owned(),
             _ => String::new(),
         };
         tracing::warn!(target: target::ATTEMPT, key = %attempt.key, holder, "still waiting for a lock after {LONG_WAIT:?}{remark}");
@@ -178,8 +177,8 @@ impl Session {
     fn out_of_time(&self, attempt: &Attempt) -> Error {
         let now = self.clock.now();
         let waited = now.since(attempt.started);
-        let failure = attempt.known.trouble().or_else(|| {
-            let silent = now.since(attempt.known.silent_since(attempt.started)?);
+        let failure = attempt.line_status.trouble().or_else(|| {
+            let silent = now.since(attempt.line_status.silent_since(attempt.started)?);
             let is_dead = silent >= attempt.op_timeout / SILENCE && self.lines.holder(&attempt.key).is_none();
             is_dead.then(|| BackendError::new(Failure::Unknown, format!("no answer within {} ms", silent.as_millis())))
         });
@@ -193,7 +192,7 @@ impl Session {
     pub(crate) fn holder_seen(&self, attempt: &Attempt) -> Option<Holder> {
         let record = self.lines.holder(&attempt.key);
         let remaining = record.as_ref().map(|record| (record.token, record.read(LeaseState::valid_until).since(self.clock.now())));
-        match attempt.known.seen() {
+        match attempt.line_status.seen() {
             Some(LastHolder::Own(own)) => {
                 Some(own.holder(remaining.filter(|(token, _)| *token == own.token).map(|(_, left)| left)))
             }
@@ -207,13 +206,13 @@ impl Session {
         if error.failure == Failure::Refused {
             return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
         }
-        attempt.known.failed(self.clock.now(), error);
+        attempt.line_status.failed(self.clock.now(), error);
         self.check_outage(attempt)
     }
 
     /// An error once the backend has failed for `connect_timeout`, counted from the start of this attempt at the earliest.
     pub(crate) fn check_outage(&self, attempt: &Attempt) -> Result<()> {
-        match attempt.known.outlasted(self.clock.now(), attempt.started, self.options.connect_timeout) {
+        match attempt.line_status.outlasted(self.clock.now(), attempt.started, self.options.connect_timeout) {
             Some(error) => Err(self.unavailable("acquire", Some(attempt.key.clone()), error)),
             None => Ok(()),
         }

@@ -107,11 +107,11 @@ impl Session {
             self.apply(&record, LeaseEvent::Close);
         }
         self.tasks.close();
-        let farewell = self.clock.sleep_until(self.clock.now() + EXIT_GRACE);
+        let grace = self.clock.sleep_until(self.clock.now() + EXIT_GRACE);
         tokio::select! {
             biased;
             () = self.tasks.wait() => {}
-            () = farewell => tracing::warn!(target: target::CLOSING, server = %self.backend.server(), "closed before every release was confirmed"),
+            () = grace => tracing::warn!(target: target::CLOSING, server = %self.backend.server(), "closed before every release was confirmed"),
         }
         self.stop();
         self.observer.deliver();

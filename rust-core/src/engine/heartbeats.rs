@@ -25,7 +25,7 @@ struct WaitEntry {
     waiter: Waiter,
     ask_again: Arc<Notify>,
     /// What the line of its key knows.
-    known: Arc<LineStatus>,
+    line_status: Arc<LineStatus>,
     /// Gone once the guard is dropped: an entry that is being sent must not be scheduled again after that.
     wanted: Weak<()>,
 }
@@ -53,12 +53,12 @@ impl Heartbeats {
         self: &Arc<Self>,
         waiter: Waiter,
         ask_again: Arc<Notify>,
-        known: Arc<LineStatus>,
+        line_status: Arc<LineStatus>,
         look_again: Duration,
     ) -> HeartbeatGuard {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let wanted = Arc::new(());
-        let entry = WaitEntry { number, waiter, ask_again, known, wanted: Arc::downgrade(&wanted) };
+        let entry = WaitEntry { number, waiter, ask_again, line_status, wanted: Arc::downgrade(&wanted) };
         self.deadlines.set(number, self.next_beat(look_again), entry);
         HeartbeatGuard { waiters: self.clone(), number, _wanted: wanted }
     }
@@ -88,14 +88,14 @@ impl Heartbeats {
         // The next heartbeat is due by then: requests without an answer must not pile up.
         let answers = self.backend.keep_waiting(waiters, self.op_timeout.min(self.heartbeat)).await;
         if let Err(error) = &answers {
-            tracing::warn!(target: target::PLACES, server = %self.backend.server(), waiters = batch.len(), %error, "heartbeat of waiters failed");
+            tracing::warn!(target: target::PLACES, server = %self.backend.server(), places = batch.len(), %error, "heartbeat of waiters failed");
         }
         for (index, entry) in batch.into_iter().enumerate() {
             if let Err(error) = &answers
                 && entry.wanted.strong_count() > 0
             {
                 // The next request of the waiter ends the outage, or confirms it.
-                entry.known.failed(self.clock.now(), error.clone());
+                entry.line_status.failed(self.clock.now(), error.clone());
             }
             match answers.as_ref().ok().and_then(|answers| answers.get(index)) {
                 Some(look_again) if !look_again.is_zero() => self.move_beat(entry, *look_again),

@@ -73,7 +73,7 @@ struct Line {
     /// The callers behind it, by arrival.
     behind: BTreeMap<u64, QueuedCaller>,
     arrivals: u64,
-    known: Arc<LineStatus>,
+    line_status: Arc<LineStatus>,
 }
 
 struct QueuedCaller {
@@ -105,12 +105,12 @@ impl Lines {
     pub(crate) fn enter(
         self: &Arc<Self>,
         key: &Arc<str>,
-        known: &mut Arc<LineStatus>,
+        line_status: &mut Arc<LineStatus>,
         request: impl FnOnce() -> Acquire,
     ) -> Joined {
         let mut lines = self.lines.lock();
-        let line = lines.entry(key.clone()).or_insert_with(|| Line::new(known.clone()));
-        known.clone_from(&line.known);
+        let line = lines.entry(key.clone()).or_insert_with(|| Line::new(line_status.clone()));
+        line_status.clone_from(&line.line_status);
         if line.first.is_none() {
             let ask_again = Arc::new(Notify::new());
             line.first = Some(FirstInLine { ask_again: ask_again.clone(), owner: None, hand_over: None });
@@ -139,7 +139,7 @@ impl Lines {
     pub(crate) fn set_holder(&self, record: Arc<LeaseRecord>) {
         let mut lines = self.lines.lock();
         let line = lines.entry(record.key.clone()).or_insert_with(|| Line::new(Arc::default()));
-        record.stands_before(&line.known);
+        record.stands_before(&line.line_status);
         line.holder = Some(record);
     }
 
@@ -257,18 +257,17 @@ impl Turn {
     }
 
     /// Leaves a hand-over request for the local release. Does nothing if the holder has gone meanwhile.
-    pub(crate) fn offer_hand_over(&mut self, holder: &Arc<LeaseRecord>, request: Acquire) -> bool {
+    pub(crate) fn offer_hand_over(&mut self, holder: &Arc<LeaseRecord>, request: Acquire) {
         let mut lines = self.lines.lines.lock();
-        let Some(line) = lines.get_mut(&self.key) else { return false };
+        let Some(line) = lines.get_mut(&self.key) else { return };
         if !line.holder.as_ref().is_some_and(|record| Arc::ptr_eq(record, holder)) {
-            return false;
+            return;
         }
-        let (Some(first), Some(position)) = (line.first.as_mut(), self.position.as_mut()) else { return false };
+        let (Some(first), Some(position)) = (line.first.as_mut(), self.position.as_mut()) else { return };
         let (reply, handed_over) = oneshot::channel();
         position.floor.get_or_insert(request.floor);
         first.hand_over = Some(HandOver { request, reply });
         position.handed_over = Some(handed_over);
-        true
     }
 
     /// The position has become a lease: the next caller in line starts without one.
@@ -340,15 +339,15 @@ struct NextTurn {
 }
 
 impl Line {
-    fn new(known: Arc<LineStatus>) -> Self {
-        Self { holder: None, first: None, behind: BTreeMap::new(), arrivals: 0, known }
+    fn new(line_status: Arc<LineStatus>) -> Self {
+        Self { holder: None, first: None, behind: BTreeMap::new(), arrivals: 0, line_status }
     }
 
     /// Makes the next caller the first; it inherits the position. Returns the position if nobody waits.
     fn next(&mut self, inherited: Option<QueuePosition>) -> Result<NextTurn, Option<QueuePosition>> {
         let Some((_, QueuedCaller { turn, mut request })) = self.behind.pop_first() else {
             self.first = None;
-            self.known.forget_trouble();
+            self.line_status.forget_trouble();
             return Err(inherited);
         };
         let ask_again = Arc::new(Notify::new());

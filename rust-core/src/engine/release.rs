@@ -98,7 +98,7 @@ impl Session {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(target: target::GIVE_BACK, key = %record.key, token = record.token, %error, "release failed, will be tried again");
+                    tracing::warn!(target: target::GIVE_BACK, key = %record.key, token = record.token, %error, "release failed; it will be tried again");
                     maybe_done |= error.failure == Failure::Unknown;
                     if let Some((then, _)) = then.0.take() {
                         self.call_when_released(record, patience, then);
@@ -200,7 +200,7 @@ impl Session {
         let mut pauses = BACKOFF.pauses();
         while let Err(error) = self.backend.leave(key.clone(), owner, self.options.op_timeout).await {
             if error.failure == Failure::Refused || self.clock.now() >= give_up {
-                tracing::warn!(target: target::GIVE_BACK, %key, %owner, %error, "could not be given up, is left to expire");
+                tracing::warn!(target: target::GIVE_BACK, %key, %owner, %error, "a waiter could not be withdrawn; it is left to expire");
                 return;
             }
             self.clock.sleep_until(self.clock.now() + pauses.next()).await;

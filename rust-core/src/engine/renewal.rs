@@ -136,7 +136,7 @@ impl Renewals {
         let answers = self.backend.renew(request, timeout).instrument(span(&leases)).await;
         self.in_flight.fetch_sub(leases.len(), Ordering::Relaxed);
         if let Err(error) = &answers {
-            tracing::warn!(target: target::RENEWAL, server = %self.backend.server(), leases = leases.len(), %error, "renewal failed, will be tried again");
+            tracing::warn!(target: target::RENEWAL, server = %self.backend.server(), leases = leases.len(), %error, "renewal failed; it will be tried again");
         }
         let backoff = Backoff { first: self.tuning.base_delay, longest: self.tuning.max_delay };
         for (index, record) in leases.iter().enumerate() {

@@ -144,7 +144,7 @@ pub(crate) fn call_on<T: Send + 'static>(
 }
 
 fn broken() -> Error {
-    let source = BackendError::new(Failure::Unknown, "the call panicked, which is a bug of ours: please report it");
+    let source = BackendError::new(Failure::Unknown, "the call panicked, which is a bug in dlock: please report it");
     Error::BackendUnavailable { key: None, operation: "call", server: "engine".into(), source }
 }
 
