@@ -1,4 +1,4 @@
-//! `redis://`: taking, keeping and giving back one key.
+//! `redis://`: acquiring, renewing and releasing one key.
 
 #![allow(clippy::unwrap_used)]
 
@@ -300,7 +300,7 @@ async fn an_uncontended_cycle_is_two_commands() {
         line.map_or(0, |line| line.split(',').next().unwrap().parse::<u64>().unwrap())
     };
     assert_eq!(calls("evalsha"), 100, "{stats}");
-    // What the script runs: TIME, MGET, EXISTS, SET, SET; MGET, EXISTS, DEL.
+    // The commands of the script: TIME, MGET, EXISTS, SET, SET; MGET, EXISTS, DEL.
     for (inner, count) in [("time", 50), ("mget", 100), ("exists", 100), ("set", 100), ("del", 50)] {
         assert_eq!(calls(inner), count, "{inner}: {stats}");
     }

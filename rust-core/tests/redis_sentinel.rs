@@ -1,4 +1,4 @@
-//! `redis+sentinel://`: the master of the moment, and what happens when it is another one.
+//! `redis+sentinel://`: how a client finds the master, and follows when another server becomes the master.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -16,7 +16,7 @@ use support::sentinel::Sentinel;
 use tokio::net::TcpListener;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// So long that nothing is ever down.
+/// So long that the sentinels never count a server as down.
 const NEVER: Duration = Duration::from_secs(600);
 const HOUR_US: u64 = 3_600_000_000;
 
@@ -38,7 +38,7 @@ fn url(places: &[String], service: &str) -> String {
     format!("redis+sentinel://{}/{service}", places.join(","))
 }
 
-/// Three sentinels, after one that is not there: the first that is asked cannot help.
+/// Three sentinels, and before them one that does not exist, so that the first that is asked cannot answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r07_a_client_follows_its_service_to_another_master_and_tokens_rise() {
     let mut master = Server::start().await;
@@ -56,7 +56,7 @@ async fn r07_a_client_follows_its_service_to_another_master_and_tokens_rise() {
     let client = Client::with_options(&url(&places, "shop"), options).unwrap();
     let (old, new) = (master.cli().await, replica.cli().await);
 
-    // A token far ahead of the clock, of which the new master will know nothing: then the client has to.
+    // A token far ahead of the clock, which the new master will not know, so that the client must.
     client.lock("k").acquire().await.unwrap().release().await.unwrap();
     let last = old.run::<Vec<String>>(&["KEYS", "dlock:t:*"]).await.pop().unwrap();
     old.run::<()>(&["SET", &last, &(old.time().await + HOUR_US).to_string()]).await;
@@ -69,7 +69,7 @@ async fn r07_a_client_follows_its_service_to_another_master_and_tokens_rise() {
 
     master.kill();
     let lease = client.lock("k").acquire().await.unwrap();
-    // The sentinels broke all connections to it.
+    // The sentinels have closed all connections to it.
     assert_eq!(replica.cli().await.run::<i64>(&["EXISTS", "dlock/k"]).await, 1, "it is on the new master");
     assert!(lease.token() > ahead.token());
     assert_eq!(held.status(), Status::Held);
@@ -82,7 +82,7 @@ async fn cli_of(old: &Server) -> Cli {
     Cli::to(&old.url().replace("://", &format!("://:{PASSWORD}@"))).await
 }
 
-/// A service whose sentinel can be cut off from the master, while everybody else reaches it: it logs in as a user of its own.
+/// A service whose sentinel can be cut off from the master while everybody else reaches it, because it logs in as another user.
 struct Split {
     old: Server,
     new: Server,
@@ -108,12 +108,12 @@ impl Split {
         Client::with_options(&url, options).unwrap()
     }
 
-    /// The sentinel makes the replica a master. The old one hears nothing of it.
+    /// The sentinel makes the replica a master, and the old master does not learn of it.
     async fn part(&self) {
         let (old, sentinel) = (cli_of(&self.old).await, self.sentinel.cli().await);
         old.run::<()>(&["ACL", "SETUSER", "watcher", "off"]).await;
         old.run::<i64>(&["CLIENT", "KILL", "USER", "watcher"]).await;
-        // It breaks all connections to the new one.
+        // It closes all connections to the new master.
         eventually("another master", || async {
             sentinel.run::<(String, u16)>(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop"]).await.1 == self.new.port
         })
@@ -163,7 +163,7 @@ async fn a_master_that_cannot_serve_is_left_for_the_one_that_the_sentinels_name(
     lease.release().await.unwrap();
 }
 
-/// No sentinel moves anything here: the servers change their parts by themselves, and the sentinel is told late.
+/// No sentinel runs the failover here: the test changes the servers' roles itself, and informs the sentinel late.
 #[tokio::test]
 async fn a_master_that_lost_its_office_is_left_and_nothing_is_taken_from_it() {
     let first = Server::start().await;
@@ -244,7 +244,7 @@ async fn a_silent_sentinel_leaves_time_for_the_others() {
     assert!(started.elapsed() < SECOND, "by the one that answered before");
 }
 
-/// What was the master's address may be anybody's by now, and a sentinel that was cut off still names it.
+/// By now another server may have the former master's address, which a sentinel that was cut off still names.
 #[tokio::test]
 async fn a_sentinel_that_names_a_stranger_keeps_nobody_out() {
     let (stranger, master) = (Server::start_with(&["--requirepass", "of-the-stranger"]).await, Server::start().await);

@@ -1,4 +1,4 @@
-//! `redis://`: waiters that are dead, frozen, slow, or not ours.
+//! `redis://`: waiters that are dead, frozen or slow, or that use another library.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 const MS: Duration = Duration::from_millis(1);
-/// `CLAIM_MS` and `PLACE_US` of queue.lua.
+/// `CLAIM_MS` and `ALIVE_US` of queue.lua.
 const CLAIM: Duration = Duration::from_secs(1);
 const PLACE: Duration = Duration::from_secs(5);
 const SLACK: Duration = Duration::from_millis(500);
@@ -60,7 +60,7 @@ async fn one_at_a_time_in_turn_and_no_wake_up_is_lost() {
                 history.lock().unwrap().push((number, grant.token));
                 tokio::task::yield_now().await;
                 held.store(false, Ordering::SeqCst);
-                // Some sessions have somebody else waiting at home.
+                // Some sessions have a second waiter of their own.
                 if number % 3 == 0 && cycle + 1 < CYCLES {
                     session.release_to("k", cycle, Some(session.request("k", cycle + 1))).await.unwrap();
                 } else {
@@ -76,12 +76,12 @@ async fn one_at_a_time_in_turn_and_no_wake_up_is_lost() {
     let history = history.lock().unwrap();
     assert_eq!(history.len(), SESSIONS * usize::try_from(CYCLES).unwrap());
     assert!(history.is_sorted_by(|(_, earlier), (_, later)| earlier < later), "tokens rise");
-    // Once all wait, they take turns: nobody comes back before everybody else has had the key.
+    // Once all wait, they take turns: nobody gets the key again before everybody else has had it.
     let turns: HashSet<_> = history[SESSIONS * 8..SESSIONS * 9].iter().map(|(number, _)| number).collect();
     assert_eq!(turns.len(), SESSIONS, "{history:?}");
 }
 
-/// To the server a frozen process is one that stays connected and says nothing.
+/// For the server a frozen process is one that stays connected and sends nothing.
 #[tokio::test]
 async fn r08_ten_frozen_heads_cost_one_heartbeat_and_one_claim() {
     let server = Server::start().await;
@@ -112,7 +112,7 @@ async fn heads_that_froze_longer_than_they_count_as_alive_cost_nothing() {
     }
     let mut live = Session::new(&server);
     live.waiting("k", 1).await;
-    // Their deadlines, moved into the past instead of waited for.
+    // Their deadlines are moved into the past, so that the test need not wait for them.
     let beats = cli.keys().await.into_iter().find(|key| key.starts_with("dlock:w:")).unwrap();
     for each in &frozen {
         cli.run::<i64>(&["HSET", &beats, &each.owner(1).to_string(), "1000"]).await;
@@ -266,7 +266,7 @@ async fn foreign_holders_are_respected_polled_by_the_head_and_shown() {
         setup.open()
     };
     let (mut a, b) = (bare(), bare());
-    // As redis-py writes it: a uuid's hex digits, and no TTL unless asked for.
+    // As redis-py writes it: the hex digits of a uuid, without a TTL by default.
     for (key, arguments) in [("with-ttl", &["NX", "PX", "1500"][..]), ("without", &["NX"])] {
         cli.run::<()>(&[&["SET", key, "6fb0c1d2e3"], arguments].concat()).await;
         let first = a.waiting(key, 1).await;
@@ -283,7 +283,7 @@ async fn foreign_holders_are_respected_polled_by_the_head_and_shown() {
         b.leave(key, 1).await;
     }
     a.wait("with-ttl", 2).await;
-    // And they respect ours.
+    // Other libraries respect our locks, too.
     let taken: Option<String> = cli.run(&["SET", "with-ttl", "other", "NX", "PX", "1000"]).await;
     assert_eq!(taken, None);
     let whom = dlock::backend::Whom::Owner("6fb0c1d2e3".into());

@@ -22,7 +22,7 @@ pub const TTL: Duration = Duration::from_secs(30);
 /// Long enough for a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A server of this test alone, ended by Drop.
+/// A server for one test, which ends when this is dropped.
 pub struct Server {
     pub port: u16,
     directory: PathBuf,
@@ -31,7 +31,7 @@ pub struct Server {
     child: Option<Child>,
 }
 
-/// Every server that the tests know, by its program.
+/// The programs of all servers that the tests use.
 pub const PROGRAMS: [&str; 3] = ["redis-server", "redis-server-6.2", "valkey-server"];
 
 impl Server {
@@ -39,7 +39,7 @@ impl Server {
         Self::start_with(&[]).await
     }
 
-    /// Starts a server with further arguments.
+    /// Starts a server with more arguments.
     pub async fn start_with(arguments: &[&str]) -> Self {
         Self::start_program(PROGRAMS[0], arguments).await
     }
@@ -49,7 +49,7 @@ impl Server {
         Self::start_on(program, |port| [&["--port", port], arguments].concat().into_iter().map(str::to_owned).collect()).await
     }
 
-    /// Starts a server that speaks TLS alone, and may want a certificate of its clients.
+    /// Starts a server that speaks only TLS, and may require a certificate of its clients.
     pub async fn start_secure(authority: &Authority, wants_certificates: bool) -> Self {
         let (Identity { certificate, key }, ca) = (authority.issue("server"), authority.certificate());
         let of_clients = if wants_certificates { "yes" } else { "no" };
@@ -67,7 +67,7 @@ impl Server {
         .await
     }
 
-    /// Starts a server on a free port; its arguments say which.
+    /// Starts a server on a free port, which its arguments name.
     async fn start_on(program: &'static str, arguments: impl Fn(&str) -> Vec<String>) -> Self {
         for _ in 0..START_ATTEMPTS {
             let directory = std::env::temp_dir().join(format!("dlock-redis-{}-{}", std::process::id(), next_number()));
@@ -102,7 +102,8 @@ impl Server {
         self.child = Some(child);
     }
 
-    /// False if the process ends instead: its port may be somebody else's, who answers there. The socket is its own, and comes after the port.
+    /// Waits until the server serves; false if its process ends instead. It is asked through its socket, which it opens after the port: another
+    /// server may answer on the port.
     async fn serves(&mut self) -> bool {
         let deadline = Instant::now() + START_TIMEOUT;
         while Instant::now() < deadline && self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none()) {
@@ -114,7 +115,7 @@ impl Server {
         false
     }
 
-    /// SIGKILL.
+    /// Kills the server with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -134,12 +135,12 @@ impl Server {
         self.directory.join("redis.sock")
     }
 
-    /// A connection that is not ours: what `redis-cli` would do.
+    /// A connection outside dlock, as `redis-cli` has it.
     pub async fn cli(&self) -> Cli {
         Cli::to(&self.url()).await
     }
 
-    /// One through the socket, whatever the server speaks on its port.
+    /// A connection through the socket, whatever the server speaks on its port.
     pub async fn local_cli(&self) -> Cli {
         Cli::to(&format!("redis+unix://{}", self.socket().display())).await
     }
@@ -183,7 +184,7 @@ impl Cli {
     }
 }
 
-/// What a session is opened with.
+/// The settings of a session.
 pub struct Setup {
     pub url: String,
     pub namespace: &'static str,
@@ -216,7 +217,7 @@ impl Setup {
     }
 }
 
-/// One client of the server: what a process is to it. Dropping it closes its connection, as a death would.
+/// One client of the server, as a process is. Dropping it closes the connection, as the end of the process would.
 pub struct Session {
     pub backend: Arc<dyn Backend>,
     pub hints: mpsc::UnboundedReceiver<Hint>,
@@ -233,7 +234,7 @@ impl Session {
         OwnerId { session: self.id, sequence }
     }
 
-    /// A request that waits its turn; tests change what they need.
+    /// A request that queues; tests change what they need.
     pub fn request(&self, key: &str, sequence: u64) -> Acquire {
         Acquire {
             key: key.into(),
