@@ -1,4 +1,4 @@
-//! `dlock health`, `--json`, colours and help: what the command line says, and to whom.
+//! `dlock health`, `--json`, colours and help: the output for people and for programs.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -17,7 +17,7 @@ fn objects(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?}: {error}"))).collect()
 }
 
-/// What a command says to a terminal.
+/// What a command prints on a terminal.
 fn at_a_terminal(scratch: &Scratch, arguments: &[&str], no_color: &str) -> String {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&ours).unwrap();
@@ -27,7 +27,7 @@ fn at_a_terminal(scratch: &Scratch, arguments: &[&str], no_color: &str) -> Strin
     let mut child = command.env("TERM", "xterm").env("NO_COLOR", no_color).stdout(Stdio::from(theirs)).spawn().unwrap();
     drop(command);
     assert!(child.wait().unwrap().success());
-    // Reading ends with an error once nobody has the other end open.
+    // Reading fails once nobody has the other end open.
     let mut said = Vec::new();
     let _ = File::from(ours).read_to_end(&mut said);
     String::from_utf8(said).unwrap()

@@ -9,10 +9,10 @@ use rustix::process::Signal;
 use support::redis::Server;
 use support::{Process, Scratch, eventually, is_alive};
 
-/// Writes a beat as long as it lives.
+/// Adds a line to a file as long as it lives.
 const BEAT: &str = "echo $$ >pid; while :; do echo $DLOCK_TOKEN >>beats; sleep 0.01; done";
 
-/// What the next holder does: it looks for the one before, then whether its beats go on.
+/// The next holder, which checks whether the command of the holder before it still runs and still writes lines.
 const LOOK: &str = "cat /proc/$(cat pid)/stat >state 2>/dev/null; wc -l <beats >before; touch held; sleep 0.2; wc -l <beats >after";
 
 fn kill_9(scratch: &Scratch, options: &[&str]) -> Duration {
@@ -32,7 +32,7 @@ fn kill_9(scratch: &Scratch, options: &[&str]) -> Duration {
     taken
 }
 
-/// Whether the process with this line of /proc/pid/stat, or none, will never run a step of its program again.
+/// Whether the process with this line of /proc/pid/stat, or without one, will never run its program again.
 fn is_over(stat: &str) -> bool {
     const EXITING: u32 = 4;
     let Some((_, fields)) = stat.rsplit_once(") ") else { return true };
@@ -70,7 +70,7 @@ fn on_local_descendants_keep_the_key_of_a_killed_runner() {
     assert!(is_over(&scratch.read("state")), "{}", scratch.read("state"));
 }
 
-/// The command's descendants go on, as they do after any command, but the key is free.
+/// The command's descendants go on, as after any command, but the key is free.
 #[test]
 fn a_descendant_left_behind_does_not_keep_the_key() {
     let scratch = Scratch::new();
@@ -104,7 +104,7 @@ fn a_lost_lock_ends_the_command_by_term() {
 #[test]
 fn a_lost_lock_ends_the_whole_tree_by_kill() {
     let scratch = Scratch::new();
-    // The command, one below it that has left group and session, and an orphan; none of them minds TERM.
+    // The command, a descendant in its own group and session, and an orphan; all of them ignore TERM.
     let script = "trap '' TERM; setsid sh -c 'echo $$ >session; exec sleep 30' & \
                   (sh -c 'echo $$ >orphan; exec sleep 30' &); echo $$ >pid; exec sleep 30";
     let runner = Process::start(scratch.run(&["--ttl", "300ms", "--grace", "400ms"], script));

@@ -1,6 +1,6 @@
 //! `local:` in processes that see different parts of one machine: units with a hardened mount namespace, containers.
 //!
-//! Each test makes a machine of its own by `unshare`, as root or as the user who is root there.
+//! Each test makes its own machine by `unshare`, as root or as the user who is root there.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use support::{Scratch, eventually, text};
 
-/// Private bases and a private binary; what hides or covers them; how to hold `k` until told to end.
+/// Private bases and a private binary, ways to hide or cover them, and a holder of `k` that ends on request.
 const MACHINE: &str = r#"
 set -e
 # The folder that the tests run in may be below one of the bases, which are covered.
@@ -40,7 +40,7 @@ end() { touch /mnt/end; wait; rm -f /mnt/end /mnt/held; }
 "#;
 
 fn unshare(what: &[&str]) -> Command {
-    // Whatever a script waits for, it ends.
+    // A script that hangs is ended.
     let mut command = Command::new("timeout");
     command.args(["60", "unshare"]);
     if !rustix::process::geteuid().is_root() {
@@ -50,7 +50,7 @@ fn unshare(what: &[&str]) -> Command {
     command
 }
 
-/// What a script says on a machine of its own.
+/// The output of a script on its own machine.
 fn machine(script: &str) -> String {
     let output =
         unshare(&["-m", "sh", "-c", &format!("{MACHINE}{script}")]).env("DLOCK", env!("CARGO_BIN_EXE_dlock")).output().unwrap();
@@ -91,14 +91,14 @@ fn r01_a_base_that_appears_or_is_covered_later_lets_no_two_in() {
     assert!(said.contains("the second: 75"), "{said}");
     assert_eq!(said.matches("inside").count(), 1, "{said}");
     assert!(said.contains("\n/run/lock/dlock-0"), "afterwards the first base is chosen again: {said}");
-    // The same mount namespace: `unshare` of the machine, and none of the process.
+    // The same mount namespace: that of the machine, without one for the process.
     let said = machine(
         "in_unit() { shift; \"$@\"; }; hold $PLAIN; mount -t tmpfs -o mode=1777 none /run/lock; try $PLAIN; umount /run/lock; try $PLAIN; end",
     );
     assert!(said.contains("mounted over") && said.contains("the second: 75") && !said.contains("inside"), "{said}");
 }
 
-/// The command keeps the key after `dlock` was killed, and so the directory stays chosen.
+/// The command keeps the key after `dlock` was killed, so the directory stays recorded.
 #[test]
 fn r01_the_directory_stays_chosen_as_long_as_what_was_passed_on_is_open() {
     let said = machine(
@@ -118,7 +118,7 @@ until try $PLAIN | grep inside; do sleep 0.01; done
     assert_eq!(said.matches("inside").count(), 1, "{said}");
 }
 
-/// Another pid namespace on the same directory, as that of a container that shares a folder.
+/// Another pid namespace on the same directory, as in a container that shares a folder.
 fn in_container(scratch: &Scratch, arguments: &[&str]) -> String {
     let mut command = unshare(&["-pf", "--mount-proc", env!("CARGO_BIN_EXE_dlock")]);
     command.args(arguments).env("DLOCK_URL", scratch.url());

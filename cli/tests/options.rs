@@ -1,4 +1,4 @@
-//! The options of `dlock run` that are the engine's, and what becomes of the lock when the runner is told to end.
+//! The options of `dlock run` that the engine implements, and the lock after a signal that ends the run.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -78,7 +78,7 @@ fn r15_what_an_object_turns_into_by_itself_is_no_key() {
 
 #[test]
 fn timeouts_bound_what_a_silent_server_costs() {
-    // It takes connections, by its backlog, and never says a word.
+    // It takes connections, by its backlog, and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let scratch = Scratch::on(format!("redis://{}", silent.local_addr().unwrap()));
     let bounds = ["--op-timeout", "100ms", "--connect-timeout", "300ms"];
@@ -92,7 +92,7 @@ fn timeouts_bound_what_a_silent_server_costs() {
     }
 }
 
-/// A command that is told to end may take its time: the key is kept, and renewed, until it has.
+/// A command that gets a signal may take its time to end. Until then the key is kept and renewed.
 fn drains(scratch: &Scratch) {
     let script =
         "trap 'touch told; sleep 1.5; touch finished; kill -9 $!; exit 0' TERM; sleep 60 & touch ready; while :; do wait; done";

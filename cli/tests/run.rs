@@ -1,4 +1,4 @@
-//! `dlock run`: what it gives the command and what it gives back.
+//! `dlock run`: the environment of the command, and the exit codes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -1,4 +1,4 @@
-//! Signals on their way through `dlock run`.
+//! The signals that `dlock run` passes on.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -10,10 +10,10 @@ use std::os::unix::process::CommandExt;
 use rustix::process::Signal;
 use support::{Process, Scratch, eventually, outcome};
 
-/// A shell cannot hear of a signal while it sleeps in a child, but it can while it waits for one.
+/// A shell does not handle a signal while a child runs in the foreground, but it does during `wait`.
 const WAIT: &str = "sleep 60 & touch ready; while :; do wait; done";
 
-/// What ends such a wait, the sleeper included.
+/// Ends such a wait, and the sleeping child.
 const STOP: &str = "kill -9 $!; exit 9";
 
 #[test]
@@ -35,7 +35,7 @@ fn signals_reach_the_command() {
     }
 }
 
-/// Otherwise a command whose handler signals its group would hear itself for ever.
+/// Otherwise a command whose handler signals its group would signal itself for ever.
 #[test]
 fn what_the_command_sends_is_not_passed_back() {
     let scratch = Scratch::new();
@@ -44,7 +44,7 @@ fn what_the_command_sends_is_not_passed_back() {
     command.process_group(0);
     let runner = Process::start(command);
     scratch.wait_for("ready");
-    // INT is read before USR1: once this has come through, that would have too.
+    // INT is read before USR1, so INT would have arrived before USR1.
     runner.signal(Signal::USR1);
     assert_eq!(runner.end().0.code(), Some(9));
     assert_eq!(scratch.read("heard"), "INT\n");
@@ -85,7 +85,7 @@ fn ctrl_c_reaches_the_command() {
 #[test]
 fn ctrl_c_is_not_passed_on() {
     let scratch = Scratch::new();
-    // In a session of its own the terminal does not reach it.
+    // The terminal does not reach it in its own session.
     let (runner, _terminal) = press_ctrl_c(&scratch, "setsid sh -c");
     runner.signal(Signal::USR1);
     assert_eq!(runner.end().0.code(), Some(9));
@@ -126,7 +126,7 @@ fn the_command_has_no_signal_blocked() {
     assert_eq!(mask, "SigBlk:\t0000000000000000\n");
 }
 
-/// Some supervisors ignore the end of children, which is inherited and would hide the command's end from us.
+/// Some supervisors ignore CHLD, which `dlock` inherits; the end of the command would then be hidden from it.
 #[test]
 fn the_commands_end_is_seen_although_children_are_ignored() {
     let scratch = Scratch::new();

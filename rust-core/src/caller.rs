@@ -1,7 +1,7 @@
-//! Who asks for a key: a task, a thread or a body, and by whom it was started.
+//! Callers: the task, thread or body that asks for a key, and the callers that started it.
 //!
-//! A client that is being closed goes on serving those who hold one of its leases, and a caller that waits for a key which it holds itself is
-//! warned. Both need to know who asks. The bindings say it ([`crate::Lock::acquire_for`]); what follows from it is decided here, in the core.
+//! A client that is being closed goes on serving callers that hold one of its leases, and a caller that waits for a key which it
+//! holds itself is warned. Bindings name their callers ([`crate::Lock::acquire_for`]); what follows is decided here, in the core.
 
 use std::fmt;
 use std::future::Future;
@@ -12,8 +12,8 @@ use std::thread::{self, ThreadId};
 use tokio::runtime;
 use tokio::task;
 
-/// How many callers are remembered between a caller and the first of those who started it. Tasks may start each other for ever; the nearest
-/// are those that matter.
+/// How many ancestors of a caller are remembered. Tasks may start each other for ever, and the nearest ancestors are those that
+/// matter.
 const ANCESTORS: usize = 32;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -22,10 +22,12 @@ tokio::task_local! {
     static SCOPE: Caller;
 }
 
-/// Who asks for a key: a task, a thread or a body of [`Lock::with`](crate::Lock::with), and by whom it was started.
+/// The caller that asks for a key: a task, a thread or a body of [`Lock::with`](crate::Lock::with), and the callers that started
+/// it.
 ///
-/// While [`Client::close`](crate::Client::close) drains, callers that hold a lease of the client may acquire more, and so may what they
-/// started. What a body awaits belongs to it. A task that it spawns is unknown to it, unless it is told who started it:
+/// While [`Client::close`](crate::Client::close) drains, a caller that holds a lease of the client may acquire more, and so may the
+/// callers that it started. What a body awaits belongs to the body. A task that it spawns is a caller of its own, unless it is
+/// given its parent:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> dlock::Result<()> {
@@ -43,22 +45,22 @@ pub struct Caller(Option<KnownCaller>);
 #[derive(Clone)]
 struct KnownCaller {
     id: CallerId,
-    /// Who started it, the nearest first.
+    /// The callers that started it, the nearest first.
     ancestors: Option<Arc<[CallerId]>>,
-    /// How many of the nearest do nothing but wait for it: those that its bodies are in.
+    /// How many of the nearest ancestors only wait for it: the callers whose body it is.
     around: usize,
 }
 
-/// What a caller is known by.
+/// The identity of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum CallerId {
-    /// A task of tokio's.
+    /// A task of tokio.
     Task(task::Id),
     /// A thread that waits in `block_on`.
     Thread(ThreadId),
     /// A scope, or a caller of a binding.
     Made(u64),
-    /// What belongs to no body, where only bodies can be told apart.
+    /// Code outside of any body, where only bodies can be told apart.
     Nobody,
 }
 
@@ -72,8 +74,8 @@ impl fmt::Debug for Caller {
 }
 
 impl Caller {
-    /// The innermost scope that is running: a body of [`Lock::with`](crate::Lock::with), or a future given to [`Caller::scope`]. Outside of
-    /// any, the task of tokio's, or the thread that waits in `block_on`. On other runtimes the caller is unknown.
+    /// The innermost scope that is running: a body of [`Lock::with`](crate::Lock::with), or a future given to [`Caller::scope`].
+    /// Outside of both, the task of tokio, or the thread that waits in `block_on`. On other runtimes the caller is unknown.
     pub fn current() -> Self {
         if let Ok(scope) = SCOPE.try_with(Clone::clone) {
             return scope;
@@ -83,18 +85,18 @@ impl Caller {
         Self(known.map(|id| KnownCaller { id, ancestors: None, around: 0 }))
     }
 
-    /// A caller of which nothing is known: while a client drains, whatever it asks for is taken for the work of a holder.
+    /// A caller of which nothing is known. While a client drains, whatever it asks for counts as the work of a holder.
     pub const fn unknown() -> Self {
         Self(None)
     }
 
-    /// Whoever does not belong to a body, where only bodies can be told apart. It was started by no holder; a lease that it takes may be
-    /// anybody's.
+    /// A caller outside of any body, where only bodies can be told apart. No holder started it, and a lease that it acquires may
+    /// belong to anybody.
     pub const fn nobody() -> Self {
         Self(Some(KnownCaller { id: CallerId::Nobody, ancestors: None, around: 0 }))
     }
 
-    /// A new caller, which nobody started.
+    /// A new caller that no other caller started.
     pub fn root() -> Self {
         Self(Some(KnownCaller { id: CallerId::Made(NEXT.fetch_add(1, Ordering::Relaxed)), ancestors: None, around: 0 }))
     }
@@ -119,12 +121,12 @@ impl Caller {
         body
     }
 
-    /// Runs a future as something that this caller started. For tasks that a holder spawns.
+    /// Runs a future as something that this caller started: for tasks that a holder spawns.
     pub fn scope<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         self.child().running(work)
     }
 
-    /// Runs a future as this very caller.
+    /// Runs a future as this caller.
     pub(crate) fn running<F: Future>(self, work: F) -> impl Future<Output = F::Output> + use<F> {
         SCOPE.scope(self, work)
     }
@@ -133,7 +135,7 @@ impl Caller {
         self.0.as_ref().and_then(|known| known.ancestors.as_deref()).unwrap_or_default()
     }
 
-    /// What a lease that it takes is filed under; `None` if the lease may be anybody's.
+    /// The identity under which its leases are filed; `None` if they may belong to anybody.
     pub(crate) fn id(&self) -> Option<CallerId> {
         self.0.as_ref().map(|known| known.id).filter(|id| *id != CallerId::Nobody)
     }
@@ -142,12 +144,12 @@ impl Caller {
         self.0.is_some()
     }
 
-    /// Itself and those who started it.
+    /// Itself and its ancestors.
     pub(crate) fn lineage(&self) -> impl Iterator<Item = CallerId> {
         self.id().into_iter().chain(self.ancestors().iter().copied())
     }
 
-    /// How it stands to the holder of a lease.
+    /// How it is related to the holder of a lease.
     pub(crate) fn related_to(&self, holder: &Self) -> Kinship {
         let Some(holder) = holder.id() else { return Kinship::None };
         if self.id() == Some(holder) {
@@ -162,12 +164,12 @@ impl Caller {
     }
 }
 
-/// How a caller stands to the holder of a lease.
+/// How a caller is related to the holder of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kinship {
     /// It is the holder, or a body that the holder waits for.
     Same,
-    /// The holder started it, or started who did.
+    /// The holder is one of its ancestors.
     Started,
     None,
 }

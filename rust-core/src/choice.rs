@@ -1,17 +1,17 @@
-//! Which backend a client gets: the URL that it was given, else what the environment says, else `local:`.
+//! Which backend a client gets: the URL that it was given, or else the one that the environment names, or else `local:`.
 
 use std::env::{self, VarError};
 
 use crate::error::{Error, Result};
 use crate::printable::quoted;
 
-/// Names the backend where no argument does.
+/// Names the backend if no argument does.
 pub const URL_VARIABLE: &str = "DLOCK_URL";
-/// Refuses the default where neither does.
+/// Refuses the default if neither of them does.
 pub const REQUIRE_VARIABLE: &str = "DLOCK_REQUIRE_URL";
-/// What is taken where nobody says anything.
+/// The backend if nothing names one.
 const DEFAULT_URL: &str = "local:";
-/// What is logged then.
+/// The log message for that case.
 pub const DEFAULT_CHOSEN: &str = "no URL was given and DLOCK_URL is not set: local: excludes this user's processes on this machine; DLOCK_REQUIRE_URL=1 refuses that";
 
 /// What chose a client's backend.
@@ -22,7 +22,7 @@ pub enum ChosenBy {
     Argument,
     /// The variable `DLOCK_URL`.
     Variable,
-    /// Nobody: it is `local:`.
+    /// The default: nothing names a backend, so it is `local:`.
     Default,
 }
 
@@ -37,7 +37,7 @@ impl ChosenBy {
     }
 }
 
-/// What the environment says of the backend. An empty variable counts as one that is not set.
+/// The variables that choose a backend. An empty variable counts as one that is not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Variables {
     /// `DLOCK_URL`.
@@ -47,15 +47,15 @@ pub struct Variables {
 }
 
 impl Variables {
-    /// Those of this process.
+    /// The variables of this process.
     ///
     /// # Errors
-    /// [`Error::InvalidOptions`] for one that is no UTF-8.
+    /// [`Error::InvalidOptions`] for a variable that is not UTF-8.
     pub fn of_process() -> Result<Self> {
         Ok(Self { url: read(URL_VARIABLE)?, require_url: read(REQUIRE_VARIABLE)? })
     }
 
-    /// The URL to use, and what chose it. With `require`, and where the environment says so, the default is refused.
+    /// The URL to use, and what chose it. `require` refuses the default, and so may the environment.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`] naming both variables.
@@ -68,7 +68,7 @@ impl Variables {
         }
         if self.requires()? || require {
             let allowed = format!(
-                "a URL, given or in {URL_VARIABLE}, which is not set: {REQUIRE_VARIABLE}=1, or the option that says the same, \
+                "a URL, given or in {URL_VARIABLE}, which is not set: {REQUIRE_VARIABLE}=1, or the option require_url, \
                  refuses the default, {DEFAULT_URL}"
             );
             return Err(Error::invalid("url", "none", allowed));
@@ -76,7 +76,7 @@ impl Variables {
         Ok((DEFAULT_URL.to_owned(), ChosenBy::Default))
     }
 
-    /// A word that is neither yes nor no is refused: it may be a yes that was mistyped.
+    /// An unknown word is refused: it may be a mistyped yes.
     fn requires(&self) -> Result<bool> {
         let word = self.require_url.as_deref().unwrap_or_default();
         match word.to_ascii_lowercase().as_str() {
@@ -111,7 +111,7 @@ mod tests {
         for none in [Variables::default(), variables("", "")] {
             assert_eq!(none.choose(None, false).unwrap(), ("local:".to_owned(), ChosenBy::Default));
         }
-        // An empty argument is somebody's mistake, and for the URL's reader to refuse.
+        // An empty argument is a mistake of the program, which parsing the URL refuses.
         assert_eq!(both.choose(Some(""), false).unwrap().1, ChosenBy::Argument);
     }
 

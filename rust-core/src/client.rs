@@ -1,4 +1,4 @@
-//! A client: one backend connection and one session; makes locks.
+//! A client: one backend and one session. Locks are made from it in [`crate::lock`].
 
 mod observe;
 
@@ -19,9 +19,10 @@ use crate::observe::logs::target;
 use crate::options::{ClientOptions, check_key};
 use crate::process::Bound;
 
-/// Makes locks on one backend. Lazy: it connects, and starts the engine, at its first use.
+/// Makes locks on one backend. It connects, and starts the engine, at its first use.
 ///
-/// Cloning gives another handle of the same client. A client that was used before a fork cannot be used in the child; one that was not, can.
+/// Cloning gives another handle of the same client. A client that was used before a fork cannot be used in the child; a client that
+/// was not used yet can.
 #[derive(Clone)]
 pub struct Client {
     core: Arc<ClientCore>,
@@ -53,7 +54,7 @@ impl Client {
         Self::with_clock(url, options, Arc::new(BootClock))
     }
 
-    /// [`Client::with_options`] on a clock of one's own, for tests.
+    /// [`Client::with_options`] on another clock, for tests.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`].
@@ -61,7 +62,7 @@ impl Client {
         Ok(Self { core: ClientCore::at(Target::at(url.to_owned(), clock, options, ChosenBy::Argument)?) })
     }
 
-    /// [`Client::with_options`] in an environment of one's own, for simulations.
+    /// [`Client::with_options`] in another environment, for simulations.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`].
@@ -70,8 +71,8 @@ impl Client {
         Ok(Self { core: ClientCore::at(Target::new(environment, options)?) })
     }
 
-    /// A client for what `DLOCK_URL` names, else for `local:`. `DLOCK_REQUIRE_URL=1` refuses that default, and so does the option
-    /// [`require_url`](ClientOptions::require_url).
+    /// A client for the URL in `DLOCK_URL`, or for `local:` if that is not set. `DLOCK_REQUIRE_URL=1` refuses that default, and so
+    /// does the option [`require_url`](ClientOptions::require_url).
     ///
     /// # Errors
     /// [`Error::InvalidOptions`].
@@ -91,7 +92,8 @@ impl Client {
         Ok(client)
     }
 
-    /// A client for this URL, else for what these variables say: for hosts whose programs have an environment of their own.
+    /// A client for this URL or, without one, for what these variables say: for hosts whose programs have environments of their
+    /// own.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`].
@@ -99,8 +101,8 @@ impl Client {
         Ok(Self { core: ClientCore::at(Target::chosen(url, variables, options)?) })
     }
 
-    /// The client of a whole program, for hosts that have one. Where its locks are is settled by its first operation, so that
-    /// [`Client::configure`] may come after locks were made. Without variables those of the process are looked at then.
+    /// The one client of a whole program, for hosts that have one. Its first operation decides where its locks are, so that
+    /// [`Client::configure`] may come after locks were made. Without `variables` it reads those of the process then.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`] for a `DLOCK_URL` that cannot be used.
@@ -108,7 +110,8 @@ impl Client {
         Ok(Self { core: ClientCore::of_program(variables)? })
     }
 
-    /// Says where the locks of [`Client::of_program`] are. Locks made before follow it; their options are checked again when they are used.
+    /// Decides where the locks of [`Client::of_program`] are. Locks made before follow it; their options are checked again when
+    /// they are used.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`], and [`Error::InUse`] after the first operation.
@@ -116,8 +119,8 @@ impl Client {
         self.core.configure(url, variables, options)
     }
 
-    /// Makes a client of [`Client::of_program`] what it was at first: takes away what is held, ends its observers, begins to count anew, and
-    /// lets its first operation settle once more where its locks are. For tests.
+    /// Puts a client of [`Client::of_program`] back to its beginning: it ends what is held and its observers, counts from zero, and
+    /// lets its first operation decide again where its locks are. For tests.
     ///
     /// # Errors
     /// [`Error::Forked`] in a child process, [`Error::InvalidOptions`] for a `DLOCK_URL` that cannot be used.
@@ -156,12 +159,12 @@ impl Client {
         self.target().server().clone()
     }
 
-    /// What chose the backend: a URL that was given, `DLOCK_URL`, or nobody.
+    /// What chose the backend: a URL that was given, `DLOCK_URL`, or the default.
     pub fn chosen_by(&self) -> ChosenBy {
         self.target().chosen_by
     }
 
-    /// Whether this is a forked child, and its parent has used the client: then the child needs another.
+    /// Whether this is a forked child whose parent has used the client: then the child needs another client.
     pub fn is_inherited(&self) -> bool {
         self.core.is_inherited()
     }
@@ -178,7 +181,8 @@ impl Client {
         self.ask("connect", None, move |backend| Box::pin(async move { backend.ping(timeout).await })).await
     }
 
-    /// Who holds a key and who waits for it: one place a client, and how many callers of this very client. See [`Inspection`].
+    /// Who holds a key and who waits for it: one queue entry for each client, and how many callers of this client wait. See
+    /// [`Inspection`].
     ///
     /// # Errors
     /// [`Error::InvalidOptions`] for a bad key, [`Error::BackendUnavailable`], [`Error::BackendRefused`].
@@ -215,8 +219,8 @@ impl Client {
         Ok(self.inspect(key).await?.holder.is_some())
     }
 
-    /// Takes the key away from the holder with this token or owner id; true if that one held it. The holder learns of it at its next renewal:
-    /// until then two may believe that they hold the key, and the fencing token is what protects the data.
+    /// Takes the key away from the holder with this token or owner id; true if that holder had it. The holder finds out at its next
+    /// renewal. Until then two holders may believe that they have the key, and only the fencing token protects the data.
     ///
     /// # Errors
     /// As [`Client::inspect`].
@@ -229,15 +233,16 @@ impl Client {
         .await
     }
 
-    /// Refuses new work, waits up to `timeout` for holders to finish while their leases are still renewed, then takes away what is left: its
-    /// holders are told that the lease is lost. A client that was never used has nothing to close.
+    /// Refuses new work, waits up to `timeout` for holders to finish while their leases are still renewed, then ends the leases
+    /// that are left: their holders lose them. A client that was never used has nothing to close.
     ///
-    /// Until then a caller that holds a lease of this client may acquire more, as may what it started (see [`Caller`](crate::Caller)), and
-    /// goes on waiting for what it has asked for; it may ask about keys as well. Everybody else gets [`Error::ClientClosed`], at once. Off
-    /// tokio, where callers cannot be told apart, any acquire is admitted while a lease is held that was held when closing began.
+    /// Until then a caller that holds a lease of this client may acquire more and may ask about keys, and so may the callers that
+    /// it started (see [`Caller`](crate::Caller)); their attempts go on waiting. Every other caller gets [`Error::ClientClosed`] at
+    /// once. Outside of tokio, where callers cannot be told apart, any acquire is admitted while a lease is held that was held when
+    /// closing began.
     ///
-    /// In a web server, drain the server first, then close the client: its requests are new work. Of several calls the one whose time is up
-    /// first ends the drain of all.
+    /// In a web server, drain the server first, then close the client: to the client, requests are new work. If it is called
+    /// several times, the call whose time is up first ends the drain of all.
     ///
     /// # Errors
     /// [`Error::Forked`] in a child process.
@@ -248,11 +253,11 @@ impl Client {
         close(self.core.begin_close()?, timeout).await
     }
 
-    /// Lets a closed client work again: its next operation starts another session, and locks made before follow. Does nothing to a client that
-    /// is open. Leases of the former session stay lost; observers and counts go on.
+    /// Lets a closed client work again: its next operation starts another session, and locks made before follow it. Does nothing to
+    /// a client that is open. Leases of the former session stay lost; observers and counts go on.
     ///
-    /// It does not wait for a [`Client::close`] that is still draining: that one goes on with what was held before, and what comes from now on
-    /// belongs to the new session.
+    /// It does not wait for a [`Client::close`] that is still draining. That call goes on with the leases held before; what is
+    /// acquired from now on belongs to the new session.
     ///
     /// # Errors
     /// [`Error::Forked`] in a child process.
@@ -278,7 +283,7 @@ impl Client {
         self.core.target()
     }
 
-    /// Where the locks are, and the session if there is one.
+    /// The target, and the session if there is one.
     pub(crate) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
         self.core.standing()
     }

@@ -1,6 +1,6 @@
 //! The clock that leases are measured with.
 //!
-//! `CLOCK_BOOTTIME` where there is one: it goes on while a laptop sleeps, and no administrator can set it. Never wall time.
+//! `CLOCK_BOOTTIME` where the system has it: it counts while a laptop sleeps, and no administrator can set it. Never wall time.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -67,8 +67,8 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BootClock;
 
-/// How long a timer sleeps at most before it looks at the clock again: tokio's timers stand still while the machine is suspended,
-/// this clock does not.
+/// The longest sleep of a timer before it reads the clock again: unlike this clock, tokio's timers stand still while the machine is
+/// suspended.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
 impl Clock for BootClock {
@@ -105,7 +105,7 @@ fn boot_now() -> Instant {
     Instant(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
-/// A clock that moves only when it is told to, for tests: boot and wall time are set apart.
+/// A clock that moves only on request, for tests. Boot time and wall time are set separately.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     now: watch::Sender<Instant>,
@@ -127,7 +127,7 @@ impl ManualClock {
         }
     }
 
-    /// Moves both clocks forward and wakes whoever sleeps until then.
+    /// Moves both clocks forward and wakes every task that sleeps until then.
     pub fn advance(&self, by: Duration) {
         *self.wall.lock() += by;
         self.now.send_modify(|now| *now = *now + by);
@@ -151,7 +151,7 @@ impl Clock for ManualClock {
     fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
         let mut now = self.now.subscribe();
         Box::pin(async move {
-            // An error means that the clock is gone: time will never move again, so neither does this.
+            // An error means that the clock is gone: its time will never move again, so this sleeps for ever.
             if now.wait_for(|now| *now >= at).await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -170,7 +170,7 @@ mod tests {
         assert!(before > Instant::default());
     }
 
-    /// Which nobody can set.
+    /// And nobody can set that clock.
     #[test]
     fn r01_leases_are_not_measured_with_wall_time() {
         let ten_years = Duration::from_secs(10 * 365 * 24 * 3600);

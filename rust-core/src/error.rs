@@ -1,4 +1,4 @@
-//! What can go wrong, told so that a program can act on it and a person can read it.
+//! What can go wrong: errors that a program can act on and a person can read.
 
 use std::sync::Arc;
 
@@ -10,12 +10,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Every failure that the engine reports.
 ///
-/// Each variant is one class in Python and Node; [`Error::code`] is the same in all languages and never changes.
+/// Each variant is one class in Python and Node, of the same name in both; [`Error::code`] is the same in all languages and never
+/// changes.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The lock was not got within `wait`: somebody else holds the key. A `wait` that ends while the backend fails, or in which it gave no
-    /// answer, ends in [`Error::BackendUnavailable`]. Python: `AcquireTimeout`, also a `TimeoutError`.
+    /// The lock was not acquired within `wait`: another holder has the key. If the backend fails when `wait` ends, or gave no
+    /// answer all the time, the error is [`Error::BackendUnavailable`]. Class: `AcquireTimeout`, in Python also a `TimeoutError`.
     #[error("{}: not acquired within {} ms{}", quoted(key), waited.as_millis(), held_by(holder.as_deref()))]
     AcquireTimeout {
         /// The key asked for.
@@ -26,7 +27,7 @@ pub enum Error {
         holder: Option<Box<Holder>>,
     },
 
-    /// A single try found the key held. Python: `LockBusy`.
+    /// A single try found the key held. Class: `LockBusy`.
     #[error("{} is held{}", quoted(key), by(holder.as_deref()))]
     LockBusy {
         /// The key asked for.
@@ -35,7 +36,7 @@ pub enum Error {
         holder: Option<Box<Holder>>,
     },
 
-    /// Every attempt of a `retry` found the key held. Python: `RetriesExhausted`.
+    /// Every attempt of a `retry` found the key held. Class: `RetriesExhausted`.
     #[error("{}: not acquired in {attempts} attempt{}{}", quoted(key), if *attempts == 1 { "" } else { "s" }, held_by(holder.as_deref()))]
     RetriesExhausted {
         /// The key asked for.
@@ -46,7 +47,7 @@ pub enum Error {
         holder: Option<Box<Holder>>,
     },
 
-    /// The lease ended before its holder released it. Python: `LockLost`.
+    /// The lease ended before its holder released it. Class: `LockLost`.
     #[error("{}: the lease with token {token} was lost: {reason}", quoted(key))]
     LockLost {
         /// The key that was held.
@@ -57,7 +58,7 @@ pub enum Error {
         reason: LossReason,
     },
 
-    /// The lease was already released. Python: `NotHeld`.
+    /// The lease was already released. Class: `NotHeld`.
     #[error("{}: {operation}: not held, it was released before", quoted(key))]
     NotHeld {
         /// The key.
@@ -66,7 +67,7 @@ pub enum Error {
         operation: &'static str,
     },
 
-    /// The lock has several leases outstanding and the call does not say which it means. Python: `LockError`.
+    /// The lock has several leases outstanding, and the call does not say which one it means. Class: `LockError`.
     #[error("{}: {operation}: {leases} leases are outstanding; call it on the lease", quoted(key))]
     Ambiguous {
         /// The key.
@@ -77,10 +78,11 @@ pub enum Error {
         leases: usize,
     },
 
-    /// The backend could not be reached or cannot serve the request now. Python: `BackendUnavailable`, also a `ConnectionError`.
+    /// The backend could not be reached or cannot serve the request now. Class: `BackendUnavailable`, in Python also a
+    /// `ConnectionError`.
     #[error("{operation}{}: {server} is unavailable: {source}", key.as_ref().map(|key| format!(" {}", quoted(key))).unwrap_or_default())]
     BackendUnavailable {
-        /// The key, where the operation is about one.
+        /// The key, if the operation is about one.
         key: Option<Arc<str>>,
         /// What was tried.
         operation: &'static str,
@@ -90,21 +92,21 @@ pub enum Error {
         source: BackendError,
     },
 
-    /// The backend answers and says no: login, rights, a limit, a value that is not a lock's. Trying again will not help. Python:
-    /// `BackendRefused`, no `ConnectionError`.
+    /// The backend answers and refuses: login, rights, a limit, a value that is not a lock's. Trying again will not help. Class:
+    /// `BackendRefused`.
     #[error("{operation}{}: {server} refused: {source}", key.as_ref().map(|key| format!(" {}", quoted(key))).unwrap_or_default())]
     BackendRefused {
-        /// The key, where the operation is about one.
+        /// The key, if the operation is about one.
         key: Option<Arc<str>>,
         /// What was tried.
         operation: &'static str,
         /// The server's address without its password.
         server: Arc<str>,
-        /// Why it says no.
+        /// Why it refuses.
         source: BackendError,
     },
 
-    /// An option, key or URL that cannot be used; found before any I/O. Python: `InvalidOptions`, also a `ValueError`.
+    /// An option, key or URL that cannot be used; found before any I/O. Class: `InvalidOptions`, in Python also a `ValueError`.
     #[error("{field}: {value} is not valid: {allowed}")]
     InvalidOptions {
         /// The option's name as the user wrote it.
@@ -115,21 +117,21 @@ pub enum Error {
         allowed: String,
     },
 
-    /// The client was closed. Python: `ClientClosed`.
+    /// The client was closed. Class: `ClientClosed`.
     #[error("{operation}: the client is closed")]
     ClientClosed {
         /// The call that was refused.
         operation: &'static str,
     },
 
-    /// The default client can be configured only before its first operation. Python: `LockError`.
+    /// The default client can be configured only before its first operation. Class: `LockError`.
     #[error("{operation}: the default client is already in use")]
     InUse {
         /// The call that comes too late.
         operation: &'static str,
     },
 
-    /// The handle was made by the parent process, before a fork. Python: `ForkedError`.
+    /// The handle was made by the parent process, before a fork. Class: `ForkedError`.
     #[error("this handle belongs to process {parent}: make a new Client after fork")]
     Forked {
         /// The process that made it.
@@ -156,7 +158,7 @@ impl Error {
         }
     }
 
-    /// The key the error is about, where there is one.
+    /// The key that the error is about, if there is one.
     pub fn key(&self) -> Option<&str> {
         match self {
             Self::AcquireTimeout { key, .. }
@@ -170,7 +172,7 @@ impl Error {
         }
     }
 
-    /// Who held the key, where that is known.
+    /// Who held the key, if that is known.
     pub fn holder(&self) -> Option<&Holder> {
         match self {
             Self::AcquireTimeout { holder, .. } | Self::LockBusy { holder, .. } | Self::RetriesExhausted { holder, .. } => {
@@ -180,7 +182,7 @@ impl Error {
         }
     }
 
-    /// What a failed request to the backend at `server` is for the caller: will trying again help?
+    /// The error of a caller whose request the backend at `server` failed: it says whether trying again will help.
     pub(crate) fn of_backend(operation: &'static str, key: Option<Arc<str>>, server: Arc<str>, source: BackendError) -> Self {
         match source.failure {
             Failure::Refused => Self::BackendRefused { key, operation, server, source },
@@ -205,7 +207,7 @@ pub enum LossReason {
     Gone,
     /// It was held for `max_hold`.
     MaxHold,
-    /// Its holder gave no sign of life for `max_stall`.
+    /// Its holder sent no heartbeat for `max_stall`.
     MaxStall,
     /// The client was closed while the lease was held.
     Closed,
@@ -230,13 +232,13 @@ impl std::fmt::Display for LossReason {
             Self::Expired => "it ran out before a renewal was acknowledged",
             Self::Gone => "the backend no longer knows it",
             Self::MaxHold => "it was held for max_hold",
-            Self::MaxStall => "its holder gave no sign of life for max_stall",
+            Self::MaxStall => "its holder sent no heartbeat for max_stall",
             Self::Closed => "the client was closed",
         })
     }
 }
 
-/// What a backend answers once it is closed.
+/// The message of a backend that was closed.
 pub(crate) const CLOSED: &str = "the client is closed";
 
 /// A request that a backend could not answer.
@@ -245,10 +247,10 @@ pub(crate) const CLOSED: &str = "the client is closed";
 pub struct BackendError {
     /// What the failure says about the request.
     pub failure: Failure,
-    /// What went wrong, without secrets; short, and fit to be shown.
+    /// What went wrong: short, without secrets, and safe to be printed.
     pub message: Arc<str>,
-    /// Another try will fail in the same way until somebody does something: nobody listens there, no such host is known. A single try ends
-    /// with it; who waits goes on trying.
+    /// Another try will fail in the same way until somebody mends something: nothing listens at that address, or the host does not
+    /// exist. A single try ends with this failure; other callers go on trying.
     pub definite: bool,
     /// The error underneath.
     #[source]
@@ -272,7 +274,7 @@ impl BackendError {
         Self { definite: true, ..self }
     }
 
-    /// The same failure, told in other words.
+    /// The same failure with another message.
     pub(crate) fn reworded(self, words: impl FnOnce(&str) -> String) -> Self {
         Self { message: harmless(words(&self.message).into()), ..self }
     }
@@ -289,7 +291,7 @@ pub enum Failure {
     Refused,
 }
 
-/// A server's words are its own.
+/// The text of a server may hold anything.
 fn harmless(message: Arc<str>) -> Arc<str> {
     if printable::is_harmless(&message, LONGEST_ANSWER) { message } else { printable::cut(&message, LONGEST_ANSWER).into() }
 }

@@ -8,20 +8,21 @@ use std::time::SystemTime;
 /// After Kleppmann, "How to do distributed locking" (2016).
 pub type Token = u64;
 
-/// The largest token: in microseconds since 1970 it is in the year 2112. Half of what JavaScript and Lua count exactly, so adding to it is
-/// exact as well.
+/// The largest token: as microseconds since 1970 it is in the year 2112. It is half of what JavaScript and Lua count exactly, so
+/// adding to it is exact as well.
 pub const MAX_TOKEN: Token = (1 << 52) - 1;
 
-/// True for a number that can be a token. A stored last token or a floor that cannot be one was spoilt, and counts as none: otherwise one
-/// bad value would be carried on to every key.
+/// True for a number that can be a token. A stored last token or a floor that cannot be one is damaged and ignored: otherwise one
+/// bad value would spread to every key.
 pub const fn is_token(number: u64) -> bool {
     0 < number && number <= MAX_TOKEN
 }
 
-/// The next token after `last`, not below `floor` (the highest token that the asking client has seen). `None` if no token rises above them.
+/// The next token after `last` and above `floor` (the highest token that the client has seen). `None` if no token is greater than
+/// both.
 ///
-/// A hybrid of counter and wall clock in microseconds: the counter keeps it rising when the clock steps back,
-/// the clock keeps it rising when the counter was forgotten. With a clock past the year 2112 the counter alone has to do.
+/// A hybrid of counter and wall clock in microseconds: the counter keeps it rising when the clock steps back, and the clock keeps
+/// it rising when the counter was forgotten. With a clock past the year 2112 the counter alone must do.
 pub fn next_token(last: Token, floor: Token, wall: SystemTime) -> Option<Token> {
     let last = if is_token(last) { last } else { 0 };
     let floor = if is_token(floor) { floor } else { 0 };

@@ -11,19 +11,19 @@ use crate::printable::{bound, shown};
 /// Who holds a key, as far as the backend can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holder {
-    /// The owner id in its text form; the raw value where a foreign library wrote it.
+    /// The owner id in its text form, or the raw value that a foreign library wrote.
     pub owner: String,
     /// The fencing token of the holder's grant.
     pub token: Option<Token>,
-    /// What is left of the lease as the backend sees it; `None` where it has no end.
+    /// How long the lease will last as the backend sees it; `None` if it has no end.
     pub remaining: Option<Duration>,
-    /// Who and where the holder says it is; `None` for a foreign holder.
+    /// What the holder wrote about itself; `None` for a foreign holder.
     pub note: Option<Note>,
 }
 
-/// The most characters that programs get of what a holder wrote. Ours write less; a foreign value may have any size.
+/// The most characters of a holder's text that programs get. This library writes less; a foreign value may have any size.
 const LONGEST_TEXT: usize = 4096;
-/// The most characters that programs get of an owner id or a host's name.
+/// The most characters of an owner id or a host name that programs get.
 const LONGEST_NAME: usize = 1024;
 
 impl Holder {
@@ -59,7 +59,7 @@ impl Note {
         Self { host: host_name().to_owned(), pid: std::process::id(), since: micros(wall) / 1000, metadata }
     }
 
-    /// Whether this process wrote it, through whatever client.
+    /// Whether this process wrote it, through any client.
     pub(crate) fn is_of_this_process(&self) -> bool {
         self.pid == std::process::id() && self.host == host_name()
     }
@@ -69,13 +69,13 @@ impl Note {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads a stored line; `None` if it is not ours.
+    /// Reads a stored line; `None` if this library did not write it.
     pub fn decode(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
 }
 
-/// The notes of one process: what never changes in them is encoded once, because every attempt writes one.
+/// The notes of one process. The part that never changes is encoded once, because every attempt writes a note.
 #[derive(Debug)]
 pub(crate) struct Notes {
     /// A line up to the number of `since`.

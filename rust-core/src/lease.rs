@@ -21,8 +21,9 @@ use crate::process::Bound;
 
 /// One grant of a lock.
 ///
-/// Cloning gives another handle of the same lease. When the last handle is dropped while the lease is held, the engine gives it back
-/// (and logs a warning): a forgotten lease is not renewed for ever. The [`Lock`](crate::Lock) that took it holds a handle as well.
+/// Cloning gives another handle of the same lease. When the last handle is dropped while the lease is held, the engine releases it
+/// and logs a warning: a forgotten lease is not renewed for ever. The [`Lock`](crate::Lock) that acquired it keeps a handle as
+/// well.
 #[derive(Clone)]
 pub struct Lease {
     handle: Arc<Handle>,
@@ -36,9 +37,9 @@ pub(crate) type Outstanding = Mutex<Vec<Lease>>;
 pub(crate) struct Handle {
     record: Arc<LeaseRecord>,
     session: Bound<Session>,
-    /// How many releases there may be before the last one: only that gives the key back.
+    /// How many releases come before the one that gives up the key.
     entered: AtomicU32,
-    /// The lock that remembers this lease until it is given back.
+    /// The lock that keeps this lease until it is released.
     lock: Weak<Outstanding>,
 }
 
@@ -82,17 +83,17 @@ impl Lease {
         self.record().token
     }
 
-    /// The owner id of the attempt that got the lease, as other processes see it.
+    /// The owner id of the attempt that was granted, as other processes see it.
     pub fn owner(&self) -> String {
         self.record().owner.to_string()
     }
 
-    /// The owner id in its parts: the session is the same for all leases of a client.
+    /// The owner id in its parts: all leases of a client have the same session.
     pub fn owner_id(&self) -> OwnerId {
         self.record().owner
     }
 
-    /// Who took it. For bindings, which say by it who asks for more.
+    /// Who holds it. For bindings, which pass it on to name the caller of further acquires.
     pub fn holder(&self) -> Caller {
         self.record().holder.clone()
     }
@@ -115,13 +116,13 @@ impl Lease {
         self.record().read(LeaseState::valid_until)
     }
 
-    /// Whether the holder may rely on the lease now. A reading of the clock, not a flag: it is false after a pause that outlived the
-    /// lease, before anybody had time to say so. Always false in a forked child.
+    /// Whether the holder may rely on the lease now. This reads the clock and is no flag: after a pause that outlived the lease it
+    /// is false at once. Always false in a forked child.
     pub fn is_valid(&self) -> bool {
         self.handle.session.get().is_ok() && self.record().is_valid()
     }
 
-    /// Where the lease stands. A lease that has run out is lost, even if that was not noticed yet.
+    /// How the lease stands. A lease that has run out is lost, also if nobody has noticed yet.
     pub fn status(&self) -> Status {
         match self.record().status() {
             Status::Held => {
@@ -137,7 +138,7 @@ impl Lease {
         self.record().acquired_at
     }
 
-    /// Wall time up to which the lease is vouched for, for display.
+    /// Wall time up to which the engine vouches for the lease, for display.
     pub fn expires_at(&self) -> SystemTime {
         self.record().wall() + self.remaining()
     }
@@ -155,7 +156,7 @@ impl Lease {
         }
     }
 
-    /// Resolves when the lease is lost. Never resolves for a lease that is given back.
+    /// Resolves when the lease is lost. Never resolves for a lease that is released.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
@@ -166,8 +167,8 @@ impl Lease {
         }
     }
 
-    /// Has `tell` called once when the lease is lost, on an engine thread or on that of whoever gives back what has run out; at once if it
-    /// already is lost. Replaces an earlier one.
+    /// Calls `tell` once when the lease is lost, on an engine thread or on the thread that releases a lease which has run out; at
+    /// once if it is lost already. Replaces an earlier callback.
     pub fn on_lost(&self, tell: impl FnOnce(LossReason) + Send + 'static) {
         self.record().when_lost(Box::new(move |status| {
             if let Status::Lost(reason) = status {
@@ -176,10 +177,10 @@ impl Lease {
         }));
     }
 
-    /// Takes the lease once more, for whoever has it: from here on it takes one release more to give the key back. False if it is not valid
-    /// any more.
+    /// Enters the lease once more: from here on it takes one release more to give up the key. False if the lease is no longer
+    /// valid.
     ///
-    /// What reentrant locks are made of. A loss ends the lease however often it was entered.
+    /// Reentrant locks are made of this. A loss ends the lease however often it was entered.
     pub fn enter(&self) -> bool {
         let entered = self.is_valid();
         if entered {
@@ -188,10 +189,10 @@ impl Lease {
         entered
     }
 
-    /// Takes one entry back. False if there was none: then it is the key that is to be given back.
+    /// Takes one entry back. False if there was none: then the key is to be released.
     fn leave(&self) -> bool {
         let entered = &self.handle.entered;
-        // Not entered, as nearly always: a reading is enough.
+        // Almost no lease is entered again, so a plain read comes first.
         entered.load(Ordering::Relaxed) > 0
             && entered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |entered| entered.checked_sub(1)).is_ok()
     }
@@ -233,10 +234,10 @@ impl Lease {
         }
     }
 
-    /// A sign of life: with the option `max_stall`, the lease ends when none came for that long. False once the lease has ended.
+    /// A heartbeat: with the option `max_stall`, the lease ends when none came for that long. False once the lease has ended.
     ///
-    /// [`Lock::with`](crate::Lock::with) gives signs for as long as the task that waits for it is polled, asyncio and Node by a timer of their
-    /// event loops. Whoever holds a lease without them gives them by calling this.
+    /// [`Lock::with`](crate::Lock::with) sends heartbeats while the task that awaits it is polled, asyncio and Node by a timer of
+    /// their event loops. Any other holder calls this.
     pub fn heartbeat(&self) -> bool {
         let heard = |session: &Arc<Session>| session.engine.waking(|| session.heartbeat(self.record()));
         self.handle.session.get().is_ok_and(|session| heard(session).unwrap_or(false))
@@ -247,8 +248,8 @@ impl Lease {
         self.record().read(LeaseState::max_stall).map(|max_stall| max_stall / HEARTBEATS)
     }
 
-    /// To be called when a grant reaches its caller across threads or event loops: an error if the lease has ended on the way, so that nobody
-    /// begins to work without it. A lease that ran out unnoticed is then released and reported as lost.
+    /// Checks a grant that reaches its caller across threads or event loops. An error if the lease has ended on the way, so that no
+    /// caller begins to work without it; a lease that ran out unnoticed is then released and reported as lost.
     ///
     /// # Errors
     /// As [`Lease::check`].
@@ -260,9 +261,9 @@ impl Lease {
         claimed
     }
 
-    /// Copies of the open files that hold the key, for a child process that must not outlive its lock: while it has them open, the death
-    /// of this process does not free the key. They are close-on-exec; drop them once the child has its own. Releasing the lease frees the
-    /// key all the same.
+    /// Copies of the open files that hold the key, for a child process that must not outlive its lock: while the child has them
+    /// open, the death of this process does not free the key. They are close-on-exec; drop them once the child has its own.
+    /// Releasing the lease frees the key all the same.
     ///
     /// Empty on backends that hold keys by other means.
     ///
@@ -274,10 +275,10 @@ impl Lease {
         files.map_err(|source| session.unavailable("lock_files", Some(self.key().clone()), source))
     }
 
-    /// Gives the key back. True if the backend confirmed it; else [`Lease::status`] says how it stands, and the engine goes on trying until
-    /// the lease would have run out. Waits at most `op_timeout`.
+    /// Releases the key. True if the backend confirmed it; if not, [`Lease::status`] says how the lease stands, and the engine goes
+    /// on trying until the lease would have run out. Waits at most `op_timeout`.
     ///
-    /// Of a lease that was entered again, it takes back one entry, and is true if the lease is still held.
+    /// On a lease that was entered again, this undoes one entry and returns true while the lease is still held.
     ///
     /// # Errors
     /// [`Error::Forked`] in a child process. A failing backend is no error here.
@@ -299,9 +300,9 @@ impl Lease {
             .is_ok_and(|status| status == Status::Released))
     }
 
-    /// [`Lease::release`] for callers who wait elsewhere: calls `then` on the engine, once, with where the lease stands when the backend
-    /// has answered or `op_timeout` is over. False if that took back one of several entries: then the key is not given back yet, and `then`
-    /// has been called.
+    /// [`Lease::release`] for callers that wait elsewhere: calls `then` on the engine, once, with the status of the lease when the
+    /// backend has answered or `op_timeout` is over. False if this undid one of several entries: then the key is not released yet,
+    /// and `then` has been called.
     ///
     /// # Errors
     /// [`Error::Forked`] in a child process; then `then` is not called.
@@ -337,12 +338,12 @@ impl Lease {
         Ok(session)
     }
 
-    /// Whether this is the last handle of a lease that is still held: dropping it gives the lease back with a warning.
+    /// Whether this is the last handle of a lease that is still held: dropping it releases the lease with a warning.
     pub fn is_last_handle(&self) -> bool {
         Arc::strong_count(&self.handle) == 1 && self.handle.session.get().is_ok() && self.record().status() == Status::Held
     }
 
-    /// Up to when the engine vouches for the lease, signs of life included; `None` once it does not. A reading that keeps no handle of it,
+    /// Up to when the engine vouches for the lease, heartbeats included; `None` once it does not. It keeps no handle of the lease,
     /// for simulations.
     #[doc(hidden)]
     pub fn gauge(&self) -> impl Fn() -> Option<Instant> + Send + Sync + use<> {
@@ -350,7 +351,7 @@ impl Lease {
         move || record.read(|state| state.is_valid(record.now()).then(|| state.ends_at()))
     }
 
-    /// The lease without a handle of it: for callers who learn later that nobody can release it any more.
+    /// The lease without a handle of it, for callers that learn later that nobody can release it any more.
     pub fn discarded(&self) -> Discarded {
         Discarded(Arc::downgrade(&self.handle))
     }
@@ -359,13 +360,13 @@ impl Lease {
         Arc::downgrade(&self.handle)
     }
 
-    /// Whether only its lock remembers the lease.
+    /// Whether only its lock keeps the lease.
     pub(crate) fn is_forgotten(&self) -> bool {
         Arc::strong_count(&self.handle) == 1
     }
 }
 
-/// A lease whose handle its taker has dropped. The lock that took it keeps it held: the taker may release that.
+/// A lease whose caller has dropped its handle. The lock still keeps it, so that the caller may release the lock.
 pub struct Discarded(Weak<Handle>);
 
 impl Discarded {
@@ -374,7 +375,7 @@ impl Discarded {
         self.0.upgrade().is_some_and(|handle| !handle.has_ended())
     }
 
-    /// To be called when the taker has ended: gives the lease back if nobody but its lock remembers it, and says which it was.
+    /// To be called when the caller has ended: releases the lease if only its lock keeps it, and says which lease it was.
     pub fn give_back(&self) -> Option<(Arc<str>, u64)> {
         let lease = Lease { handle: self.0.upgrade()? };
         lease.handle.session.get().ok()?;
@@ -382,20 +383,20 @@ impl Discarded {
         if Arc::strong_count(&lease.handle) > 2 || lease.handle.has_ended() {
             return None;
         }
-        let told = (lease.key().clone(), lease.token());
-        tracing::warn!(target: target::LEASE, key = %told.0, token = told.1, "a held lease was discarded and its taker has ended; it is given back");
+        let released = (lease.key().clone(), lease.token());
+        tracing::warn!(target: target::LEASE, key = %released.0, token = released.1, "a held lease was discarded and its caller has ended; the engine releases it");
         lease.begin_release().ok()?;
-        Some(told)
+        Some(released)
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // The session first: in a forked child the lease's own lock may be held by a thread that no longer exists.
+        // The session comes first: in a forked child, a thread that does not exist there may hold the lease's own lock.
         if let Some(session) = self.session.take()
             && self.record.status() == Status::Held
         {
-            tracing::warn!(target: target::LEASE, key = %self.record.key, token = self.record.token, "a held lease was dropped without release; it is given back");
+            tracing::warn!(target: target::LEASE, key = %self.record.key, token = self.record.token, "a held lease was dropped without release; the engine releases it");
             session.release(&self.record);
         }
     }

@@ -1,4 +1,4 @@
-//! Locks that several programs share: with no server across the processes of one machine, on Redis across machines.
+//! Locks that several programs share: on one machine without a server, across machines on Redis or etcd.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> dlock::Result<()> {
@@ -11,13 +11,14 @@
 //!
 //! # The tour
 //!
-//! A [`Client`] speaks to one backend and makes [`Lock`]s: reusable handles of a key with options. Acquiring one gives a [`Lease`], with a
-//! fencing token and an end that the engine pushes out by renewing it. A lease is given back by [`Lease::release`], by leaving
-//! [`Lock::with`], or by dropping its last handle; one that ends otherwise is *lost*, and [`Lease::lost`] says so.
+//! A [`Client`] speaks to one backend and makes [`Lock`]s: reusable handles of a key with options. Acquiring one gives a [`Lease`],
+//! with a fencing token and an end that the engine pushes out by renewing it. A lease is released by [`Lease::release`], by leaving
+//! [`Lock::with`], or by dropping its last handle. A lease that ends otherwise is *lost*, and [`Lease::lost`] says so.
 //!
-//! Behind a client is one session: an identity under which leases and waiters are registered with the [`backend`]. Callers of one session
-//! that want the same key stand in a local line, and only the first of them talks to the backend. A [`lease_state`] machine says what is
-//! to be done about a lease at any moment; one heap of deadlines asks it for all leases, and sends renewals in batches.
+//! Behind a client is one session: an identity under which leases and waiters are registered with the [`backend`]. Callers of one
+//! session that want the same key stand in a local line, and only the first of them talks to the backend. The state machine of a
+//! lease ([`lease_state`]) decides what to do about it at any moment. One heap of deadlines drives all of these machines, and sends
+//! renewals in batches.
 //!
 //! The engine runs on threads of its own, started by the first operation, whatever runtime the caller is on.
 
@@ -65,7 +66,7 @@ pub use unit::Unit;
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
-/// Those of the page for who comes from go-lynx.
+/// The samples of the page for users of go-lynx, as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/lynx.md")]
 struct Lynx;

@@ -28,12 +28,13 @@ use reentry::{Entered, Taker};
 
 /// A reusable lock: a key and options, made by [`Client::lock`].
 ///
-/// A lock is no lease: several tasks may share one, and each acquire gets a lease of its own, one after the other. The lock remembers the
-/// leases it took and that were not given back yet, lost ones included.
+/// A lock is no lease: several tasks may share one, and each acquire gets a lease of its own, one after the other. The lock keeps
+/// its leases until they are released, lost ones included.
 ///
 /// # Which call should you use?
-/// [`Lock::with`] for a piece of work, [`Lock::acquire`] when a lease must outlive a scope, [`Lock::try_acquire`] when somebody else doing
-/// the work is just as well.
+///
+/// [`Lock::with`] for a piece of work, [`Lock::acquire`] when a lease must outlive a scope, [`Lock::try_acquire`] when it is just
+/// as well if somebody else does the work.
 #[derive(Clone)]
 pub struct Lock {
     client: Client,
@@ -43,7 +44,7 @@ pub struct Lock {
     /// Key and options were checked against this target and need no second check.
     checked: Arc<Mutex<Option<Arc<Target>>>>,
     outstanding: Arc<Outstanding>,
-    /// Of a reentrant lock.
+    /// The leases of a reentrant lock.
     entered: Option<Arc<Entered>>,
 }
 
@@ -110,10 +111,10 @@ impl Lock {
         self.validate_for(&self.client.target(), self.options.wait)
     }
 
-    /// Checks everything the first time, and then only what an acquire may change.
+    /// Checks everything the first time, and after that only what an acquire can set.
     fn validate_for(&self, target: &Arc<Target>, wait: Option<Duration>) -> Result<()> {
         let unit = target.options.unit;
-        // Never waits: in a forked child a thread that does not exist there may hold the lock.
+        // Never waits: in a forked child, a thread that does not exist there may hold this mutex.
         let is_same = |checked: &Option<Arc<Target>>| checked.as_ref().is_some_and(|checked| Arc::ptr_eq(checked, target));
         if self.checked.try_lock().is_some_and(|checked| is_same(&checked)) {
             return check_wait(wait, unit);
@@ -135,12 +136,12 @@ impl Lock {
     /// [`Error::ClientClosed`], [`Error::Forked`].
     ///
     /// # Cancel safety
-    /// May be dropped at any time: a grant that is under way is given back.
+    /// May be dropped at any time: a grant that is under way is released.
     pub async fn acquire(&self) -> Result<Lease> {
         self.acquire_within(self.options.wait).await
     }
 
-    /// [`Lock::acquire`] with a `wait` of its own: `None` for ever, zero to try once.
+    /// [`Lock::acquire`] with another `wait`: `None` waits for ever, zero tries once.
     ///
     /// # Errors
     /// As [`Lock::acquire`].
@@ -163,8 +164,8 @@ impl Lock {
         Ok(lease)
     }
 
-    /// [`Lock::acquire_within`] that joins the local line now, not when it is first polled: for callers who hand the waiting to another
-    /// thread and want to be served in the order of their calls. Until it is polled or dropped, those behind it wait.
+    /// [`Lock::acquire_within`] that joins the local line now, not when it is first polled: for callers that hand the waiting to
+    /// another thread and want to be served in the order of their calls. Callers behind it wait until it is polled or dropped.
     ///
     /// # Errors
     /// As [`Lock::acquire`].
@@ -187,17 +188,17 @@ impl Lock {
         async move {
             let (session, attempt) = joined?;
             let (engine, outstanding) = (session.get()?.engine.clone(), lock.outstanding.clone());
-            // Boxed: it is large, and would be moved as a whole with every future around it.
+            // Boxed because it is large and would be moved as a whole with every future around it.
             let granted = Box::pin(lease(session, attempt, outstanding));
             let lease = engine.run(granted).await??;
-            // Not before the caller has it: a lease that nobody was told of must not be kept by its lock.
+            // Kept only once the caller has it: a lock must not keep a lease that no caller received.
             remember(&lock.outstanding, lease.clone());
             Ok(lease)
         }
     }
 
-    /// [`Lock::acquire_within`] for callers who wait elsewhere: joins the local line now and calls `then` on the engine, once, with what
-    /// came of it. Aborting the call before that gives back whatever is under way.
+    /// [`Lock::acquire_within`] for callers that wait elsewhere: joins the local line now and calls `then` on the engine, once,
+    /// with the outcome. Aborting the call before that releases whatever is under way.
     ///
     /// # Errors
     /// Those of [`Lock::acquire`] that are known at once; then `then` is not called.
@@ -206,7 +207,8 @@ impl Lock {
         self.go_on(self.begin(wait, caller.clone(), caller)?, then)
     }
 
-    /// [`Lock::acquire_then`] for bindings, which say who asks, for itself or for a body that is to be the `holder`, and warn of self-waits.
+    /// [`Lock::acquire_then`] for bindings, which name the caller and the `holder` (the caller itself or a body of it), and warn of
+    /// self-waits themselves.
     ///
     /// # Errors
     /// As [`Lock::acquire_then`].
@@ -233,14 +235,14 @@ impl Lock {
             if let Ok(lease) = &lease {
                 remember(&outstanding, lease.clone());
             }
-            // Before anybody is told: from then on only the lock's own handles count.
+            // Dropped before the caller learns the outcome: from then on only the lock's own handles count.
             drop(outstanding);
             then(lease);
         };
         Ok(engine.call(granted, remembered))
     }
 
-    /// Whether this client holds the key for one who started the caller. True once for each lease, for bindings that warn.
+    /// Whether this client holds the key for an ancestor of the caller. True once for each lease, for bindings that warn.
     pub fn is_held_by_starter_of(&self, caller: &Caller) -> bool {
         self.client.session_in_use().is_some_and(|session| session.is_held_by_starter(&self.key, caller))
     }
@@ -251,7 +253,7 @@ impl Lock {
         let session = if let Some(session) = session {
             session
         } else {
-            // The first operation settles where the locks are, and what is allowed there.
+            // The first operation decides where the locks are, and what is allowed there.
             let session = self.client.bound("acquire")?;
             self.validate_for(&self.client.target(), wait)?;
             session
@@ -277,7 +279,7 @@ impl Lock {
         }
     }
 
-    /// Gives back the one lease that this lock has outstanding; see [`Lease::release`].
+    /// Releases the one lease of this lock; see [`Lease::release`].
     ///
     /// # Errors
     /// [`Error::NotHeld`] if there is none, [`Error::Ambiguous`] if there are several.
@@ -288,7 +290,7 @@ impl Lock {
         self.only_lease("release")?.release().await
     }
 
-    /// The one lease that was taken and not given back.
+    /// The one lease that was acquired and not released yet.
     ///
     /// # Errors
     /// [`Error::NotHeld`] if there is none, [`Error::Ambiguous`] if there are several.
@@ -308,7 +310,7 @@ impl Lock {
         self.client.is_locked(&self.key).await
     }
 
-    /// The leases that nobody but this lock remembers and that are still held: they are given back with the lock.
+    /// The leases that only this lock keeps and that are still held: dropping the lock releases them.
     pub fn forgotten(&self) -> Vec<(Arc<str>, u64)> {
         if Arc::strong_count(&self.outstanding) > 1 {
             return Vec::new();
@@ -318,19 +320,19 @@ impl Lock {
     }
 }
 
-/// Goes on with an attempt until the key is got.
+/// Drives an attempt until the key is granted.
 async fn lease(session: Bound<Session>, attempt: Box<Attempt>, outstanding: Arc<Outstanding>) -> Result<Lease> {
     let record = session.get()?.clone().acquire(attempt).await?;
     Ok(Lease::new(record, session, &outstanding))
 }
 
-/// Adds a lease; forgets those that were lost and that nobody can ask about any more.
+/// Keeps a lease; drops those that have ended and that no caller can ask about any more.
 fn remember(outstanding: &Outstanding, lease: Lease) {
     let mut all = outstanding.lock();
     let ended: Vec<_> = all.extract_if(.., |lease| lease.status() != Status::Held && lease.is_forgotten()).collect();
     all.push(lease);
     drop(all);
-    // Not before: the last handle of a lease that has run out may tell of the loss, to somebody who asks for this lock.
+    // Dropped last: the last handle of a lease that has run out may report the loss, to a callback that asks for this lock.
     drop(ended);
 }
 
@@ -348,7 +350,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_told_of_a_loss_may_ask_for_the_lock() {
         let clock = ManualClock::new();
-        // On this thread: what the engine would notice first, it does not before the next await.
+        // On this thread, so that the engine notices nothing before the next await.
         let plan = crate::backend::parse("memory:", "dlock", Duration::from_secs(1)).unwrap();
         let environment = Environment { engine: Some(Handle::current()), ..Environment::at(plan, Arc::new(clock.clone())) };
         let client = Client::in_environment(ClientOptions::default(), environment).unwrap();

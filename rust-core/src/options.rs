@@ -1,6 +1,6 @@
 //! Options: their defaults, and the one place that checks them.
 //!
-//! Every language hands its values to these functions, so the limits and the words of the errors are the same everywhere.
+//! Every language hands its values to these functions, so that limits and error messages are the same everywhere.
 
 mod key;
 mod range;
@@ -20,7 +20,7 @@ pub use key::{LONGEST_KEY, check_key};
 pub use renewal::Renewal;
 pub use retry::Retry;
 
-/// The shortest `max_stall`: every event loop has hiccups.
+/// The shortest `max_stall`: every event loop is late now and then.
 const SHORTEST_STALL: Duration = Duration::from_millis(100);
 /// The longest `metadata`, in bytes.
 pub const LONGEST_METADATA: usize = 4096;
@@ -32,23 +32,24 @@ pub struct LockOptions {
     pub ttl: Duration,
     /// How long acquire waits; `None` for ever, zero to try once.
     pub wait: Option<Duration>,
-    /// Renew by itself while held.
+    /// Whether the engine renews the lease while it is held.
     pub renew: bool,
     /// Renew when the remaining share of the TTL falls to this: between 0 and 1, both excluded.
     pub renewal_threshold: f64,
     /// Bounded attempts instead of waiting. `wait` bounds the whole; a `wait` of zero tries once, whatever this says.
     pub retry: Option<Retry>,
-    /// Arrival order where the backend can; `false` takes a free key past those who wait.
+    /// Whether waiters are served in order of arrival, where the backend can; `false` may take a free key before those who wait.
     pub fair: bool,
     /// The lease ends after this long, renewed or not.
     pub max_hold: Option<Duration>,
-    /// The lease ends when its holder gave no sign of life for this long; see [`Lease::heartbeat`](crate::Lease::heartbeat).
+    /// The lease ends when its holder sends no heartbeat for this long; see [`Lease::heartbeat`](crate::Lease::heartbeat).
     pub max_stall: Option<Duration>,
-    /// Who holds the lock through the same instance may acquire it again; see [`Lock::reentrant`](crate::Lock::reentrant).
+    /// Whether a caller may acquire the lock again that it holds through the same instance; see
+    /// [`Lock::reentrant`](crate::Lock::reentrant).
     pub reentrant: bool,
     /// Shown by `inspect` beside host, pid and since.
     pub metadata: Option<String>,
-    /// How long one backend request may take; the client's where `None`.
+    /// How long one backend request may take; `None` for the client's.
     pub op_timeout: Option<Duration>,
 }
 
@@ -115,8 +116,8 @@ pub(crate) fn check_wait(wait: Option<Duration>, unit: Unit) -> Result<()> {
 /// Checks a TTL, also one given to `extend`.
 ///
 /// # Errors
-/// [`Error::InvalidOptions`] below the backend's floor or above 24 hours. In milliseconds, a value that would be right in seconds is
-/// pointed out.
+/// [`Error::InvalidOptions`] below the backend's floor or above 24 hours. In milliseconds, the error points out a value that would
+/// be right in seconds.
 pub fn check_ttl(ttl: Duration, unit: Unit, capabilities: &Capabilities) -> Result<()> {
     let floor = capabilities.ttl_floor;
     if ttl >= floor && ttl <= LONGEST {
@@ -130,7 +131,7 @@ pub fn check_ttl(ttl: Duration, unit: Unit, capabilities: &Capabilities) -> Resu
     Err(Error::invalid("ttl", unit.text(ttl), allowed))
 }
 
-/// What to ask of a TTL in seconds that is legal and looks like milliseconds: whole thousands that are no whole hours.
+/// A question about a TTL in seconds that is legal but looks like milliseconds: whole thousands that are not whole hours.
 pub fn ttl_hint(ttl: Duration) -> Option<String> {
     let (seconds, hour) = (ttl.as_secs(), 3600);
     let doubtful = ttl.subsec_nanos() == 0 && seconds >= 1000 && seconds % 1000 == 0 && seconds % hour != 0;
@@ -141,18 +142,18 @@ pub fn ttl_hint(ttl: Duration) -> Option<String> {
 /// How a client talks to its backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientOptions {
-    /// Put before every key. It holds no `/`. Empty stands for the server's own names: then the key `a/b` is the key `b` of the namespace `a`
-    /// on Redis and etcd.
+    /// Put before every key; it holds no `/`. Empty means the server's own names: then the key `a/b` is the key `b` of the
+    /// namespace `a` on Redis and etcd.
     pub namespace: String,
     /// How long one backend request may take.
     pub op_timeout: Duration,
-    /// How long connecting may take, and for how long a failing backend is tried before an acquire gives up.
+    /// How long connecting may take, and how long an acquire goes on while the backend fails.
     pub connect_timeout: Duration,
     /// How leases are renewed.
     pub renewal: Renewal,
-    /// Refuses `local:` where neither the program nor `DLOCK_URL` names a backend; see [`Client::from_env`](crate::Client::from_env).
+    /// Refuses `local:` if neither the program nor `DLOCK_URL` names a backend; see [`Client::from_env`](crate::Client::from_env).
     pub require_url: bool,
-    /// The unit in which errors speak.
+    /// The unit of time in errors.
     pub unit: Unit,
 }
 

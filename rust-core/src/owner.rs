@@ -1,4 +1,4 @@
-//! Who asks for a lock: a session's identity and one id per attempt.
+//! Identities: one for each session, and one for each attempt to acquire a key.
 
 use std::fmt;
 use std::str::FromStr;
@@ -39,7 +39,7 @@ impl fmt::Debug for SessionId {
 /// Its text form is `session:sequence`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnerId {
-    /// The session that asks.
+    /// The session of the attempt.
     pub session: SessionId,
     /// The session's running number for this attempt.
     pub sequence: u64,
@@ -51,7 +51,7 @@ impl fmt::Display for OwnerId {
     }
 }
 
-/// The text is not an owner id of ours.
+/// The text is not an owner id of this library.
 #[derive(Debug, thiserror::Error)]
 #[error("not an owner id")]
 pub struct NotAnOwner;

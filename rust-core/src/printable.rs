@@ -1,18 +1,18 @@
-//! Text as people may see it. Others may have written it: it is cut, and nothing of it reaches a terminal that the terminal would obey.
+//! Text that is safe to print. Others may have written it: it is cut, and a terminal finds nothing in it to obey.
 
-/// The most characters that are shown of what others wrote.
+/// The most characters printed of a text that others wrote.
 pub(crate) const LONGEST: usize = 200;
-/// The most characters that are shown of what a server says.
+/// The most characters printed of a server's message.
 pub const LONGEST_ANSWER: usize = 500;
-/// A key may be so long.
+/// The longest key.
 const LONGEST_KEY: usize = 512;
 
-/// What others wrote, fit to be shown.
+/// A text that others wrote, safe to be printed.
 pub fn shown(text: &str) -> String {
     cut(text, LONGEST)
 }
 
-/// A name or key in the quotes that all messages have. Quotes inside are left as they are: people read this, programs have the fields.
+/// A name or key in quotes, as in all messages. Quotes inside are not escaped: people read this, and programs have the fields.
 pub fn quoted(text: &str) -> String {
     format!("\"{}\"", cut(text, LONGEST_KEY))
 }
@@ -34,12 +34,12 @@ pub fn cut(text: &str, most: usize) -> String {
     shown
 }
 
-/// True if the text is shown as it is.
+/// True if the text can be printed unchanged.
 pub(crate) fn is_harmless(text: &str, most: usize) -> bool {
     text.len() <= most && !text.chars().any(is_obeyed)
 }
 
-/// Cuts a text that programs get: nothing in it is changed.
+/// Cuts a text for programs; the rest of it is unchanged.
 pub(crate) fn bound(text: &mut String, most: usize) {
     if let Some((end, _)) = text.char_indices().nth(most) {
         text.truncate(end);
@@ -47,7 +47,7 @@ pub(crate) fn bound(text: &mut String, most: usize) {
     }
 }
 
-/// Control characters, and those that turn the direction of a text or begin another line.
+/// Control characters, and characters that change the direction of text or begin another line.
 fn is_obeyed(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

@@ -1,4 +1,4 @@
-//! Which process this is, and things that belong to the process that made them.
+//! The identity of this process, and values that belong to the process that made them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use crate::error::{Error, Result};
 /// enough for a program that wants to end.
 pub const EXIT_GRACE: Duration = Duration::from_secs(2);
 
-/// This process, once every fork is promised to be told of; zero while the kernel must be asked.
+/// The id of this process, once the host language has promised to report every fork; zero while the kernel must be asked.
 static REMEMBERED: AtomicU32 = AtomicU32::new(0);
 
 /// The id of this process.
 ///
-/// A forked child has a copy of whatever its parent knew, so the kernel is asked each time, which takes as long as the rest of a look at a
-/// lease; unless the host language tells of its forks.
+/// A forked child has a copy of whatever its parent knew. So the kernel is asked each time, which takes as long as the rest of a
+/// look at a lease, unless the host language reports its forks.
 pub(crate) fn id() -> u32 {
     match REMEMBERED.load(Ordering::Relaxed) {
         0 => std::process::id(),
@@ -25,12 +25,12 @@ pub(crate) fn id() -> u32 {
     }
 }
 
-/// From now on [`forked`] is called in every forked child, before anything else of ours.
+/// From now on [`forked`] is called in every forked child, before any other call.
 pub(crate) fn remember() {
     REMEMBERED.store(std::process::id(), Ordering::Relaxed);
 }
 
-/// This is a forked child.
+/// Notes that this is a forked child.
 pub(crate) fn forked() {
     if REMEMBERED.load(Ordering::Relaxed) != 0 {
         remember();
@@ -39,8 +39,8 @@ pub(crate) fn forked() {
 
 /// A shared value that a forked child can neither use nor drop.
 ///
-/// The child has a copy of the memory but none of the engine's threads, and locks in it may be held by threads that no longer exist. So the
-/// child leaves the value alone, even its reference count.
+/// The child has a copy of the memory but none of the engine's threads, and threads that no longer exist may hold the locks in it.
+/// So the child leaves the value alone, even its reference count.
 pub(crate) struct Bound<T> {
     pid: u32,
     /// Taken out only on drop.
@@ -55,13 +55,13 @@ impl<T> Bound<T> {
     /// The value, in the process that made it.
     ///
     /// # Errors
-    /// [`Error::Forked`] in any other.
+    /// [`Error::Forked`] in any other process.
     pub(crate) fn get(&self) -> Result<&Arc<T>> {
         let mine = self.value.as_ref().filter(|_| !self.is_foreign());
         mine.ok_or(Error::Forked { parent: self.pid })
     }
 
-    /// The value, to be dropped by the process that made it; nothing in any other.
+    /// The value, to be dropped in the process that made it; `None` in any other.
     pub(crate) fn take(&mut self) -> Option<Arc<T>> {
         let value = self.value.take()?;
         if self.is_foreign() {

@@ -1,4 +1,4 @@
-//! Numbers of time, as languages write them.
+//! The numbers of time that each language writes.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 /// The longest TTL, and the longest of any other duration that an option takes.
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The unit in which a language counts time, and in which its errors speak.
+/// The unit in which a language counts time and reads its errors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unit {
     /// Rust and Python.
@@ -43,10 +43,10 @@ impl Unit {
         allowed
     }
 
-    /// Turns a user's number into a count, for languages whose numbers may be anything.
+    /// Turns a user's number into a count, for languages in which a number may be anything.
     ///
     /// # Errors
-    /// [`Error::InvalidOptions`] for what is no whole number from 0 to 2^32 - 1.
+    /// [`Error::InvalidOptions`] for anything but a whole number from 0 to 2^32 - 1.
     pub fn count(field: &str, value: f64) -> Result<u32> {
         if value >= 0.0 && value <= f64::from(u32::MAX) && value.fract() == 0.0 {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // was just checked

@@ -165,7 +165,7 @@ async fn r14_what_a_holder_started_goes_on_waiting_when_the_holder_ends() {
 }
 
 #[tokio::test]
-async fn r14_at_the_deadline_a_nested_acquire_is_refused_and_leaves_no_place() {
+async fn r14_at_the_deadline_a_nested_acquire_is_refused_and_leaves_no_waiter() {
     let clock = ManualClock::new();
     let client = Client::with_clock("memory:", ClientOptions::default(), Arc::new(clock.clone())).unwrap();
     let other = tokio::spawn({

@@ -154,17 +154,17 @@ async fn r16_a_long_wait_for_this_very_process_says_so_and_whether_the_lease_was
     let lease = lock.acquire().await.unwrap();
     let token = lease.token();
     let kept = warned(&client, &clock).await.message;
-    assert!(kept.contains("this very process holds it through the same client, since 3") && !kept.contains("discarded"), "{kept}");
+    assert!(kept.contains("this process holds it through the same client, since 3") && !kept.contains("discarded"), "{kept}");
     drop(lease);
     let discarded = warned(&client, &clock).await;
-    assert!(discarded.message.contains("the lease was discarded, and only its lock can still give it back"), "{discarded:?}");
+    assert!(discarded.message.contains("the lease was discarded, and only its lock can still release it"), "{discarded:?}");
     assert!(discarded.fields.iter().any(|(_, text)| text.contains(&format!("(token {token})"))), "{discarded:?}");
     let elsewhere = warned(&other, &clock).await.message;
-    assert!(elsewhere.contains("this very process holds it, through another client"), "{elsewhere}");
+    assert!(elsewhere.contains("this process holds it, through another client"), "{elsewhere}");
     assert!(lock.release().await.unwrap());
     // Somebody has the only handle: it was not discarded, though its lock is gone.
     let lease = client.lock("k").acquire().await.unwrap();
     let kept = warned(&client, &clock).await.message;
-    assert!(kept.contains("this very process holds it") && !kept.contains("discarded"), "{kept}");
+    assert!(kept.contains("this process holds it") && !kept.contains("discarded"), "{kept}");
     lease.release().await.unwrap();
 }

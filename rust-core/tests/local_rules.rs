@@ -1,4 +1,4 @@
-//! What `local:` promises inside one process: what it touches and when, and what it leaves behind.
+//! `local:` inside one process: which files it touches and when, and what it leaves behind.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -20,10 +20,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const OWNER: OwnerId = OwnerId { session: SessionId::from_u128(1), sequence: 1 };
 const OTHER: OwnerId = OwnerId { session: SessionId::from_u128(2), sequence: 1 };
 
-/// For tests that wait: the process has one reader of file events, on the runtime of whoever waits first.
+/// Locked by tests that wait, since the process has one reader of file events, which runs on the runtime of the first waiter.
 static WAITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
-/// A directory of a test's own.
+/// A temporary directory for one test.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -117,7 +117,7 @@ async fn r07_tokens_rise_across_unlinked_files_and_a_wall_clock_that_steps_back(
     let clock = ManualClock::new();
     let mut last = 0;
     for step in 0_u64..20 {
-        // A client of its own each time: nothing may depend on what one remembers.
+        // A new client each time, so that nothing depends on what a client remembers.
         let (backend, _hints) = open(&scratch.locks(), Arc::new(clock.clone()));
         let token = take(&backend, OWNER).await;
         assert!(token > last, "{token} after {last}");
@@ -127,7 +127,7 @@ async fn r07_tokens_rise_across_unlinked_files_and_a_wall_clock_that_steps_back(
     }
 }
 
-/// The file of last tokens of `k`, which a first grant has made.
+/// The slot file of `k`, which a first grant has made.
 async fn slot(scratch: &Scratch, backend: &Arc<dyn Backend>) -> (PathBuf, Token) {
     let token = take(backend, OWNER).await;
     release(backend, OWNER).await.unwrap();
@@ -155,7 +155,7 @@ async fn r07_a_spoilt_last_token_neither_wedges_its_keys_nor_is_carried_on() {
     assert!(take(&backend, OWNER).await > last);
 }
 
-/// The holder gives the key back while it is being forced: its successor keeps it.
+/// The holder releases the key during a forced release, and its successor keeps the key.
 #[tokio::test]
 async fn r01_a_forced_release_does_not_end_a_successor() {
     let scratch = Scratch::new();
@@ -170,7 +170,7 @@ async fn r01_a_forced_release_does_not_end_a_successor() {
         let backend = Arc::clone(&backend);
         async move { backend.force_release("k".into(), Whom::Token(token), TIMEOUT).await.unwrap() }
     });
-    // Time to look too early. Nothing is waited for: what comes of it is the same without.
+    // Time for a check that would come too early. The result does not depend on it.
     tokio::time::sleep(Duration::from_millis(20)).await;
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, record.replace(&token.to_string(), &(token + 1).to_string())).unwrap();
@@ -207,10 +207,10 @@ async fn a_process_stopped_in_a_token_slot_delays_others_by_their_timeout_only()
     assert_eq!(error.failure, Failure::NotSent);
     assert!(began.elapsed() >= timeout && began.elapsed() < 10 * timeout, "{:?}", began.elapsed());
     assert_eq!(scratch.left(), [""; 0], "the key was let go");
-    // Dropped halfway, an attempt leaves nothing either.
+    // An attempt that is dropped halfway leaves nothing either.
     let _ = tokio::time::timeout(timeout, backend.acquire(request(OWNER))).await.unwrap_err();
     assert_eq!(scratch.left(), [""; 0]);
-    // Left halfway, it ends without a grant.
+    // An attempt that is withdrawn halfway ends without a grant.
     let attempt = tokio::spawn({
         let backend = Arc::clone(&backend);
         async move { backend.acquire(request(OWNER)).await }
@@ -268,7 +268,7 @@ fn waiters_outlive_the_runtime_that_read_their_events() {
     let (waiter, mut hints) = open(&scratch.locks(), Arc::new(BootClock));
     first.block_on(async {
         take(&holder, OWNER).await;
-        // Whoever waits first has the reader on its runtime.
+        // The reader runs on the runtime of the first waiter.
         wait(&holder, OwnerId { sequence: 2, ..OWNER }).await;
     });
     second.block_on(wait(&waiter, OTHER));
@@ -289,7 +289,7 @@ fn waiters_outlive_the_runtime_that_read_their_events() {
 
 #[test]
 fn r17_leaving_closes_what_waiting_opened() {
-    // Dropped last: the runtime that reads the events ends before others begin to wait.
+    // Dropped last, so that the runtime which reads the events ends before other tests begin to wait.
     let _alone = WAITING.lock();
     tokio::runtime::Runtime::new().unwrap().block_on(leaving_closes_what_waiting_opened());
 }
@@ -299,7 +299,7 @@ async fn leaving_closes_what_waiting_opened() {
     let (backend, _hints) = open(&scratch.locks(), Arc::new(BootClock));
     let ours = || {
         let fds = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
-        // The sweep may be reading the directory itself, or looking into a file.
+        // The sweep may have the directory open, or a file in it.
         fds.filter(|path| path.starts_with(&scratch.0) && *path != scratch.locks()).count()
     };
     take(&backend, OWNER).await;

@@ -1,4 +1,4 @@
-//! `redis://`: requests that go together.
+//! `redis://`: requests that share a call.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// As many as are under way at most: what is asked for after them goes together.
+/// The most calls in flight: requests that come after them share a call.
 const CALLS: usize = 2;
 
 async fn evals(cli: &Cli) -> u64 {
@@ -28,13 +28,13 @@ async fn evals(cli: &Cli) -> u64 {
     lines.map(|(_, rest)| rest.split(',').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
-/// Connects and lets the server learn the script.
+/// Connects, and makes the server learn the script.
 async fn warm(session: &Session) {
     session.granted("warm", 1).await;
     session.release("warm", 1).await;
 }
 
-/// Has every call under way, so that what follows in the same `join!` lines up.
+/// Uses every call, so that the requests which follow in the same `join!` line up.
 async fn fill(session: &Session) {
     join_all((0..CALLS).map(|n| async move { session.granted(&format!("fill{n}"), 1_000).await })).await;
     join_all((0..CALLS).map(|n| async move { session.release(&format!("fill{n}"), 1_000).await })).await;
@@ -93,14 +93,14 @@ async fn each_request_of_a_batch_has_its_own_answer_and_its_own_error() {
     let ((), free, mine, held, list, kept, waited, handed, (), missing, tried) = tokio::join!(
         async { drop(tokio::join!(a.ask("fill0", 1), a.ask("fill1", 1))) },
         a.backend.acquire(a.request("free", 1)),
-        a.hand("mine", 1, None),
+        a.release_to("mine", 1, None),
         a.backend.acquire(a.request("left", 2)),
         a.backend.acquire(a.request("list", 1)),
-        a.hand("list", 1, None),
-        a.hand("waited", 1, None),
-        a.hand("handed", 1, Some(a.request("handed", 2))),
+        a.release_to("list", 1, None),
+        a.release_to("waited", 1, None),
+        a.release_to("handed", 1, Some(a.request("handed", 2))),
         a.leave("theirs", 5),
-        a.hand("missing", 1, None),
+        a.release_to("missing", 1, None),
         a.backend.acquire(try_only),
     );
     assert_eq!(evals(&cli).await - before, CALLS as u64 + 1, "one batch");
@@ -222,7 +222,7 @@ async fn a_batch_without_an_answer_is_unknown_and_the_line_behind_it_is_not_sent
     assert!(alone.iter_mut().all(|asked| asked.now_or_never().is_none()));
     let mut batches: Vec<_> = (0..CALLS * 128).map(|n| ask(format!("batch{n}"))).collect();
     assert!(batches.iter_mut().all(|asked| asked.now_or_never().is_none()));
-    // Their callers leave: the line goes on.
+    // Their callers give up, and the line goes on.
     drop(alone);
     support::eventually("the batches are under way", || async { proxy.kept() == 1 }).await;
     for _ in 0..100 {
@@ -237,7 +237,7 @@ async fn a_batch_without_an_answer_is_unknown_and_the_line_behind_it_is_not_sent
     for answer in join_all(behind).await {
         assert_eq!(failure(answer), Failure::NotSent);
     }
-    // On a new connection the same attempts find what the late batches were granted, or are granted it now.
+    // On a new connection the same attempts find the grants of the late batches, or get theirs now.
     let again = join_all((0..CALLS * 128).map(|n| ask(format!("batch{n}")))).await;
     assert!(again.into_iter().all(|answer| matches!(answer, Ok(Acquired::Granted(_)))));
     assert_eq!(proxy.connections(), 2);
@@ -255,7 +255,7 @@ async fn r10_a_leave_never_overtakes_its_acquire() {
             for round in 0..50 {
                 let key = format!("k{n}");
                 let sequence = n * 1_000 + round;
-                // Dropped before it lined up, in the line, taken, sent or answered.
+                // Dropped before it lined up, in the line, when taken, when sent, or when answered.
                 let patience = Duration::from_micros((n * 37 + round * 91) % 2_000);
                 drop(timeout(patience, session.ask(&key, sequence)).await);
                 session.leave(&key, sequence).await;

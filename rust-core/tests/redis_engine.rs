@@ -1,4 +1,4 @@
-//! The engine on `redis://`: what its waiters cost the server, and what they leave there.
+//! The engine on `redis://`: how much its waiters cost the server, and what they leave there.
 
 #![allow(clippy::unwrap_used)]
 
@@ -20,7 +20,7 @@ async fn calls(cli: &Cli) -> u64 {
     lines.map(|(_, rest)| rest.split(',').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
-/// Script calls in the next so many seconds of the server's time.
+/// How many script calls the server serves in this many seconds of its time.
 async fn calls_within(cli: &Cli, seconds: u64) -> u64 {
     let before = calls(cli).await;
     let end = cli.time().await + seconds * 1_000_000;
@@ -28,7 +28,7 @@ async fn calls_within(cli: &Cli, seconds: u64) -> u64 {
     calls(cli).await - before
 }
 
-/// Asks the server alone, and rarely: it has many keys.
+/// Asks the server itself, and rarely, since it has many keys.
 async fn queues(cli: &Cli) -> usize {
     cli.run::<Vec<String>>(&["KEYS", "dlock:q:*"]).await.len()
 }
@@ -51,7 +51,7 @@ async fn r08_a_hundred_tasks_waiting_for_a_key_cost_a_command_a_second() {
     assert!(join_all(waiters).await.into_iter().all(Result::unwrap));
 }
 
-/// The release takes the next one's request along, however soon it comes after the grant: here before the next one has run at all.
+/// A release carries the acquire of the next waiter, however soon after the grant it comes: here before the next waiter's task has run.
 #[tokio::test]
 async fn a_busy_key_costs_one_command_a_hand_over() {
     const TASKS: u64 = 20;
@@ -68,11 +68,11 @@ async fn a_busy_key_costs_one_command_a_hand_over() {
     });
     join_all(tasks).await.into_iter().for_each(Result::unwrap);
     let calls = calls(&cli).await;
-    // The first acquire comes alone, and so may the last few releases.
+    // The first acquire is sent alone, and so may be the last few releases.
     assert!(calls <= 500 + TASKS, "{calls} for 500 hand-overs");
 }
 
-/// Nothing can be had past the line while its own session holds the key.
+/// A try ahead of the line sends nothing while its own session holds the key.
 #[tokio::test]
 async fn an_unfair_waiter_does_not_ask_for_what_its_own_session_holds() {
     let server = Server::start().await;
@@ -93,7 +93,7 @@ async fn an_unfair_waiter_does_not_ask_for_what_its_own_session_holds() {
     assert!(second.await.unwrap().release().await.unwrap());
 }
 
-/// A try past the line whose answer is missing does not keep its task from the turn that is handed to it meanwhile.
+/// A try ahead of the line whose answer is missing does not keep the waiter from the key that is handed over to it meanwhile.
 #[tokio::test]
 async fn r09_an_unfair_waiter_takes_its_turn_while_its_try_has_no_answer() {
     let server = Server::start().await;
@@ -114,7 +114,7 @@ async fn r09_an_unfair_waiter_takes_its_turn_while_its_try_has_no_answer() {
     support::eventually("the second one has tried", || async { calls(&cli).await > before }).await;
     lease.release().await.unwrap();
     first.abort();
-    // The server offers the key for a second, and lends it for 30 s to whoever says yes.
+    // A claim lasts one second, and a confirmed lease 30 s.
     support::eventually("the second one has said yes", || async { cli.left("dlock/k").await > Duration::from_secs(20) }).await;
     proxy.answers(Gate::Open);
     assert!(second.await.unwrap().unwrap().release().await.unwrap());
@@ -124,7 +124,7 @@ async fn r09_an_unfair_waiter_takes_its_turn_while_its_try_has_no_answer() {
 async fn r08_waiting_for_ten_thousand_keys_costs_few_commands() {
     const KEYS: usize = 10_000;
     let server = Server::start().await;
-    // What is counted is not what a busy machine takes for 20,000 requests at once.
+    // Counting starts later, since a busy machine needs a while for 20,000 requests at once.
     let patient = || ClientOptions { connect_timeout: Duration::from_secs(60), ..ClientOptions::default() };
     let [holder, other] = [(); 2].map(|()| Client::with_options(&server.url(), patient()).unwrap());
     let cli = server.cli().await;
@@ -138,7 +138,7 @@ async fn r08_waiting_for_ten_thousand_keys_costs_few_commands() {
         })
         .collect();
     support::eventually("they wait", || async { queues(&cli).await == KEYS }).await;
-    // On a busy machine some of the 10,000 requests at once have timed out and are asked again.
+    // On a busy machine some of the 10,000 simultaneous requests time out and are repeated.
     support::eventually("all is quiet", || async { calls_within(&cli, 1).await < 100 }).await;
     let calls = calls_within(&cli, 8).await;
     assert!(calls <= 160, "{calls} in 8 s");
@@ -148,7 +148,7 @@ async fn r08_waiting_for_ten_thousand_keys_costs_few_commands() {
     }
 }
 
-/// Else one more would be under way with every beat.
+/// Otherwise every heartbeat would leave one more in flight.
 #[tokio::test]
 async fn a_heartbeat_without_an_answer_is_given_up_when_the_next_one_is_due() {
     let server = Server::start().await;

@@ -24,7 +24,7 @@ async fn through(proxy: &Proxy, op_timeout: Duration) -> Session {
     session
 }
 
-/// Connects and lets the server learn the scripts, so that one request is one command from here on.
+/// Connects and makes the server learn the scripts, so that from here on each request is one command.
 async fn warm(session: &Session) {
     session.granted("warm", 1).await;
     let renew = Renew { key: "warm".into(), owner: session.owner(1), ttl: TTL, exact: false };
@@ -75,7 +75,7 @@ async fn a_lost_answer_is_unknown_and_the_retry_finds_the_grant() {
     let again = session.granted("k", 1).await;
     assert!(value.contains(&format!("|{}|", again.token)), "the grant that raced in");
     proxy.answers(Gate::Lost);
-    assert_eq!(session.hand("k", 1, None).await.unwrap_err().failure, Failure::Unknown);
+    assert_eq!(session.release_to("k", 1, None).await.unwrap_err().failure, Failure::Unknown);
     assert_eq!(session.release("k", 1).await, Outcome::NotHeld, "it was executed");
 }
 
@@ -87,8 +87,8 @@ async fn a_lost_answer_to_a_hand_over_is_answered_alike_on_retry() {
     let first = session.granted("k", 1).await;
     proxy.answers(Gate::Lost);
     let next = || Some(session.request("k", 2));
-    assert_eq!(session.hand("k", 1, next()).await.unwrap_err().failure, Failure::Unknown);
-    let handed = session.hand("k", 1, next()).await.unwrap();
+    assert_eq!(session.release_to("k", 1, next()).await.unwrap_err().failure, Failure::Unknown);
+    let handed = session.release_to("k", 1, next()).await.unwrap();
     assert_eq!(handed.outcome, Outcome::NotHeld);
     assert!(grant(handed.next.unwrap()).token > first.token);
 }
@@ -113,7 +113,7 @@ async fn a_delayed_exact_renewal_does_not_undo_a_longer_one() {
     assert!(cli.left("ns/k").await > 50_000 * MS);
 }
 
-/// An engine clock that stands still while the server's goes on: to the server, our requests come late.
+/// An engine clock that stands still while the server's goes on, so that the server finds our requests late.
 async fn behind(server: &Server) -> Session {
     let mut setup = Setup::new(server.url());
     setup.clock = Arc::new(ManualClock::new());
@@ -135,7 +135,7 @@ async fn a_stepped_clock_is_learned_from_the_refusal() {
     session.granted("k", 1).await;
     until_later(&cli).await;
     let before = evals(&cli).await;
-    let handed = session.hand("k", 1, Some(session.request("k", 2))).await.unwrap();
+    let handed = session.release_to("k", 1, Some(session.request("k", 2))).await.unwrap();
     assert_eq!(handed.outcome, Outcome::Released);
     assert_eq!(handed.next, None, "certainly not asked: it asks for itself");
     session.granted("k", 2).await;
@@ -242,7 +242,7 @@ async fn a_server_that_is_down_executes_nothing_and_is_used_again_when_it_is_bac
     let session = Session::new(&server);
     session.granted("k", 1).await;
     server.kill();
-    // The request that finds the connection broken may have been sent.
+    // The request that found the connection broken may have been sent.
     support::eventually("the death is noticed", || async {
         session.backend.acquire(session.request("k", 2)).await.unwrap_err().failure == Failure::NotSent
     })
@@ -298,7 +298,7 @@ async fn r18_a_wrong_password_is_refused_and_never_shown() {
     }
 }
 
-/// Such a server repeats in its answer what came with the command: the password.
+/// Such a server repeats the arguments of a command in its answer, and so the password.
 #[tokio::test]
 async fn r18_a_server_without_hello_does_not_bring_the_password_into_the_error() {
     let server = Server::start_with(&["--rename-command", "HELLO", "", "--requirepass", "s3cretpw"]).await;
@@ -361,7 +361,7 @@ async fn a_server_without_config_and_client_commands_will_do() {
     assert_eq!(session.release("k", 1).await, Outcome::Released);
 }
 
-/// Keeps the warnings that name a policy.
+/// Collects the warnings that name a policy.
 #[derive(Clone, Default)]
 struct Warnings(Arc<Mutex<Vec<String>>>);
 

@@ -1,4 +1,4 @@
-//! `redis://`: requests that are executed long after their answer was given up.
+//! `redis://`: requests that are executed long after their caller gave up.
 
 #![allow(clippy::unwrap_used)]
 
@@ -28,7 +28,7 @@ async fn r01_a_late_acquire_does_not_shorten_the_lease_that_a_later_one_got() {
     let session = Setup::new(format!("redis://127.0.0.1:{}", proxy.port)).open();
     session.granted("warm", 7).await;
     proxy.requests(Gate::Stalled);
-    // A caller with a short TTL leaves before it is answered; the next one inherits its owner id.
+    // A caller with a short TTL gives up before its answer comes; the next caller inherits its owner id.
     let short = Acquire { ttl: 1_000 * MS, ..session.request("k", 1) };
     let mut late = Box::pin(session.backend.acquire(short));
     assert!(timeout(50 * MS, &mut late).await.is_err());
@@ -43,7 +43,7 @@ async fn r01_a_late_acquire_does_not_shorten_the_lease_that_a_later_one_got() {
     assert!(cli.left("ns/k").await > 20_000 * MS, "the later request was granted 30 s");
 }
 
-/// The connection ends on the client's side while the request is under way, and a second one gets the answer.
+/// The connection ends on the client's side while the request is in flight, and a second request gets the answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r04_an_acquire_that_is_executed_after_the_release_does_not_keep_the_key() {
     let server = Server::start().await;

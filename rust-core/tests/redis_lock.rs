@@ -1,4 +1,4 @@
-//! `redis://`: taking, keeping and giving back one key.
+//! `redis://`: acquiring, renewing and releasing one key.
 
 #![allow(clippy::unwrap_used)]
 
@@ -84,12 +84,12 @@ async fn the_next_waiter_is_granted_at_once_where_nobody_waits() {
     let a = Session::new(&server);
     let first = a.granted("k", 1).await;
     let Handover { outcome: Outcome::Released, next: Some(Acquired::Granted(second)) } =
-        a.hand("k", 1, Some(a.request("k", 2))).await.unwrap()
+        a.release_to("k", 1, Some(a.request("k", 2))).await.unwrap()
     else {
         panic!("not handed on")
     };
     assert!(second.token > first.token);
-    let again = a.hand("k", 1, Some(a.request("k", 2))).await.unwrap();
+    let again = a.release_to("k", 1, Some(a.request("k", 2))).await.unwrap();
     assert_eq!(again, Handover { outcome: Outcome::NotHeld, next: Some(Acquired::Granted(second)) }, "a retry is answered alike");
 }
 
@@ -99,7 +99,7 @@ async fn the_next_waiter_takes_the_end_of_the_queue() {
     let (mut a, mut b) = (Session::new(&server), Session::new(&server));
     a.granted("k", 1).await;
     b.waiting("k", 1).await;
-    let handed = a.hand("k", 1, Some(a.request("k", 2))).await.unwrap();
+    let handed = a.release_to("k", 1, Some(a.request("k", 2))).await.unwrap();
     assert_eq!(handed.outcome, Outcome::Released);
     assert_eq!(waiting(handed.next.unwrap()).position, Some(1));
     assert_eq!(b.hint().await, Hint::Key("k".into(), Some(b.owner(1))));
@@ -116,14 +116,14 @@ async fn a_next_waiter_that_is_first_in_line_is_granted_without_a_claim() {
     a.granted("k", 1).await;
     a.waiting("k", 2).await;
     b.waiting("k", 1).await;
-    let handed = a.hand("k", 1, Some(a.request("k", 2))).await.unwrap();
+    let handed = a.release_to("k", 1, Some(a.request("k", 2))).await.unwrap();
     grant(handed.next.unwrap());
     assert!(a.hints.try_recv().is_err());
     assert_eq!(b.waiting("k", 1).await.position, Some(0));
 }
 
 #[tokio::test]
-async fn leaving_gives_up_a_place_a_claim_or_a_grant_and_may_be_repeated() {
+async fn a_leave_withdraws_a_waiter_or_releases_a_claim_or_a_grant_and_may_be_repeated() {
     let server = Server::start().await;
     let (cli, a, mut b, mut c) = (server.cli().await, Session::new(&server), Session::new(&server), Session::new(&server));
     a.granted("k", 1).await;
@@ -260,7 +260,7 @@ async fn r07_tokens_rise_above_the_last_one_and_the_floor_when_the_clock_is_behi
     let request = dlock::backend::Acquire { floor: ahead + 1, ..session.request("k", 3) };
     assert_eq!(grant(session.backend.acquire(request).await.unwrap()).token, ahead + 2);
     let next = dlock::backend::Acquire { floor: ahead + 9, ..session.request("k", 4) };
-    let handed = session.hand("k", 3, Some(next)).await.unwrap().next.unwrap();
+    let handed = session.release_to("k", 3, Some(next)).await.unwrap().next.unwrap();
     assert_eq!(grant(handed).token, ahead + 10);
 }
 
@@ -300,7 +300,7 @@ async fn an_uncontended_cycle_is_two_commands() {
         line.map_or(0, |line| line.split(',').next().unwrap().parse::<u64>().unwrap())
     };
     assert_eq!(calls("evalsha"), 100, "{stats}");
-    // What the script runs: TIME, MGET, EXISTS, SET, SET; MGET, EXISTS, DEL.
+    // The commands of the script: TIME, MGET, EXISTS, SET, SET; MGET, EXISTS, DEL.
     for (inner, count) in [("time", 50), ("mget", 100), ("exists", 100), ("set", 100), ("del", 50)] {
         assert_eq!(calls(inner), count, "{inner}: {stats}");
     }
@@ -316,7 +316,7 @@ async fn a_key_that_is_no_string_is_refused_and_kept() {
     cli.run::<i64>(&["LPUSH", "ns/k", "x"]).await;
     let error = session.backend.acquire(session.request("k", 1)).await.unwrap_err();
     assert_eq!(error.failure, Failure::Refused, "{error}");
-    assert_eq!(session.hand("k", 1, None).await.unwrap_err().failure, Failure::Refused);
+    assert_eq!(session.release_to("k", 1, None).await.unwrap_err().failure, Failure::Refused);
     assert_eq!(cli.run::<Vec<String>>(&["LRANGE", "ns/k", "0", "-1"]).await, ["x"]);
 }
 

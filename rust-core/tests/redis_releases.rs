@@ -1,4 +1,4 @@
-//! Releases on `redis://` whose answers are lost: they are tried again until the backend has confirmed them.
+//! Releases on `redis://` whose answers are lost: the engine repeats them until the backend confirms them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,8 +10,8 @@ use dlock::{Client, ClientOptions, Status};
 use support::proxy::{Gate, Proxy};
 use support::redis::Server;
 
-/// The first request was executed and its answer lost. What confirms the release is the second request: the clean-up that follows a release
-/// which was given up frees the key as well, but its holder would be told that the outcome is unknown.
+/// The server executes the first request, and the answer is lost. The second request confirms the release. The clean-up after a release that
+/// was given up would free the key as well, but would report an unknown outcome to the holder.
 #[tokio::test]
 async fn r05_a_release_without_an_answer_is_tried_again_until_it_is_confirmed() {
     let server = Server::start().await;
@@ -26,7 +26,7 @@ async fn r05_a_release_without_an_answer_is_tried_again_until_it_is_confirmed() 
     assert!(!client.is_locked("k").await.unwrap());
 }
 
-/// A release for which there was no connection goes out on the next one, and its caller hears of no trouble.
+/// A release without a connection is sent on the next one, and its caller gets no error.
 #[tokio::test]
 async fn r05_a_release_that_finds_its_connection_broken_is_confirmed_all_the_same() {
     let server = Server::start().await;

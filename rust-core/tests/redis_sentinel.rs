@@ -1,4 +1,4 @@
-//! `redis+sentinel://`: the master of the moment, and what happens when it is another one.
+//! `redis+sentinel://`: how a client finds the master, and follows when another server becomes the master.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -16,7 +16,7 @@ use support::sentinel::Sentinel;
 use tokio::net::TcpListener;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// So long that nothing is ever down.
+/// So long that the sentinels never count a server as down.
 const NEVER: Duration = Duration::from_secs(600);
 const HOUR_US: u64 = 3_600_000_000;
 
@@ -38,7 +38,7 @@ fn url(places: &[String], service: &str) -> String {
     format!("redis+sentinel://{}/{service}", places.join(","))
 }
 
-/// Three sentinels, after one that is not there: the first that is asked cannot help.
+/// Three sentinels, and before them one that does not exist, so that the first that is asked cannot answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r07_a_client_follows_its_service_to_another_master_and_tokens_rise() {
     let mut master = Server::start().await;
@@ -46,7 +46,7 @@ async fn r07_a_client_follows_its_service_to_another_master_and_tokens_rise() {
     let (mut sentinels, mut places) = (Vec::new(), vec!["127.0.0.1:1".to_owned()]);
     for _ in 0..3 {
         let sentinel = Sentinel::start("shop", &master, 2, SECOND / 2, &[]).await;
-        places.push(sentinel.place());
+        places.push(sentinel.address());
         sentinels.push(sentinel);
     }
     for sentinel in &sentinels {
@@ -56,7 +56,7 @@ async fn r07_a_client_follows_its_service_to_another_master_and_tokens_rise() {
     let client = Client::with_options(&url(&places, "shop"), options).unwrap();
     let (old, new) = (master.cli().await, replica.cli().await);
 
-    // A token far ahead of the clock, of which the new master will know nothing: then the client has to.
+    // A token far ahead of the clock, which the new master will not know, so that the client must.
     client.lock("k").acquire().await.unwrap().release().await.unwrap();
     let last = old.run::<Vec<String>>(&["KEYS", "dlock:t:*"]).await.pop().unwrap();
     old.run::<()>(&["SET", &last, &(old.time().await + HOUR_US).to_string()]).await;
@@ -69,7 +69,7 @@ async fn r07_a_client_follows_its_service_to_another_master_and_tokens_rise() {
 
     master.kill();
     let lease = client.lock("k").acquire().await.unwrap();
-    // The sentinels broke all connections to it.
+    // The sentinels have closed all connections to it.
     assert_eq!(replica.cli().await.run::<i64>(&["EXISTS", "dlock/k"]).await, 1, "it is on the new master");
     assert!(lease.token() > ahead.token());
     assert_eq!(held.status(), Status::Held);
@@ -82,7 +82,7 @@ async fn cli_of(old: &Server) -> Cli {
     Cli::to(&old.url().replace("://", &format!("://:{PASSWORD}@"))).await
 }
 
-/// A service whose sentinel can be cut off from the master, while everybody else reaches it: it logs in as a user of its own.
+/// A service whose sentinel can be cut off from the master while everybody else reaches it, because it logs in as another user.
 struct Split {
     old: Server,
     new: Server,
@@ -104,16 +104,16 @@ impl Split {
 
     fn client(&self) -> Client {
         let options = ClientOptions { connect_timeout: 20 * SECOND, ..ClientOptions::default() };
-        let url = url(&[self.sentinel.place()], "shop").replace("://", &format!("://:{PASSWORD}@"));
+        let url = url(&[self.sentinel.address()], "shop").replace("://", &format!("://:{PASSWORD}@"));
         Client::with_options(&url, options).unwrap()
     }
 
-    /// The sentinel makes the replica a master. The old one hears nothing of it.
+    /// The sentinel makes the replica a master, and the old master does not learn of it.
     async fn part(&self) {
         let (old, sentinel) = (cli_of(&self.old).await, self.sentinel.cli().await);
         old.run::<()>(&["ACL", "SETUSER", "watcher", "off"]).await;
         old.run::<i64>(&["CLIENT", "KILL", "USER", "watcher"]).await;
-        // It breaks all connections to the new one.
+        // It closes all connections to the new master.
         eventually("another master", || async {
             sentinel.run::<(String, u16)>(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop"]).await.1 == self.new.port
         })
@@ -163,13 +163,13 @@ async fn a_master_that_cannot_serve_is_left_for_the_one_that_the_sentinels_name(
     lease.release().await.unwrap();
 }
 
-/// No sentinel moves anything here: the servers change their parts by themselves, and the sentinel is told late.
+/// No sentinel runs the failover here: the test changes the servers' roles itself, and informs the sentinel late.
 #[tokio::test]
 async fn a_master_that_lost_its_office_is_left_and_nothing_is_taken_from_it() {
     let first = Server::start().await;
     let second = replica_of(&first).await;
     let sentinel = Sentinel::start("shop", &first, 1, NEVER, &[]).await;
-    let session = Setup::new(url(&[sentinel.place()], "shop")).open();
+    let session = Setup::new(url(&[sentinel.address()], "shop")).open();
     session.granted("k", 1).await;
     let (one, two) = (first.cli().await, second.cli().await);
     eventually("the lease is replicated", || async { two.run::<i64>(&["EXISTS", "ns/k"]).await == 1 }).await;
@@ -205,9 +205,9 @@ async fn refusal(url: &str) -> BackendError {
 async fn r16_a_service_that_no_sentinel_knows() {
     let server = Server::start().await;
     let sentinel = Sentinel::start("shop", &server, 1, NEVER, &[]).await;
-    let error = refusal(&url(&[sentinel.place()], "bank")).await;
+    let error = refusal(&url(&[sentinel.address()], "bank")).await;
     assert_eq!(error.failure, Failure::Refused);
-    assert!(error.message.contains(&sentinel.place()) && error.message.contains("it knows no service \"bank\""), "{error}");
+    assert!(error.message.contains(&sentinel.address()) && error.message.contains("it knows no service \"bank\""), "{error}");
 }
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn a_silent_sentinel_leaves_time_for_the_others() {
     let server = Server::start().await;
     let sentinel = Sentinel::start("shop", &server, 1, NEVER, &[]).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let places = [silent.local_addr().unwrap().to_string(), sentinel.place()];
+    let places = [silent.local_addr().unwrap().to_string(), sentinel.address()];
     let session = Setup { connect_timeout: 3 * SECOND, ..Setup::new(url(&places, "shop")) }.open();
     session.granted("k", 1).await;
     let cli = server.cli().await;
@@ -244,18 +244,18 @@ async fn a_silent_sentinel_leaves_time_for_the_others() {
     assert!(started.elapsed() < SECOND, "by the one that answered before");
 }
 
-/// What was the master's address may be anybody's by now, and a sentinel that was cut off still names it.
+/// By now another server may have the former master's address, which a sentinel that was cut off still names.
 #[tokio::test]
 async fn a_sentinel_that_names_a_stranger_keeps_nobody_out() {
     let (stranger, master) = (Server::start_with(&["--requirepass", "of-the-stranger"]).await, Server::start().await);
     let stale = Sentinel::start("shop", &stranger, 1, NEVER, &[]).await;
     let good = Sentinel::start("shop", &master, 1, NEVER, &[]).await;
-    let error = refusal(&url(&[stale.place()], "shop")).await;
+    let error = refusal(&url(&[stale.address()], "shop")).await;
     assert_eq!(error.failure, Failure::Refused, "nobody names another: {error}");
     let gone = "127.0.0.1:1".to_owned();
-    let error = refusal(&url(&[stale.place(), gone], "shop")).await;
+    let error = refusal(&url(&[stale.address(), gone], "shop")).await;
     assert_eq!(error.failure, Failure::NotSent, "another may name another later: {error}");
-    Setup::new(url(&[stale.place(), good.place()], "shop")).open().granted("k", 1).await;
+    Setup::new(url(&[stale.address(), good.address()], "shop")).open().granted("k", 1).await;
     assert_eq!(master.cli().await.run::<i64>(&["EXISTS", "ns/k"]).await, 1);
 }
 
@@ -263,10 +263,10 @@ async fn a_sentinel_that_names_a_stranger_keeps_nobody_out() {
 async fn r16_a_password_that_the_one_master_does_not_take() {
     let master = Server::start_with(&["--requirepass", "geheim"]).await;
     let (one, two) = (Sentinel::start("shop", &master, 1, NEVER, &[]).await, Sentinel::start("shop", &master, 1, NEVER, &[]).await);
-    let wrong = url(&[one.place(), two.place()], "shop").replace("://", "://:nichts@");
+    let wrong = url(&[one.address(), two.address()], "shop").replace("://", "://:nichts@");
     let error = refusal(&wrong).await;
     assert_eq!(error.failure, Failure::Refused, "{error}");
-    assert!(!error.message.contains(&two.place()), "asked once: {error}");
+    assert!(!error.message.contains(&two.address()), "asked once: {error}");
 }
 
 #[tokio::test]
@@ -280,10 +280,10 @@ async fn sentinels_and_their_master_speak_tls() {
         &format!("tls-ca-cert-file {}", authority.certificate().display()),
     ];
     let sentinel = Sentinel::start("shop", &server, 1, NEVER, &lines).await;
-    let secure = format!("rediss+sentinel://{}/shop", sentinel.place());
+    let secure = format!("rediss+sentinel://{}/shop", sentinel.address());
     Setup::new(certificates::url(&secure, &authority.certificate(), None)).open().granted("k", 1).await;
-    let error = refusal(&url(&[sentinel.place()], "shop")).await;
-    assert!(error.message.contains(&sentinel.place()) && error.message.contains("rediss://"), "{error}");
+    let error = refusal(&url(&[sentinel.address()], "shop")).await;
+    assert!(error.message.contains(&sentinel.address()) && error.message.contains("rediss://"), "{error}");
 }
 
 #[tokio::test]
@@ -291,7 +291,7 @@ async fn r18_sentinel_and_server_have_passwords_of_their_own() {
     let server = Server::start_with(&["--requirepass", "of-the-server"]).await;
     let lines = ["sentinel auth-pass shop of-the-server", "requirepass of-the-sentinel"];
     let sentinel = Sentinel::start("shop", &server, 1, NEVER, &lines).await;
-    let place = sentinel.place();
+    let place = sentinel.address();
     let open =
         |server, sentinel| Client::new(&format!("redis+sentinel://:{server}@{place}/shop?sentinel_password={sentinel}")).unwrap();
     open("of-the-server", "of-the-sentinel").lock("k").acquire().await.unwrap().release().await.unwrap();

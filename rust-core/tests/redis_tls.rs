@@ -1,4 +1,4 @@
-//! `rediss://`: who is trusted, who we are, and what is said when that does not fit.
+//! `rediss://`: which servers are trusted, which certificate the client shows, and the errors when one is refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -72,7 +72,7 @@ async fn r16_a_client_without_the_certificate_that_redis_asks_for() {
     let server = Server::start_secure(&authority, true).await;
     for identity in [None, Some(&stranger.issue("client"))] {
         let error = refusal(&url(&of(&server), &authority.certificate(), identity)).await;
-        // With TLS 1.3 a server says so after the handshake, and may hang up before its word is heard.
+        // With TLS 1.3 a server refuses after the handshake, and may hang up before the client reads the alert.
         assert!(error.message.contains("TLS handshake") || error.message.contains("another certificate"), "{error}");
     }
 }
@@ -91,7 +91,7 @@ async fn r16_redis_with_tls_on_one_side_only() {
     assert!(tried.unwrap_err().to_string().contains("rediss://"), "not told");
 }
 
-/// A server without TLS may wait for ever for the end of what it takes for a command.
+/// A server without TLS may wait for ever for the end of a handshake that it takes for a command.
 #[tokio::test]
 async fn r16_a_handshake_that_nobody_answers() {
     let authority = Authority::new();

@@ -1,4 +1,4 @@
-//! `redis://`: what a spoilt count of tokens does, and does not do.
+//! `redis://`: spoilt tokens count as none, and do no harm to other keys.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ use dlock::{Client, Error};
 use support::eventually;
 use support::redis::{Cli, PROGRAMS, Server, Session, TIMEOUT};
 
-/// What is no integer from 1 to 2^52 - 1.
+/// Texts that are no integer from 1 to 2^52 - 1.
 const SPOILT: [&str; 25] = [
     "",
     "abc",
@@ -79,7 +79,7 @@ async fn r07_a_last_token_that_was_spoilt_is_none() {
     }
 }
 
-/// The largest count is exact to the last one, and what is left then is a sentence.
+/// The tokens rise exactly up to the largest one, and then an acquire fails with a plain sentence.
 #[tokio::test]
 async fn r07_tokens_rise_to_the_last_one_and_then_no_further() {
     for program in PROGRAMS {
@@ -100,7 +100,7 @@ async fn r07_tokens_rise_to_the_last_one_and_then_no_further() {
     }
 }
 
-/// In a batch, where one floor does for all, and for the next one of a release.
+/// In a batch, where one floor counts for all requests, and for the next waiter of a release.
 #[tokio::test]
 async fn r07_what_cannot_be_granted_for_want_of_a_token_keeps_nobody_out() {
     let server = Server::start().await;
@@ -108,7 +108,7 @@ async fn r07_what_cannot_be_granted_for_want_of_a_token_keeps_nobody_out() {
     take(&session, 1).await;
     session.granted("k", 2).await;
     cli.run::<()>(&["SET", &slot(&cli).await, &MAX_TOKEN.to_string()]).await;
-    let error = session.hand("k", 2, Some(session.request("k", 3))).await.unwrap_err();
+    let error = session.release_to("k", 2, Some(session.request("k", 3))).await.unwrap_err();
     assert_eq!(error.failure, Failure::Refused, "the next one is told");
     assert_eq!(session.release("k", 2).await, Outcome::Released, "and the key is given back without it");
     assert_eq!(cli.run::<i64>(&["EXISTS", "ns/k"]).await, 0);
@@ -134,7 +134,7 @@ async fn r07_a_lock_whose_own_token_was_spoilt_is_confirmed_with_a_new_one() {
     }
 }
 
-/// The value of a key says who holds it under which token. One that somebody has set back must not be believed.
+/// The value of a key names its holder and token. A value whose token somebody has set back must not be believed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r07_a_grant_that_does_not_rise_is_refused_and_given_back() {
     let server = Server::start().await;
@@ -150,7 +150,7 @@ async fn r07_a_grant_that_does_not_rise_is_refused_and_given_back() {
     });
     eventually("somebody waits", || async { !client.inspect("k").await.unwrap().queue.is_empty() }).await;
     let owner = client.inspect("k").await.unwrap().queue.remove(0);
-    // As if it had been granted long ago.
+    // As after a grant long ago.
     cli.run::<()>(&["SET", "dlock/k", &format!("{owner}|1|77|{{}}"), "PX", "30000"]).await;
     cli.run::<i64>(&["PUBLISH", &format!("dlock:s:{}", owner.split(':').next().unwrap()), &format!("{owner} dlock/k")]).await;
     let error = waiting.await.unwrap().unwrap_err();
@@ -160,7 +160,7 @@ async fn r07_a_grant_that_does_not_rise_is_refused_and_given_back() {
     assert!(client.lock("k").acquire().await.unwrap().token() > first.token());
 }
 
-/// As in the case that was found: one bad value, and what it did to other keys and other clients.
+/// The case that was found: one bad value, and its effect on other keys and other clients.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r07_no_client_carries_a_spoilt_token_on() {
     let server = Server::start().await;

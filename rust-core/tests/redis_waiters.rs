@@ -1,4 +1,4 @@
-//! `redis://`: waiters that are dead, frozen, slow, or not ours.
+//! `redis://`: waiters that are dead, frozen or slow, or that use another library.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 const MS: Duration = Duration::from_millis(1);
-/// `CLAIM_MS` and `PLACE_US` of queue.lua.
+/// `CLAIM_MS` and `ALIVE_US` of queue.lua.
 const CLAIM: Duration = Duration::from_secs(1);
 const PLACE: Duration = Duration::from_secs(5);
 const SLACK: Duration = Duration::from_millis(500);
@@ -60,9 +60,9 @@ async fn one_at_a_time_in_turn_and_no_wake_up_is_lost() {
                 history.lock().unwrap().push((number, grant.token));
                 tokio::task::yield_now().await;
                 held.store(false, Ordering::SeqCst);
-                // Some sessions have somebody else waiting at home.
+                // Some sessions have a second waiter of their own.
                 if number % 3 == 0 && cycle + 1 < CYCLES {
-                    session.hand("k", cycle, Some(session.request("k", cycle + 1))).await.unwrap();
+                    session.release_to("k", cycle, Some(session.request("k", cycle + 1))).await.unwrap();
                 } else {
                     assert_eq!(session.release("k", cycle).await, Outcome::Released);
                 }
@@ -76,12 +76,12 @@ async fn one_at_a_time_in_turn_and_no_wake_up_is_lost() {
     let history = history.lock().unwrap();
     assert_eq!(history.len(), SESSIONS * usize::try_from(CYCLES).unwrap());
     assert!(history.is_sorted_by(|(_, earlier), (_, later)| earlier < later), "tokens rise");
-    // Once all wait, they take turns: nobody comes back before everybody else has had the key.
+    // Once all wait, they take turns: nobody gets the key again before everybody else has had it.
     let turns: HashSet<_> = history[SESSIONS * 8..SESSIONS * 9].iter().map(|(number, _)| number).collect();
     assert_eq!(turns.len(), SESSIONS, "{history:?}");
 }
 
-/// To the server a frozen process is one that stays connected and says nothing.
+/// For the server a frozen process is one that stays connected and sends nothing.
 #[tokio::test]
 async fn r08_ten_frozen_heads_cost_one_heartbeat_and_one_claim() {
     let server = Server::start().await;
@@ -102,7 +102,7 @@ async fn r08_ten_frozen_heads_cost_one_heartbeat_and_one_claim() {
 }
 
 #[tokio::test]
-async fn heads_frozen_for_longer_than_a_place_lives_cost_nothing() {
+async fn heads_that_froze_longer_than_they_count_as_alive_cost_nothing() {
     let server = Server::start().await;
     let (cli, a) = (server.cli().await, Session::new(&server));
     a.granted("k", 1).await;
@@ -112,7 +112,7 @@ async fn heads_frozen_for_longer_than_a_place_lives_cost_nothing() {
     }
     let mut live = Session::new(&server);
     live.waiting("k", 1).await;
-    // Their deadlines, moved into the past instead of waited for.
+    // Their deadlines are moved into the past, so that the test need not wait for them.
     let beats = cli.keys().await.into_iter().find(|key| key.starts_with("dlock:w:")).unwrap();
     for each in &frozen {
         cli.run::<i64>(&["HSET", &beats, &each.owner(1).to_string(), "1000"]).await;
@@ -133,10 +133,10 @@ async fn a_missed_claim_drops_its_whole_session_and_a_late_riser_queues_again() 
     a.release("k", 1).await;
     late.hint().await;
     support::eventually("the claim runs out", || async { cli.run::<i64>(&["EXISTS", "ns/k"]).await == 0 }).await;
-    assert_eq!(next.beat("k", 1).await, Duration::ZERO, "a free key is worth a look");
+    assert_eq!(next.heartbeat("k", 1).await, Duration::ZERO, "a free key is worth a look");
     next.granted("k", 1).await;
     assert_eq!(next.backend.inspect("k".into(), TIMEOUT).await.unwrap().queue, [""; 0]);
-    assert_eq!(late.beat("k", 1).await, Duration::ZERO, "its place is gone: it has to ask");
+    assert_eq!(late.heartbeat("k", 1).await, Duration::ZERO, "its place is gone: it has to ask");
     assert_eq!(late.waiting("k", 1).await.position, Some(0));
     next.release("k", 1).await;
     late.hint().await;
@@ -152,7 +152,7 @@ async fn a_head_that_comes_late_to_its_own_claim_still_gets_a_free_key() {
     b.waiting("k", 1).await;
     a.release("k", 1).await;
     b.hint().await;
-    assert_eq!(b.beat("k", 1).await, Duration::ZERO, "a lost hint: the heartbeat tells");
+    assert_eq!(b.heartbeat("k", 1).await, Duration::ZERO, "a lost hint: the heartbeat tells");
     cli.run::<i64>(&["DEL", "ns/k"]).await;
     b.granted("k", 1).await;
 }
@@ -166,15 +166,15 @@ async fn a_heartbeat_does_not_pass_for_a_confirmation() {
     c.waiting("k", 1).await;
     a.release("k", 1).await;
     b.hint().await;
-    b.beat("k", 1).await;
-    let left = c.beat("k", 1).await;
+    b.heartbeat("k", 1).await;
+    let left = c.heartbeat("k", 1).await;
     assert!(!left.is_zero() && left <= CLAIM + MS, "others look again when the claim ends: {left:?}");
     support::eventually("the claim runs out", || async { cli.run::<i64>(&["EXISTS", "ns/k"]).await == 0 }).await;
     c.granted("k", 1).await;
 }
 
 #[tokio::test]
-async fn heartbeats_keep_a_place_alive() {
+async fn heartbeats_keep_a_waiter_alive() {
     let server = Server::start().await;
     let (cli, a, b) = (server.cli().await, Session::new(&server), Session::new(&server));
     a.granted("k", 1).await;
@@ -184,7 +184,7 @@ async fn heartbeats_keep_a_place_alive() {
     let (queue, beats) = (side("dlock:q:"), side("dlock:w:"));
     cli.run::<i64>(&["HSET", beats, &b.owner(1).to_string(), "1000"]).await;
     cli.run::<i64>(&["PEXPIRE", queue, "100"]).await;
-    let look = b.beat("k", 1).await;
+    let look = b.heartbeat("k", 1).await;
     assert!(look > 25_000 * MS && look <= TTL + MS, "{look:?}");
     let until: u64 = cli.run(&["HGET", beats, &b.owner(1).to_string()]).await;
     assert!(until > cli.time().await + 4_000_000);
@@ -192,7 +192,7 @@ async fn heartbeats_keep_a_place_alive() {
 }
 
 #[tokio::test]
-async fn many_places_are_kept_in_few_commands() {
+async fn many_waiters_send_heartbeats_in_few_commands() {
     let server = Server::start().await;
     let (cli, a, b) = (server.cli().await, Session::new(&server), Session::new(&server));
     for n in 0..1_200 {
@@ -235,9 +235,9 @@ async fn two_other_sessions_watch_the_holders_end_and_its_own() {
     for session in &sessions[1..] {
         session.waiting("k", 1).await;
     }
-    let mut looks = vec![sessions[0].beat("k", 2).await];
+    let mut looks = vec![sessions[0].heartbeat("k", 2).await];
     for session in &sessions[1..] {
-        looks.push(session.beat("k", 1).await);
+        looks.push(session.heartbeat("k", 1).await);
     }
     let watching: Vec<_> = looks.iter().map(|look| *look <= TTL + MS).collect();
     assert_eq!(watching, [true, true, true, false, false], "{looks:?}");
@@ -252,7 +252,7 @@ async fn everybody_watches_a_claim() {
         session.waiting("k", 1).await;
     }
     sessions[0].release("k", 1).await;
-    let looks = [sessions[5].beat("k", 1).await, sessions[5].waiting("k", 1).await.look_again];
+    let looks = [sessions[5].heartbeat("k", 1).await, sessions[5].waiting("k", 1).await.look_again];
     assert!(looks.iter().all(|look| !look.is_zero() && *look <= CLAIM + MS), "{looks:?}");
 }
 
@@ -266,13 +266,13 @@ async fn foreign_holders_are_respected_polled_by_the_head_and_shown() {
         setup.open()
     };
     let (mut a, b) = (bare(), bare());
-    // As redis-py writes it: a uuid's hex digits, and no TTL unless asked for.
+    // As redis-py writes it: the hex digits of a uuid, without a TTL by default.
     for (key, arguments) in [("with-ttl", &["NX", "PX", "1500"][..]), ("without", &["NX"])] {
         cli.run::<()>(&[&["SET", key, "6fb0c1d2e3"], arguments].concat()).await;
         let first = a.waiting(key, 1).await;
         assert_eq!((first.look_again, first.position), (75 * MS, Some(0)));
         assert!(b.waiting(key, 1).await.look_again > 1_500 * MS, "one of them polls");
-        assert_eq!(a.beat(key, 1).await, 75 * MS);
+        assert_eq!(a.heartbeat(key, 1).await, 75 * MS);
         let seen = a.backend.inspect(key.into(), TIMEOUT).await.unwrap();
         let holder = seen.holder.unwrap();
         assert_eq!((holder.owner.as_str(), holder.token, holder.note), ("6fb0c1d2e3", None, None));
@@ -283,7 +283,7 @@ async fn foreign_holders_are_respected_polled_by_the_head_and_shown() {
         b.leave(key, 1).await;
     }
     a.wait("with-ttl", 2).await;
-    // And they respect ours.
+    // Other libraries respect our locks, too.
     let taken: Option<String> = cli.run(&["SET", "with-ttl", "other", "NX", "PX", "1000"]).await;
     assert_eq!(taken, None);
     let whom = dlock::backend::Whom::Owner("6fb0c1d2e3".into());

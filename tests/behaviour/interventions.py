@@ -146,15 +146,15 @@ async def storm(play: "Play", client: str, step: Step) -> None:
 async def files(play: "Play", what: str, step: Step) -> None:
     """`delete`: somebody clears the folder of lock files. `count`: how many there are with this name."""
     if what == "delete":
-        for file in play.place.lock_files("*"):
+        for file in play.backend.lock_files("*"):
             file.unlink()
     else:
-        check_value(len(play.place.lock_files(step["name"])), step["expect"])
+        check_value(len(play.backend.lock_files(step["name"])), step["expect"])
 
 
 async def server(play: "Play", command: str, step: Step) -> None:
     """A command of the server, or `kill`, `start`, `freeze`, `thaw`."""
-    ours = play.place.server
+    ours = play.backend.server
     play.marks[step.get("mark", command.split(maxsplit=1)[0])] = now()
     match command:
         case "kill":
@@ -171,7 +171,7 @@ async def server(play: "Play", command: str, step: Step) -> None:
 
 async def proxy(play: "Play", what: str, step: Step) -> None:
     """`stall`, `flow`, `drop-answers`, `cut`, `refuse`, `accept`, `holding`."""
-    ours = play.place.proxy
+    ours = play.backend.proxy
     match what:
         case "stall":
             ours.stall()
@@ -191,7 +191,7 @@ async def proxy(play: "Play", what: str, step: Step) -> None:
 
 async def monitor(play: "Play", what: str, step: Step) -> None:
     """`start`; `stop` with `expect` or `at-most` steps of the server since."""
-    ours = play.place.monitor
+    ours = play.backend.monitor
     if ours is None:
         raise RuntimeError("there is no server to watch")
     if what == "start":

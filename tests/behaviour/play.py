@@ -10,8 +10,8 @@ from typing import Any
 from driver_process import Answer, Call, DriverProcess, now
 from expectation import Mismatch, check_answer
 from interventions import INTERVENTIONS, Intervention
-from places import Place
 from scenario import BACKENDS, CLIENTS, DURATION, Scenario, Step, milliseconds
+from scenario_backend import ScenarioBackend
 
 PATIENCE = 30_000.0
 """How long a step may take that sets no bound of its own, in ms."""
@@ -32,11 +32,11 @@ OPTIONS_OF_CLIENT = {"op_timeout", "connect_timeout", "renewal"}
 class Play:
     """The state of one run: processes, calls under way, what was learned."""
 
-    def __init__(self, scenario: Scenario, cast: dict[str, str], place: Place) -> None:
+    def __init__(self, scenario: Scenario, cast: dict[str, str], backend: ScenarioBackend) -> None:
         self.scenario = scenario
         self.cast = cast
-        self.place = place
-        self._pace = scenario.pace(place.backend)
+        self.backend = backend
+        self._pace = scenario.pace(backend.scheme)
         self.figures: list[str] = []
         self._named: dict[str, DriverProcess] = {}
         self._strays: list[int] = []
@@ -163,9 +163,9 @@ class Play:
 
     async def _process(self, client: str) -> DriverProcess:
         if client not in self.process_of:
-            name = self.scenario.process_of(client, self.place.backend)
+            name = self.scenario.process_of(client, self.backend.scheme)
             if name not in self._named:
-                self._named[name] = DriverProcess(self.cast[client], self.place.environment())
+                self._named[name] = DriverProcess(self.cast[client], self.backend.environment())
                 await self._named[name].start()
             self.process_of[client] = self._named[name]
         return self.process_of[client]
@@ -179,13 +179,13 @@ class Play:
         options = {name.replace("-", "_"): value for name, value in self.scenario.clients.get(client, {}).items()}
         via_proxy = options.get("via") == "proxy"
         args = {name: self._option(name, options[name]) for name in OPTIONS_OF_CLIENT if name in options} | args
-        args["url"] = args.get("url") or options.get("url") or self.place.url(via_proxy)
+        args["url"] = args.get("url") or options.get("url") or self.backend.url(via_proxy)
         if "{port}" in args["url"]:
-            args["url"] = args["url"].replace("{port}", str(self.place.server.port))
-        args["url"] = args["url"].replace("{scheme}", self.place.backend)
+            args["url"] = args["url"].replace("{port}", str(self.backend.server.port))
+        args["url"] = args["url"].replace("{scheme}", self.backend.scheme)
         # `null` is the empty namespace: keys stand in the server as they are written.
         namespace = options.get("namespace", "dlock")
-        args.setdefault("namespace", "" if namespace is None else self.place.namespace(namespace))
+        args.setdefault("namespace", "" if namespace is None else self.backend.namespace(namespace))
         call = self.process_of[client].send("client", client, args)
         answer = await self.patiently(call.answer)
         self.known[f"{client}_process"] = {"pid": answer.ok}
@@ -276,7 +276,7 @@ class Play:
         took = at - (self.marks[step["since"]] if "since" in step else sent)
         if "measure" in step:
             self.figures.append(f"{step['measure']}: {took:.1f} ms")
-        backend = BACKENDS[self.place.backend]
+        backend = BACKENDS[self.backend.scheme]
         lag = backend.expiry_lag if step.get("by") == "expiry" else 0.0
         if "within" in step and took > self.milliseconds(step["within"]) + lag:
             raise Mismatch(f"took {took:.1f} ms, more than {step['within']}{self._slower()} + {lag} ms")

@@ -25,9 +25,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from driver_process import ROOT, build  # noqa: E402
 from expectation import Mismatch  # noqa: E402
-from places import SERVERS, Place  # noqa: E402
 from play import Play  # noqa: E402
 from scenario import BACKENDS, LANGUAGES, Scenario, load  # noqa: E402
+from scenario_backend import SERVERS, ScenarioBackend  # noqa: E402
 
 from services import ServerProcess  # noqa: E402
 
@@ -69,10 +69,10 @@ async def judge(case: Case, folder: Path, shared: Shared) -> None:
 
 
 async def play(case: Case, folder: Path, shared: Shared) -> None:
-    place = Place(case.backend, next(case.numbers), folder, shared.get(case.backend), case.scenario.uses_server())
-    this = Play(case.scenario, case.scenario.cast(case.mode, case.turn), place)
+    backend = ScenarioBackend(case.backend, next(case.numbers), folder, shared.get(case.backend), case.scenario.uses_server())
+    this = Play(case.scenario, case.scenario.cast(case.mode, case.turn), backend)
     try:
-        await place.open()
+        await backend.open()
         await this.run()
     except Mismatch as error:
         case.failure = str(error)
@@ -80,7 +80,7 @@ async def play(case: Case, folder: Path, shared: Shared) -> None:
         case.failure = traceback.format_exc()
     finally:
         await this.end()
-        await place.close()
+        await backend.close()
     case.figures = this.figures
     if not case.failure and "panicked at" in this.said():
         case.failure = "a thread panicked"

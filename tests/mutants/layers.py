@@ -149,7 +149,7 @@ REDIS = [
 
 LAYERS: dict[str, Layer] = {
     "unit": Cargo("--lib"),
-    "engine": Cargo("--test", "engine", "--test", "options", "--test", "places", "--test", "tries"),
+    "engine": Cargo("--test", "engine", "--test", "options", "--test", "queue", "--test", "tries"),
     "contract-memory": Cargo("--test", "contract", only="memory::"),
     "contract-local": Cargo("--test", "contract", only="local::"),
     "contract-redis": Cargo("--test", "contract", only="redis::"),

@@ -270,7 +270,7 @@ def test_handles_that_are_pickled_or_copied_say_what_to_do() -> None:
             with pytest.raises(TypeError, match="cannot be pickled or copied") as told:
                 attempt(handle)
             assert f"<dlock.{name}" in str(told.value)
-            assert "make a client and a lock of them there" in str(told.value)
+            assert "make a client and a lock from them there" in str(told.value)
             assert "geheim" not in str(told.value)
 
     refused(dlock.Client("redis://:geheim@127.0.0.1:1"), "Client redis://127.0.0.1:1")

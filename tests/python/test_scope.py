@@ -214,7 +214,7 @@ def test_r16_a_task_that_waits_for_itself_is_warned_at_once(key: str) -> None:
     async def main() -> None:
         client = dlock.Client("memory:")
         async with client.lock(key):
-            with pytest.warns(RuntimeWarning, match="waits for itself"), pytest.raises(dlock.AcquireTimeout):
+            with pytest.warns(RuntimeWarning, match="waiting to acquire it again"), pytest.raises(dlock.AcquireTimeout):
                 await client.lock(key).acquire(wait=0.01)
             assert await client.lock(key).try_acquire() is None
         async with client.lock(key):

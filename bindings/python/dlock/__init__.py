@@ -1,4 +1,4 @@
-"""Distributed locks with fencing tokens: with no server or on Redis, by changing one URL.
+"""Distributed locks with fencing tokens: with no server, on Redis or on etcd, by changing one URL.
 
     async with dlock.lock("report", ttl=30) as lease:
         ...
@@ -8,17 +8,20 @@
 
 __distribution__ = "dlock-engine"
 
-from dlock import _guard
+from dlock._guard import explained
 
 try:
     from dlock._native import __version__
 except ImportError as error:
-    raise ImportError(_guard.explained(error), name=error.name, path=error.path) from error
+    raise ImportError(explained(error), name=error.name, path=error.path) from error
 
-from dlock import sync
-from dlock._client import Client, Lock, configure, connect, current_lease, lock, locked, with_lock
+import dlock.sync as sync  # noqa: PLR0402
+from dlock._client import Client
+from dlock._decorators import locked
 from dlock._holder import Holder, Inspection
 from dlock._lease import Lease
+from dlock._lock import Lock
+from dlock._locked import current_lease
 from dlock._native import Event
 from dlock._observe import Capabilities, Health, Stats
 from dlock._options import ClientOptions, LockOptions, Renewal, Retry
@@ -26,17 +29,21 @@ from dlock._program import (
     capabilities,
     close,
     close_on_signal,
+    configure,
+    connect,
     force_release,
     health,
     inspect,
     is_locked,
     list_locks,
+    lock,
     metrics,
     on,
     ping,
     reopen,
     reset_default_client,
     stats,
+    with_lock,
 )
 from dlock.errors import (
     AcquireTimeout,

@@ -1,12 +1,11 @@
-"""Who asks for a key: a task or a thread, and by whom it was started.
+"""Tells the engine which caller asks for a key, a task or a thread, and which one started it.
 
-The engine decides what follows. While a client is being closed, a caller that holds a lease of it may acquire more, and so may
-what it started. A caller that waits in vain for a key which its starter holds is warned.
+The engine needs it twice. While a client is being closed, a caller that holds a lease of it may acquire more, and so may what it
+started. And a caller that times out waiting for a key which its starter holds gets a warning.
 
-Contexts say who started whom: tasks, the children of a `TaskGroup` and `asyncio.to_thread` begin with a copy of their starter's
-context. A plain `threading.Thread` does so from Python 3.14 on only; before, nobody knows who started it. What this needs of its
-callers is to be called in the context of the task or thread that asks, before the call leaves: the variable is set there when it
-first asks.
+Contexts show which caller started which: tasks, the children of a `TaskGroup` and `asyncio.to_thread` begin with a copy of their
+starter's context. A plain `threading.Thread` does so only from Python 3.14 on; before that its starter is unknown. These functions
+must run in the context of the task or thread that asks, before the request leaves: its first request sets the variable there.
 """
 
 import weakref
@@ -20,7 +19,7 @@ _UNKNOWN = Caller.unknown()
 
 
 class _Asker:
-    """A caller, and the task or thread it stands for: a context may have come from another one, or be shared."""
+    """A caller, and its task or thread: a context may be a copy of another task's, or be shared."""
 
     __slots__ = ("caller", "taker")
 
@@ -33,18 +32,18 @@ _asker: ContextVar[_Asker | None] = ContextVar("dlock.asker", default=None)
 
 
 def of_task(task: Task[Any] | None) -> Caller:
-    """The task that is running."""
+    """The caller for the running task."""
     if task is None:
         return _UNKNOWN
     known = _asker.get()
-    # Weakly: a context that others inherit must not keep the task.
+    # A weak reference: a context that others inherit must not keep the task alive.
     if known is not None and type(known.taker) is weakref.ref and known.taker() is task:
         return known.caller
     return _begin(known, weakref.ref(task))
 
 
 def of_thread(thread: object) -> Caller:
-    """The thread, or the greenlet, that is running, by what it is known by."""
+    """The caller for the running thread or greenlet, which `thread` identifies."""
     known = _asker.get()
     if known is not None and known.taker == thread:
         return known.caller
@@ -52,7 +51,7 @@ def of_thread(thread: object) -> Caller:
 
 
 def _begin(starter: _Asker | None, taker: Any) -> Caller:
-    """It asks for the first time: whoever the context comes from has started it."""
+    """The caller for a taker that asks for the first time. The caller from whose context it began is its starter."""
     caller = Caller(starter.caller if starter is not None else None)
     _asker.set(_Asker(taker, caller))
     return caller

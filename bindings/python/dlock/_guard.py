@@ -1,6 +1,6 @@
-"""Says why the package cannot be loaded: another project's files in the place of ours, or an extension that is not for this system.
+"""Explains why the package cannot be loaded: another project's files overwrote it, or its extension is not for this system.
 
-The PyPI package `dlock` is another project's and installs files of the same names.
+The PyPI package `dlock` is another project and installs files of the same names.
 """
 
 import platform
@@ -10,7 +10,7 @@ from pathlib import Path
 
 ADVICE = "pip uninstall dlock && pip install --force-reinstall dlock-engine"
 
-# What the system's loader says, in any of its wordings, and what it means. The first that fits counts.
+# The messages of the systems' loaders, and what they mean. The first that fits counts.
 REASONS = (
     (("GLIBC_", "GLIBCXX_"), "it is built for a newer C library than this system has"),
     (
@@ -28,13 +28,13 @@ REASONS = (
 
 
 def check() -> None:
-    """Raises ImportError unless the package around this module is ours."""
+    """Raises ImportError if another project has overwritten the package around this module."""
     if getattr(sys.modules["dlock"], "__distribution__", None) != "dlock-engine":
         raise ImportError(f"dlock: the PyPI package `dlock`, another project, has overwritten files of `dlock-engine`: {ADVICE}")
 
 
 def explained(error: ImportError) -> str:
-    """Why the extension cannot be loaded: the cause first, then what may help."""
+    """Explains why the extension cannot be loaded: the cause first, then what may help."""
     here = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}"
     c_library = " ".join(platform.libc_ver()).strip()
     here = f"{here} with {c_library}" if c_library else here

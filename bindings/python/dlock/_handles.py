@@ -1,26 +1,29 @@
-"""What the handles of both faces have in common: their names, and which lease is whose until it is given back.
+"""What the handles of both faces have in common, and which caller has which lease until it is released.
 
 A *taker* is what a face counts as one caller: a task, or a thread.
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final, Generic, NoReturn, Self, SupportsIndex, TypeVar, Unpack
 
-from dlock import _native
 from dlock._log import LOG
+from dlock._native import Caller, Handle, block, check_seconds, ttl_hint
+from dlock._native import Client as NativeClient
+from dlock._native import Lease as NativeLease
 from dlock._observe import Capabilities, Observers, Stats
 from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset, checked, open_client, split_on_lost
+from dlock._signals import END, close_on_signal
 from dlock._warn import warn_caller
 from dlock._words import unexpected
 from dlock.errors import ForkedError, LockLost, NotHeld, invalid
 
 
 def bound(handle: object, _protocol: SupportsIndex) -> NoReturn:
-    """What pickle and copy get to hear: a handle is made of a connection and of what this process holds."""
+    """The answer to pickle and copy: a handle stands for a connection and for what this process holds."""
     raise TypeError(
-        f"{handle!r} cannot be pickled or copied: it belongs to this process. Pass on the URL and the key and make a client and a "
-        "lock of them there; within this process pass on the object itself"
+        f"{handle!r} cannot be pickled or copied: it belongs to this process. Pass the URL and the key, and make a client and a "
+        "lock from them there; within this process pass the object itself"
     )
 
 
@@ -36,15 +39,15 @@ class ClientHandle:
 
     __reduce_ex__ = bound
 
-    def _bind(self, native: _native.Client) -> None:
+    def _bind(self, native: NativeClient) -> None:
         self._native = native
-        # Until it is released: to see a taker wait for itself.
+        # By key, until the release: to notice a taker that waits for itself.
         self._leases: dict[str, weakref.ref[LeaseHandle]] = {}
-        # By where they are called: an event loop, or None for a thread.
+        # By where they are called: an event loop, or a key that stands for a thread.
         self._observers: weakref.WeakKeyDictionary[object, Observers] = weakref.WeakKeyDictionary()
 
     def stats(self) -> Stats:
-        """What this client has done and has under way. Cheap: no I/O."""
+        """What this client has done, and what it is doing. Does no I/O."""
         return self._native.stats()
 
     def capabilities(self) -> Capabilities:
@@ -52,24 +55,37 @@ class ClientHandle:
         return self._native.capabilities()
 
     def metrics(self) -> str:
-        """The figures in the OpenMetrics text format, to be served as `application/openmetrics-text; version=1.0.0; charset=utf-8`.
+        """The figures of `stats()` in the OpenMetrics text format.
 
-        Each client has a registry of its own, and no label holds a key.
+        Serve it as `application/openmetrics-text; version=1.0.0; charset=utf-8`. Each client has a registry of its own, and no
+        label contains a key.
         """
         return self._native.metrics()
 
     def reopen(self) -> None:
-        """Lets a closed client work again, for one that outlives its application, as in the tests of a web server's lifespan.
+        """Lets a closed client work again, for a client that outlives its application, as in the tests of a web server's lifespan.
 
-        The next operation connects anew, and locks made before, and functions decorated with `locked`, follow. Does nothing to a
-        client that is open. Leases of before stay lost; observers and counts go on. It does not wait for a `close` that is still
-        draining: that one goes on with what was held before.
+        The next operation connects again; locks that were made before, and functions decorated with `locked`, work again too.
+        Leases from before stay lost; observers and figures go on. On an open client it does nothing. It does not wait for a
+        `close` that is still draining: that goes on with the leases that were held before.
         """
         self._native.reopen()
 
+    def close_on_signal(self, timeout: Seconds, signals: Iterable[int] = END) -> Callable[[], None]:
+        """Begins `close(timeout)` on a thread at the first of these signals. Returns a function that cancels this.
+
+        Once the client is closed, the signal does what it would have done without this: it ends the process, or calls the handler
+        that was there before. A second signal does not wait for the close. Only for the main thread. If the event loop has a
+        handler of its own for the signal, as in web servers, close the client in the server's shutdown instead, after its last
+        request: requests are new work, which the client would refuse.
+        """
+        check_seconds("timeout", timeout)
+        native = self._native
+        return close_on_signal(lambda: block(native.close, timeout), signals)
+
     @classmethod
     def _default(cls) -> Self:
-        """The client behind the module's own functions. Those of both faces share a connection."""
+        """The client behind the module's own functions. The default clients of both faces share a connection."""
         native = DEFAULT.get()
         known: Self | None = cls._of_module
         if known is None or known._native is not native:
@@ -79,7 +95,7 @@ class ClientHandle:
 
     @classmethod
     def _sharing(cls, other: "ClientHandle") -> Self:
-        """A client of this face on the other one's connection."""
+        """A client on the other one's connection, with leases of its own."""
         client = cls.__new__(cls)
         client._bind(other._native)
         return client
@@ -88,22 +104,22 @@ class ClientHandle:
         return f"<{_public_name(self)} {self._native.server}>"
 
 
-class LeaseHandle(_native.Lease):
-    """A lease, and who took it."""
+class LeaseHandle(NativeLease):
+    """A lease, and its taker."""
 
     __slots__ = ("__weakref__", "_key", "_leases", "_on_lost", "_taker")
 
-    # Set by each face: one call more would be paid for at each grant.
-    _key: str  # to look it up: `key` makes a new text each time
+    # The native part sets these: a Python call at each grant would cost time.
+    _key: str  # for lookups: `key` makes a new text each time
     _leases: "dict[str, weakref.ref[LeaseHandle]]"
     _on_lost: str
     _taker: object
 
     __reduce_ex__ = bound
 
-    # What is held and can be reached no more is given back, with a warning. Native, because a signal handler that raised in there
-    # would raise to nobody.
-    __del__ = _native.Lease._dropped
+    # Releases a held lease that code can no longer reach, with a warning. It is native: an exception of a signal handler in Python
+    # code would reach nobody.
+    __del__ = NativeLease._dropped
 
     def __repr__(self) -> str:
         try:
@@ -122,18 +138,18 @@ class LeaseHandle(_native.Lease):
         return None
 
     def _abandoned(self) -> None:
-        """A body that was about to begin never did: the lease was given back."""
+        """A body that was about to begin never did, and the lease was released."""
 
 
 L = TypeVar("L", bound=LeaseHandle)
 
 
-class LockHandle(_native.Handle, Generic[L]):
-    """A lock, and the leases that were taken with it."""
+class LockHandle(Handle, Generic[L]):
+    """A lock, and the leases that were acquired with it."""
 
     __slots__ = ("__weakref__", "_client", "_entered", "_max_stall", "_native", "_on_lost", "_reentrant", "_taken", "key")
 
-    # What a loss may do to the body; the first is the default.
+    # The allowed values of `on_lost`. The first is the default.
     _reactions: ClassVar[Sequence[str]]
     _taker_name: ClassVar[str]
 
@@ -148,43 +164,45 @@ class LockHandle(_native.Handle, Generic[L]):
             raise unexpected("lock", engine_options.keys(), LockOptions.__annotations__.keys()) from None
         if "ttl" in options:
             warn_of_unit(options["ttl"])
-        # Seconds: what the engine made of it.
+        # In seconds, as the engine parsed it.
         self._max_stall = self._native.max_stall if "max_stall" in options else None
         self._reentrant = options.get("reentrant", False)
         self.key: Final = self._native.key  # a plain str, whatever was given
         self._client = client
-        # Leases of `with` bodies under way, and of other acquires.
+        # The leases of `with` bodies that are running, and those of other acquires.
         self._entered: list[L] = []
         self._taken: list[weakref.ref[L]] = []
 
     __reduce_ex__ = bound
 
-    # Native, as that of a lease is.
-    __del__ = _native.Handle._dropped
+    # Native, as that of a lease.
+    __del__ = Handle._dropped
 
     def __repr__(self) -> str:
         return f"<{_public_name(self)} {self.key!r}>"
 
     def _warn_of_own_lease(self, taker: object, wait: Seconds | Unset | None) -> None:
-        """Who waits for a key that it holds itself may wait for ever."""
+        """Warns a taker that is about to wait for a key that it holds itself."""
         known = self._client._leases.get(self.key)
         if known is None or (own := known()) is None or own._taker != taker or not own.valid:
             return
         if not self._native.retries and (self._native.waits if wait is UNSET else wait != 0):
-            warn_caller(f'lock "{self.key}": this {self._taker_name} holds it already and now waits for itself', RuntimeWarning)
+            name = self._taker_name
+            warn_caller(f'deadlock: this {name} already holds lock "{self.key}" and is waiting to acquire it again', RuntimeWarning)
 
-    def _warn_of_starter(self, caller: _native.Caller) -> None:
-        """Who waited in vain for a key that whoever started it still holds: once for each lease, since it may mean to."""
+    def _warn_of_starter(self, caller: Caller) -> None:
+        """Warns a taker that timed out waiting for a key which its starter still holds. Once for each lease: it may be intended."""
         if self._native.is_held_by_starter_of(caller):
             name = self._taker_name
             message = (
-                f"lock {self.key!r}: this {name} was started by the one that holds it, and waits for itself if that waits for it"
+                f'possible deadlock: this {name} timed out waiting for lock "{self.key}", which the {name} that started it holds; '
+                f"if that one waits for this {name}, neither can go on"
             )
             warn_caller(message, RuntimeWarning)
 
 
 def holder_named(token: object, owner: object) -> Any:
-    """Whom a caller means: the holder with this token, or the one with this owner id. What a token may be the engine says."""
+    """The holder with this token, or with this owner id. The engine checks the token."""
     if token is not None and owner is None and not isinstance(token, str):
         return token
     if token is None and isinstance(owner, str):
@@ -193,24 +211,24 @@ def holder_named(token: object, owner: object) -> Any:
 
 
 def warn_of_unit(ttl: Seconds) -> None:
-    """Asks about a TTL that is legal and looks like milliseconds. A timedelta says its unit."""
-    if isinstance(ttl, int | float) and (hint := _native.ttl_hint(ttl)) is not None:
+    """Warns of a TTL that is allowed but looks like milliseconds. A timedelta states its unit."""
+    if isinstance(ttl, int | float) and (hint := ttl_hint(ttl)) is not None:
         warn_caller(hint, RuntimeWarning)
 
 
 def refuse_words(call: str, given: dict[str, Any], *taken: str) -> None:
-    """For keywords that a call of ours does not take."""
+    """Raises for keywords that the call does not take."""
     if given:
         raise unexpected(call, given.keys(), taken)
 
 
 def check_callable(fn: object) -> None:
-    """Before the key is asked for."""
+    """Refuses what is no function, before the key is acquired."""
     if not callable(fn):
         raise invalid("fn", f"an object of type {type(fn).__name__}", "a function that takes the lease")
 
 
 def _public_name(handle: object) -> str:
-    """Modules whose names begin with an underscore are for us alone."""
+    """The name of a handle's class, in its public module."""
     kind = type(handle)
     return f"{kind.__module__.partition('._')[0]}.{kind.__qualname__}"

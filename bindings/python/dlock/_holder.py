@@ -1,9 +1,9 @@
-"""What can be read about a key."""
+"""What `inspect` returns about a key."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from dlock import _guard  # noqa: F401
+import dlock._guard  # noqa: F401
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,11 +11,11 @@ class Holder:
     """Who holds a key, as far as the backend can tell."""
 
     owner: str
-    """The owner id; the raw value where another library wrote it."""
+    """The owner id, or the raw value if another library wrote it."""
     token: int | None
     """The fencing token of the holder's grant."""
     remaining: float | None
-    """What is left of the lease as the backend sees it, in seconds; None where it has no end."""
+    """How much of the lease is left according to the backend, in seconds; None if it has no end."""
     host: str | None
     pid: int | None
     since: datetime | None
@@ -32,10 +32,9 @@ class Inspection:
     holder: Holder | None
     """None if the key is free."""
     queue: list[str]
-    """The places in the backend's queue, first in line first: one for each *client* that waits, however many of its tasks do. Empty
-    where the backend keeps no queue, as on `local:`."""
+    """The waiters in the backend's queue, the first one first. Each *client* that waits has one entry, however many of its tasks
+    wait. Empty if the backend keeps no queue, as `local:`."""
     cluster: str | None
-    """Which cluster's count the holder's token is, where it is one: tokens of two clusters cannot be compared."""
+    """The cluster that counted the holder's token, on etcd. Tokens of two clusters cannot be compared."""
     waiting_here: int
-    """How many tasks and threads wait for the key through the client that was asked, on every backend. Those of other clients
-    nobody can count."""
+    """How many tasks and threads wait for the key through this client, on every backend. Other clients' cannot be counted."""

@@ -1,4 +1,4 @@
-"""What the native part of `dlock.sync` calls in Python: only where nothing is lost if a signal handler raises there."""
+"""What the native part calls in Python. It does so only where nothing is lost if a signal handler raises."""
 
 import threading
 from asyncio import Future
@@ -35,17 +35,17 @@ __all__ = [
 
 T = TypeVar("T")
 
-# What a thread, or a greenlet, keeps of itself until it ends.
+# What a thread, or a greenlet, keeps about itself until it ends.
 of_thread = threading.local()
 
 
 async def answer(future: Future[bool]) -> bool:
-    """Waits for the answer to a release that has begun."""
+    """Awaits the answer to a release that has begun."""
     return await future
 
 
 async def inside(call: Callable[..., Awaitable[T]], arguments: Sequence[Any]) -> T:
-    """Makes a call that needs a running event loop, made where there is none: `loop.run_until_complete(lease.release())`."""
+    """Defers a call that needs a running event loop until there is one: `loop.run_until_complete(lease.release())`."""
     current()
     return await call(*arguments)
 
@@ -59,9 +59,9 @@ def warn_in_loop() -> None:
 
 
 def already_entered(key: str) -> LockError:
-    return LockError(f'lock "{key}": the lease was entered before', code="ALREADY_ENTERED", key=key)
+    return LockError(f'lock "{key}": the body of this lease has already begun', code="ALREADY_ENTERED", key=key)
 
 
 def ambiguous(key: str, operation: str, bodies: int, taker: str) -> LockError:
-    message = f'lock "{key}": {operation}: {bodies} bodies of other {taker}s are under way'
+    message = f'lock "{key}": {operation}: this {taker} has no body of the lock, and {bodies} bodies of other {taker}s are running'
     return LockError(message, code="AMBIGUOUS", key=key, operation=operation)

@@ -1,49 +1,50 @@
-"""A lease: what a holder has. As a context manager it cancels its body when it is lost."""
+"""A lease of asyncio. As a context manager it cancels its body when it is lost."""
 
 import weakref
 from asyncio import CancelledError, Future, Task
 from typing import Any
 
-from dlock import _native
 from dlock._handles import LeaseHandle, warn_of_unit
 from dlock._loop import LoopState, current
+from dlock._native import AsyncLease
 from dlock._options import Seconds
 from dlock.errors import LockError, LockLost
 
 
-class Lease(LeaseHandle, _native.AsyncLease):
-    """One grant of a lock.
+class Lease(LeaseHandle, AsyncLease):
+    """One grant of a lock. `async with lease` releases it at the end of the body.
 
-    `async with lease` gives it back at the end of the body and cancels the body when the lease is lost, the way `asyncio.timeout()`
-    does: the body ends in `LockLost`.
+    In asyncio, the loss of the lease cancels the body, as `asyncio.timeout()` does, and the body ends in `LockLost`.
     """
 
     __slots__ = ("_body", "_cancelled", "_cancelling", "_number", "_state")
 
-    # Set by the native part, at each grant.
-    _state: LoopState | None  # where a loss is watched for
+    # The native part sets these at each grant.
+    _state: LoopState | None  # of the loop that watches for a loss
     _number: int
     _body: weakref.ref[Task[Any]] | None  # the task to cancel; weak, because a loop that was interrupted may lose its tasks
     _cancelled: bool
     _cancelling: int
 
     async def extend(self, ttl: Seconds) -> None:
-        """Sets the life of the lease: `ttl` from now, and for later renewals. It goes on when this is cancelled.
+        """Makes the lease end `ttl` from now; later renewals use this `ttl` too.
 
         Raises `LockLost` or `NotHeld` if the lease has ended, `BackendUnavailable` if no answer came.
+
+        In asyncio, the request goes on when the caller is cancelled.
         """
         warn_of_unit(ttl)
         await current().run(self._extend, ttl)
 
     async def wait_lost(self) -> str:
-        """Waits until the lease is lost and says why. Does not return for a lease that is given back."""
+        """Waits until the lease is lost, and returns the reason. It never returns if the lease is released."""
         reason: str = await current().run(self._wait_lost)
         return reason
 
     def _enter(self, state: LoopState, task: Task[Any] | None, watched: bool) -> None:
-        """From here on a loss cancels the running task. `watched`: the engine was told already whom to tell."""
+        """Begins a body: from here on a loss cancels the running task. `watched`: the engine already reports it to this loop."""
         if self._body is not None:
-            raise LockError(f'lock "{self.key}": the lease was entered before', code="ALREADY_ENTERED", key=self.key)
+            raise LockError(f'lock "{self.key}": the body of this lease has already begun', code="ALREADY_ENTERED", key=self.key)
         if task is None:
             raise LockError("async with: there is no current task", code="NO_TASK", key=self.key)
         self._body = weakref.ref(task)
@@ -57,7 +58,7 @@ class Lease(LeaseHandle, _native.AsyncLease):
         state.watch(self._number, self)
 
     def _on_loss(self) -> None:
-        """Called by the loop, never by the task itself."""
+        """Cancels the body. The loop calls this, never the task itself."""
         if self._body is not None and not self._cancelled and (body := self._body()) is not None:
             self._cancelled = True
             body.cancel()
@@ -65,10 +66,10 @@ class Lease(LeaseHandle, _native.AsyncLease):
     async def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, loss: LockLost | None, answer: Future[bool] | None
     ) -> None:
-        """Waits for the release that has begun and says what the body's end means. Nothing cancels the task from here on."""
+        """Awaits the release that has begun, and raises what the end of the body means. Nothing cancels the task from here on."""
         body, self._body = self._body() if self._body is not None else None, None
         cancelled, self._cancelled = self._cancelled, False
-        # Whoever else cancelled the task wants it to end: that wins.
+        # If somebody else cancelled the task too, it must end: that wins.
         by_others = cancelled and body is not None and body.uncancel() > self._cancelling
         by_us = cancelled and not by_others
         if answer is not None:
@@ -81,7 +82,7 @@ class Lease(LeaseHandle, _native.AsyncLease):
     async def _leave_inner(
         self, kind: type[BaseException] | None, error: BaseException | None, loss: LockLost | None, answer: Future[bool] | None
     ) -> None:
-        """Ends a body inside of another one of the same lease. A cancellation is for the outermost to explain."""
+        """Ends a body inside another one of the same lease. Only the outermost explains a cancellation."""
         if answer is not None:
             await answer
         if loss is not None and kind is None and self._on_lost != "ignore":

@@ -1,4 +1,7 @@
-"""Functions that hold a key while they run, and which lease they hold."""
+"""Functions that hold a key while they run, and the lease that they hold.
+
+Those may be coroutine functions or plain ones, so this module knows the locks of both faces.
+"""
 
 import functools
 import inspect
@@ -8,7 +11,11 @@ from contextvars import ContextVar
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from dlock._handles import LeaseHandle, LockHandle
+from dlock._handles import ClientHandle, LockHandle
+from dlock._lease import Lease
+from dlock._lock import Lock
+from dlock._lock_sync import Lease as PlainLease
+from dlock._lock_sync import Lock as PlainLock
 from dlock._options import LockOptions, checked
 from dlock._results import finished, looks_async, looks_lazy, settled
 from dlock._template import KeyTemplate
@@ -27,11 +34,14 @@ _OF_FUNCTION = (
     "hold the lock where the values of a generator are used"
 )
 
-_current: ContextVar[LeaseHandle] = ContextVar("dlock.current_lease")
+_current: ContextVar[Lease | PlainLease] = ContextVar("dlock.current_lease")
 
 
-def current_lease() -> LeaseHandle:
-    """The lease of the innermost `locked` function that is running."""
+def current_lease() -> Lease | PlainLease:
+    """The lease of the innermost function decorated with `locked` that is running. Raises `LockError` if there is none.
+
+    In asyncio, that of a plain function is a `dlock.sync.Lease`; `dlock.sync.current_lease()` says so to type checkers.
+    """
     try:
         return _current.get()
     except LookupError:
@@ -45,8 +55,8 @@ class Locked:
     __slots__ = ("_make_async", "_make_plain", "_options", "_template")
 
     def __init__(self, key: str, options: LockOptions, make_plain: MakeLock[Any], make_async: MakeLock[Any] | None = None) -> None:
-        """Without `make_async`, coroutine functions are refused."""
-        # Ranges are the engine's: it is asked at the first call, when the default client may be made.
+        """Without `make_async`, it refuses coroutine functions."""
+        # The engine checks ranges. It is asked at the first call, because until then the default client may not be configured.
         if unknown := options.keys() - LockOptions.__annotations__.keys():
             raise unexpected("locked", unknown, LockOptions.__annotations__.keys())
         checked(options)
@@ -63,8 +73,16 @@ class Locked:
         return _around_function(fn, template, Locks(self._make_plain, self._options))
 
 
+def locked_by(client: ClientHandle, key: str, options: LockOptions) -> Locked:
+    """The decorator of a client of asyncio, for both kinds of functions."""
+    plain = ClientHandle._sharing(client)
+    return Locked(
+        key, options, lambda key, options: PlainLock(plain, key, options), lambda key, options: Lock(client, key, options)
+    )
+
+
 class Locks(Generic[K]):
-    """The locks of one function: a new one for each call, but one for each key where a call inside another may enter it again."""
+    """The locks of one function: a new one for each call, or with `reentrant` one for each key, which nested calls enter again."""
 
     __slots__ = ("_guard", "_known", "_make", "_options")
 

@@ -1,7 +1,7 @@
-"""Where answers of the engine meet an event loop.
+"""Brings the engine's answers to an event loop.
 
-Each loop has one queue with one descriptor. Engine threads push `(number, outcome)` and wake the loop only if it is not awake yet;
-the loop drains all that has come in one go.
+Each loop has one queue with one descriptor. Engine threads push `(number, outcome)` and wake the loop unless it is awake already.
+The loop drains everything in one go.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from itertools import count
 from math import inf
 from typing import Any, Protocol
 
-from dlock import _process
 from dlock._heartbeat import Heartbeats, Mortal
 from dlock._log import LOG
 from dlock._native import Call, Completions, Grant, tell
+from dlock._process import in_child
 from dlock.errors import ForkedError, LockError
 
-# How often the thread of a loop without `add_reader` looks whether its loop was closed.
-LOOK_SECONDS = 1.0
+# How often the thread of a loop without `add_reader` checks whether the loop was closed.
+CHECK_SECONDS = 1.0
 
 
 class Watched(Protocol):
@@ -42,9 +42,9 @@ class Watched(Protocol):
 
 
 class LoopState:
-    """What we keep for one event loop.
+    """What the package keeps for one event loop.
 
-    Only the loop itself keeps it alive, through its reader: it goes, and its descriptor with it, when the loop is closed.
+    Only the loop keeps it alive, through its reader. When the loop is closed, it goes, and its descriptor with it.
     """
 
     __slots__ = (
@@ -68,7 +68,7 @@ class LoopState:
         self.pending: dict[int, Future[Any]] = {}
         self._came: deque[tuple[int, Any, BaseException | None]] = deque()
         self._watched: dict[int, Watched] = {}
-        # What to call when something has come under a number that is no call's.
+        # What to call for outcomes under numbers that are no call's.
         self.listeners: dict[int, Callable[[], None]] = {}
         self._alarm: TimerHandle | None = None
         self._alarm_at = inf  # nanoseconds on the engine's clock
@@ -80,10 +80,10 @@ class LoopState:
             threading.Thread(target=_read_for_loop, args=(self, reader), name="dlock-wake", daemon=True).start()
 
     def drain(self) -> None:
-        """Delivers what has come. A grant for a caller who left is given back when it is dropped here.
+        """Delivers all outcomes. A grant for a caller that has left is released when it is dropped here.
 
-        An observer or a signal handler may raise in here. What has come is kept where that cannot lose it: it leaves `_came`
-        once it has been told, and the rest is delivered next. The same holds if what is called here runs the loop.
+        An observer or a signal handler may raise in here. An outcome leaves `_came` only once it is delivered, and the next drain
+        delivers the rest, so an exception loses none. The same holds if what is called here runs the loop.
         """
         came, pending = self._came, self.pending
         try:
@@ -108,21 +108,21 @@ class LoopState:
             raise
 
     def expect(self, number: int) -> Future[Any]:
-        """The future that gets the outcome of a call. Where the call must not outlive it: see `give_up`."""
+        """The future that gets the outcome of a call. If the call must not outlive the caller, see `give_up`."""
         loop = self.loop()
         assert loop is not None  # it is running
         future = self.pending[number] = loop.create_future()
         return future
 
     def give_up(self, number: int, call: Call | None, future: Future[Any]) -> None:
-        """Ends a call whose caller was cancelled: a grant that is under way, or has come, is given back. A release goes on."""
+        """Ends a call whose caller was cancelled. A grant that is under way, or has come, is released. A release goes on."""
         if self.pending.pop(number, None) is None:
-            _give_back(future)
+            _release_grant(future)
         elif call is not None:
             call.abort()
 
     async def run(self, start: Callable[..., Call | None], *arguments: Any) -> Any:
-        """Starts a call and waits for its outcome. A caller who is cancelled ends the call as well."""
+        """Starts a call and awaits its outcome. Cancelling the caller ends the call."""
         number = self.next_number()
         call = start(self.completions, number, *arguments)
         future = self.expect(number)
@@ -133,10 +133,10 @@ class LoopState:
             raise
 
     def watch(self, number: int, lease: Watched) -> None:
-        """Cancels the lease's body when it is lost: when the engine says so, or at the latest when the lease has run out.
+        """Cancels the lease's body when the engine reports a loss, or at the latest when the lease has expired.
 
         The timer is for a process that was paused: it runs before any task takes another step. One timer serves all leases of the
-        loop. It is not moved when leases are renewed; it looks at all of them when it goes off.
+        loop. Renewals do not move it; when it fires, it checks all leases.
         """
         self._watched[number] = lease
         if (ends := lease._ends) < self._alarm_at:
@@ -155,7 +155,7 @@ class LoopState:
         if self._alarm is not None:
             self._alarm.cancel()
         if (loop := self.loop()) is not None:
-            # Weakly: a cycle would keep the descriptor of a closed loop until the next garbage collection.
+            # A weak reference: a cycle would keep the descriptor of a closed loop until the next garbage collection.
             self._alarm = loop.call_later(delay, _look, weakref.ref(self))
             self._alarm_at = at
 
@@ -169,7 +169,7 @@ class LoopState:
                     lost.append(lease)
             elif remaining < soonest:
                 at, soonest = ends, remaining
-        # Before anything of others runs.
+        # Before any code of the program runs.
         if soonest < inf:
             self._set_alarm(at, soonest)
         for lease in lost:
@@ -177,7 +177,7 @@ class LoopState:
 
 
 class Reader:
-    """What the loop calls when there is something to drain. The loop drops it when it is closed: nobody waits for answers then."""
+    """What the loop calls when there is something to drain. A closed loop drops it, and then nobody waits for answers."""
 
     __slots__ = ("_state",)
 
@@ -197,15 +197,16 @@ def _look(known: weakref.ref[LoopState]) -> None:
         state.look()
 
 
-def _give_back(future: Future[Any]) -> None:
-    """Cancelled after the answer had come. Tracebacks may keep the future alive: its grant must not wait for them."""
+def _release_grant(future: Future[Any]) -> None:
+    """For a caller that was cancelled after its answer had come. Tracebacks may keep the future, so its grant must not wait for
+    them."""
     answered = future.done() and not future.cancelled() and future.exception() is None
     if answered and isinstance(grant := future.result(), Grant):
         grant.release()
 
 
 _states: dict[int, weakref.ref[LoopState]] = {}
-_process.in_child(_states.clear)
+in_child(_states.clear)
 
 
 def current() -> LoopState:
@@ -235,7 +236,7 @@ def _register(loop: AbstractEventLoop) -> LoopState:
 
 
 def _read_for_loop(state: LoopState, reader: Reader) -> None:
-    """Wakes a loop that cannot watch descriptors. Ends with the loop."""
+    """Wakes a loop that cannot watch descriptors. It ends with the loop."""
     poll = select.poll()
     poll.register(state.completions.fileno(), select.POLLIN)
     drained = threading.Event()
@@ -245,7 +246,7 @@ def _read_for_loop(state: LoopState, reader: Reader) -> None:
         drained.set()
 
     while (loop := state.loop()) is not None and not loop.is_closed():
-        if not poll.poll(LOOK_SECONDS * 1000):
+        if not poll.poll(CHECK_SECONDS * 1000):
             continue
         drained.clear()
         try:
@@ -253,7 +254,7 @@ def _read_for_loop(state: LoopState, reader: Reader) -> None:
         except RuntimeError:
             return
         del loop
-        while not drained.wait(LOOK_SECONDS):
+        while not drained.wait(CHECK_SECONDS):
             if (loop := state.loop()) is None or loop.is_closed():
                 return
             del loop

@@ -8,7 +8,8 @@ from typing import Any, Literal, Never, Self, final
 
 from typing_extensions import disjoint_base
 
-from dlock import _lease, sync
+from dlock._lease import Lease as LeaseOfAsyncio
+from dlock._lock_sync import Lease as LeaseOfSync
 from dlock._observe import Capabilities, EventName, Stats
 from dlock._options import Unset
 
@@ -149,26 +150,31 @@ class Exit:
     def __call__(self, *arguments: Any) -> Any: ...
 
 class SyncLock:
-    def acquire(self, *, wait: _Seconds | Unset | None = ..., **other: Never) -> sync.Lease:
-        """Blocks until the key is got and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
+    def acquire(self, *, wait: _Seconds | Unset | None = ..., **other: Never) -> LeaseOfSync:
+        """Waits for the key and returns the lease. `wait` replaces the lock's own: 0 tries once, None waits for ever.
 
-        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
-        backend failed for `connect_timeout`, `RetriesExhausted` when the attempts of `retry` are used up. What a signal handler
-        raises here ends the attempt, and the key is given back.
+        Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and another holder has the key, `RetriesExhausted`
+        after the last attempt of `retry`, `BackendUnavailable` when the backend failed for `connect_timeout`.
+
+        In `dlock.sync`, an exception that a signal handler raises ends the attempt, and a grant that is under way is released.
         """
 
     def release(self) -> bool:
-        """Gives back the lease that this thread took last with this lock, else the only one outstanding. See `Lease.release`."""
+        """Releases the lease that this thread acquired last with this lock, else the only outstanding one. See `Lease.release`."""
 
-    def __enter__(self) -> sync.Lease: ...
+    def __enter__(self) -> LeaseOfSync: ...
     __exit__: Exit
 
 class SyncLease:
     def release(self) -> bool:
-        """Gives the key back. True if the backend confirmed it; else `status` says how it stands. Waits at most `op_timeout`.
+        """Releases the key. The lease stops being valid at once.
 
-        With `reentrant`, each release takes one acquire back, and the last one gives back the key. What a signal handler raises
-        here comes after the release has begun: it goes on in the background.
+        True if the backend confirmed the release within `op_timeout`. Otherwise `status` has the state, and the engine goes on
+        trying until the lease would have expired.
+
+        With `reentrant`, each release undoes one acquire, and the last one frees the key.
+
+        In `dlock.sync`, the release goes on in the background if a signal handler raises during the call.
         """
 
     def __enter__(self) -> Self: ...
@@ -176,23 +182,22 @@ class SyncLease:
 
 class AsyncLock:
     def release(self) -> Coroutine[Any, Any, bool]:
-        """Gives back the lease that this task took last with this lock, else the only one outstanding. See `Lease.release`.
+        """Releases the lease that this task acquired last with this lock, else the only outstanding one. See `Lease.release`."""
 
-        The release begins when this is called; what is awaited is the answer.
-        """
-
-    def __aenter__(self) -> Coroutine[Any, Any, _lease.Lease]: ...
+    def __aenter__(self) -> Coroutine[Any, Any, LeaseOfAsyncio]: ...
     __aexit__: Exit
 
 class AsyncLease:
     def release(self) -> Coroutine[Any, Any, bool]:
-        """Gives the key back; local validity and renewal end at once.
+        """Releases the key. The lease stops being valid at once.
 
-        True if the backend confirmed it; else `status` says how it stands, and the engine goes on trying until the lease would
-        have run out. Waits at most `op_timeout`. A cancelled release goes on in the background.
+        True if the backend confirmed the release within `op_timeout`. Otherwise `status` has the state, and the engine goes on
+        trying until the lease would have expired.
 
-        With `reentrant`, each release takes one acquire back, and the last one gives back the key. The release begins when this
-        is called; what is awaited is the answer.
+        With `reentrant`, each release undoes one acquire, and the last one frees the key.
+
+        In asyncio, the release begins with the call, and awaiting it gives the answer. If the caller is cancelled, the release
+        goes on in the background.
         """
 
     def __aenter__(self) -> Awaitable[Self]: ...
@@ -201,9 +206,9 @@ class AsyncLease:
     ) -> Awaitable[None]: ...
 
 @final
-class Acquiring(Coroutine[Any, Any, _lease.Lease]):
+class Acquiring(Coroutine[Any, Any, LeaseOfAsyncio]):
     def __new__(cls, lock: AsyncLock, wait: _Seconds | Unset | None) -> Acquiring: ...
-    def __await__(self) -> Generator[Any, Any, _lease.Lease]: ...
+    def __await__(self) -> Generator[Any, Any, LeaseOfAsyncio]: ...
     def __iter__(self) -> Any: ...
     def __next__(self) -> Any: ...
     def send(self, _value: Any) -> Any: ...
@@ -212,7 +217,7 @@ class Acquiring(Coroutine[Any, Any, _lease.Lease]):
 
 @final
 class Event:
-    """Something that happened to a lease, or to an attempt to get one."""
+    """Something that happened to a lease, or to an attempt to acquire one."""
 
     __match_args__ = ("kind", "key", "token", "owner", "waited", "held", "reason")
     def __new__(
@@ -231,24 +236,24 @@ class Event:
     def key(self) -> str: ...
     @property
     def token(self) -> int | None:
-        """None where no lease was got."""
+        """None if no lease was acquired."""
 
     @property
     def owner(self) -> str | None:
-        """None where no lease was got."""
+        """None if no lease was acquired."""
 
     @property
     def waited(self) -> float | None:
-        """How many seconds the attempt took: of `acquired` and `acquire_failed`."""
+        """How many seconds the attempt took. Set on `acquired` and `acquire_failed`."""
 
     @property
     def held(self) -> float | None:
-        """For how many seconds the lease has been held, or was: of all that happens to a lease after it was got."""
+        """For how many seconds the lease has been held. Set on every event after `acquired`."""
 
     @property
     def reason(self) -> str | None:
-        """Of `lost` why, of `acquire_failed` the error's code or `CANCELLED`, of `renewal_failed` the backend's error, of
-        `released` the lease's status."""
+        """For `lost` the reason; for `acquire_failed` the error's code or `CANCELLED`; for `renewal_failed` the backend's error;
+        for `released` the status."""
 
     def _asdict(self) -> dict[str, Any]: ...
     def __eq__(self, value: object, /) -> bool: ...

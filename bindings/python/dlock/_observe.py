@@ -1,13 +1,12 @@
-"""Seeing inside a client: figures, health, and the events that observers are called with."""
+"""What a client lets programs see: figures, health, its backend's abilities, and the events for observers."""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from dlock import _native
 from dlock._log import logger
-from dlock._native import Event
+from dlock._native import Client, Completions, Event
 from dlock.errors import ForkedError, invalid
 
 EventName = Literal["acquired", "released", "renewed", "renewal_failed", "acquire_failed", "lost"]
@@ -26,7 +25,7 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Calls to the backend: how many came to an end, how many of them failed, and the seconds they took all together."""
+    """Requests to the backend: how many have ended, how many of them failed, and their total time in seconds."""
 
     calls: int
     errors: int
@@ -35,45 +34,45 @@ class Calls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What a client has done since it was made, and what it has under way."""
+    """What a client has done since it was made, and what it is doing."""
 
     server: str
     """The backend's address, without its password."""
     chosen_by: ChosenBy
-    """What chose the backend: the URL that was given, `DLOCK_URL`, or nobody."""
+    """What chose the backend: the program's URL, `DLOCK_URL`, or the default."""
     held: int
     """Leases held now."""
     waiting: int
-    """Attempts to get a key that are under way now."""
+    """Attempts to acquire that are under way now."""
     acquired: int
     released: int
     """Releases that the backend confirmed."""
     release_failures: dict[str, int]
-    """Releases that did not end so: `not_held`, `unknown`."""
+    """Releases without a confirmation, by status: `not_held`, `unknown`."""
     renewed: int
-    """Renewals and extensions that were acknowledged."""
+    """Renewals and extensions that the backend confirmed."""
     renewal_failures: int
-    """Renewals without an answer; each was tried again, none is ever skipped."""
+    """Renewals without an answer. The engine retries each of them."""
     renewal_lag: Lag
-    """How late renewals are acknowledged, counted from when they were due."""
+    """How late renewals are confirmed, counted from when they were due."""
     lost: dict[str, int]
     """Leases lost, by reason."""
     acquire_failures: dict[str, int]
-    """Attempts that got no lease, by the code of the error; `CANCELLED` are those whose caller left."""
+    """Attempts that got no lease, by the code of the error; `CANCELLED` if the caller left."""
     backend_calls: dict[str, Calls]
-    """What the backend was asked, by operation."""
+    """Requests to the backend, by operation."""
     renewing: int
-    """Leases in renewal requests that were not answered yet."""
+    """Leases whose renewal request has no answer yet."""
     scheduled: int
-    """Leases that wait for their next renewal, or for their end."""
+    """Leases that are scheduled for their next renewal, or for their end."""
     background: int
     """Requests that go on after their callers have left."""
     queued_events: int
-    """Events that wait for their observers."""
+    """Events that are queued for observers."""
     event_capacity: int
-    """How many events can wait for one event loop, or one thread."""
+    """How many events the queue of one event loop, or one thread, can hold."""
     dropped_events: int
-    """Events that found that queue full."""
+    """Events that were dropped because the queue was full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +98,16 @@ class Health:
     """Whether a client can do its work."""
 
     status: Literal["ok", "degraded", "down"]
-    """`ok`: a key can be taken and given back here, now. `degraded`: it can, but renewals are late or leases are about to be lost.
-    `down`: no key can be had, since the backend does not answer or refuses, or the client is closed."""
+    """`ok`: this client can acquire and release now. `degraded`: it can, but renewals are late or leases are about to be lost.
+    `down`: it cannot acquire, because the backend does not answer or refuses, or because the client is closed."""
     reasons: list[str]
-    """Why it is not `ok`."""
+    """Why the status is not `ok`."""
     server: str
     """The backend's address, without its password."""
     chosen_by: ChosenBy
-    """What chose the backend: the URL that was given, `DLOCK_URL`, or nobody."""
+    """What chose the backend: the program's URL, `DLOCK_URL`, or the default."""
     round_trip: float | None
-    """What the question and its answer took, in seconds; None where no key can be had."""
+    """How long the round trip took, in seconds; None if the status is `down`."""
     held: int
     lagging: int
     """Leases whose renewal is late."""
@@ -117,21 +116,21 @@ class Health:
     renewal_lag: float
     """How late the latest renewal is, in seconds."""
     warnings: list[str]
-    """What the backend has to say of its servers and their versions. A warning alone changes no status."""
+    """Warnings of the backend about its servers and their versions. They do not change the status."""
 
 
 class Observers:
     """The observers of one client that are called in one place: on an event loop, or on a thread.
 
-    One queue for all of them, so that they hear of the events of a lease in order.
+    They share one queue, so that they get the events of a lease in order.
     """
 
-    def __init__(self, native: _native.Client, completions: _native.Completions, number: int) -> None:
+    def __init__(self, native: Client, completions: Completions, number: int) -> None:
         self.subscription = native.subscribe(completions, number)
         self._functions: dict[str, tuple[Observe, ...]] = {}
 
     def add(self, event: str, observe: Observe) -> Callable[[], None]:
-        """Has `observe` called with each such event; returns what takes it back."""
+        """Calls `observe` with each such event. Returns a function that ends this."""
         if not callable(observe) or inspect.iscoroutinefunction(observe):
             shown = f"an object of type {type(observe).__name__}"
             raise invalid("fn", shown, "a plain function that takes the event; one that must await starts a task")
@@ -156,7 +155,7 @@ class Observers:
                 pass  # a child has none of its parent's observers
 
     def deliver(self) -> None:
-        """Calls the observers with what has come. One that raises is logged, and the others are called all the same."""
+        """Calls the observers with the queued events. If one raises, that is logged, and the others are called all the same."""
         for event in self.subscription:
             for observe in self._functions.get(event.kind, ()):
                 try:

@@ -1,4 +1,4 @@
-"""What both faces take: options, URLs, and the client behind the module's own functions."""
+"""The options of both faces, and the client behind the modules' own functions."""
 
 import threading
 from collections.abc import Iterable
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict
 
-from dlock import _native, _process
 from dlock._log import LOG, logger
+from dlock._native import DEFAULT_CHOSEN
+from dlock._native import Client as NativeClient
+from dlock._process import in_child
 from dlock._words import unexpected
 from dlock.errors import invalid
 
@@ -16,7 +18,7 @@ OnLost = Literal["cancel", "raise", "ignore"]
 
 
 class Unset:
-    """The type of `UNSET`: an argument that was not given, where None has a meaning."""
+    """The type of `UNSET`, which stands for an argument that was not given where None has a meaning."""
 
 
 UNSET: Final = Unset()
@@ -24,81 +26,84 @@ UNSET: Final = Unset()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Bounded attempts instead of waiting to be woken. What is None stands for the default."""
+    """A limited number of attempts, instead of waiting in the queue. None stands for the default."""
 
     max_retries: int | None = None
     """How many attempts may follow the first one. Default 3; 0 tries once."""
     delay: Seconds | None = None
     """The pause before the first retry. Default 0.1 s."""
     backoff: float | None = None
-    """What each pause is multiplied with to get the next. Default 1; at most 100."""
+    """Each pause is the one before, multiplied by this. Default 1; at most 100."""
     jitter: float | None = None
-    """How far a pause is drawn around its length: the default, 0.5, draws it from half of it to one and a half. From 0 to 1."""
+    """Random spread, from 0 to 1. The default, 0.5, picks each pause between 0.5 and 1.5 times its length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewal:
-    """Tuning of renewal, for all leases of a client. The defaults are good to 100,000 leases."""
+    """Tuning of renewal, for all leases of a client. The defaults suit up to 100,000 leases."""
 
     max_delay: Seconds | None = None
-    """The longest pause after renewals that got no answer. Default 0.8 s."""
+    """The longest pause after a renewal without an answer. Default 0.8 s."""
     base_delay: Seconds | None = None
-    """The first such pause; it doubles with each one more. Default 0.05 s; never longer than a twentieth of the TTL."""
+    """The first such pause; each further one is twice as long. Default 0.05 s, but never more than a twentieth of the TTL."""
     call_timeout: Seconds | None = None
-    """The longest time that one renewal request may take. Default, and at most: `op_timeout`, or half of what is left."""
+    """How long one renewal request may take. Default and maximum: `op_timeout`, and half of the time that is left of the lease."""
     batch: int | None = None
-    """The most leases in one request. Default, and at most: what the backend takes."""
+    """How many leases one request may renew. Default and maximum: the backend's limit, see `Capabilities`."""
 
 
 class ClientOptions(TypedDict, total=False):
     """How a client talks to its backend."""
 
     namespace: str
-    """Put before every key; no `/` in it. Default `dlock`. Empty for the names as the server has them: there the key `b` of the
-    namespace `a` is `a/b` on Redis and etcd."""
+    """The prefix of every key, without a `/`. Default `dlock`. On Redis and etcd, the key `b` of the namespace `a` is stored as
+    `a/b`; with an empty namespace, keys are stored as they are."""
     op_timeout: Seconds
     """How long one request may take. Default 1 s."""
     connect_timeout: Seconds
-    """How long connecting may take, and for how long a failing backend is tried. Default 5 s."""
+    """How long connecting may take, and for how long an acquire keeps trying a failing backend. Default 5 s."""
     renewal: Renewal
     """How leases are renewed."""
     require_url: bool
-    """Refuses `local:` where neither the program nor `DLOCK_URL` names a backend, as `DLOCK_REQUIRE_URL=1` does. Default False."""
+    """Raises instead of using `local:` when neither the program nor `DLOCK_URL` names a backend, as `DLOCK_REQUIRE_URL=1` does.
+    Default False."""
 
 
 class LockOptions(TypedDict, total=False):
     """How a lock behaves."""
 
     ttl: Seconds
-    """Lease time: without renewal the lease ends then. Default 30 s."""
+    """Lease time: without renewal the lease ends after it. Default 30 s."""
     wait: Seconds | None
-    """How long acquire waits: 0 tries once, None (the default) waits for ever."""
+    """How long an acquire waits: 0 tries once, None (the default) waits for ever."""
     renew: bool
-    """Renew by itself while held. Default True."""
+    """Whether the engine renews the lease while it is held. Default True."""
     renewal_threshold: float
-    """Renew when the remaining share of the TTL falls to this. Default 2/3."""
+    """The engine renews when this share of the TTL is left, between 0 and 1. Default 2/3."""
     retry: Retry | None
-    """Bounded attempts instead of waiting; `RetriesExhausted` ends them. `wait` bounds the whole, and a `wait` of 0 tries once."""
+    """A limited number of attempts instead of waiting; the last failure raises `RetriesExhausted`. `wait` limits their total time,
+    and 0 tries once."""
     fair: bool
-    """Arrival order where the backend can. Default True."""
+    """Grants in order of arrival, on backends that can; False may take a free key before those who wait. Default True."""
     max_hold: Seconds | None
-    """The lease ends after this long, renewed or not. Default None."""
+    """The longest time that a lease may be held, however often it is renewed. Default None: no limit."""
     max_stall: Seconds | None
-    """The lease ends when the event loop that took it has not run for this long. Default None. `dlock.sync` has no loop: there the
-    holder calls `lease.heartbeat()` at least that often."""
+    """The lease ends when the event loop that acquired it has been blocked for this long. Default None. `dlock.sync` has no loop:
+    there the holder calls `lease.heartbeat()` at least that often."""
     reentrant: bool
-    """Whether a task, or in `dlock.sync` a thread, that holds the lock through this very object may acquire it again: it gets the
-    same lease, and the last release gives the key back. Default False."""
+    """Whether a task, or in `dlock.sync` a thread, that holds the lock through this lock object may acquire it again. It gets the
+    same lease, and the last release frees the key. Default False."""
     metadata: str | None
-    """Text that `inspect` shows beside host, pid and since."""
+    """Text that `inspect` returns, beside host, pid and since."""
     op_timeout: Seconds | None
-    """How long one request may take; the client's where None."""
+    """How long one request may take. None takes the client's."""
     on_lost: OnLost
-    """What a loss does to the body: `cancel` it (the default of asyncio), `raise` LockLost at its end (of sync), or `ignore`."""
+    """What a loss does to the body: `cancel` it (the default in asyncio), `raise` LockLost at its end (the default in
+    `dlock.sync`), or `ignore` the loss."""
 
 
 def split_on_lost(options: LockOptions, allowed: Iterable[str]) -> tuple[str, dict[str, Any]]:
-    """The options that are ours, checked, and those of the engine."""
+    """The option `on_lost`, checked, and the options of the engine."""
     engine_options: dict[str, Any] = {**options}
     on_lost = engine_options.pop("on_lost", UNSET)
     words = list(allowed)
@@ -110,21 +115,21 @@ def split_on_lost(options: LockOptions, allowed: Iterable[str]) -> tuple[str, di
 
 
 def checked(options: LockOptions) -> LockOptions:
-    """Refuses what would be taken for the default and means something else where people come from."""
+    """Refuses a TTL of None: in other libraries it means for ever, here it would silently be the default."""
     if "ttl" in options and options["ttl"] is None:
         raise invalid("ttl", "None", "seconds, or a timedelta: every lease ends, and is renewed until then")
     return options
 
 
-def open_client(url: str | None, options: ClientOptions) -> _native.Client:
-    """A client for a URL; without one for `DLOCK_URL`, else `local:`. An empty variable is as good as none."""
+def open_client(url: str | None, options: ClientOptions) -> NativeClient:
+    """A client for a URL. Without one it is for `DLOCK_URL`, and if that is empty or not set for `local:`."""
     LOG.look_at_all()
     try:
-        client = _native.Client(url, **options)
+        client = NativeClient(url, **options)
     except TypeError as error:
         raise _unexpected(options, error) from None
     if client.chosen_by == "default":
-        logger.info(_native.DEFAULT_CHOSEN)
+        logger.info(DEFAULT_CHOSEN)
     return client
 
 
@@ -134,21 +139,22 @@ def _unexpected(options: ClientOptions, error: TypeError) -> TypeError:
 
 
 class Default:
-    """The client behind the module's own functions: made at its first use, and anew in a forked child of a process that used it."""
+    """The client behind the modules' own functions. The first use makes it; a forked child of a process that used it makes
+    another."""
 
     def __init__(self) -> None:
-        self._client: _native.Client | None = None
+        self._client: NativeClient | None = None
         self._guard = threading.Lock()
-        _process.in_child(self._forget)
+        in_child(self._forget)
 
-    def get(self) -> _native.Client:
+    def get(self) -> NativeClient:
         client = self._client
         if client is None:
             with self._guard:
                 client = self._client
                 if client is None:
                     LOG.look_at_all()
-                    client = self._client = _native.Client.of_program()
+                    client = self._client = NativeClient.of_program()
         return client
 
     def configure(self, url: str | None, options: ClientOptions) -> None:
@@ -159,7 +165,7 @@ class Default:
             raise _unexpected(options, error) from None
 
     def _forget(self) -> None:
-        # Locks that were made before the fork, and not used, stay this client's: what configures it is for them too.
+        # A client that the parent did not use stays, and `configure` in the child reaches the locks that were made of it.
         if self._client is not None and self._client.inherited:
             self._client = None
         self._guard = threading.Lock()

@@ -1,4 +1,4 @@
-"""What a function that ran under a lock returned: what is still to run would run without the lock."""
+"""Refuses results that do their work later, of functions that run under a lock: the lock would be released by then."""
 
 import functools
 import inspect
@@ -10,29 +10,31 @@ from dlock.errors import InvalidOptions, invalid
 
 T = TypeVar("T")
 
-# Where wrappers say what they wrap. A wrapped function that wraps itself would go on for ever.
+DONE = "what has been done by then: use the values of a generator in it"
+
+# How many wrappers are followed. A function that wraps itself would never end.
 _DEEPEST = 100
 
 
 def looks_async(fn: object) -> bool:
-    """Whether a callable returns a coroutine, as far as can be seen: through partials, callable objects and `functools.wraps`."""
+    """Whether a callable returns a coroutine. It looks through partials, callable objects and `functools.wraps`."""
     return any(map(inspect.iscoroutinefunction, _layers(fn)))
 
 
 def looks_lazy(fn: object) -> bool:
-    """Whether a callable returns a generator, sync or async, as far as can be seen."""
+    """Whether a callable returns a generator, plain or async. It looks through partials and callable objects."""
     for layer in _layers(fn, wrapped=False):
         if inspect.isasyncgenfunction(layer):
             return True
         if inspect.isgeneratorfunction(layer):
             code = getattr(inspect.unwrap(layer), "__code__", None)
-            # What `types.coroutine` has made is awaited.
+            # A function made by `types.coroutine` is awaited.
             return code is None or not code.co_flags & inspect.CO_ITERABLE_COROUTINE
     return False
 
 
 def _layers(fn: object, *, wrapped: bool = True) -> Iterator[object]:
-    """A callable and what it is made of, outermost first."""
+    """A callable and what it wraps, outermost first."""
     for _ in range(_DEEPEST):
         yield fn
         if isinstance(fn, functools.partial | functools.partialmethod):
@@ -49,7 +51,7 @@ def _layers(fn: object, *, wrapped: bool = True) -> Iterator[object]:
 
 
 def finished(result: T, allowed: str) -> T:
-    """The result of a plain function. Refused, and ended, if it has not run yet."""
+    """The result of a plain function. If it has not run yet, it is ended and refused."""
     if type(result) in _PLAIN:
         return result
     if isinstance(result, AsyncGeneratorType | GeneratorType):
@@ -60,7 +62,7 @@ def finished(result: T, allowed: str) -> T:
 
 
 async def settled(result: Awaitable[T] | T, allowed: str) -> T:
-    """The result of a function, awaited where it can be."""
+    """The result of a function, awaited if it can be."""
     while True:
         if type(result) in _PLAIN:
             return result  # type: ignore[return-value]
@@ -77,15 +79,15 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes, dict, list, tuple,
 
 
 def _refused(result: Any, allowed: str) -> InvalidOptions:
-    """Ends what was returned: nothing runs it, and nothing warns that it was never awaited."""
+    """The error for a result. It ends the result, so that nothing warns that it was never awaited."""
     if isinstance(result, AsyncGeneratorType):
-        kind = "an async generator"  # nothing of it has run: there is nothing to close
+        kind = "an async generator"  # it has not begun, so there is nothing to close
     elif isinstance(result, GeneratorType):
         kind = "a generator"
         result.close()
     else:
         kind = "a coroutine" if isinstance(result, CoroutineType) else f"an awaitable of type {type(result).__name__}"
-        # A task or future is asked to end. One that was not begun never begins.
+        # Cancels a task or future. One that has not begun never begins.
         end: Callable[[], object] | None = getattr(result, "close", None) or getattr(result, "cancel", None)
         if callable(end):
             end()

@@ -1,4 +1,4 @@
-"""A signal that begins a drain, for programs that ask for it. By itself the package installs no handler."""
+"""Closes clients on a signal, for programs that ask for it. Without that the package installs no handler."""
 
 import _thread
 import os
@@ -12,15 +12,15 @@ AGAIN = 0.05  # seconds
 
 
 def close_on_signal(close: Callable[[], object], signals: Iterable[int]) -> Callable[[], None]:
-    """Has the first of these signals call `close`, on a thread; returns what takes that back.
+    """Calls `close` on a thread at the first of these signals. Returns a function that cancels this.
 
-    What the signal did before is put off until `close` has returned, or until a second one comes. Main thread only.
+    The signal takes its usual effect when `close` has returned, or when a second one comes. Only for the main thread.
     """
     return Drain(close).listen(signals)
 
 
 class Drain:
-    """What was there before us, and how far we have got."""
+    """The handlers that were there before, and how far the close has got."""
 
     def __init__(self, close: Callable[[], object]) -> None:
         self._close = close
@@ -32,9 +32,9 @@ class Drain:
     def listen(self, signals: Iterable[int]) -> Callable[[], None]:
         try:
             for number in signals:
-                # A program that was told to ignore it, by nohup for one, goes on doing so.
+                # A program that ignores the signal, for example under nohup, goes on ignoring it.
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._hear)
+                    self._before[number] = signal.signal(number, self._on_signal)
         except BaseException:
             self._end()
             raise
@@ -42,17 +42,17 @@ class Drain:
 
     def _end(self) -> None:
         for number in self._before:
-            if signal.getsignal(number) == self._hear:
+            if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, self._before[number] or signal.SIG_DFL)
 
-    def _hear(self, number: int, frame: Any) -> None:
+    def _on_signal(self, number: int, frame: Any) -> None:
         if self._begun or os.getpid() != self._pid:
-            # Ours, after the drain, or that of somebody who will not wait. A forked child has nothing to drain.
+            # Sent by `_drain` when the close has ended, or by somebody who does not wait. A forked child has nothing to close.
             self._pass_on(number, frame)
             return
         self._begun = True
         try:
-            # Not `threading`: its locks may be held by the very code that we interrupt.
+            # Not `threading`: the code that this handler interrupts may hold its locks.
             _thread.start_new_thread(self._drain, (number,))
         except RuntimeError:
             self._pass_on(number, frame)
@@ -61,7 +61,7 @@ class Drain:
         try:
             self._close()
         finally:
-            # Only the main thread runs handlers, and one that is about to sleep may miss the first word.
+            # Only the main thread runs handlers, and it may miss the first signal if it is about to sleep.
             while not self._passed_on:
                 os.kill(self._pid, number)
                 time.sleep(AGAIN)

@@ -17,7 +17,7 @@ class KeyTemplate:
     __slots__ = ("_extra", "_name", "_plain", "_signature", "_text")
 
     def __init__(self, text: str, fn: Callable[..., Any]) -> None:
-        """Raises `InvalidOptions` for what can be no key of `fn`: names that it does not take, broken braces."""
+        """Raises `InvalidOptions` for text that cannot be a key of `fn`: names that it does not take, broken braces."""
         if not isinstance(text, str):
             raise invalid("key", repr(text), "a str")
         self._text = text
@@ -33,8 +33,8 @@ class KeyTemplate:
             raise invalid("key", repr(text), f"{self._name}: {allowed}")
 
     def key(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str:
-        """The key of a call. Raises what the call itself would for arguments that do not fit, and `InvalidOptions` for names that
-        cannot be filled from those that do. Other errors of the objects' own code are the caller's, and pass."""
+        """The key of a call. For arguments that do not fit it raises what the call itself would, and `InvalidOptions` for names
+        that the arguments do not fill. Other errors of the objects' own code pass to the caller."""
         if self._plain:
             return self._text
         bound = self._signature.bind(*arguments, **keywords)

@@ -1,12 +1,12 @@
-"""Waiting for a descriptor, whatever has been patched."""
+"""Waits for a descriptor, also where `select` is patched."""
 
 import select
 
-from dlock import _guard  # noqa: F401
+import dlock._guard  # noqa: F401
 
 
 def wait_readable(descriptor: int) -> None:
-    """Looked up at each call: gevent and eventlet replace `select`, and eventlet takes `poll` away."""
+    """Looks `select` up at each call: gevent and eventlet replace it, and eventlet removes `poll`."""
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)

@@ -1,9 +1,9 @@
-"""Words of other lock libraries, and what they are called here: for those who come from one and write what they are used to."""
+"""The words of other lock libraries, and what they are called here: for those who write what they are used to."""
 
 from collections.abc import Collection
 from difflib import get_close_matches
 
-from dlock import _guard  # noqa: F401
+import dlock._guard  # noqa: F401
 
 _TTL = "the lease time is ttl=, in seconds"
 _WAIT = "how long to wait for the key is wait=, in seconds"
@@ -74,7 +74,7 @@ _KNOWN = {"acquire": _OF_ACQUIRE, "Client": _OF_CLIENT}
 
 
 def unexpected(call: str, given: Collection[str], taken: Collection[str]) -> TypeError:
-    """The error for a keyword that is none of ours: with our word for it, where there is one."""
+    """The error for an unknown keyword. It names our word for it, if there is one."""
     word = min((name for name in given if name not in taken), default="")
     message = f"{call}() got an unexpected keyword argument {word!r}"
     if ours := _KNOWN.get(call, _OF_LOCK).get(word):

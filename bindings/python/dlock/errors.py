@@ -1,4 +1,4 @@
-"""What can go wrong. `except dlock.LockError` catches all of it."""
+"""The errors of the package. `except dlock.LockError` catches all of them."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -42,15 +42,13 @@ class LockError(Exception):
 
 
 class NotAcquired(LockError):
-    """The lock was not got."""
+    """The key was not acquired."""
 
     code = "NOT_ACQUIRED"
 
 
 class AcquireTimeout(NotAcquired, TimeoutError):
-    """The lock was not got within `wait`: somebody else holds the key.
-
-    A `wait` that ends while the backend fails ends in `BackendUnavailable`."""
+    """Another holder had the key for all of `wait`. If the backend fails when `wait` ends, the error is `BackendUnavailable`."""
 
     code = "ACQUIRE_TIMEOUT"
     waited: float | None = None
@@ -58,13 +56,13 @@ class AcquireTimeout(NotAcquired, TimeoutError):
 
 
 class LockBusy(NotAcquired):
-    """A single try found the key held."""
+    """A single try found that another holder has the key."""
 
     code = "LOCK_BUSY"
 
 
 class RetriesExhausted(NotAcquired):
-    """Every attempt of a `retry` found the key held."""
+    """Every attempt of a `retry` found that another holder has the key."""
 
     code = "RETRIES_EXHAUSTED"
     attempts: int | None = None
@@ -94,13 +92,14 @@ class BackendUnavailable(LockError, ConnectionError):
 
 
 class BackendRefused(LockError):
-    """The backend answers and says no: login, rights, a limit, a value that is not a lock's. Trying again will not help."""
+    """The backend refused the request: wrong login, missing rights, a limit, or a value that is not a lock. Trying again will not
+    help."""
 
     code = "BACKEND_REFUSED"
 
 
 class InvalidOptions(LockError, ValueError):
-    """An option, key or URL that cannot be used; found before any I/O."""
+    """An option, key or URL that cannot be used. It is found before any I/O."""
 
     code = "INVALID_OPTIONS"
     field: str | None = None
@@ -138,7 +137,7 @@ _CLASSES: Final[dict[str, type[LockError]]] = {
 
 
 def from_engine(code: str, message: str, fields: dict[str, Any], causes: Sequence[str]) -> LockError:
-    """The class for a stable code, with the chain of what was underneath. Called by the extension."""
+    """An error of the class for a stable code, with the chain of its causes. The extension calls this."""
     error = _CLASSES.get(code, LockError)(message, code=code, **fields)
     above: BaseException = error
     for cause in causes:
@@ -148,13 +147,13 @@ def from_engine(code: str, message: str, fields: dict[str, Any], causes: Sequenc
 
 
 def invalid(field: str, value: str, allowed: str) -> InvalidOptions:
-    """For what only Python can see; ranges are the engine's."""
+    """The error for what only Python can see. The engine checks ranges."""
     message = f"{field}: {value} is not valid: {allowed}"
     return InvalidOptions(message, field=field, value=value, allowed=allowed)
 
 
 def _rebuild(kind: type[LockError], arguments: tuple[Any, ...], fields: dict[str, Any]) -> LockError:
-    # Not `kind(...)`: a subclass of the user's may take other arguments.
+    # Not `kind(...)`: a subclass of the program may take other arguments.
     error = kind.__new__(kind, *arguments)
     error.args = arguments
     error.__dict__.update(fields)

@@ -11,7 +11,7 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyType, PyWeakrefReference};
+use pyo3::types::{PyDict, PyType};
 
 use crate::caller::Caller;
 use crate::completion::Call;
@@ -19,7 +19,7 @@ use crate::error::raise;
 use crate::event_loop::{current, current_task, next_number, taker};
 use crate::exit::State;
 use crate::grant::Grant;
-use crate::handles::{again, entered, remember, take_out, warned};
+use crate::handles::{Prepared, Unbound, entered, prepare, remember, take_out, warned};
 use crate::hooks::{aside, hook, unexpected};
 use crate::lease::Lease;
 use crate::lock::{Lock, Wait};
@@ -56,8 +56,7 @@ struct Waiting {
     number: u64,
     state: Py<PyAny>,
     task: Py<PyAny>,
-    leases: Py<PyDict>,
-    key: Py<PyAny>,
+    attempt: Unbound,
     caller: Py<Caller>,
 }
 
@@ -104,17 +103,10 @@ impl Acquiring {
         let lock = self.lock.bind(py);
         let state = current(py)?;
         let task = current_task(py)?;
-        let leases: Bound<'_, PyDict> = lock.getattr(intern!(py, "_client"))?.getattr(intern!(py, "_leases"))?.cast_into()?;
-        let key = lock.getattr(intern!(py, "key"))?;
-        if leases.contains(&key)? {
-            if !task.is_none()
-                && lock.getattr(intern!(py, "_reentrant"))?.is_truthy()?
-                && let Some(own) = again(lock, &taker(&task)?)?
-            {
-                return Err(self.own(own, &state, &task)?);
-            }
-            lock.call_method1(intern!(py, "_warn_of_own_lease"), (taker(&task)?, self.wait(py).value(py)?))?;
-        }
+        let attempt = match prepare(lock, &self.wait(py), || taker(&task))? {
+            Prepared::Again(own) => return Err(self.own(own, &state, &task)?),
+            Prepared::Ask(attempt) => attempt.unbind(),
+        };
         let caller: Bound<'_, Caller> = hook(py, "caller_of_task")?.call1((&task,))?.cast_into()?;
         let native: Bound<'_, Lock> = lock.getattr(intern!(py, "_native"))?.cast_into()?;
         let (completions, number) = next_number(&state)?;
@@ -128,15 +120,14 @@ impl Acquiring {
             }
         };
         future.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
-        let (state, task, leases) = (state.unbind(), task.unbind(), leases.unbind());
+        let (state, task) = (state.unbind(), task.unbind());
         *self.stage.lock() = Stage::Waiting(Waiting {
             call,
             future: future.clone().unbind(),
             number,
             state,
             task,
-            leases,
-            key: key.unbind(),
+            attempt,
             caller: caller.unbind(),
         });
         Ok(future)
@@ -151,19 +142,13 @@ impl Acquiring {
         let lease = class(py)?.call1((grant,))?.cast_into::<Lease>()?;
         let got = Got(Some(lease));
         let lease = got.lease()?;
-        lease.setattr(intern!(py, "_key"), waiting.key.bind(py))?;
-        lease.setattr(intern!(py, "_leases"), waiting.leases.bind(py))?;
-        lease.setattr(intern!(py, "_on_lost"), lock.getattr(intern!(py, "_on_lost"))?)?;
-        lease.setattr(intern!(py, "_taker"), taker(waiting.task.bind(py))?)?;
         lease.setattr(intern!(py, "_number"), waiting.number)?;
         lease.setattr(intern!(py, "_state"), py.None())?;
         lease.setattr(intern!(py, "_body"), py.None())?;
         lease.setattr(intern!(py, "_cancelled"), false)?;
-        if let Some(lost) = lease.get().loss() {
-            // It ran out before it got here: the process was paused, or the loop blocked with renewal off.
+        if let Some(lost) = waiting.attempt.bind(py).deliver(lease, taker(waiting.task.bind(py))?)? {
             return Err(raise(lost));
         }
-        waiting.leases.bind(py).set_item(waiting.key.bind(py), PyWeakrefReference::new(lease.as_any())?)?;
         let max_stall = lock.getattr(intern!(py, "_max_stall"))?;
         if !max_stall.is_none() {
             state.call_method1(intern!(py, "send_heartbeats"), (lease, max_stall))?;

@@ -28,9 +28,7 @@ impl AsyncLock {
         Acquiring::new(lock, &Wait::Own, Body::Under(Exit::claim(lock)))
     }
 
-    /// Gives back the lease that this task took last with this lock, else the only one outstanding. See `Lease.release`.
-    ///
-    /// The release begins when this is called; what is awaited is the answer.
+    /// Releases the lease that this task acquired last with this lock, else the only outstanding one. See `Lease.release`.
     fn release<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, lock) = (slf.py(), slf.as_any());
         if !loop_runs(py)? {
@@ -61,13 +59,15 @@ pub(crate) struct AsyncLease;
 
 #[pymethods]
 impl AsyncLease {
-    /// Gives the key back; local validity and renewal end at once.
+    /// Releases the key. The lease stops being valid at once.
     ///
-    /// True if the backend confirmed it; else `status` says how it stands, and the engine goes on trying until the lease would
-    /// have run out. Waits at most `op_timeout`. A cancelled release goes on in the background.
+    /// True if the backend confirmed the release within `op_timeout`. Otherwise `status` has the state, and the engine goes on trying until
+    /// the lease would have expired.
     ///
-    /// With `reentrant`, each release takes one acquire back, and the last one gives back the key. The release begins when this is called;
-    /// what is awaited is the answer.
+    /// With `reentrant`, each release undoes one acquire, and the last one frees the key.
+    ///
+    /// In asyncio, the release begins with the call, and awaiting it gives the answer. If the caller is cancelled, the release goes on in the
+    /// background.
     fn release<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         if !loop_runs(py)? {

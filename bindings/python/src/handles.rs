@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyList, PyWeakrefMethods, PyWeakrefReference};
 use crate::caller::Caller;
 use crate::hooks::hook;
 use crate::lease::Lease;
-use crate::lock::Lock;
+use crate::lock::{Lock, Wait};
 use crate::taker::warn_dropped;
 
 /// So many leases of a lock are remembered before those that have ended are looked for.
@@ -96,7 +96,7 @@ pub(crate) fn to_release<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny
 }
 
 /// The lease that this taker holds through this lock, entered once more.
-pub(crate) fn again<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Lease>>> {
+fn again<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Lease>>> {
     for lease in bodies(lock)?.into_iter().chain(known(&taken(lock)?)?) {
         if is_of(&lease, taker)? && lease.get().again() {
             return Ok(Some(lease));
@@ -138,6 +138,79 @@ pub(crate) fn take_out<'py>(
         }
     }
     Ok(None)
+}
+
+/// What both faces need of a lock before they ask for its key.
+pub(crate) struct Attempt<'py> {
+    lock: Bound<'py, PyAny>,
+    key: Bound<'py, PyAny>,
+    /// What the client knows as the latest lease of each key.
+    leases: Bound<'py, PyDict>,
+}
+
+/// What an acquire begins with.
+pub(crate) enum Prepared<'py> {
+    /// The taker holds the lock already and has entered its lease again.
+    Again(Bound<'py, Lease>),
+    /// The engine has to be asked.
+    Ask(Attempt<'py>),
+}
+
+/// Begins an acquire. It enters a reentrant lock again if the taker holds it, and warns a taker that is about to wait for itself.
+/// `taker` is called only if the client has a lease of the key; it returns None for a caller that is no taker.
+pub(crate) fn prepare<'py>(
+    lock: &Bound<'py, PyAny>,
+    wait: &Wait<'py>,
+    taker: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
+) -> PyResult<Prepared<'py>> {
+    let py = lock.py();
+    let leases: Bound<'_, PyDict> = lock.getattr(intern!(py, "_client"))?.getattr(intern!(py, "_leases"))?.cast_into()?;
+    let key = lock.getattr(intern!(py, "key"))?;
+    if leases.contains(&key)? {
+        let taker = taker()?;
+        if !taker.is_none()
+            && lock.getattr(intern!(py, "_reentrant"))?.is_truthy()?
+            && let Some(own) = again(lock, &taker)?
+        {
+            return Ok(Prepared::Again(own));
+        }
+        lock.call_method1(intern!(py, "_warn_of_own_lease"), (taker, wait.value(py)?))?;
+    }
+    Ok(Prepared::Ask(Attempt { lock: lock.clone(), key, leases }))
+}
+
+impl Attempt<'_> {
+    /// Completes the lease of a grant for its taker and makes it known to its client. Returns the error if the lease was lost before it got
+    /// here: the process was paused, or the caller blocked with renewal off.
+    pub(crate) fn deliver(&self, lease: &Bound<'_, Lease>, taker: Bound<'_, PyAny>) -> PyResult<Option<dlock::Error>> {
+        let py = lease.py();
+        lease.setattr(intern!(py, "_key"), &self.key)?;
+        lease.setattr(intern!(py, "_leases"), &self.leases)?;
+        lease.setattr(intern!(py, "_on_lost"), self.lock.getattr(intern!(py, "_on_lost"))?)?;
+        lease.setattr(intern!(py, "_taker"), taker)?;
+        let lost = lease.get().loss();
+        if lost.is_none() {
+            self.leases.set_item(&self.key, PyWeakrefReference::new(lease.as_any())?)?;
+        }
+        Ok(lost)
+    }
+
+    pub(crate) fn unbind(self) -> Unbound {
+        Unbound { lock: self.lock.unbind(), key: self.key.unbind(), leases: self.leases.unbind() }
+    }
+}
+
+/// An [`Attempt`] that waits.
+pub(crate) struct Unbound {
+    lock: Py<PyAny>,
+    key: Py<PyAny>,
+    leases: Py<PyDict>,
+}
+
+impl Unbound {
+    pub(crate) fn bind<'py>(&self, py: Python<'py>) -> Attempt<'py> {
+        Attempt { lock: self.lock.bind(py).clone(), key: self.key.bind(py).clone(), leases: self.leases.bind(py).clone() }
+    }
 }
 
 /// The error of a failed acquire. After a timeout it warns the caller if the key is held by the task or thread that started it.

@@ -16,10 +16,14 @@ pub(crate) struct SyncLease;
 
 #[pymethods]
 impl SyncLease {
-    /// Gives the key back. True if the backend confirmed it; else `status` says how it stands. Waits at most `op_timeout`.
+    /// Releases the key. The lease stops being valid at once.
     ///
-    /// With `reentrant`, each release takes one acquire back, and the last one gives back the key. What a signal handler raises here
-    /// comes after the release has begun: it goes on in the background.
+    /// True if the backend confirmed the release within `op_timeout`. Otherwise `status` has the state, and the engine goes on trying until
+    /// the lease would have expired.
+    ///
+    /// With `reentrant`, each release undoes one acquire, and the last one frees the key.
+    ///
+    /// In `dlock.sync`, the release goes on in the background if a signal handler raises during the call.
     fn release(slf: &Bound<'_, Self>) -> PyResult<bool> {
         release(slf.as_any().cast()?)
     }

@@ -4,7 +4,7 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyWeakrefReference};
+use pyo3::types::PyDict;
 
 use crate::blocking;
 use crate::caller::Caller;
@@ -12,7 +12,7 @@ use crate::completion::{Completions, Outcome};
 use crate::error::raise;
 use crate::exit::{Exit, ExitMethod, Face};
 use crate::grant::Grant;
-use crate::handles::{again, entered, remember, take_out, to_leave, to_release, warned};
+use crate::handles::{Prepared, entered, prepare, remember, take_out, to_leave, to_release, warned};
 use crate::hooks::{hook, insist, unexpected};
 use crate::lease::{self, Lease};
 use crate::lock::{Lock, Wait};
@@ -25,11 +25,12 @@ pub(crate) struct SyncLock;
 
 #[pymethods]
 impl SyncLock {
-    /// Blocks until the key is got and returns the lease. `wait` overrides the lock's own: 0 tries once, None waits for ever.
+    /// Waits for the key and returns the lease. `wait` replaces the lock's own: 0 tries once, None waits for ever.
     ///
-    /// Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and the key is held, `BackendUnavailable` when the
-    /// backend failed for `connect_timeout`, `RetriesExhausted` when the attempts of `retry` are used up. What a signal handler raises
-    /// here ends the attempt, and the key is given back.
+    /// Raises `AcquireTimeout` when `wait` is over, `LockBusy` when it is 0 and another holder has the key, `RetriesExhausted` after the last
+    /// attempt of `retry`, `BackendUnavailable` when the backend failed for `connect_timeout`.
+    ///
+    /// In `dlock.sync`, an exception that a signal handler raises ends the attempt, and a grant that is under way is released.
     #[pyo3(signature = (*, wait = Wait::Own, **other), text_signature = "($self, *, wait=..., **other)")]
     #[allow(clippy::needless_pass_by_value)] // extracted
     fn acquire<'py>(slf: &Bound<'py, Self>, wait: Wait<'py>, other: Option<Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
@@ -41,7 +42,7 @@ impl SyncLock {
         got.keep(slf.py())
     }
 
-    /// Gives back the lease that this thread took last with this lock, else the only one outstanding. See `Lease.release`.
+    /// Releases the lease that this thread acquired last with this lock, else the only outstanding one. See `Lease.release`.
     fn release(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let (py, lock) = (slf.py(), slf.as_any());
         let (taker, interrupted) = insist(|| taker(py))?;
@@ -133,17 +134,10 @@ impl Drop for Got<'_> {
 fn get<'py>(lock: &Bound<'py, PyAny>, wait: &Wait<'py>) -> PyResult<Got<'py>> {
     let py = lock.py();
     let taker = taker(py)?;
-    let leases: Bound<'_, PyDict> = lock.getattr(intern!(py, "_client"))?.getattr(intern!(py, "_leases"))?.cast_into()?;
-    let key = lock.getattr(intern!(py, "key"))?;
-    if leases.contains(&key)? {
-        if lock.getattr(intern!(py, "_reentrant"))?.is_truthy()?
-            && let Some(own) = again(lock, &taker)?
-        {
-            return Ok(Got { lease: Some(own.into_any()) });
-        }
-        lock.call_method1(intern!(py, "_warn_of_own_lease"), (&taker, wait.value(py)?))?;
-    }
-    let on_lost = lock.getattr(intern!(py, "_on_lost"))?;
+    let attempt = match prepare(lock, wait, || Ok(taker.clone()))? {
+        Prepared::Again(own) => return Ok(Got { lease: Some(own.into_any()) }),
+        Prepared::Ask(attempt) => attempt,
+    };
     let class = sync_lease::class(py)?;
     let native: Bound<'_, Lock> = lock.getattr(intern!(py, "_native"))?.cast_into()?;
     let caller: Bound<'_, Caller> = hook(py, "caller_of_thread")?.call1((&taker,))?.cast_into()?;
@@ -154,17 +148,11 @@ fn get<'py>(lock: &Bound<'py, PyAny>, wait: &Wait<'py>) -> PyResult<Got<'py>> {
     let lease = class.call1((grant,))?;
     let got = Got { lease: Some(lease) };
     let lease = got.lease()?;
-    lease.setattr(intern!(py, "_key"), &key)?;
-    lease.setattr(intern!(py, "_leases"), &leases)?;
-    lease.setattr(intern!(py, "_on_lost"), on_lost)?;
-    lease.setattr(intern!(py, "_taker"), taker)?;
-    if let Some(lost) = lease.get().loss() {
-        // It ran out before it got here: the process was paused.
+    if let Some(lost) = attempt.deliver(lease, taker)? {
         let lease = lease.clone();
         sync_lease::release(&lease)?;
         return Err(raise(lost));
     }
-    leases.set_item(&key, PyWeakrefReference::new(lease.as_any())?)?;
     Ok(got)
 }
 

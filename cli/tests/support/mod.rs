@@ -1,6 +1,6 @@
-//! The real binary, in a directory of the test's own.
+//! Runs the real binary in a temporary directory.
 
-// Every test file is a crate of its own and uses a part of this.
+// Every test file is a separate crate and uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod redis;
@@ -35,7 +35,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// On `local:`.
+    /// A scratch directory on `local:`.
     pub fn new() -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -45,7 +45,7 @@ impl Scratch {
         Self { path, url }
     }
 
-    /// On another backend.
+    /// A scratch directory on another backend.
     pub fn on(url: impl Into<String>) -> Self {
         let mut scratch = Self::new();
         scratch.url = url.into();
@@ -60,7 +60,7 @@ impl Scratch {
         self.path.join(name)
     }
 
-    /// What is in a file; nothing if there is none.
+    /// The content of a file; empty if there is none.
     pub fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
@@ -83,7 +83,7 @@ impl Scratch {
         command
     }
 
-    /// Another program, that finds the binary in `$DLOCK`.
+    /// Another program, which finds the binary in `$DLOCK`.
     pub fn shell(&self, script: &str) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
@@ -119,7 +119,7 @@ pub struct Process {
 impl Process {
     pub fn start(mut command: Command) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        // A file: the end of a pipe would have to be waited for as long as any descendant lives.
+        // A file, since the end of a pipe comes only when all descendants have ended.
         let said = format!("dlock-cli-stderr-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let said = std::env::temp_dir().join(said);
         let stderr = std::fs::File::create(&said).unwrap();
@@ -134,13 +134,13 @@ impl Process {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Whether it has taken charge of its signals, as `dlock run` does before it asks for the key.
+    /// Whether it has blocked its signals, as `dlock run` does before it asks for the key.
     pub fn blocks_signals(&self) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).unwrap();
         status.lines().any(|line| line.strip_prefix("SigBlk:\t").is_some_and(|mask| mask != "0000000000000000"))
     }
 
-    /// Its end: the exit code and what it said on stderr.
+    /// Waits for its end; the exit code and stderr.
     pub fn end(mut self) -> (ExitStatus, String) {
         eventually("the process ends", || self.child.try_wait().unwrap().is_some());
         (self.child.wait().unwrap(), std::fs::read_to_string(&self.said).unwrap())
@@ -160,7 +160,7 @@ pub fn outcome(mut command: Command) -> (i32, String, String) {
     outcome_of(&mut command)
 }
 
-/// [`outcome`] of a command that was changed in passing.
+/// The [`outcome`] of a command, with changes to it first.
 pub fn outcome_of(command: &mut Command) -> (i32, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     (status.code().unwrap_or(-1), text(&stdout), text(&stderr))
@@ -174,7 +174,7 @@ pub fn text(bytes: &[u8]) -> String {
 pub fn is_alive(file: &Path) -> bool {
     let number = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
     let Some(pid) = Pid::from_raw(number) else { return false };
-    // One that is dead but not reaped does nothing any more.
+    // A zombie does not run any more.
     let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
     test_kill_process(pid).is_ok() && !stat.contains(") Z ")
 }

@@ -1,4 +1,4 @@
-//! A redis-server of the test's own.
+//! A redis-server for one test.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

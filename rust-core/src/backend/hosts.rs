@@ -1,4 +1,4 @@
-//! URLs that name several servers. `Url` reads one host only, so the list is taken apart here and each host is left to it.
+//! URLs that name several servers. `Url` reads only one host, so the list is taken apart here, and `Url` reads each host.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use url::{Host, Url, form_urlencoded};
 use crate::error::Error;
 use crate::printable::quoted;
 
-/// What may have gone wrong where a user or password ends too soon.
+/// What may be wrong if a user or password ends too soon.
 const ESCAPED: &str =
     "in a user or password these are percent-encoded: # as %23, / as %2F, ? as %3F, @ as %40, [ as %5B, ] as %5D, % as %25";
 
-/// What is percent-encoded in a user or password, beside spaces and control characters. Some parsers take some of it as it is, so what a URL
-/// means would depend on who reads it.
+/// The characters that must be percent-encoded in a user or password, in addition to spaces and control characters. Some parsers
+/// accept some of them raw, so the meaning of such a URL would depend on its reader.
 const RAW: [char; 6] = ['#', '/', '?', '@', '[', ']'];
 
-/// Refuses a URL of a server whose user or password may hold a character that ends it too soon. Nothing of the URL is shown: who can tell
-/// where the password ends?
+/// Refuses a server's URL whose user or password may hold a raw character that ends it too soon. The error shows nothing of the
+/// URL, since nobody can tell where the password ends.
 pub(super) fn check_login(url: &str) -> Result<(), Error> {
     let Some((scheme, rest)) = url.split_once("://") else { return Ok(()) };
     let scheme = scheme.to_ascii_lowercase();
@@ -54,7 +54,7 @@ fn is_percent_encoded(text: &str) -> bool {
     parts.all(|part| part.len() >= 2 && part.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// A URL taken apart, nothing decoded.
+/// A URL taken apart; nothing is decoded.
 pub(super) struct Parts<'a> {
     pub(super) scheme: &'a str,
     pub(super) user_info: Option<&'a str>,
@@ -79,12 +79,12 @@ impl<'a> Parts<'a> {
         Self { scheme, user_info, hosts, path, query, fragment }
     }
 
-    /// What people may read of a URL that can be used: neither user information nor parameters.
+    /// A usable URL for people to read: without user information and parameters.
     pub(super) fn shown(&self) -> String {
         format!("{}://{}{}", self.scheme, self.hosts, self.path)
     }
 
-    /// The servers, of which there is one at least. An error says what is wrong with the list; `example` is a URL that would do.
+    /// The servers, at least one. An error says what is wrong with the list; `example` is a URL that would do.
     pub(super) fn servers(&self, default_port: u16, example: &str) -> Result<Vec<Server>, String> {
         let mut servers = Vec::new();
         for text in self.hosts.split(',') {
@@ -104,20 +104,20 @@ impl<'a> Parts<'a> {
         refused(self.scheme, self.shown(), self.may_show_a_password(), allowed)
     }
 
-    /// True if a `?` or `#` in what was meant as a password may have ended it too soon.
+    /// True if a `?` or `#` that was meant as a part of a password may have ended it too soon.
     fn may_show_a_password(&self) -> bool {
         self.query.contains('@') || self.fragment.is_some_and(|fragment| fragment.contains('@'))
     }
 }
 
-/// Why a URL of one host cannot be used; `shown` is what people may read if all is where it belongs.
+/// Why a URL of one host cannot be used. `shown` is what people may read if every part is in its place.
 pub(super) fn refused_url(url: &Url, shown: &str, allowed: String) -> Error {
     let after_host = [Some(url.path()), url.query(), url.fragment()];
     let may_show_a_password = after_host.iter().flatten().any(|part| part.contains('@'));
     refused(url.scheme(), shown.to_owned(), may_show_a_password, allowed)
 }
 
-/// An `@` after the host may be the true end of the user information: then the host and all the rest may be a part of the password.
+/// An `@` after the host may be the true end of the user information: then the host and the rest may be part of the password.
 fn refused(scheme: &str, shown: String, may_show_a_password: bool, allowed: String) -> Error {
     if may_show_a_password {
         return Error::invalid("url", format!("{scheme}://***"), format!("{allowed}; {ESCAPED}"));
@@ -125,7 +125,7 @@ fn refused(scheme: &str, shown: String, may_show_a_password: bool, allowed: Stri
     Error::invalid("url", shown, allowed)
 }
 
-/// What to say of a parameter that is not known. What is taken for its name may be a part of a password.
+/// The error for an unknown parameter. What looks like its name may be part of a password.
 pub(super) fn no_parameter(query: &str, name: &str) -> String {
     if query.contains('@') {
         return "there is no parameter of that name".to_owned();
@@ -150,7 +150,7 @@ fn server(text: &str, default_port: u16) -> Option<Server> {
     if text.contains(|c: char| c.is_whitespace() || c.is_control() || "/\\?#@%;".contains(c)) {
         return None;
     }
-    // With the web's own scheme, so that names are checked and addresses of four numbers are known as such.
+    // With the scheme of the web, so that names are checked and an address of four numbers is recognised.
     let url = Url::parse(&format!("https://{text}")).ok()?;
     let port = match text.rsplit_once(':') {
         Some((_, port)) if !port.contains(']') => port.parse().ok().filter(|&port| port > 0)?,
@@ -159,7 +159,7 @@ fn server(text: &str, default_port: u16) -> Option<Server> {
     Some(Server { host: url.host()?.to_owned(), port })
 }
 
-/// A URL as it may be shown, parsable or not: without parameters, and without whatever stands between the scheme and the last `@`.
+/// A URL for people to read, parsable or not: without parameters, and without anything between the scheme and the last `@`.
 pub(super) fn shown(url: &str) -> String {
     if url.is_empty() {
         return "\"\"".to_owned();
@@ -174,9 +174,9 @@ pub(super) fn shown(url: &str) -> String {
     shown.split(['?', '#']).next().unwrap_or_default().to_owned()
 }
 
-/// Undoes percent-encoding; `None` for what is not UTF-8 then.
+/// Undoes percent-encoding; `None` if the result is not UTF-8.
 pub(super) fn decoded(text: &str) -> Option<String> {
-    // In a form a plus is a space; here it is a plus.
+    // A plus is a space in a form, and a plus here.
     let text = text.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
     let (decoded, _) = form_urlencoded::parse(text.as_bytes()).next().unwrap_or_default();
     (!decoded.contains(char::REPLACEMENT_CHARACTER)).then(|| decoded.into_owned())

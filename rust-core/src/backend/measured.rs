@@ -1,4 +1,4 @@
-//! A backend whose calls are counted and timed, and whose answers are cut where others wrote them.
+//! A backend that counts and times the calls of another one, and cuts what others wrote to a bounded length.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

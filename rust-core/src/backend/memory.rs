@@ -1,10 +1,10 @@
 //! `memory:`, the reference: the full semantics in one process, on an injectable clock.
 //!
-//! `memory:` is private to its client; `memory:name` is shared by all clients of the process that name it.
-//! Where another backend differs from this one, its [`Capabilities`] say so.
+//! `memory:` is private to its client; all clients of the process that name `memory:name` share it. Where another backend differs
+//! from this one, its [`Capabilities`] say so.
 //!
-//! A released key goes to the first in the queue as a *claim*: theirs for [`CLAIM`], until they confirm it by asking again.
-//! Who misses a claim leaves the queue, so that a waiter who sleeps delays the others once.
+//! A released key goes to the first waiter as a *claim*: it is held for [`CLAIM`], until the waiter confirms by asking again. A
+//! waiter that misses its claim leaves the queue, so that one that sleeps delays the others only once.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, LazyLock, Weak};
@@ -69,7 +69,7 @@ fn capabilities() -> Capabilities {
     }
 }
 
-/// The store that every `memory:name` of this process means.
+/// The store that all `memory:name` URLs of this process share.
 fn shared(name: &str) -> Arc<Mutex<Store>> {
     static STORES: LazyLock<Mutex<HashMap<String, Weak<Mutex<Store>>>>> = LazyLock::new(Mutex::default);
     let mut stores = STORES.lock();
@@ -90,7 +90,7 @@ struct Memory {
     server: Arc<str>,
 }
 
-/// Hints to deliver once the store is unlocked: a receiver may ask again from within.
+/// Hints to deliver once the store is unlocked: a receiver may ask again at once.
 type Hints = Vec<(SessionId, Hint)>;
 
 impl Memory {
@@ -166,7 +166,7 @@ impl Backend for Memory {
                 store.enqueue(&full, next);
             }
             let outcome = if store.give_back(&full, release.owner, moment, hints) { Outcome::Released } else { Outcome::NotHeld };
-            // One that is refused has nothing; it asks for itself, and is told why.
+            // A request that is refused leaves nothing behind. The waiter asks again by itself and learns why.
             let next = release.next.and_then(|next| store.acquire(&full, &next, moment, hints).ok());
             Handover { outcome, next }
         })
@@ -274,9 +274,9 @@ impl Store {
         }
         match self.keys.get(full).and_then(|entry| entry.held.as_ref()) {
             Some(held) if held.owner == request.owner => {
-                // Of a lease, this may be an old request that comes late: it must not undo an extension.
+                // This may be an old request that comes late: it must not undo an extension.
                 let least = if held.claimed { moment.now } else { held.until };
-                // A claim's token is drawn when it is confirmed: only then is the floor known.
+                // The token of a claim is drawn at its confirmation: only then is the floor known.
                 let token = match held.token {
                     Some(token) => token,
                     None => self.draw_token(full, request, moment, hints)?,
@@ -285,7 +285,7 @@ impl Store {
                 return Ok(Acquired::Granted(Grant { token, ttl: request.ttl, age: Duration::ZERO }));
             }
             Some(_) => {}
-            // Free, and somebody else is first: settle() hands over, so this is unreachable but harmless.
+            // Free, and another waiter is first: the queue has been served before, so this is unreachable but harmless.
             None => self.hand_over(full, moment, hints),
         }
         if request.enqueue {
@@ -294,7 +294,7 @@ impl Store {
         Ok(self.waiting(full, request.owner, moment.now))
     }
 
-    /// Where there is no token to grant, nothing of the asker remains.
+    /// Draws the next token. Without one, nothing of the request remains.
     fn draw_token(&mut self, full: &str, request: &Acquire, moment: Moment, hints: &mut Hints) -> Result<Token, BackendError> {
         if let Some(token) = next_token(self.last_token, request.floor, moment.wall) {
             self.last_token = token;
@@ -339,7 +339,7 @@ impl Store {
         Renewed::Extended(renew.ttl)
     }
 
-    /// Takes the key or the place from `owner`; true if it held the key.
+    /// Releases the key or withdraws the waiter; true if `owner` held the key.
     fn give_back(&mut self, full: &str, owner: OwnerId, moment: Moment, hints: &mut Hints) -> bool {
         self.settle(full, moment, hints);
         let Some(entry) = self.keys.get_mut(full) else { return false };
@@ -354,7 +354,7 @@ impl Store {
         was_held
     }
 
-    /// Ends what has run out. A claim that was missed costs its owner the place.
+    /// Ends what has run out. A waiter that missed its claim leaves the queue.
     fn settle(&mut self, full: &str, moment: Moment, hints: &mut Hints) {
         let Some(entry) = self.keys.get_mut(full) else { return };
         let Some(held) = entry.held.take_if(|held| held.until <= moment.now) else { return };
@@ -364,10 +364,10 @@ impl Store {
         self.hand_over(full, moment, hints);
     }
 
-    /// Gives a free key to the first in the queue, for a short while.
+    /// Gives a free key to the first waiter, for a short while.
     fn hand_over(&mut self, full: &str, moment: Moment, hints: &mut Hints) {
         let Some(entry) = self.keys.get_mut(full) else { return };
-        // A closed session's places are worth nothing.
+        // The waiters of a closed session are gone.
         while let Some((owner, _)) = entry.queue.front()
             && !self.sessions.contains_key(&owner.session)
         {

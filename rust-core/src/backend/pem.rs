@@ -1,4 +1,4 @@
-//! Whom to trust, and who we are: the PEM files that a URL names as `ca`, `cert` and `key`.
+//! The PEM files that a URL names as `ca`, `cert` and `key`: whom to trust, and how to identify this client.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ pub(super) struct Files {
     key: Option<PathBuf>,
 }
 
-/// What is in them.
+/// The contents of those files.
 pub(super) struct Pem {
     /// Certificates to trust instead of the system's.
     pub(super) ca: Option<String>,
-    /// Our own certificate and its private key.
+    /// This client's certificate and its private key.
     pub(super) identity: Option<(String, String)>,
 }
 
 impl Files {
-    /// Takes a parameter of the URL; false if it names no file. An error says what is expected instead.
+    /// Takes a parameter of the URL; false if it names no file. An error says what is expected.
     pub(super) fn take(&mut self, name: &str, value: &str) -> Result<bool, String> {
         let slot = match name {
             "ca" => &mut self.ca,
@@ -34,7 +34,7 @@ impl Files {
         Ok(true)
     }
 
-    /// Reads the files. An error says what is expected instead.
+    /// Reads the files. An error says what is expected.
     pub(super) fn read(&self) -> Result<Pem, String> {
         let ca = self.ca.as_deref().map(|path| read("ca", path, "CERTIFICATE")).transpose()?;
         let identity = match (&self.cert, &self.key) {
@@ -55,7 +55,7 @@ fn read(name: &str, path: &Path, kind: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// What to say when a library does not take what is in the files.
+/// The error for contents that a library does not accept.
 pub(super) fn unusable(cause: impl std::fmt::Display) -> String {
     format!("certificates and a key that can be used: {cause}")
 }

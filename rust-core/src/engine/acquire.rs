@@ -1,7 +1,8 @@
-//! How a session gets a key.
+//! How a session acquires a key.
 //!
-//! Join the local line; with the turn, ask; while somebody else holds the key, wait for a hint and ask again under the same owner id.
-//! The attempt may be dropped at any await: the turn passes on with its place, and a place that nobody wants is given up.
+//! The caller joins the local line. With the turn, it asks the backend; while somebody else holds the key, it waits for a hint and
+//! asks again under the same owner id. The attempt may be dropped at any await: the next caller in line inherits its queue
+//! position, and a position that nobody inherits is withdrawn.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,19 +22,19 @@ use crate::error::{BackendError, Error, Failure, Result};
 use crate::fencing::is_token;
 use crate::observe::logs::target;
 
-/// Between requests that fail.
+/// Pauses between requests that fail.
 const BACKOFF: Backoff = Backoff::millis(20, 500);
-/// A backend that says "look now" again and again is asked no faster than this.
+/// The shortest pause between two requests of a waiter, also where the backend answers that it may ask again at once.
 const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 impl Session {
-    /// Goes on with an attempt until the key is got.
+    /// Drives an attempt until it is granted or fails.
     ///
     /// # Cancel safety
     /// May be dropped at any time: nothing stays behind in the backend.
     pub(crate) async fn acquire(self: &Arc<Self>, mut attempt: Box<Attempt>) -> Result<Arc<LeaseRecord>> {
         let span = tracing::debug_span!(target: target::ACQUIRE, "acquire", key = %attempt.key, token = Empty);
-        // Boxed: the task around it is moved as a whole, several times.
+        // Boxed because the task around it is moved as a whole, several times.
         let result = Box::pin(self.go_on(&mut attempt)).instrument(span.clone()).await;
         if let Ok(record) = &result {
             span.record("token", record.token);
@@ -53,7 +54,7 @@ impl Session {
         if let Ok(record) = &result
             && self.closing.closed.is_cancelled()
         {
-            // Granted when the drain was over: closing may have looked before this lease was there.
+            // Granted after the drain was over: closing may have listed the leases before this one was registered.
             self.release(record);
             return Err(Error::ClientClosed { operation: "acquire" });
         }
@@ -65,7 +66,7 @@ impl Session {
             None => match attempt.options.retry {
                 Some(retry) if attempt.wait != Some(Duration::ZERO) => return Box::pin(self.retry(attempt, retry)).await,
                 _ => {
-                    // Boxed: those who wait would carry the room for it.
+                    // Boxed so that the future of a queued attempt does not reserve space for this branch.
                     let record = Box::pin(self.try_once(attempt)).await?;
                     return record.ok_or_else(|| Error::LockBusy {
                         key: attempt.key.clone(),
@@ -80,19 +81,19 @@ impl Session {
                 if let Some(record) = &own {
                     attempt.waits_for(record);
                 }
-                // While this session holds the key itself, there is nothing to be had past the line.
+                // While this session holds the key itself, a request past the line cannot succeed.
                 if attempt.options.fair || own.is_some() {
                     turn.await
                 } else {
                     tokio::pin!(turn);
-                    // Whose turn it is may be handed the key meanwhile: that does not wait for the answer to a try.
+                    // The turn may come with the key while the try is under way, so it does not wait for the try's answer.
                     tokio::select! {
                         biased;
                         turn = &mut turn => turn,
                         record = Box::pin(self.try_once(attempt)) => match record {
                             Ok(Some(record)) => return Ok(record),
                             Ok(None) => turn.await,
-                            // It waits as long for a backend that fails as all others do.
+                            // This caller waits through an outage for as long as every other caller in line.
                             Err(Error::BackendUnavailable { .. }) => {
                                 self.lines.ask_again(&attempt.key);
                                 turn.await
@@ -106,12 +107,12 @@ impl Session {
         self.ask_until_granted(turn, attempt).await
     }
 
-    /// Asks until the key is ours.
+    /// Asks until the key is granted.
     async fn ask_until_granted(self: &Arc<Self>, mut turn: Turn, attempt: &Attempt) -> Result<Arc<LeaseRecord>> {
         if !turn.has_asked {
             turn.drop_inherited_answer().await;
         }
-        // In an outage the turn passes through all whose time is up: nothing is asked for them.
+        // During an outage the turn passes through callers whose time is up: no request is sent for them.
         self.check_outage(attempt)?;
         let mut pauses = BACKOFF.pauses();
         loop {
@@ -119,7 +120,7 @@ impl Session {
             match answer {
                 Ok(Acquired::Granted(grant)) => {
                     let Some(position) = &turn.position else { continue };
-                    // A grant that took too long to arrive is confirmed rather than believed.
+                    // A grant that ran out before its answer arrived is confirmed by asking once more.
                     if let Some(record) = self.make_lease(attempt, position, sent, grant) {
                         turn.granted();
                         return Ok(record);
@@ -140,7 +141,8 @@ impl Session {
         }
     }
 
-    /// One request, or the wait for the local holder's release to take it along. `None`: look again, things have changed.
+    /// Sends one request, or waits until the release of the local holder has taken it along. `None`: the situation has changed, ask
+    /// again.
     async fn ask(&self, turn: &mut Turn, attempt: &Attempt) -> Option<(Instant, std::result::Result<Acquired, BackendError>)> {
         let position = turn.position(|| self.next_owner());
         let owner = position.owner;
@@ -152,8 +154,8 @@ impl Session {
             self.note_holder(attempt, &answer);
             return Some((sent, answer.and_then(|answer| position.checked(answer))));
         }
-        // A place that may be in the queue already asks for itself: if the backend has taken the key from our holder, who has not heard of it
-        // yet, that place is served next, and has little time to say yes.
+        // A position that may be in the queue asks by itself. The backend may have taken the key from the local holder, which does
+        // not know it yet: then this position is served next, and has little time to confirm.
         if position.sent.is_none()
             && let Some(holder) = self.lines.holder(&attempt.key)
         {
@@ -171,7 +173,7 @@ impl Session {
         let Some(owner) = turn.position.as_ref().map(|position| position.owner) else { return };
         if let Some(heartbeats) = &self.heartbeats {
             let waiter = backend::Waiter { key: attempt.key.clone(), owner };
-            let _kept_alive = heartbeats.keep(waiter, turn.ask_again.clone(), attempt.known.clone(), look_again);
+            let _kept_alive = heartbeats.keep(waiter, turn.ask_again.clone(), attempt.line_status.clone(), look_again);
             turn.ask_again.notified().await;
             return;
         }
@@ -191,8 +193,8 @@ impl Session {
         TryGuard { session: self, key: &attempt.key, position: None }
     }
 
-    /// Asks once, past the local line; what it leaves behind is in the trace. A broken connection is given `op_timeout` to come back, at most
-    /// `connect_timeout`; but a single try ends as soon as it is clear that it will not.
+    /// Asks once, past the local line; the guard withdraws what this leaves behind. A broken connection may take `op_timeout` to
+    /// come back, and at most `connect_timeout`; a single try ends as soon as the backend says that it will not come back.
     pub(crate) async fn try_as(
         self: &Arc<Self>,
         try_guard: &mut TryGuard<'_>,
@@ -234,19 +236,20 @@ impl Session {
         }
     }
 
-    /// One request for a place, with a note in it while the answer is missing.
+    /// Sends one request. The position is marked unanswered before the await: if this future is dropped, cleanup knows that the
+    /// request may still be executed.
     async fn send(
         &self,
         attempt: &Attempt,
         position: &mut QueuePosition,
         request: backend::Acquire,
     ) -> (Instant, std::result::Result<Acquired, BackendError>) {
-        // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
+        // Read before the request leaves, so that the engine never vouches for the lease longer than the backend keeps it.
         let sent = self.clock.now();
         let before = (position.sent, position.unanswered);
         (position.sent, position.unanswered) = (Some(sent), Some(sent));
         position.floor.get_or_insert(request.floor);
-        attempt.known.asked(sent);
+        attempt.line_status.asked(sent);
         let asking = attempt.asking();
         let answer = self.backend.acquire(request).await;
         drop(asking);
@@ -256,22 +259,23 @@ impl Session {
         (sent, answer.and_then(|answer| position.checked(answer)))
     }
 
-    /// What the first in line would find out as well. Not while this session holds the key: then nobody asks, and nobody finds the end of it.
+    /// Reports a failure that the first in line would see as well. Not while this session holds the key: then nobody else asks, and
+    /// nobody would see the end of the failure.
     fn note_failed_try(&self, attempt: &Attempt, error: &BackendError) {
         let is_found_again = !attempt.is_in_line || self.lines.holder(&attempt.key).is_none();
         if error.failure != Failure::Refused && is_found_again {
-            attempt.known.failed(self.clock.now(), error.clone());
+            attempt.line_status.failed(self.clock.now(), error.clone());
         }
     }
 
-    /// Tells the line who holds the key. Of a grant it hears when that has become a lease.
+    /// Reports to the line who holds the key. A grant is reported once it has become a lease.
     fn note_holder(&self, attempt: &Attempt, answer: &std::result::Result<Acquired, BackendError>) {
         if let Ok(Acquired::Waiting(waiting)) = answer {
-            attempt.known.held_by(self.clock.now(), waiting.holder.clone());
+            attempt.line_status.held_by(self.clock.now(), waiting.holder.clone());
         }
     }
 
-    /// Turns a grant into a lease; `None` if it is over before it is told.
+    /// Turns a grant into a lease; `None` if it ran out before it arrived.
     fn make_lease(&self, attempt: &Attempt, position: &QueuePosition, sent: Instant, grant: Grant) -> Option<Arc<LeaseRecord>> {
         let options = &attempt.options;
         let margin = self.backend.capabilities().margin;
@@ -284,7 +288,7 @@ impl Session {
         };
         let mut state = LeaseState::granted(sent - grant.age, grant.ttl, terms);
         let now = self.clock.now();
-        // Where nobody has heard of the grant yet, nobody has stalled.
+        // The stall timer starts when the grant is delivered, not when the request was sent.
         state.on(now, LeaseEvent::Heartbeat);
         if !state.is_valid(now) {
             return None;
@@ -300,13 +304,14 @@ impl Session {
     }
 }
 
-/// What is wrong when no grant arrives in time.
+/// The error of a grant that arrives too late, again and again.
 fn grant_ran_out() -> BackendError {
     BackendError::new(Failure::Unknown, "the grant was over before its answer arrived")
 }
 
 impl QueuePosition {
-    /// Takes note of an answer, or of its absence. An answer says nothing about an earlier request that has none.
+    /// Notes what an answer, or its absence, says about this position. An answer says nothing about an earlier request that has
+    /// none.
     fn answered(&mut self, sent: Instant, answer: &std::result::Result<Acquired, BackendError>) {
         match answer {
             Ok(_) => self.sent = Some(sent),
@@ -315,14 +320,15 @@ impl QueuePosition {
         }
     }
 
-    /// Refuses a grant whose token does not rise: a resource would turn its holder away. Whoever is refused drops the place, which gives the
-    /// grant back.
+    /// Refuses a grant whose token does not rise: the protected resource would turn its holder away. Dropping the position then
+    /// releases the grant.
     fn checked(&self, answer: Acquired) -> std::result::Result<Acquired, BackendError> {
         let floor = self.floor.unwrap_or_default();
         match &answer {
             Acquired::Granted(Grant { token, .. }) if !is_token(*token) || *token <= floor => {
-                let told = format!("it granted the token {token}, which is not above the last one, {floor}: its count was spoilt");
-                Err(BackendError::new(Failure::Refused, told))
+                let message =
+                    format!("it granted the token {token}, which is not above the last one, {floor}: its count is damaged");
+                Err(BackendError::new(Failure::Refused, message))
             }
             _ => Ok(answer),
         }
@@ -330,8 +336,8 @@ impl QueuePosition {
 }
 
 impl Turn {
-    /// Waits for the answer to a request that a release has taken along for somebody who has left: it was made on their terms, with their
-    /// TTL and their note, so the key is then asked for again.
+    /// Waits for the answer to a request that this caller inherited. The request had the TTL and the note of a caller who has left,
+    /// so the key is asked for again.
     async fn drop_inherited_answer(&mut self) {
         let Some(position) = &mut self.position else { return };
         let Some(handed_over) = &mut position.handed_over else { return };
@@ -343,7 +349,7 @@ impl Turn {
     }
 }
 
-/// The owner id of a try and of those that follow it, given up unless the last one came to a definite end.
+/// The owner id of one or more tries. Dropping it withdraws the owner, unless the last try had a definite answer.
 pub(crate) struct TryGuard<'a> {
     session: &'a Arc<Session>,
     key: &'a Arc<str>,

@@ -1,4 +1,4 @@
-//! One attempt to get a key: what is asked for, how long for, and what it has seen.
+//! One attempt to acquire a key: what is asked for, how long the caller waits, and what the attempt has seen.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,57 +23,57 @@ use crate::observe::logs::target;
 use crate::options::LockOptions;
 use crate::owner::OwnerId;
 
-/// A wait this long is worth a warning that names the holder.
+/// A caller that waits this long is warned, with the name of the holder.
 const LONG_WAIT: Duration = Duration::from_secs(30);
-/// A backend that has not answered for this part of `op_timeout` is not merely slow.
+/// A backend that is silent for this part of `op_timeout` counts as failing, not as slow.
 const SILENCE: u32 = 4;
 
-/// One attempt to get a key.
+/// One attempt to acquire a key.
 pub(crate) struct Attempt {
     pub(crate) key: Arc<str>,
     pub(crate) options: Arc<LockOptions>,
-    /// How long this attempt waits, whatever the options say.
+    /// How long this attempt waits: an acquire may set it apart from the options.
     pub(crate) wait: Option<Duration>,
-    /// Who asks.
+    /// Who asks for the key.
     pub(crate) caller: Caller,
-    /// Who is to hold the lease: the one who asks, or the body that it asks for.
+    /// Who will hold the lease: the caller, or the body that the caller asks for.
     pub(crate) holder: Caller,
-    /// Whether we say so if it waits for itself; bindings do that in their language's way.
+    /// Whether the engine warns of a self-wait. Bindings warn in the way of their language.
     pub(crate) warns: bool,
-    /// The lease that it waits for, if that is held by itself or by who started it.
+    /// The lease that the attempt waits for, if the caller itself or an ancestor of it holds that.
     pub(crate) own: OnceLock<Arc<LeaseRecord>>,
     pub(crate) op_timeout: Duration,
     pub(crate) note: Arc<str>,
     pub(crate) started: Instant,
-    /// What its line knows of the key.
-    pub(crate) known: Arc<LineStatus>,
-    /// Where it stands in the local line, until it begins; `None` for a single try, which stands in none.
+    /// What the local line knows about the key.
+    pub(crate) line_status: Arc<LineStatus>,
+    /// The position in the local line until the attempt begins; `None` for a single try, which joins no line.
     pub(crate) entered: Option<Joined>,
     pub(crate) is_in_line: bool,
     pub(crate) observed: ObservedAttempt,
-    /// How many requests have left.
+    /// How many requests were sent.
     sent: AtomicU64,
-    /// How many of them were answered or given up.
+    /// How many of them were answered or dropped.
     ended: AtomicU64,
-    /// Closing waits for attempts as well, from before this one joins the line: until it has dropped its turn, its place may still have to be
-    /// given up. Dropped last.
+    /// Makes closing wait for the attempt, from before it joins the line until it has dropped its turn: its queue position may then
+    /// have to be withdrawn. Dropped last.
     _counted: TaskTrackerToken,
 }
 
 impl Attempt {
-    /// True if it is to be made once only.
+    /// True if the key is asked for once only.
     pub(crate) fn is_single(&self) -> bool {
         self.wait == Some(Duration::ZERO)
     }
 
-    /// To be kept while a request is under way.
+    /// Counts a request as under way until the guard is dropped.
     pub(crate) fn asking(&self) -> Asking<'_> {
         self.sent.fetch_add(1, Ordering::Relaxed);
         Asking(self)
     }
 
-    /// Resolves unless the first request is under way, whose answer comes in time by itself. For the task that makes the attempt and polls
-    /// both in turn: nobody else wakes it.
+    /// Pending while the first request is in flight: its answer comes in time by itself. Registers no waker, so poll it in the same
+    /// `select!` as that request.
     async fn is_waiting(&self) {
         let under_way = || self.sent.load(Ordering::Relaxed) == 1 && self.ended.load(Ordering::Relaxed) == 0;
         poll_fn(|_| if under_way() { Poll::Pending } else { Poll::Ready(()) }).await;
@@ -90,7 +90,7 @@ impl Drop for Asking<'_> {
 }
 
 impl Session {
-    /// Begins an attempt to get a key as `options` say: from here on it has its place in the local line.
+    /// Begins an attempt and joins the local line.
     pub(crate) fn attempt(
         &self,
         key: Arc<str>,
@@ -108,7 +108,7 @@ impl Session {
             note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
             started,
-            known: Arc::default(),
+            line_status: Arc::default(),
             key,
             options,
             wait,
@@ -122,18 +122,18 @@ impl Session {
         });
         if !once {
             let request = || self.request(&attempt, self.next_owner(), true, attempt.op_timeout);
-            let mut known = attempt.known.clone();
-            attempt.entered = Some(self.lines.enter(&attempt.key, &mut known, request));
-            attempt.known = known;
+            let mut line_status = attempt.line_status.clone();
+            attempt.entered = Some(self.lines.enter(&attempt.key, &mut line_status, request));
+            attempt.line_status = line_status;
         }
         attempt
     }
 
-    /// Resolves to the error of an attempt whose time is up; warns on the way when it takes long.
+    /// Resolves to the error of an attempt whose time is up. Warns on the way if that takes long.
     pub(crate) async fn end_of_wait(&self, attempt: &Attempt) -> Error {
         let wait = attempt.wait.filter(|wait| !wait.is_zero());
         if wait.is_none_or(|wait| wait > attempt.op_timeout) {
-            // Most get the key with the first answer: no timer is set before there is something to wait for.
+            // Most attempts are granted by the first answer, so no timer is set before there is something to wait for.
             attempt.is_waiting().await;
         }
         let over = async {
@@ -149,37 +149,36 @@ impl Session {
         };
         tokio::select! {
             biased;
-            error = attempt.known.outlast(&self.clock, attempt.started, self.options.connect_timeout), if attempt.is_in_line => {
+            error = attempt.line_status.outlast(&self.clock, attempt.started, self.options.connect_timeout), if attempt.is_in_line => {
                 self.unavailable("acquire", Some(attempt.key.clone()), error)
             }
             () = over => self.out_of_time(attempt),
         }
     }
 
-    /// Names the holder. Where that is this process, it may be for ever: then it says so, and why.
+    /// Names the holder. If this process is the holder, the wait may never end: the warning then says so, and why.
     fn warn_of_long_wait(&self, attempt: &Attempt) {
         let seen = self.holder_seen(attempt);
         let holder = seen.as_ref().map(ToString::to_string).unwrap_or_default();
         let own = self.lines.holder(&attempt.key);
         let remark = match (&own, seen.and_then(|holder| holder.note)) {
             (Some(record), _) => {
-                let since =
-                    format!(": this very process holds it through the same client, since {} s ago", record.held_for().as_secs());
-                let discarded = "; the lease was discarded, and only its lock can still give it back";
+                let since = format!(": this process holds it through the same client, since {} s ago", record.held_for().as_secs());
+                let discarded = "; the lease was discarded, and only its lock can still release it";
                 since + if record.is_discarded() { discarded } else { "" }
             }
-            (None, Some(note)) if note.is_of_this_process() => ": this very process holds it, through another client".to_owned(),
+            (None, Some(note)) if note.is_of_this_process() => ": this process holds it, through another client".to_owned(),
             _ => String::new(),
         };
         tracing::warn!(target: target::ATTEMPT, key = %attempt.key, holder, "still waiting for a lock after {LONG_WAIT:?}{remark}");
     }
 
-    /// The error of an attempt whose `wait` is over. That the key is held is not said of a backend that does not answer.
+    /// The error of an attempt whose `wait` is over. It says that the key is held only if the backend has answered.
     fn out_of_time(&self, attempt: &Attempt) -> Error {
         let now = self.clock.now();
         let waited = now.since(attempt.started);
-        let failure = attempt.known.trouble().or_else(|| {
-            let silent = now.since(attempt.known.silent_since(attempt.started)?);
+        let failure = attempt.line_status.trouble().or_else(|| {
+            let silent = now.since(attempt.line_status.silent_since(attempt.started)?);
             let is_dead = silent >= attempt.op_timeout / SILENCE && self.lines.holder(&attempt.key).is_none();
             is_dead.then(|| BackendError::new(Failure::Unknown, format!("no answer within {} ms", silent.as_millis())))
         });
@@ -189,11 +188,11 @@ impl Session {
         }
     }
 
-    /// Who held the key when last seen, by anybody in the line.
+    /// Who held the key when anybody in the line last saw it.
     pub(crate) fn holder_seen(&self, attempt: &Attempt) -> Option<Holder> {
         let record = self.lines.holder(&attempt.key);
         let remaining = record.as_ref().map(|record| (record.token, record.read(LeaseState::valid_until).since(self.clock.now())));
-        match attempt.known.seen() {
+        match attempt.line_status.seen() {
             Some(LastHolder::Own(own)) => {
                 Some(own.holder(remaining.filter(|(token, _)| *token == own.token).map(|(_, left)| left)))
             }
@@ -202,24 +201,24 @@ impl Session {
         }
     }
 
-    /// Notes a failure; an error once the backend has failed for too long, or will not do better.
+    /// Notes a failure. An error once the backend has failed for too long, or refuses.
     pub(crate) fn note_failure(&self, attempt: &Attempt, error: BackendError) -> Result<()> {
         if error.failure == Failure::Refused {
             return Err(self.unavailable("acquire", Some(attempt.key.clone()), error));
         }
-        attempt.known.failed(self.clock.now(), error);
+        attempt.line_status.failed(self.clock.now(), error);
         self.check_outage(attempt)
     }
 
-    /// An error once the backend has failed for `connect_timeout` of this attempt's own time.
+    /// An error once the backend has failed for `connect_timeout`, counted from the start of this attempt at the earliest.
     pub(crate) fn check_outage(&self, attempt: &Attempt) -> Result<()> {
-        match attempt.known.outlasted(self.clock.now(), attempt.started, self.options.connect_timeout) {
+        match attempt.line_status.outlasted(self.clock.now(), attempt.started, self.options.connect_timeout) {
             Some(error) => Err(self.unavailable("acquire", Some(attempt.key.clone()), error)),
             None => Ok(()),
         }
     }
 
-    /// The request for a place; `enqueue`: it may wait in the backend.
+    /// The request for a queue position. With `enqueue` it may wait in the backend.
     pub(crate) fn request(&self, attempt: &Attempt, owner: OwnerId, enqueue: bool, timeout: Duration) -> backend::Acquire {
         backend::Acquire {
             key: attempt.key.clone(),

@@ -1,7 +1,7 @@
-//! The calls under way on an engine: each hears once what came of it, even when the engine stops under it.
+//! The calls under way on an engine. Each is answered once, even if the engine stops.
 //!
-//! An engine thread can end: a program that closes all descriptors of its process takes the engine's with them. What ran on it then never goes
-//! on, so its callers are not left to wait for it: whoever notices first answers them.
+//! The engine's thread can end while the program goes on, for instance when the program closes descriptors that are not its own. The tasks
+//! on it then never finish, so the first thread that notices answers their callers.
 
 use std::any::Any;
 use std::future::Future;
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::error::{BackendError, Error, Failure, Result};
 
-/// So many records of calls are kept before the first look for those that are over.
+/// How many calls are recorded before the first look for those that are over.
 const TIDY: usize = 64;
 
 /// The calls under way on one engine.
@@ -25,7 +25,7 @@ pub(crate) struct Calls {
 }
 
 struct UnderWay {
-    /// Of calls that are over only the memory is left, until the next look.
+    /// Calls that are over keep their memory until the next look.
     calls: Vec<Weak<dyn Pending>>,
     tidy_at: usize,
 }
@@ -35,16 +35,16 @@ trait Pending: Send + Sync {
     fn engine_stopped(&self);
 }
 
-/// Who is answered, once.
+/// The one answer that a caller gets.
 pub(crate) struct Answer<T, F> {
     then: Mutex<Option<F>>,
     value: PhantomData<fn(T)>,
 }
 
 impl<T, F: FnOnce(Result<T>)> Answer<T, F> {
-    /// Answers, unless that was done.
+    /// Answers the caller, unless it was answered before.
     pub(crate) fn give(&self, outcome: Result<T>) {
-        // Unlocked before it is called: it may take its time.
+        // Unlocked first: the callback may take its time.
         let then = self.then.lock().take();
         if let Some(then) = then {
             then(outcome);
@@ -64,7 +64,8 @@ impl Calls {
         Arc::new(Self { stopped: AtomicBool::new(false), stop: Notify::new(), under_way: Mutex::new(under_way) })
     }
 
-    /// A call whose answer goes to `then`: whoever keeps the [`Answer`] may still give it. Once the engine has stopped, that is done.
+    /// Records a call that `then` answers. Keep the [`Answer`] for as long as the call goes on. If the engine has stopped, the call is
+    /// answered at once.
     pub(crate) fn begin<T: 'static, F>(&self, then: F) -> Arc<Answer<T, F>>
     where
         F: FnOnce(Result<T>) + Send + 'static,
@@ -90,11 +91,11 @@ impl Calls {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// The engine has stopped. Does what has to be done before anybody hears of it, then answers every call under way. Nothing the second time.
+    /// The engine has stopped: calls `first`, then answers every call under way. Does nothing the second time.
     pub(crate) fn stop(&self, first: impl FnOnce()) {
         let calls = {
             let mut under_way = self.under_way.lock();
-            // With the calls locked: one that begins now is in the list, or sees this.
+            // With the calls locked, so that a call that begins now is either in the list or sees the flag.
             if self.stopped.swap(true, Ordering::AcqRel) {
                 return;
             }
@@ -107,7 +108,7 @@ impl Calls {
         }
     }
 
-    /// What comes of `future`, or an error once the engine has stopped.
+    /// The output of `future`, or an error once the engine has stopped.
     ///
     /// # Cancel safety
     /// As that of `future`.
@@ -133,7 +134,7 @@ pub(crate) fn stopped() -> Error {
 
 /// The error of a call that panicked while its engine goes on.
 pub(crate) fn panicked() -> Error {
-    failed("the call panicked, which is a bug of ours: please report it")
+    failed("the call panicked, which is a bug in dlock: please report it")
 }
 
 fn failed(message: &'static str) -> Error {
@@ -141,7 +142,7 @@ fn failed(message: &'static str) -> Error {
     Error::BackendUnavailable { key: None, operation: "call", server: "engine".into(), source }
 }
 
-/// Whether this is how tokio says that it cannot wake its thread: the descriptor for that is closed, or is something else by now.
+/// Whether tokio panicked because it cannot wake its thread: the descriptor for that is closed, or belongs to another file by now.
 pub(crate) fn says_the_engine_is_gone(panic: &(dyn Any + Send)) -> bool {
     let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     message.is_some_and(|message| message.contains("failed to wake I/O driver"))
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_hears_once_what_came_of_it() {
+    fn a_call_is_answered_once() {
         let (calls, (said, heard)) = (Calls::new(), mpsc::channel());
         let answer = calls.begin(move |outcome: Result<u8>| said.send(outcome).unwrap());
         answer.give(Ok(1));
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn every_call_under_way_hears_that_the_engine_has_stopped_and_so_does_a_later_one() {
+    fn a_stopped_engine_answers_every_call_under_way_and_later_ones() {
         let (calls, (said, heard)) = (Calls::new(), mpsc::channel());
         let begin = || {
             let said = said.clone();
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_nobody_waits_for_hears_nothing() {
+    fn a_call_without_a_caller_is_not_answered() {
         let (calls, (said, heard)) = (Calls::new(), mpsc::channel::<()>());
         drop(calls.begin(move |_: Result<u8>| said.send(()).unwrap()));
         calls.stop(|| {});
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_awaits_hears_that_the_engine_has_stopped() {
+    async fn a_future_ends_when_the_engine_stops() {
         let calls = Calls::new();
         assert_eq!(calls.unless_stopped(async { 1 }).await.unwrap(), 1);
         let (outcome, ()) = tokio::join!(calls.unless_stopped(std::future::pending::<u8>()), async { calls.stop(|| {}) });

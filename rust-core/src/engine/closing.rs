@@ -26,12 +26,12 @@ impl Drop for Admitted<'_> {
 impl Session {
     /// Resolves when an attempt of this caller is refused, because the client is closed or is being closed.
     ///
-    /// Who holds a lease goes on, and so does what it started, up to the end of the drain: that was admitted once, and waits for what it has
-    /// asked for even if the holder ends before. Where nobody can know whether the caller is one of those, it goes on while any of the leases
-    /// is held that were held when closing began.
+    /// A caller that holds a lease goes on, and so do the callers that it started, up to the end of the drain: such an attempt was
+    /// admitted, and goes on waiting even if the holder's lease ends before. If nobody can know whether the caller is one of them,
+    /// it goes on while any lease is held that was held when closing began.
     pub(crate) async fn refusal(&self, caller: &Caller) {
         self.closing.begun.cancelled().await;
-        // Boxed: most attempts never get here, and carry no room for it.
+        // Boxed so that the other attempts do not reserve space for it.
         Box::pin(self.refusal_while_draining(caller)).await;
     }
 
@@ -42,7 +42,7 @@ impl Session {
             if self.closing.closed.is_cancelled() || standing == HolderStanding::Outside {
                 return;
             }
-            // With the leases locked: the end of the drain sees the lease, or this.
+            // Counted while the leases are locked: the end of the drain sees either the lease or this attempt.
             (standing == HolderStanding::Holds).then(|| {
                 self.closing.admitted.fetch_add(1, Ordering::Relaxed);
                 Admitted(self)
@@ -61,14 +61,14 @@ impl Session {
         }
     }
 
-    /// Whether this caller may ask about keys: until closing begins anybody, up to the end of the drain who holds a lease, or was started by
-    /// one who does.
+    /// Whether this caller may ask about keys. Before closing begins everybody may; until the drain ends a caller that holds a
+    /// lease may, and the callers that it started.
     pub(crate) fn may_ask(&self, caller: &Caller) -> bool {
         let drains = || !self.closing.closed.is_cancelled() && self.leases.lock().are_of(caller) == HolderStanding::Holds;
         !self.closing.begun.is_cancelled() || drains()
     }
 
-    /// Resolves once `test` holds of the leases; looked at whenever [`Leases::remove`] says so.
+    /// Resolves once `test` holds of the leases. It is tested whenever [`Leases::remove`] says so.
     async fn until(&self, test: impl Fn(&Leases) -> bool) {
         loop {
             let empty = self.leases_changed.notified();
@@ -81,12 +81,13 @@ impl Session {
         }
     }
 
-    /// Refuses new attempts, waits for holders to finish while their leases are still renewed, then takes away what is left.
+    /// Refuses new attempts, waits for holders to finish while their leases are still renewed, then ends the leases that are left.
     ///
     /// # Cancel safety
+    ///
     /// Dropping it leaves the session closed to new attempts, with its leases still renewed.
     pub(crate) async fn close(self: &Arc<Self>, timeout: Duration) {
-        // Before anybody is told: who is asks whether it may go on.
+        // Counted before attempts are refused: an attempt asks at once whether its caller holds a lease.
         self.leases.lock().count_holders();
         self.closing.begun.cancel();
         let drained = self.until(|leases| leases.len() == 0 && self.closing.admitted.load(Ordering::Relaxed) == 0);
@@ -103,11 +104,11 @@ impl Session {
             self.apply(&record, LeaseEvent::Close);
         }
         self.tasks.close();
-        let farewell = self.clock.sleep_until(self.clock.now() + EXIT_GRACE);
+        let grace = self.clock.sleep_until(self.clock.now() + EXIT_GRACE);
         tokio::select! {
             biased;
             () = self.tasks.wait() => {}
-            () = farewell => tracing::warn!(target: target::CLOSING, server = %self.backend.server(), "closed before every release was confirmed"),
+            () = grace => tracing::warn!(target: target::CLOSING, server = %self.backend.server(), "closed before every release was confirmed"),
         }
         self.stop();
         self.observer.deliver();

@@ -1,4 +1,5 @@
-//! Where the locks of a client are, and its session there: settled by the first operation, left by closing, opened anew.
+//! What the clones of a client share: where its locks are, and its session there. The first operation settles both, closing ends
+//! the session, and reopening makes another one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,12 +18,12 @@ use crate::observe::logs::target;
 use crate::options::ClientOptions;
 use crate::process::{self, Bound};
 
-/// How long a forked child waits for a lock that may be held by a thread that it does not have.
+/// How long a forked child waits for a lock that a thread may hold which the child does not have.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A backend, and how it is spoken to.
+/// A backend, and how to speak to it.
 pub(crate) struct Target {
-    /// What the client was given or found; nothing where it has an environment of its own.
+    /// The URL that was given or found; `None` for an environment of one's own.
     url: Option<String>,
     environment: Environment,
     pub(crate) options: ClientOptions,
@@ -35,20 +36,20 @@ impl Target {
         Ok(Arc::new(Self { url: None, environment, options, chosen_by: ChosenBy::Argument }))
     }
 
-    /// Reads the URL, and the certificates that it names.
+    /// Reads the URL and the certificates that it names.
     pub(crate) fn at(url: String, clock: Arc<dyn Clock>, options: ClientOptions, chosen_by: ChosenBy) -> Result<Arc<Self>> {
         options.validate()?;
         let plan = backend::parse(&url, &options.namespace, options.op_timeout)?;
         Ok(Arc::new(Self { url: Some(url), environment: Environment::at(plan, clock), options, chosen_by }))
     }
 
-    /// What a URL, if there is one, or else the variables choose.
+    /// The target of a URL or, without one, of the variables.
     pub(crate) fn chosen(url: Option<&str>, variables: &Variables, options: ClientOptions) -> Result<Arc<Self>> {
         let (url, chosen_by) = variables.choose(url, options.require_url)?;
         Self::at(url, Arc::new(BootClock), options, chosen_by)
     }
 
-    /// What the variables choose: this one, if they choose its URL once more.
+    /// The target that the variables choose now: this one, if they choose the same URL again.
     fn chosen_again(self: &Arc<Self>, variables: &Variables) -> Result<Arc<Self>> {
         let (url, chosen_by) = variables.choose(None, self.options.require_url)?;
         if self.url.as_ref() == Some(&url) && self.chosen_by == chosen_by {
@@ -71,13 +72,13 @@ pub(crate) struct ClientCore {
     state: RwLock<CoreState>,
     /// The process that made it.
     maker: u32,
-    /// The process that started the session; zero before.
+    /// The process that started the session; zero before that.
     user: AtomicU32,
 }
 
 struct CoreState {
     target: Arc<Target>,
-    /// Nobody said where the locks are: the first operation looks at the environment, that of the process where none was given.
+    /// Where to read the variables at the first operation; `None` once it is decided where the locks are.
     undecided: Option<VariablesSource>,
     session: Option<Bound<Session>>,
     /// Closed before it was used.
@@ -85,7 +86,7 @@ struct CoreState {
     observer: Arc<Observer>,
 }
 
-/// Where the variables are read.
+/// Where variables are read: those that are given, or those of the process.
 type VariablesSource = Option<Variables>;
 
 fn variables(source: &VariablesSource) -> Result<Variables> {
@@ -97,8 +98,8 @@ impl CoreState {
         Self { target, undecided, session: None, closed: false, observer: Arc::default() }
     }
 
-    /// Where they are as far as can be said now, to check options against. What the environment refuses is refused at the first operation:
-    /// until then the program may say more.
+    /// The target as far as it is known now, to check options against. What the variables refuse is refused at the first operation:
+    /// until then the program may configure more.
     fn assumed(source: VariablesSource, options: ClientOptions) -> Result<Self> {
         let known = Variables { require_url: None, ..variables(&source)? };
         let (url, chosen_by) = known.choose(None, false)?;
@@ -144,7 +145,7 @@ impl ClientCore {
         self.state.read().observer.clone()
     }
 
-    /// Where the locks are, and the session if there is one. Whether this process may use it is for the caller to ask.
+    /// The target, and the session if there is one. The caller must check that this process may use it.
     pub(crate) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
         let state = self.state.read();
         (state.target.clone(), state.session_that_runs().cloned())
@@ -153,7 +154,8 @@ impl ClientCore {
     /// The session, started if need be.
     ///
     /// # Errors
-    /// [`Error::InvalidOptions`] where the environment refuses to name a backend, [`Error::ClientClosed`], [`Error::Forked`].
+    ///
+    /// [`Error::InvalidOptions`] if the variables refuse to name a backend, [`Error::ClientClosed`], [`Error::Forked`].
     pub(crate) fn bound(&self, operation: &'static str) -> Result<Bound<Session>> {
         self.mine()?;
         if let (_, Some(session)) = self.standing() {
@@ -186,7 +188,7 @@ impl ClientCore {
         self.mine().is_err()
     }
 
-    /// Says where the locks are, before the first operation. Without a URL the source is looked at once more then.
+    /// Sets the target before the first operation. Without a URL the variables are read once more then.
     pub(crate) fn configure(&self, url: Option<&str>, source: VariablesSource, options: ClientOptions) -> Result<()> {
         self.mine()?;
         let target = Target::chosen(url, &variables(&source)?, options)?;
@@ -199,7 +201,7 @@ impl ClientCore {
         Ok(())
     }
 
-    /// What there is to close; without a session it is closed at once.
+    /// The session that there is to close. Without one the client is closed at once.
     pub(crate) fn begin_close(&self) -> Result<Option<Bound<Session>>> {
         self.mine()?;
         let mut state = self.write()?;
@@ -207,7 +209,7 @@ impl ClientCore {
         Ok(state.session.clone())
     }
 
-    /// Lets go of a session that is closed or closing, so that the next operation starts another.
+    /// Drops a session that is closed or closing, so that the next operation starts another one.
     pub(crate) fn reopen(&self) -> Result<()> {
         self.mine()?;
         let mut state = self.write()?;
@@ -219,13 +221,13 @@ impl ClientCore {
         if left.is_some() {
             self.user.store(0, Ordering::Relaxed);
         }
-        // In this order: what a session lets go of may take its time.
+        // The lock comes first: dropping a session may take its time.
         drop(state);
         drop(left);
         Ok(())
     }
 
-    /// Forgets everything: where the locks are, who observes them, and what was counted. Returns the session, to be closed.
+    /// Forgets everything: target, observers and counts. Returns the session, to be closed.
     pub(crate) fn reset(&self, source: VariablesSource) -> Result<Option<Bound<Session>>> {
         self.mine()?;
         let fresh = CoreState::assumed(source, ClientOptions::default())?;

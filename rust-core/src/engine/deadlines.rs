@@ -1,4 +1,4 @@
-//! A heap of deadlines: one sleeping task looks after any number of them.
+//! A heap of deadlines: one sleeping task serves any number of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::clock::{Clock, Instant};
 
-/// Things that are due at some instant, each under a number of its own.
+/// Things that are due at some instant, each under a unique number.
 pub(crate) struct Deadlines<T> {
     clock: Arc<dyn Clock>,
     heap: Mutex<Heap<T>>,
@@ -17,10 +17,10 @@ pub(crate) struct Deadlines<T> {
 }
 
 struct Heap<T> {
-    /// By deadline; the number tells things of one deadline apart.
+    /// By deadline; the number tells apart things with the same deadline.
     due: BTreeMap<(Instant, u64), T>,
     deadline_of: HashMap<u64, Instant>,
-    /// When the sleeper wakes by itself; nobody needs to wake it for anything later.
+    /// When the sleeper wakes by itself. A later deadline need not wake it.
     sleeping_until: Option<Instant>,
 }
 
@@ -42,8 +42,8 @@ impl<T> Deadlines<T> {
         self.refresh(number, || Some(deadline), thing);
     }
 
-    /// Sets or moves the deadline of `number` to what `deadline` says, or takes it out if that is nothing. It is read under the lock: of two
-    /// calls at once, an older reading never replaces a newer one.
+    /// Sets or moves the deadline of `number` to what `deadline` returns, or removes it for `None`. `deadline` is called under the
+    /// lock, so that an older reading never replaces a newer one.
     pub(crate) fn refresh(&self, number: u64, deadline: impl FnOnce() -> Option<Instant>, thing: T) {
         let mut heap = self.heap.lock();
         let deadline = deadline();
@@ -68,9 +68,10 @@ impl<T> Deadlines<T> {
         self.heap.lock().remove(number)
     }
 
-    /// Waits until something is due, then takes all that is due within `together` from now. Meant for one task.
+    /// Waits until something is due, then takes everything that is due within `together` from now. For one task only.
     ///
     /// # Cancel safety
+    ///
     /// Nothing is taken before the future is ready.
     pub(crate) async fn due(&self, together: Duration) -> Vec<T> {
         loop {

@@ -15,18 +15,18 @@ use crate::owner::SessionId;
 /// What a client works with.
 #[derive(Clone)]
 pub struct Environment {
-    /// Where the backend comes from.
+    /// The backend.
     pub backend: Arc<Plan>,
-    /// What leases are measured with.
+    /// The clock that measures leases.
     pub clock: Arc<dyn Clock>,
-    /// What the engine's tasks run on; `None` for the engine's own threads.
+    /// The runtime of the engine's tasks; `None` for the engine's own threads.
     pub engine: Option<Handle>,
-    /// Who the client is; `None` for a random identity.
+    /// The identity of the client; `None` for a random one.
     pub session: Option<SessionId>,
 }
 
 impl Environment {
-    /// The backend of this plan, on this clock.
+    /// This backend, on this clock.
     pub(crate) fn at(backend: Plan, clock: Arc<dyn Clock>) -> Self {
         Self { backend: Arc::new(backend), clock, engine: None, session: None }
     }

@@ -1,4 +1,4 @@
-//! What a host language calls around `fork`, so that a child shares none of its parent's locks.
+//! Hooks that a host language calls around `fork`, so that a child shares none of its parent's locks.
 //!
 //! ```
 //! dlock::fork::before_fork();
@@ -10,8 +10,8 @@ use crate::backend::local::forking;
 use crate::engine::runtime;
 use crate::process;
 
-/// Promises that every fork from now on is told of with the functions below, the child's before it does anything else with us: then the
-/// engine need not ask the kernel, several times for each lock, which process it is in.
+/// Promises that the hooks below are called around every fork, in the child before any other call. Then the engine need not ask the
+/// kernel, several times for each lock, in which process it runs.
 pub fn trust_hooks() {
     process::remember();
 }
@@ -21,20 +21,20 @@ pub fn process_id() -> u32 {
     process::id()
 }
 
-/// Waits until no lock file is being opened or closed and no engine is being started, and keeps it so. To be called on the thread that
-/// forks, right before.
+/// Waits until no lock file is being opened or closed and no engine is being started, and keeps it so until the fork is over. Call
+/// it on the thread that forks, right before the fork.
 pub fn before_fork() {
     runtime::before_fork();
     forking::before_fork();
 }
 
-/// Lets the parent go on. To be called on the thread that forked.
+/// Lets the parent go on. Call it on the thread that forked.
 pub fn after_fork_in_parent() {
     forking::after_fork_in_parent();
     runtime::after_fork();
 }
 
-/// Lets go of every inherited lock file, without unlocking any, and of the inherited watches. To be called in the child.
+/// Closes every inherited lock file and every inherited watch, without unlocking any. Call it in the child.
 pub fn after_fork_in_child() {
     process::forked();
     forking::after_fork_in_child();

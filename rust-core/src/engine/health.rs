@@ -19,9 +19,10 @@ struct Standing {
 }
 
 impl Session {
-    /// Takes and gives back as a probe, which leaves nothing behind, and looks at the leases.
+    /// Probes the backend, which leaves nothing behind, and looks at the leases.
     ///
     /// # Cancel safety
+    ///
     /// May be dropped at any time.
     pub(crate) async fn health(&self) -> Health {
         let server = self.backend.server().clone();
@@ -58,7 +59,7 @@ impl Session {
     }
 }
 
-/// The word, and why it is not `ok`.
+/// The status, and why it is not `ok`.
 fn judge(failure: Option<&BackendError>, standing: &Standing) -> (HealthStatus, Vec<String>) {
     let late = [(standing.lagging, "renewed late"), (standing.at_risk, "about to be lost")];
     let late =

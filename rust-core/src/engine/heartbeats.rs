@@ -1,6 +1,7 @@
-//! Keeps a session's places in backend queues alive: heartbeats for all of them, many in one request.
+//! Keeps the waiters of a session alive in backend queues: heartbeats for all of them, many in one request.
 //!
-//! Each beat also brings back when the waiter should look again, so that a waiter asks a backend for itself only when it is worth it.
+//! The answer to a heartbeat says when the waiter should ask again, so that a waiter sends a request of its own only when it is
+//! worth it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,22 +15,22 @@ use crate::engine::deadlines::Deadlines;
 use crate::engine::line_status::LineStatus;
 use crate::observe::logs::target;
 
-/// How many places go into one request.
+/// How many waiters go into one request.
 const BATCH: usize = 1000;
 
 #[derive(Clone)]
 struct WaitEntry {
-    /// Its own, not the place's: what is left of an earlier wait for the same place must not take this one's deadline.
+    /// Unique for each wait, not for each waiter, so that a stale guard cannot cancel a newer wait's heartbeats.
     number: u64,
     waiter: Waiter,
     ask_again: Arc<Notify>,
     /// What the line of its key knows.
-    known: Arc<LineStatus>,
-    /// Gone once nobody keeps the place any more: an entry on its way round the loop must not outlive its guard.
+    line_status: Arc<LineStatus>,
+    /// Gone once the guard is dropped: an entry that is being sent must not be scheduled again after that.
     wanted: Weak<()>,
 }
 
-/// All places that a session has in queues.
+/// All waiters that a session has in queues.
 pub(crate) struct Heartbeats {
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
@@ -40,24 +41,24 @@ pub(crate) struct Heartbeats {
 }
 
 impl Heartbeats {
-    /// `None` where the backend wants no heartbeats.
+    /// `None` if the backend wants no heartbeats.
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, op_timeout: Duration) -> Option<Arc<Self>> {
         let heartbeat = backend.capabilities().heartbeat?;
         let deadlines = Deadlines::new(clock.clone());
         Some(Arc::new(Self { backend, clock, op_timeout, heartbeat, deadlines, numbers: AtomicU64::new(0) }))
     }
 
-    /// Keeps a place until the guard is dropped, and notifies `look` when it is worth asking again.
+    /// Sends heartbeats until the guard is dropped, and notifies `ask_again` when it is worth asking again.
     pub(crate) fn keep(
         self: &Arc<Self>,
         waiter: Waiter,
         ask_again: Arc<Notify>,
-        known: Arc<LineStatus>,
+        line_status: Arc<LineStatus>,
         look_again: Duration,
     ) -> HeartbeatGuard {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let wanted = Arc::new(());
-        let entry = WaitEntry { number, waiter, ask_again, known, wanted: Arc::downgrade(&wanted) };
+        let entry = WaitEntry { number, waiter, ask_again, line_status, wanted: Arc::downgrade(&wanted) };
         self.deadlines.set(number, self.next_beat(look_again), entry);
         HeartbeatGuard { waiters: self.clone(), number, _wanted: wanted }
     }
@@ -66,10 +67,10 @@ impl Heartbeats {
         self.clock.now() + look_again.min(self.heartbeat)
     }
 
-    /// The loop. It never ends by itself: its session drops it.
+    /// The loop. It never ends by itself: its session aborts it.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
-            // A beat that comes a little early does no harm, and the places of one moment share a request.
+            // A heartbeat may come a little early, so those that are due at about the same time share a request.
             let mut due = self.deadlines.due(self.heartbeat / 4).await;
             due.retain(|entry| entry.wanted.strong_count() > 0);
             for entry in &due {
@@ -84,21 +85,21 @@ impl Heartbeats {
 
     async fn beat(self: Arc<Self>, batch: Vec<WaitEntry>) {
         let waiters = batch.iter().map(|entry| entry.waiter.clone()).collect();
-        // The next beat comes by then: those without an answer must not pile up.
+        // The next heartbeat is due by then: requests without an answer must not pile up.
         let answers = self.backend.keep_waiting(waiters, self.op_timeout.min(self.heartbeat)).await;
         if let Err(error) = &answers {
-            tracing::warn!(target: target::PLACES, server = %self.backend.server(), waiters = batch.len(), %error, "heartbeat of waiters failed");
+            tracing::warn!(target: target::PLACES, server = %self.backend.server(), places = batch.len(), %error, "heartbeat of waiters failed");
         }
         for (index, entry) in batch.into_iter().enumerate() {
             if let Err(error) = &answers
                 && entry.wanted.strong_count() > 0
             {
-                // Asking again ends it, or goes on with it.
-                entry.known.failed(self.clock.now(), error.clone());
+                // The next request of the waiter ends the outage, or confirms it.
+                entry.line_status.failed(self.clock.now(), error.clone());
             }
             match answers.as_ref().ok().and_then(|answers| answers.get(index)) {
                 Some(look_again) if !look_again.is_zero() => self.move_beat(entry, *look_again),
-                // Time to ask, or no answer: asking finds out, and tells the waiter if nobody can answer at all.
+                // It is time to ask, or no answer came: then the waiter's own request finds out what is wrong.
                 _ => entry.ask_again.notify_one(),
             }
         }
@@ -111,7 +112,7 @@ impl Heartbeats {
     }
 }
 
-/// Ends the heartbeats of a place when it is dropped.
+/// Ends the heartbeats of a waiter when it is dropped.
 pub(crate) struct HeartbeatGuard {
     waiters: Arc<Heartbeats>,
     number: u64,

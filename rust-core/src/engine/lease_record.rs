@@ -1,4 +1,4 @@
-//! The engine's record of one lease: its state under a lock, and who is told when it ends.
+//! The engine's record of one lease: its state under a lock, and who learns that it ends.
 
 use std::any::Any;
 use std::fmt;
@@ -23,14 +23,14 @@ use crate::owner::OwnerId;
 /// Called once, when the lease is lost.
 pub(crate) type OnLost = Box<dyn FnOnce(Status) + Send>;
 
-/// What was said about a lease to those whom its holder started and that wait for it. Once each: there may be many.
+/// Which warnings of a self-wait were given for a lease. Each is given once, however many callers wait.
 #[derive(Default)]
 pub(crate) struct Warned {
     pub(crate) in_log: AtomicBool,
     pub(crate) by_binding: AtomicBool,
 }
 
-/// One lease, shared by its holder, the renewal heap and the waiters of the same key.
+/// The record of one lease, shared by its holder, the renewal heap and the waiters of the same key.
 pub(crate) struct LeaseRecord {
     pub(crate) key: Arc<str>,
     pub(crate) owner: OwnerId,
@@ -39,24 +39,24 @@ pub(crate) struct LeaseRecord {
     pub(crate) acquired_at: SystemTime,
     /// How long one request about it may take.
     pub(crate) op_timeout: Duration,
-    /// When a request for it left that was never answered: executed late, it could take the key once more after the release.
+    /// When a request for it was sent that was never answered: executed late, it could take the key once more after the release.
     pub(crate) unanswered: Option<Instant>,
-    /// Who took it, and with it what that one started may take more while the client is being closed.
+    /// Who holds it. While the client is being closed, this caller and those that it started may acquire more.
     pub(crate) holder: Caller,
     pub(crate) said: Warned,
-    /// When it was got.
+    /// When it was granted.
     since: Instant,
     clock: Arc<dyn Clock>,
     state: Mutex<LeaseState>,
     changed: Notify,
     on_lost: Mutex<Option<OnLost>>,
-    /// One extension at a time: two in flight could be executed in either order.
+    /// One extension at a time: the backend could execute two in either order.
     pub(crate) extending: tokio::sync::Mutex<()>,
     /// What the line of its key knows.
     line: OnceLock<Arc<LineStatus>>,
-    /// The last renewal failed, and the line was told.
+    /// The last renewal failed, and the line knows it.
     failing: AtomicBool,
-    /// Its handles and the lock that remembers one of them: they are counted, never used.
+    /// Its handles, and the lock that keeps one of them: they are counted, never used.
     handles: OnceLock<(Weak<Counted>, Weak<Counted>)>,
 }
 
@@ -103,8 +103,8 @@ impl LeaseRecord {
         }
     }
 
-    /// Gives an event to the state machine and wakes the holder's tasks that wait for a change. Called by [`Session::apply`] alone, which does
-    /// what follows from it.
+    /// Gives an event to the state machine and wakes the holder's tasks that wait for a change. Called by [`Session::apply`] alone,
+    /// which does what follows from the event.
     ///
     /// [`Session::apply`]: crate::engine::session::Session::apply
     pub(super) fn on(&self, now: Instant, event: LeaseEvent) -> Action {
@@ -131,12 +131,12 @@ impl LeaseRecord {
         }
     }
 
-    /// These are its handles; the lock remembers one of them.
+    /// Sets its handles, and the lock that keeps one of them.
     pub(crate) fn handled_by(&self, handles: Weak<Counted>, lock: Weak<Counted>) {
         let _ = self.handles.set((handles, lock));
     }
 
-    /// Whether only its lock can still reach it: whoever took it has thrown it away.
+    /// Whether only its lock can still reach it: the holder has dropped every handle.
     pub(crate) fn is_discarded(&self) -> bool {
         self.handles.get().is_some_and(|(handles, lock)| handles.strong_count() == 1 && lock.strong_count() > 0)
     }
@@ -146,7 +146,7 @@ impl LeaseRecord {
         self.clock.now().since(self.since)
     }
 
-    /// The key of this line is held by it.
+    /// Notes in the line of its key that this lease holds the key.
     pub(crate) fn stands_before(&self, line: &Arc<LineStatus>) {
         line.granted(self.since, self.own());
         let _ = self.line.set(line.clone());
@@ -156,7 +156,7 @@ impl LeaseRecord {
         OwnLease { owner: self.owner, token: self.token, acquired_at: self.acquired_at }
     }
 
-    /// A renewal failed: those who wait for its end know.
+    /// Notes a failed renewal, for the callers that wait for the lease to end.
     pub(crate) fn renewal_failed(&self, error: &BackendError) {
         if self.status() == Status::Held {
             self.failing.store(true, Ordering::Relaxed);
@@ -164,7 +164,7 @@ impl LeaseRecord {
         }
     }
 
-    /// A renewal was answered.
+    /// Notes a renewal that was answered.
     pub(crate) fn renewal_answered(&self) {
         if self.failing.swap(false, Ordering::Relaxed) {
             self.line(|line| line.answered(self.clock.now(), None));
@@ -194,12 +194,12 @@ impl LeaseRecord {
         self.clock.wall()
     }
 
-    /// [`LeaseRecord::subject`] of a lease whose life ended at `end`.
+    /// [`LeaseRecord::subject`] of a lease that ended at `end`.
     pub(crate) fn subject_until(&self, end: Instant) -> Subject<'_> {
         Subject { key: &self.key, token: self.token, owner: self.owner, held: end.since(self.since) }
     }
 
-    /// What is told of it when something happens to it.
+    /// What observers learn about it with each event.
     pub(crate) fn subject(&self) -> Subject<'_> {
         self.subject_until(self.clock.now())
     }
@@ -208,19 +208,19 @@ impl LeaseRecord {
         self.read(LeaseState::next_deadline)
     }
 
-    /// Has `on_lost` called when the lease is lost, at once if it already is.
+    /// Calls `on_lost` when the lease is lost, at once if it already is.
     pub(crate) fn when_lost(&self, on_lost: OnLost) {
         *self.on_lost.lock() = Some(on_lost);
-        // The loss may have come before the callback was there: whoever takes it out calls it.
+        // The loss may have come before the callback was set: whichever side takes it out calls it.
         let status = self.status();
         if let Status::Lost(_) = status {
             self.tell_loss(status);
         }
     }
 
-    /// Calls the holder's callback, if there is one and it was not called yet.
+    /// Calls the holder's callback, unless there is none or it was called before.
     pub(super) fn tell_loss(&self, status: Status) {
-        // Unlocked before it is called: it may ask for another one.
+        // Unlocked before the call: the callback may set another one.
         let on_lost = self.on_lost.lock().take();
         let Some(on_lost) = on_lost else { return };
         // A panic here would end the loop that renews every lease of the session.

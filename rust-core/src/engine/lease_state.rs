@@ -12,9 +12,13 @@
 //!   Held --Release--> Releasing --> Released | NotHeld | Unconfirmed
 //! ```
 //!
-//! No I/O, no tokio, no clock of its own: every path can be read here and tested without waiting. Two promises live here alone.
-//! *Validity* counts from the moment a request was sent, never from its answer (the answer may have been under way for long).
-//! *No path renews a lease that was released or lost*: every event but those of `Held` leaves such a lease as it is.
+//! It does no I/O, knows no tokio and no clock: every path can be read here and tested without waiting. Two promises are kept here
+//! alone.
+//!
+//! *Validity* counts from the moment a request was sent, never from its answer, which may have been under way for long.
+//!
+//! *No path renews a lease that was released or lost*: outside of `Held` every event but the end of the release leaves a lease as
+//! it is.
 
 use std::time::Duration;
 
@@ -22,21 +26,21 @@ pub use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::error::LossReason;
 
-/// Where a lease stands.
+/// How a lease stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
     /// The engine vouches for it until `valid_until`.
     Held,
-    /// Its holder gave it back; the backend has not confirmed yet.
+    /// The holder released it; the backend has not confirmed yet.
     Releasing,
-    /// Given back, and the backend confirmed.
+    /// Released, and the backend confirmed.
     Released,
-    /// Given back, but the backend said that this lease no longer held the key.
+    /// Released, but the backend said that this lease no longer held the key.
     NotHeld,
-    /// Given back, but no answer came before the lease had run out anyway.
+    /// Released, but no answer came before the lease would have run out.
     Unconfirmed,
-    /// It ended without its holder giving it back.
+    /// It ended without its holder releasing it.
     Lost(LossReason),
 }
 
@@ -54,7 +58,7 @@ impl Status {
     }
 }
 
-/// What a lease is told.
+/// What happens to a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseEvent {
     /// Time has passed.
@@ -73,11 +77,11 @@ pub enum LeaseEvent {
         /// When to try again.
         backoff: Backoff,
     },
-    /// A sign of life from the holder.
+    /// A heartbeat of the holder.
     Heartbeat,
     /// The backend says that the lease is gone.
     Gone,
-    /// The holder wants the life to be `ttl` from now; the request is about to leave.
+    /// The holder wants the lease to last `ttl` from now; the request is about to be sent.
     Extend {
         /// The new TTL.
         ttl: Duration,
@@ -89,11 +93,11 @@ pub enum LeaseEvent {
         /// The latest moment at which the backend can still execute it.
         late: Instant,
     },
-    /// The holder gives the lease back.
+    /// The holder releases the lease.
     Release,
-    /// The release came to its end.
+    /// The release has ended.
     ReleaseEnded(Status),
-    /// The client closes and takes the lease with it.
+    /// The client is closed and takes the lease with it.
     Close,
     /// The engine has stopped, so nobody renews the lease.
     Unattended,
@@ -106,32 +110,32 @@ pub use LeaseEvent as Event;
 /// What the engine has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing but come back at [`LeaseState::next_deadline`].
+    /// Nothing: come back at [`LeaseState::next_deadline`].
     Wait,
     /// Send a renewal.
     Renew,
-    /// The lease has just ended: tell its holder, and give the key back where it may still be ours.
+    /// The lease has just ended: inform its holder, and release the key where the backend may still keep it.
     Lose(LossReason),
     /// Send the release.
     GiveBack,
 }
 
-/// How a lease is kept.
+/// On which terms a lease is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// Renew at all.
+    /// Whether it is renewed at all.
     pub renew: bool,
     /// Renew when the remaining share of the TTL falls to this.
     pub threshold: f64,
-    /// Taken off the TTL, beside 1 %.
+    /// Taken off the TTL, in addition to 1 %.
     pub margin: Duration,
     /// The lease ends this long after it was granted.
     pub max_hold: Option<Duration>,
-    /// The lease ends this long after the last [`LeaseEvent::Heartbeat`]; the first one begins it.
+    /// The lease ends this long after the last [`LeaseEvent::Heartbeat`]; the first one starts this timer.
     pub max_stall: Option<Duration>,
 }
 
-/// Renewals that are due this soon go out together.
+/// Renewals that are due within this time are sent together.
 const EARLY: Duration = Duration::from_millis(50);
 
 /// One lease.
@@ -140,18 +144,18 @@ pub struct LeaseState {
     status: Status,
     terms: Terms,
     ttl: Duration,
-    /// The longest that was ever asked for.
+    /// The longest TTL that was ever asked for.
     longest: Duration,
     valid_until: Instant,
     hold_until: Option<Instant>,
     stall_until: Option<Instant>,
     renew_at: Option<Instant>,
-    /// Since when a renewal is due, whatever tries have failed meanwhile.
+    /// When the renewal became due, however many tries have failed since.
     due: Option<Instant>,
     in_flight: bool,
     failures: u32,
     epoch: u32,
-    /// An unanswered extension may still set this TTL until then.
+    /// Until this instant an unanswered extension may still set this TTL.
     shadow: Option<(Instant, Duration)>,
 }
 
@@ -177,7 +181,7 @@ impl LeaseState {
         state
     }
 
-    /// Where the lease stands, whatever the clock says.
+    /// How the lease stands, whatever the clock says.
     pub fn status(&self) -> Status {
         self.status
     }
@@ -187,17 +191,17 @@ impl LeaseState {
         self.ttl
     }
 
-    /// The longest TTL that the backend may still count with: it need not have heard of an extension that shortened it.
+    /// The longest TTL that the backend may still count with: it may not have received an extension that shortened the lease.
     pub fn longest_ttl(&self) -> Duration {
         self.longest
     }
 
-    /// The instant up to which the engine vouches for the lease, `max_hold` included. It supposes a holder who gives signs of life.
+    /// The instant up to which the engine vouches for the lease, `max_hold` included, as long as the holder sends heartbeats.
     pub fn valid_until(&self) -> Instant {
         self.hold_until.map_or(self.valid_until, |end| end.min(self.valid_until))
     }
 
-    /// When it ends if nothing more happens: [`LeaseState::valid_until`], or earlier for want of a sign of life.
+    /// When it ends if nothing more happens: [`LeaseState::valid_until`], or earlier if no heartbeat comes.
     pub fn ends_at(&self) -> Instant {
         self.stall_until.map_or(self.valid_until(), |end| end.min(self.valid_until()))
     }
@@ -207,12 +211,13 @@ impl LeaseState {
         self.terms.max_stall
     }
 
-    /// Counts the extensions: a renewal that left before one must not undo it.
+    /// Counts the extensions: a renewal that was sent before one must not undo it.
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
 
-    /// Whether the holder may rely on the lease at `now`. A comparison with the clock, not a flag: true only while no one was told else.
+    /// Whether the holder may rely on the lease at `now`. This compares with the clock and is no flag: it is never true after the
+    /// holder learned that the lease ended.
     pub fn is_valid(&self, now: Instant) -> bool {
         self.status == Status::Held && self.run_out(now).is_none()
     }
@@ -236,7 +241,8 @@ impl LeaseState {
         self.lag(now) > self.ttl.mul_f64((1.0 - self.terms.threshold) / 4.0)
     }
 
-    /// Whether less than half of the life is left at which renewal was due. A lease that nobody renews is meant to end, and not at risk.
+    /// Whether less than half of the life is left that was left when the renewal became due. A lease without renewal is meant to
+    /// end, and is not at risk.
     pub fn is_at_risk(&self, now: Instant) -> bool {
         let left = self.valid_until.since(now);
         self.status == Status::Held && self.due.is_some() && left < self.ttl.mul_f64(self.terms.threshold / 2.0)
@@ -272,7 +278,7 @@ impl LeaseState {
                 } else {
                     self.renew_at = self.terms.renew.then_some(now);
                 }
-                // An answer that was so long under way that it is already over saves nothing.
+                // An answer that was under way for longer than the TTL saves nothing.
                 self.tick_after_answer(now)
             }
             LeaseEvent::Unknown { backoff } => {
@@ -296,7 +302,8 @@ impl LeaseState {
                 self.renew_at = self.terms.renew.then_some(now);
                 Action::Wait
             }
-            // What has run out is lost, whoever notices first: its holder must not wait for the server that it lost the key to.
+            // A lease that has run out is lost, also if its holder notices first: the holder must not wait for a server that it
+            // lost the key to.
             LeaseEvent::Release => match self.run_out(now) {
                 Some(reason) => self.lose(reason),
                 None => self.give_back(),
@@ -325,7 +332,7 @@ impl LeaseState {
         self.run_out(now).map_or(Action::Wait, |reason| self.lose(reason))
     }
 
-    /// A sign that comes too late saves nothing: what was protected may have gone on without its holder.
+    /// A heartbeat that comes too late saves nothing: another holder may have worked on what was protected.
     fn heartbeat(&mut self, now: Instant) -> Action {
         let Some(max_stall) = self.terms.max_stall else { return Action::Wait };
         if let Some(reason) = self.run_out(now) {
@@ -335,7 +342,7 @@ impl LeaseState {
         Action::Wait
     }
 
-    /// Why the lease is over at `now` by the clock alone, told or not.
+    /// Why the lease is over at `now` by the clock alone, whether or not anybody has noticed.
     pub fn run_out(&self, now: Instant) -> Option<LossReason> {
         if self.hold_until.is_some_and(|end| now >= end) {
             Some(LossReason::MaxHold)
@@ -358,8 +365,8 @@ impl LeaseState {
         Action::Lose(reason)
     }
 
-    /// A life of `ttl` counts from `sent`. What the backend has beyond the TTL that was asked for last is not counted on: a request that
-    /// takes it away may be under way.
+    /// Counts a life of `ttl` from `sent`, and never more than the TTL that was asked for last: a request that shortens the lease
+    /// may be under way.
     fn live(&mut self, sent: Instant, ttl: Duration) {
         let ttl = ttl.min(self.ttl);
         let ttl = match self.shadow {
@@ -367,7 +374,7 @@ impl LeaseState {
             _ => ttl,
         };
         self.valid_until = self.vouched(sent, ttl);
-        // A threshold next to 1 must not renew at the speed of round trips.
+        // A threshold next to 1 must not make renewals follow each other at the speed of round trips.
         let due = ttl.mul_f64(1.0 - self.terms.threshold).max(ttl / 10);
         self.renew_at = self.terms.renew.then_some(sent + due);
         self.due = self.renew_at;

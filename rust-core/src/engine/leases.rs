@@ -9,22 +9,22 @@ use tokio_util::sync::CancellationToken;
 use crate::caller::{Caller, CallerId};
 use crate::engine::lease_record::LeaseRecord;
 
-/// How far a session is on its way to its end.
+/// How far a session has been closed.
 #[derive(Default)]
 pub(crate) struct Closing {
     /// New work is refused from here on.
     pub(crate) begun: CancellationToken,
     /// The drain is over: everything is refused from here on.
     pub(crate) closed: CancellationToken,
-    /// Attempts of callers that hold a lease, or were started by one who did when the attempt was admitted.
+    /// Attempts that were admitted while closing: their callers hold a lease, or were started by a caller that did.
     pub(super) admitted: AtomicUsize,
 }
 
-/// The leases of a session, and once it is being closed, who holds them.
+/// The leases of a session and, once it is being closed, who holds them.
 #[derive(Default)]
 pub(crate) struct Leases {
     by_sequence: HashMap<u64, Arc<LeaseRecord>>,
-    /// `None` until then: nobody asks.
+    /// `None` until closing begins: nobody needs it before.
     holders: Option<Holders>,
 }
 
@@ -32,10 +32,10 @@ pub(crate) struct Leases {
 struct Holders {
     /// How many leases each known caller holds.
     known: HashMap<CallerId, usize>,
-    /// Of the leases that were held when closing began, those that still are. Where callers are unknown, only these let one acquire more:
-    /// if what is acquired now did as well, a client under load would never be drained.
+    /// The leases that were held when closing began and still are. Where callers are unknown, only these admit more attempts: if
+    /// newer leases did as well, a client under load would never be drained.
     first: HashSet<u64>,
-    /// How many of those may be anybody's.
+    /// How many of those have an unknown holder.
     unknown: usize,
 }
 
@@ -73,7 +73,7 @@ impl Leases {
         }
     }
 
-    /// True if somebody may wait for that: none is left, or none of those that were held when closing began.
+    /// True if somebody may wait for this: no lease is left, or none of those that were held when closing began.
     pub(crate) fn remove(&mut self, record: &LeaseRecord) -> bool {
         let known = self.by_sequence.remove(&record.owner.sequence).is_some();
         let first_are_gone = known && self.holders.as_mut().is_some_and(|holders| holders.remove(record));
@@ -88,7 +88,7 @@ impl Leases {
         self.by_sequence.values().cloned().collect()
     }
 
-    /// Knows from here on who holds them.
+    /// Counts the holders from here on.
     pub(super) fn count_holders(&mut self) {
         if self.holders.is_none() {
             let mut holders = Holders::default();
@@ -101,7 +101,7 @@ impl Leases {
         }
     }
 
-    /// Whether this caller, or one of those who started it, holds a lease.
+    /// Whether this caller, or one of its ancestors, holds a lease.
     pub(super) fn are_of(&self, caller: &Caller) -> HolderStanding {
         let Some(holders) = &self.holders else { return HolderStanding::Outside };
         if caller.lineage().any(|id| holders.known.contains_key(&id)) {

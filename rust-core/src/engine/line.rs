@@ -1,10 +1,12 @@
-//! Who waits for which key in this session: a local line for each, first come first served.
+//! Who waits for which key in this session: a local line for each key, first come, first served.
 //!
-//! Only the first in a line talks to the backend. It has the [`Turn`]: the right to ask, and with it the session's one place in the
-//! backend's queue. Whoever leaves hands the turn on, place included, so the session keeps its place while anybody here still waits.
-//! When the session itself holds the key, the turn is *parked*: its owner asks nobody and waits for the local release, which takes its
-//! request along. A turn that comes with a grant to the one before is parked as it is handed on, so that even a release that follows at
-//! once finds the request.
+//! Only the first in a line talks to the backend. It has the [`Turn`]: the right to ask, and with it the session's one queue
+//! position in the backend. A caller that leaves passes on the turn and the position, so the session keeps its position while any
+//! local caller waits.
+//!
+//! While the session itself holds the key, the first in line asks nobody. It leaves a *hand-over request* for the local release,
+//! which takes it along: then one round trip both releases and acquires. A turn that is passed on with a grant leaves its request
+//! at once, so that even a release that follows immediately finds it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -21,24 +23,24 @@ use crate::error::BackendError;
 use crate::fencing::Token;
 use crate::owner::OwnerId;
 
-/// The backend's answer to a request that a release took along, and when it was sent.
+/// The backend's answer to a hand-over request, and when the release that took it along was sent.
 #[derive(Debug)]
 pub(crate) struct HandOverAnswer {
     pub(crate) sent: Instant,
     pub(crate) answer: Result<Acquired, BackendError>,
 }
 
-/// A place in the backend's queue, and what is known of the requests made for it.
+/// A position in the backend's queue, and what is known of the requests made for it.
 #[derive(Debug)]
 pub(crate) struct QueuePosition {
     pub(crate) owner: OwnerId,
-    /// When the last request for it left; `None` if none ever did.
+    /// When the last request for it was sent; `None` if none ever was.
     pub(crate) sent: Option<Instant>,
-    /// When the last request without an answer left: it may still be executed, whatever later ones were answered.
+    /// When the last unanswered request was sent: it may still be executed, whatever later requests were answered.
     pub(crate) unanswered: Option<Instant>,
-    /// A release has taken the request along and will answer here.
+    /// A release has taken the hand-over request along and answers here.
     pub(crate) handed_over: Option<oneshot::Receiver<HandOverAnswer>>,
-    /// What the first request for it named as the highest token seen: whatever is granted for the place is above.
+    /// The highest token that the session had seen at the first request: whatever is granted for the position is above it.
     pub(crate) floor: Option<Token>,
 }
 
@@ -48,13 +50,13 @@ impl QueuePosition {
     }
 }
 
-/// A request that waits for a local release to take it along.
+/// A hand-over request: it waits for the local release to take it along.
 pub(crate) struct HandOver {
     pub(crate) request: Acquire,
     pub(crate) reply: oneshot::Sender<HandOverAnswer>,
 }
 
-/// What to do with a place that nobody here wants any more.
+/// Withdraws a queue position that no local caller wants any more.
 pub(crate) type OnWithdraw = dyn Fn(Arc<str>, QueuePosition) + Send + Sync;
 
 /// All lines of a session.
@@ -66,17 +68,17 @@ pub(crate) struct Lines {
 struct Line {
     /// This session's own lease of the key, while it is held.
     holder: Option<Arc<LeaseRecord>>,
-    /// The one whose turn it is.
+    /// The caller whose turn it is.
     first: Option<FirstInLine>,
-    /// Everybody behind, by arrival.
+    /// The callers behind it, by arrival.
     behind: BTreeMap<u64, QueuedCaller>,
     arrivals: u64,
-    known: Arc<LineStatus>,
+    line_status: Arc<LineStatus>,
 }
 
 struct QueuedCaller {
     turn: oneshot::Sender<Turn>,
-    /// What it will ask.
+    /// The hand-over request that it would leave.
     request: Acquire,
 }
 
@@ -86,11 +88,11 @@ struct FirstInLine {
     hand_over: Option<HandOver>,
 }
 
-/// What a newcomer gets.
+/// What a caller gets that joins a line.
 pub(crate) enum Joined {
-    /// Nobody was there.
+    /// The turn: the line was empty.
     First(Turn),
-    /// Others are ahead.
+    /// A wait for the turn: others are ahead.
     Behind(WaitForTurn),
 }
 
@@ -99,16 +101,16 @@ impl Lines {
         Arc::new(Self { lines: Mutex::default(), withdraw })
     }
 
-    /// Joins the line for a key, and gets to know what that knows. `request` is asked for if others are ahead.
+    /// Joins the line for a key and shares what that knows. `request` makes the hand-over request, if others are ahead.
     pub(crate) fn enter(
         self: &Arc<Self>,
         key: &Arc<str>,
-        known: &mut Arc<LineStatus>,
+        line_status: &mut Arc<LineStatus>,
         request: impl FnOnce() -> Acquire,
     ) -> Joined {
         let mut lines = self.lines.lock();
-        let line = lines.entry(key.clone()).or_insert_with(|| Line::new(known.clone()));
-        known.clone_from(&line.known);
+        let line = lines.entry(key.clone()).or_insert_with(|| Line::new(line_status.clone()));
+        line_status.clone_from(&line.line_status);
         if line.first.is_none() {
             let ask_again = Arc::new(Notify::new());
             line.first = Some(FirstInLine { ask_again: ask_again.clone(), owner: None, hand_over: None });
@@ -133,20 +135,21 @@ impl Lines {
         self.lines.lock().get(key).and_then(|line| line.holder.clone()).filter(|record| record.is_valid())
     }
 
-    /// The key is held by this session from now on.
+    /// Notes that this session holds the key from now on.
     pub(crate) fn set_holder(&self, record: Arc<LeaseRecord>) {
         let mut lines = self.lines.lock();
         let line = lines.entry(record.key.clone()).or_insert_with(|| Line::new(Arc::default()));
-        record.stands_before(&line.known);
+        record.stands_before(&line.line_status);
         line.holder = Some(record);
     }
 
-    /// How many stand in the line for a key.
+    /// How many callers stand in the line for a key.
     pub(crate) fn waiting(&self, key: &str) -> usize {
         self.lines.lock().get(key).map_or(0, |line| usize::from(line.first.is_some()) + line.behind.len())
     }
 
-    /// The lease has ended. What is parked on it goes along with its release, or else asks for itself.
+    /// Notes that the lease has ended. Its release takes the hand-over request along, if there is one; without a release, the first
+    /// in line asks for itself.
     pub(crate) fn end_holder(&self, record: &Arc<LeaseRecord>) -> Option<HandOver> {
         let mut lines = self.lines.lock();
         let line = lines.get_mut(&record.key)?;
@@ -161,7 +164,7 @@ impl Lines {
         hand_over
     }
 
-    /// Passes a backend's hint on. False if nobody here goes by this owner id: its attempt is over.
+    /// Passes a backend's hint on. False if no local caller has this owner id: its attempt is over.
     pub(crate) fn hint(&self, key: &str, owner: Option<OwnerId>) -> bool {
         let lines = self.lines.lock();
         let Some(line) = lines.get(key) else { return owner.is_none() };
@@ -174,16 +177,16 @@ impl Lines {
         owner.is_none() || line.holder.as_ref().is_some_and(|holder| Some(holder.owner) == owner)
     }
 
-    /// Makes the first of a line look again.
+    /// Makes the first in a line ask again.
     pub(crate) fn ask_again(&self, key: &str) {
         self.hint(key, None);
     }
 
-    /// Makes the first of every line look again.
+    /// Makes the first in every line ask again.
     pub(crate) fn hint_all(&self) {
         let lines = self.lines.lock();
         let mut firsts: Vec<_> = lines.iter().filter_map(|(key, line)| Some((key, line.first.as_ref()?))).collect();
-        // In one order, so that a simulation of it repeats.
+        // In one order, so that a simulation repeats it.
         firsts.sort_unstable_by_key(|(key, _)| *key);
         for (_, first) in firsts {
             first.ask_again.notify_one();
@@ -194,7 +197,8 @@ impl Lines {
 /// A wait for the turn.
 ///
 /// # Cancel safety
-/// Dropping it leaves the line. A turn that was on its way goes to the next.
+///
+/// Dropping it leaves the line. A turn that was on its way goes to the next caller.
 pub(crate) struct WaitForTurn {
     lines: Arc<Lines>,
     key: Arc<str>,
@@ -206,7 +210,7 @@ impl WaitForTurn {
     pub(crate) async fn turn(mut self) -> Turn {
         match (&mut self.turn).await {
             Ok(turn) => turn,
-            // Whoever is first owns the line and serves it before going: a line cannot lose its senders.
+            // The first in line owns the line and passes the turn on before it leaves, so no sender is ever lost.
             Err(_) => std::future::pending().await,
         }
     }
@@ -223,14 +227,14 @@ impl Drop for WaitForTurn {
 
 /// The right to ask the backend for a key on behalf of this session.
 ///
-/// Dropping it passes it on with its place; the last one out gives the place up.
+/// Dropping it passes it on with its queue position; the last caller in line withdraws the position.
 pub(crate) struct Turn {
     lines: Arc<Lines>,
     pub(crate) key: Arc<str>,
     pub(crate) position: Option<QueuePosition>,
     /// Notified when it is worth asking again.
     pub(crate) ask_again: Arc<Notify>,
-    /// The request that is parked or carried for the place is of the one whose turn it is, not of somebody who has left.
+    /// True if this caller made the hand-over request; false if it inherited the request from a caller who has left.
     pub(crate) has_asked: bool,
     over: bool,
 }
@@ -242,7 +246,7 @@ impl fmt::Debug for Turn {
 }
 
 impl Turn {
-    /// The place, made by `owner` if there is none yet.
+    /// The queue position, made for `owner` if there is none yet.
     pub(crate) fn position(&mut self, owner: impl FnOnce() -> OwnerId) -> &mut QueuePosition {
         let position = self.position.take().unwrap_or_else(|| {
             let position = QueuePosition::new(owner());
@@ -252,27 +256,26 @@ impl Turn {
         self.position.insert(position)
     }
 
-    /// Leaves the request for the local holder's release to take along. False if the holder has gone meanwhile.
-    pub(crate) fn offer_hand_over(&mut self, holder: &Arc<LeaseRecord>, request: Acquire) -> bool {
+    /// Leaves a hand-over request for the local release. Does nothing if the holder has gone meanwhile.
+    pub(crate) fn offer_hand_over(&mut self, holder: &Arc<LeaseRecord>, request: Acquire) {
         let mut lines = self.lines.lines.lock();
-        let Some(line) = lines.get_mut(&self.key) else { return false };
+        let Some(line) = lines.get_mut(&self.key) else { return };
         if !line.holder.as_ref().is_some_and(|record| Arc::ptr_eq(record, holder)) {
-            return false;
+            return;
         }
-        let (Some(first), Some(position)) = (line.first.as_mut(), self.position.as_mut()) else { return false };
+        let (Some(first), Some(position)) = (line.first.as_mut(), self.position.as_mut()) else { return };
         let (reply, handed_over) = oneshot::channel();
         position.floor.get_or_insert(request.floor);
         first.hand_over = Some(HandOver { request, reply });
         position.handed_over = Some(handed_over);
-        true
     }
 
-    /// The place has become a lease: the next in line starts afresh.
+    /// The position has become a lease: the next caller in line starts without one.
     pub(crate) fn granted(mut self) {
         self.position = None;
     }
 
-    /// From now on a hint for this owner is for this turn.
+    /// From now on hints for this owner reach this turn.
     fn announce(&self, owner: OwnerId) {
         if let Some(first) = self.lines.lines.lock().get_mut(&self.key).and_then(|line| line.first.as_mut()) {
             first.owner = Some(owner);
@@ -315,7 +318,7 @@ impl Drop for Turn {
             match next.turn.send(turn) {
                 Ok(()) => return,
                 Err(mut refused) => {
-                    // Its waiter has just left. Take the place back and try the next one.
+                    // That caller has just left. Take the position back and try the next one.
                     refused.over = true;
                     position = refused.position.take();
                 }
@@ -327,7 +330,7 @@ impl Drop for Turn {
     }
 }
 
-/// Whose turn it is next, and with what.
+/// The next turn, and what it comes with.
 struct NextTurn {
     turn: oneshot::Sender<Turn>,
     position: Option<QueuePosition>,
@@ -336,21 +339,21 @@ struct NextTurn {
 }
 
 impl Line {
-    fn new(known: Arc<LineStatus>) -> Self {
-        Self { holder: None, first: None, behind: BTreeMap::new(), arrivals: 0, known }
+    fn new(line_status: Arc<LineStatus>) -> Self {
+        Self { holder: None, first: None, behind: BTreeMap::new(), arrivals: 0, line_status }
     }
 
-    /// Makes the next waiter the first; it inherits the place. Gives the place back when nobody waits.
+    /// Makes the next caller the first; it inherits the position. Returns the position if nobody waits.
     fn next(&mut self, inherited: Option<QueuePosition>) -> Result<NextTurn, Option<QueuePosition>> {
         let Some((_, QueuedCaller { turn, mut request })) = self.behind.pop_first() else {
             self.first = None;
-            self.known.forget_trouble();
+            self.line_status.forget_trouble();
             return Err(inherited);
         };
         let ask_again = Arc::new(Notify::new());
         let (mut position, mut hand_over) = (inherited, None);
         if let (None, Some(holder)) = (&position, &self.holder) {
-            // Also if that one is ending: whatever ends it looks for what is parked.
+            // Also while that lease is ending: whatever ends it looks for a hand-over request.
             request.floor = request.floor.max(holder.token);
             let (reply, handed_over) = oneshot::channel();
             position = Some(QueuePosition {

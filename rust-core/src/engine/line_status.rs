@@ -1,7 +1,7 @@
-//! What all who stand in one line know of their key: who held it when last seen, and whether the backend answers.
+//! What the callers in one line know about their key: who held it when last seen, and whether the backend answers.
 //!
-//! Only the first in a line asks. What it hears is noted here, for everybody behind it; so are the renewals of this session's own lease,
-//! on which a line may be parked.
+//! Only the first in a line asks. The answers are noted here for everybody behind it. So are the renewals of this session's own
+//! lease, for callers that wait for it to end.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,35 +15,35 @@ use crate::fencing::Token;
 use crate::holder::{Holder, Note};
 use crate::owner::OwnerId;
 
-/// What one line knows. A single try, which stands in no line, has one of its own.
+/// What one line knows. A single try, which joins no line, has a status of its own.
 #[derive(Default)]
 pub(crate) struct LineStatus {
     state: Mutex<State>,
-    /// Trouble has begun or is over.
+    /// An outage has begun or ended.
     changed: Notify,
 }
 
 #[derive(Default)]
 struct State {
     seen: Option<LastHolder>,
-    /// Since when, and with what, the backend has been failing.
+    /// Since when the backend has been failing, and with what.
     trouble: Option<(Instant, BackendError)>,
     /// When the last definite answer came.
     answered: Option<Instant>,
-    /// When the first request after that left.
+    /// When the first request after that answer was sent.
     asked: Option<Instant>,
 }
 
-/// Who was seen to hold the key.
+/// Who held the key when last seen.
 #[derive(Clone)]
 pub(crate) enum LastHolder {
-    /// This session itself.
+    /// This session.
     Own(OwnLease),
-    /// Whom the backend named.
+    /// The holder that the backend named.
     Named(Holder),
 }
 
-/// A lease of this session's own. Described only when somebody asks: each grant notes it.
+/// A lease of this session. It is noted with each grant and described only when somebody asks.
 #[derive(Clone, Copy)]
 pub(crate) struct OwnLease {
     pub(crate) owner: OwnerId,
@@ -52,7 +52,7 @@ pub(crate) struct OwnLease {
 }
 
 impl OwnLease {
-    /// Described as the backend would.
+    /// Describes it as the backend would.
     pub(crate) fn holder(self, remaining: Option<Duration>) -> Holder {
         let note = Note::of_this_process(self.acquired_at, None);
         Holder { owner: self.owner.to_string(), token: Some(self.token), remaining, note: Some(note) }
@@ -60,22 +60,22 @@ impl OwnLease {
 }
 
 impl LineStatus {
-    /// A request is leaving.
+    /// Notes a request that is about to be sent.
     pub(crate) fn asked(&self, now: Instant) {
         self.state.lock().asked.get_or_insert(now);
     }
 
-    /// The backend says that somebody else holds the key, and perhaps who.
+    /// Notes that somebody else holds the key, and who, if the backend said so.
     pub(crate) fn held_by(&self, now: Instant, holder: Option<Holder>) {
         self.answered(now, holder.map(LastHolder::Named));
     }
 
-    /// The key was granted to this session.
+    /// Notes that the key was granted to this session.
     pub(crate) fn granted(&self, now: Instant, own: OwnLease) {
         self.answered(now, Some(LastHolder::Own(own)));
     }
 
-    /// A definite answer: whatever trouble there was is over.
+    /// Notes a definite answer, which ends an outage.
     pub(crate) fn answered(&self, now: Instant, seen: Option<LastHolder>) {
         let trouble = {
             let mut state = self.state.lock();
@@ -90,7 +90,7 @@ impl LineStatus {
         }
     }
 
-    /// A request failed.
+    /// Notes a failed request.
     pub(crate) fn failed(&self, now: Instant, error: BackendError) {
         let begins = {
             let mut state = self.state.lock();
@@ -103,7 +103,7 @@ impl LineStatus {
         }
     }
 
-    /// Nobody asks any more: what is wrong now, nobody knows.
+    /// Forgets an outage: nobody asks any more, so nobody would see its end.
     pub(crate) fn forget_trouble(&self) {
         let trouble = {
             let mut state = self.state.lock();
@@ -115,7 +115,7 @@ impl LineStatus {
         }
     }
 
-    /// The lease that the line waits for is no longer renewed. Whoever asks all the same goes on seeing what is wrong.
+    /// Notes that the lease which the line waits for is no longer renewed. An outage is kept if somebody asks all the same.
     pub(crate) fn renewals_ended(&self) {
         let asks = self.state.lock().asked.is_some();
         if !asks {
@@ -132,14 +132,14 @@ impl LineStatus {
         self.state.lock().trouble.as_ref().map(|(_, error)| error.clone())
     }
 
-    /// Since when a request has had no answer, if there was none at all from `started` on.
+    /// Since when a request has had no answer, if no answer at all came after `started`.
     pub(crate) fn silent_since(&self, started: Instant) -> Option<Instant> {
         let state = self.state.lock();
         state.asked.filter(|_| state.answered.is_none_or(|answered| answered < started))
     }
 
-    /// What the backend has been failing with for all of `patience`. Who began at `started` counts from then on, or from when it began
-    /// to fail.
+    /// What the backend has been failing with for all of `patience`, counted from when it began to fail, or from `started` if that
+    /// is later.
     pub(crate) fn outlasted(&self, now: Instant, started: Instant, patience: Duration) -> Option<BackendError> {
         let state = self.state.lock();
         let (since, error) = state.trouble.as_ref()?;

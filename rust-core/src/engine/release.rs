@@ -1,5 +1,5 @@
-//! How a session gives keys and places back: in the background, past cancellation, until the backend has confirmed it or the lease would
-//! have run out by itself.
+//! How a session releases keys and withdraws waiters: in the background and past cancellation, until the backend has confirmed it
+//! or the lease would have run out by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,14 @@ use crate::error::{Failure, Result};
 use crate::observe::logs::target;
 use crate::owner::OwnerId;
 
-/// Between requests that fail.
+/// Pauses between requests that fail.
 const BACKOFF: Backoff = Backoff::millis(50, 800);
-/// For how long a place is given up again and again when the backend does not answer: no place or claim outlives that.
+/// For how long a withdrawal is tried again when the backend does not answer: no queue position and no claim lives longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Session {
-    /// Ends a lease's validity and renewal, then gives the key back in the background. Does nothing to a lease that has ended.
+    /// Ends the validity and the renewal of a lease, then releases the key in the background. Does nothing to a lease that has
+    /// ended.
     pub(crate) fn release(self: &Arc<Self>, record: &Arc<LeaseRecord>) {
         if self.engine.waking(|| self.begin_release(record, None::<WhenReleased<fn(Result<Status>)>>)).is_none() {
             self.apply(record, LeaseEvent::Unattended);
@@ -55,12 +56,22 @@ impl Session {
         }
     }
 
-    /// Returns `then` if there is nothing to wait for here: the lease has ended, or is given back by somebody else already.
+<<<<<<< HEAD
+    /// Returns `then` if there is no release to wait for here: the lease has ended, or another caller releases it already.
     fn begin_release<F>(self: &Arc<Self>, record: &Arc<LeaseRecord>, then: Option<WhenReleased<F>>) -> Option<WhenReleased<F>>
     where
         F: FnOnce(Result<Status>) + Send + 'static,
     {
-        // Taken first: a session that is closing sees no lease any more after `let_go`, and must still wait for the release.
+        // Taken first: a closing session sees no lease any more once it is deregistered, and must still wait for the release.
+=======
+    /// Returns `then` if there is no release to wait for here: the lease has ended, or another caller releases it already.
+    fn begin_release<T: FnOnce(Status) + Send + 'static>(
+        self: &Arc<Self>,
+        record: &Arc<LeaseRecord>,
+        then: Option<T>,
+    ) -> Option<T> {
+        // Taken first: a closing session sees no lease any more once it is deregistered, and must still wait for the release.
+>>>>>>> house
         let _closing_waits = self.tasks.token();
         let since = self.clock.now();
         if self.apply_at(since, record, LeaseEvent::Release) != Action::GiveBack {
@@ -72,7 +83,7 @@ impl Session {
         let given_back = async move {
             session.release_until_confirmed(&record, since, hand_over, then).await;
             if record.status() == Status::Unconfirmed {
-                // Its own time is over, but what the backend keeps it under may be kept alive for others.
+                // The lease has run out, but a backend may keep the key alive under something that others renew.
                 session.leave(&record.key, record.owner).await;
             }
             session.withdraw_late(&record.key, record.owner, record.unanswered, since).await;
@@ -91,7 +102,8 @@ impl Session {
         F: FnOnce(Result<Status>) + Send + 'static,
     {
         let (valid_until, longest) = record.read(|state| (state.valid_until(), state.longest_ttl()));
-        // A renewal without an answer may have been executed, or still be: the backend can keep the key longer than we vouched for it.
+        // A renewal without an answer may have been executed, or still be: the backend may keep the key longer than the engine
+        // vouched for it.
         let late = record.op_timeout.max(self.backend.capabilities().late_window);
         let give_up = valid_until.max(since + longest) + late;
         let patience = since + record.op_timeout;
@@ -107,26 +119,28 @@ impl Session {
                     self.note_release_ended(record, since, conclude(handover.outcome, maybe_done, still_ours));
                     drop(then);
                     if let (Some(hand_over), Some(answer)) = (hand_over, handover.next) {
-                        // Its waiter, its heir or whoever cleans up after them is there to take it.
+                        // The receiver is the waiter, its successor or the cleanup task; with none of them left the answer may be
+                        // dropped.
                         let _ = hand_over.reply.send(HandOverAnswer { sent, answer: Ok(answer) });
                     }
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(target: target::GIVE_BACK, key = %record.key, token = record.token, %error, "release failed, will be tried again");
+                    tracing::warn!(target: target::GIVE_BACK, key = %record.key, token = record.token, %error, "release failed; it will be tried again");
                     maybe_done |= error.failure == Failure::Unknown;
                     if let Some(then) = then.take() {
                         self.call_when_released(record, patience, then);
                     }
                     let refused = error.failure == Failure::Refused;
-                    // The waiter must not wait for our troubles; from here on it asks for itself, under the same owner id.
+                    // The waiter must not wait for this release to succeed: it asks for itself from here on, under the same owner
+                    // id.
                     if let Some(hand_over) = hand_over.take() {
                         let _ = hand_over.reply.send(HandOverAnswer { sent, answer: Err(error) });
                     }
                     refused
                 }
             };
-            // A client that is closed will not be served again.
+            // A backend that refuses a closed client will not serve it later.
             if self.clock.now() >= give_up || (refused && self.closing.closed.is_cancelled()) {
                 self.note_release_ended(record, since, Status::Unconfirmed);
                 return;
@@ -135,7 +149,7 @@ impl Session {
         }
     }
 
-    /// A release that began at `since` is over.
+    /// Reports the end of a release that began at `since`.
     fn note_release_ended(self: &Arc<Self>, record: &Arc<LeaseRecord>, since: Instant, status: Status) {
         self.apply(record, LeaseEvent::ReleaseEnded(status));
         self.observer.released(record.subject_until(since), status.as_str());
@@ -161,7 +175,7 @@ impl Session {
         });
     }
 
-    /// Gives up a place that nobody here wants any more, with whatever a late request may still bring it.
+    /// Withdraws a queue position that no local caller wants any more, with whatever a late request may still bring it.
     pub(crate) fn withdraw(self: &Arc<Self>, key: Arc<str>, position: QueuePosition) {
         if position.sent.is_none() && position.handed_over.is_none() {
             return;
@@ -173,7 +187,7 @@ impl Session {
     async fn withdraw_position(self: Arc<Self>, key: Arc<str>, position: QueuePosition) {
         let QueuePosition { owner, mut sent, mut unanswered, handed_over, .. } = position;
         if let Some(handed_over) = handed_over {
-            // Not before its request was answered: a leave that overtakes it would be undone by it.
+            // A withdrawal that overtakes the request would be undone by it, so the answer comes first.
             if let Ok(HandOverAnswer { sent: at, answer }) = handed_over.await {
                 sent = Some(at);
                 if answer.is_err_and(|error| error.failure == Failure::Unknown) {
@@ -188,7 +202,7 @@ impl Session {
         }
     }
 
-    /// Gives up in the background whatever an owner has, and what a request without an answer may bring it.
+    /// Withdraws in the background whatever an owner has, and what an unanswered request may still bring it.
     pub(crate) fn withdraw_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
         let session = self.clone();
         let left = async move {
@@ -199,8 +213,8 @@ impl Session {
         self.in_background(left);
     }
 
-    /// Leaves once more when the backend can no longer execute a request that was never answered. What has been done `since` may have come
-    /// before it, however late that was answered.
+    /// Withdraws once more when the backend can no longer execute a request that was never answered. A withdrawal that was sent at
+    /// `since` may have been executed before that request, however late it was answered.
     async fn withdraw_late(&self, key: &Arc<str>, owner: OwnerId, unanswered: Option<Instant>, since: Instant) {
         let Some(late) = unanswered.map(|sent| sent + self.backend.capabilities().late_window) else { return };
         if since < late {
@@ -209,13 +223,13 @@ impl Session {
         }
     }
 
-    /// Leaves until the backend has confirmed it.
+    /// Withdraws until the backend has confirmed it.
     async fn leave(&self, key: &Arc<str>, owner: OwnerId) {
         let give_up: Instant = self.clock.now() + PATIENCE;
         let mut pauses = BACKOFF.pauses();
         while let Err(error) = self.backend.leave(key.clone(), owner, self.options.op_timeout).await {
             if error.failure == Failure::Refused || self.clock.now() >= give_up {
-                tracing::warn!(target: target::GIVE_BACK, %key, %owner, %error, "could not be given up, is left to expire");
+                tracing::warn!(target: target::GIVE_BACK, %key, %owner, %error, "a waiter could not be withdrawn; it is left to expire");
                 return;
             }
             self.clock.sleep_until(self.clock.now() + pauses.next()).await;
@@ -223,8 +237,13 @@ impl Session {
     }
 }
 
+<<<<<<< HEAD
 /// Whom to tell how a lease stands when its release was answered, or when that comes to an end by a panic.
 struct WhenReleased<F: FnOnce(Result<Status>)>(Arc<Answer<Status, F>>, Arc<LeaseRecord>);
+=======
+/// Calls back with the final status when dropped, also while unwinding.
+struct WhenReleased<T: FnOnce(Status)>(Option<(T, Arc<LeaseRecord>)>);
+>>>>>>> house
 
 impl<F: FnOnce(Result<Status>)> Drop for WhenReleased<F> {
     fn drop(&mut self) {
@@ -234,7 +253,8 @@ impl<F: FnOnce(Result<Status>)> Drop for WhenReleased<F> {
 
 /// What a definite answer says about the release.
 ///
-/// "Not held" in answer to a *retry* may be the echo of our own first request: before the lease's end nobody else can have taken it.
+/// "Not held" in answer to a *retry* may be the echo of the first request: before the lease's end nobody else can have taken the
+/// key.
 fn conclude(outcome: Outcome, maybe_done: bool, still_ours: impl FnOnce() -> bool) -> Status {
     match outcome {
         Outcome::Released => Status::Released,

@@ -1,8 +1,8 @@
-//! Renewal: one deadline heap for all leases of a session, one request for many of them.
+//! Renewal: one heap of deadlines for all leases of a session, one request for many of them.
 //!
-//! The heap knows each lease's next deadline, whatever it is: a renewal, the end of its validity, `max_hold`. The loop takes what is due,
-//! asks the state machine, and sends what wants renewing in batches. A batch that hangs holds nobody up: the loop goes on, and the
-//! deadlines of the leases in it still count.
+//! The heap knows each lease's next deadline, whatever it is: a renewal, the end of its validity, `max_hold`. The loop takes what
+//! is due, asks the state machine, and sends renewals in batches. A batch that hangs delays nothing: the loop goes on, and the
+//! deadlines of the leases in the batch still count.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,9 +22,9 @@ use crate::observe::Observer;
 use crate::observe::logs::target;
 use crate::options::Renewal;
 
-/// Deadlines this close are looked at together.
+/// Deadlines this close to each other are handled together.
 const TOGETHER: Duration = Duration::from_millis(50);
-/// A renewal takes at most half of what is left of the lease, so that one stalled answer leaves time for another try; but not less than this.
+/// One renewal may take half of what is left of the lease, so that a stalled answer leaves time for another try; but at least this.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// How an event reaches the state machine of a lease: [`Session::apply`](crate::engine::session::Session::apply).
@@ -68,14 +68,15 @@ impl Renewals {
         self.deadlines.len()
     }
 
-    /// Looks after this lease no longer.
+    /// No longer looks after a lease.
     pub(crate) fn forget(&self, record: &LeaseRecord) {
         self.deadlines.remove(record.owner.sequence);
     }
 
-    /// The loop. It never ends by itself: its session drops it.
+    /// The loop. It never ends by itself: its session aborts it.
     ///
     /// # Cancel safety
+    ///
     /// Dropping it stops renewal; no lease is changed by that.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
@@ -92,7 +93,7 @@ impl Renewals {
             }
             self.schedule(&record);
         }
-        // Each lock has its own `op_timeout`: who is in a hurry must not hurry the others.
+        // Each lock has its own `op_timeout`: one with a short timeout must not shorten that of the others.
         batch.sort_by_key(|record| record.op_timeout);
         for alike in batch.chunk_by(|one, next| one.op_timeout == next.op_timeout) {
             for leases in alike.chunks(self.batch_size()) {
@@ -114,9 +115,9 @@ impl Renewals {
         longest.min((ends.since(sent) / 2).max(SHORTEST_TIMEOUT))
     }
 
-    /// Sends one batch and tells each lease its answer.
+    /// Sends one batch and passes each lease its answer.
     async fn renew(self: Arc<Self>, mut leases: Vec<Arc<LeaseRecord>>) {
-        // A holder may have let go between the decision to renew and this moment.
+        // A holder may have released between the decision to renew and this moment.
         leases.retain(|record| record.status() == Status::Held);
         if leases.is_empty() {
             return;
@@ -128,14 +129,14 @@ impl Renewals {
                 (Renew { key: record.key.clone(), owner: record.owner, ttl, exact: false }, epoch)
             })
             .unzip();
-        // Before the request leaves: whatever the answer takes, the lease is not vouched for longer than the backend keeps it.
+        // Read before the request leaves, so that the engine never vouches for a lease longer than the backend keeps it.
         let sent = self.clock.now();
         let timeout = self.timeout(&leases, sent);
         self.in_flight.fetch_add(leases.len(), Ordering::Relaxed);
         let answers = self.backend.renew(request, timeout).instrument(span(&leases)).await;
         self.in_flight.fetch_sub(leases.len(), Ordering::Relaxed);
         if let Err(error) = &answers {
-            tracing::warn!(target: target::RENEWAL, server = %self.backend.server(), leases = leases.len(), %error, "renewal failed, will be tried again");
+            tracing::warn!(target: target::RENEWAL, server = %self.backend.server(), leases = leases.len(), %error, "renewal failed; it will be tried again");
         }
         let backoff = Backoff { first: self.tuning.base_delay, longest: self.tuning.max_delay };
         for (index, record) in leases.iter().enumerate() {
@@ -159,17 +160,17 @@ impl Renewals {
         }
     }
 
-    /// Passes an event on, and schedules what follows from it.
+    /// Passes an event on and schedules what follows from it.
     pub(crate) fn tell(&self, record: &Arc<LeaseRecord>, event: LeaseEvent) {
         if !matches!((self.apply)(record, event), Action::Lose(_)) {
             self.schedule(record);
         }
     }
 
-    /// A renewal or an extension was acknowledged, so long after it was due if it was.
+    /// A renewal or an extension was acknowledged; `lag` is how long after it was due.
     fn tell_renewed(&self, record: &Arc<LeaseRecord>, event: LeaseEvent, lag: Option<Duration>) {
         self.tell(record, event);
-        // Neither after a release nor after an answer that came too late.
+        // Not after a release, and not after an answer that came too late.
         if record.status() == Status::Held {
             self.observer.renewed(record.subject(), lag);
         }
@@ -185,18 +186,18 @@ impl Renewals {
 
     /// Sets a new life for one lease: `ttl` from now, and for later renewals.
     ///
-    /// Answers once the backend has; an error means that the outcome is unknown.
+    /// Returns once the backend has answered. An error means that the outcome is unknown.
     pub(crate) async fn extend(&self, record: &Arc<LeaseRecord>, ttl: Duration) -> Result<(), BackendError> {
         let _one_at_a_time = record.extending.lock().await;
         if record.status() != Status::Held {
-            // It ended while another extension was under way: nothing may be sent for it any more.
+            // The lease ended while another extension was under way: nothing more may be sent for it.
             return Ok(());
         }
         let before = record.read(LeaseState::valid_until);
         self.tell(record, LeaseEvent::Extend { ttl });
         let epoch = record.read(LeaseState::epoch);
         let sent = self.clock.now();
-        // Only a shorter life needs to be set exactly; a longer one must not undo a renewal that overtakes it.
+        // Only a shorter life must be set exactly; a longer one must not undo a renewal that overtakes it.
         let exact = sent + ttl < before;
         let renew = Renew { key: record.key.clone(), owner: record.owner, ttl, exact };
         let answer = self.backend.renew(vec![renew], record.op_timeout).instrument(span(std::slice::from_ref(record))).await;
@@ -223,7 +224,7 @@ impl Renewals {
     }
 }
 
-/// Around one request. Key and token are those of its first lease; the end of each renewal is told by itself.
+/// The span of one request. Key and token are those of its first lease; each renewal has a log record of its own.
 fn span(leases: &[Arc<LeaseRecord>]) -> tracing::Span {
     let span = tracing::debug_span!(target: target::RENEWAL, "renew", leases = leases.len(), key = Empty, token = Empty);
     if let (Some(first), false) = (leases.first(), span.is_disabled()) {

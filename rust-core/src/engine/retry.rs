@@ -1,4 +1,4 @@
-//! How a session gets a key by bounded attempts, past every line.
+//! How a session acquires a key by bounded attempts, past every line.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 use crate::options::Retry;
 
 impl Session {
-    /// Tries until the key is got or the attempts are used up. A failing backend costs an attempt like a key that is held; one that refuses
-    /// will not do better.
+    /// Tries until the key is granted or the attempts are used up. A failing backend costs an attempt like a key that is held. A
+    /// backend that refuses ends the retries: it would refuse again.
     pub(crate) async fn retry(self: &Arc<Self>, attempt: &Attempt, retry: Retry) -> Result<Arc<LeaseRecord>> {
-        // One for all: a grant whose answer got lost is found by the next attempt.
+        // One owner id for all tries: if a grant's answer got lost, the next try finds the grant.
         let mut try_guard = self.try_guard(attempt);
         let mut attempts = 0;
         loop {
@@ -38,7 +38,7 @@ impl Session {
     }
 }
 
-/// A number between 0 and 1; the middle where the system has no randomness to give.
+/// A number between 0 and 1; one half if the system has no randomness to give.
 fn chance() -> f64 {
     getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }

@@ -1,7 +1,8 @@
-//! The engine's own tokio runtime: one a process, made by the first operation, never by an import.
+//! The engine's own tokio runtime: one for each process, started by the first operation and never by an import.
 //!
-//! A forked child must not use its parent's: its threads did not survive the fork. The runtime therefore knows the process that made it,
-//! and a child gets a fresh one while the old is left alone. The same goes for an engine whose thread has ended (see [`crate::engine::calls`]).
+//! A forked child must not use its parent's runtime, whose threads did not survive the fork. So the runtime knows the process that
+//! made it: a child starts another one and leaves the old one alone. An engine whose thread has ended is left alone in the same way
+//! (see [`crate::engine::calls`]).
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -19,18 +20,18 @@ use crate::error::{BackendError, Error, Failure, Result};
 use crate::observe::logs::target;
 use crate::process;
 
-/// One thread keeps a Redis server busy; a second one only adds wake-ups between cores (measured: no more pairs a second with 500 tasks,
-/// a third fewer with one).
+/// One thread keeps a Redis server busy. A second one only adds wake-ups between cores: measured, it gives no more pairs a second
+/// with 500 tasks, and a third fewer with one.
 const THREADS: usize = 1;
-/// How long a thread that has nothing to do stays, and so how late it is noticed at most that the engine's own has ended by a panic.
+/// How long an idle thread lives. It also bounds how late a panic of the engine's own thread is noticed: tokio reports it when the thread ends.
 const KEEP_IDLE: Duration = Duration::from_millis(100);
 
-/// What the engine of a process looks after, from its first use to its end.
+/// What depends on the engine of a process: a session.
 pub(crate) trait Attended: Send + Sync {
-    /// Ends it in good order.
+    /// Refuses new work and releases what is held, at once.
     fn close_now(self: Arc<Self>) -> BoxFuture<'static, ()>;
 
-    /// Its engine has stopped: nothing of it goes on.
+    /// The engine has stopped, so none of its tasks goes on.
     fn engine_stopped(self: Arc<Self>);
 }
 
@@ -54,7 +55,8 @@ fn running() -> MutexGuard<'static, Option<Running>> {
     ENGINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until no engine is being started, and keeps it so: a child would find the lock taken by a thread that it does not have.
+/// Waits until no engine is being started, and keeps it so until the fork is over: otherwise a child could find the lock taken by a
+/// thread that it does not have.
 pub(crate) fn before_fork() {
     PARKED.with_borrow_mut(|parked| {
         if parked.is_none() {
@@ -68,7 +70,7 @@ pub(crate) fn after_fork() {
     PARKED.with_borrow_mut(|parked| drop(parked.take()));
 }
 
-/// What the tasks of a session run on, and who waits for them.
+/// What the tasks of a session run on, and the calls that wait for them.
 #[derive(Clone)]
 pub(crate) struct Engine {
     handle: Handle,
@@ -76,12 +78,12 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// An engine on the threads of somebody else.
+    /// An engine on the threads of another runtime, for simulations and tests.
     pub(crate) fn on(handle: Handle) -> Self {
         Self { handle, calls: Calls::new() }
     }
 
-    /// The engine of this process, started if need be: none yet, that of the parent, or one that has stopped.
+    /// The engine of this process. Starts one if there is none yet, if the engine is the parent's, or if it has stopped.
     ///
     /// # Errors
     /// [`Error::BackendUnavailable`] if the operating system grants no thread.
@@ -103,12 +105,12 @@ impl Engine {
         &self.handle
     }
 
-    /// Whether its thread has ended: nothing that runs on it goes on.
+    /// Whether its thread has ended, so that none of its tasks goes on.
     pub(crate) fn is_stopped(&self) -> bool {
         self.calls.is_stopped()
     }
 
-    /// Does what may wake the engine's thread. `None` if that has ended, which may be found out here.
+    /// Calls `wake`, which may wake the engine's thread. `None` if the thread has ended; this call may be the one that notices.
     pub(crate) fn waking<T>(&self, wake: impl FnOnce() -> T) -> Option<T> {
         if self.is_stopped() {
             return None;
@@ -128,12 +130,12 @@ impl Engine {
         self.calls.begin(then)
     }
 
-    /// Starts a task. Once the engine has stopped it is dropped.
+    /// Starts a task. An engine that has stopped drops it.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Call {
         Call { task: self.waking(|| self.handle.spawn(task).abort_handle()), engine: self.clone() }
     }
 
-    /// Starts a task that goes on for as long as its session: if it panics nobody does its work, so all are told that the engine has stopped.
+    /// Starts a task that its session cannot do without. If it panics the engine counts as stopped: no other task does its work.
     pub(crate) fn keep(&self, task: impl Future<Output = ()> + Send + 'static) -> Call {
         let engine = self.clone();
         self.spawn(async move {
@@ -151,7 +153,7 @@ impl Engine {
     ) -> Call {
         let (answer, engine) = (self.calls.begin(then), self.clone());
         self.spawn(async move {
-            // Nothing of the call is used after a panic but what its drop gives back.
+            // After a panic only the drop of the call is run.
             match AssertUnwindSafe(work).catch_unwind().await {
                 Ok(outcome) => answer.give(outcome),
                 Err(panic) if calls::says_the_engine_is_gone(&*panic) => engine.stop(),
@@ -183,12 +185,12 @@ impl Engine {
                 }
                 resume_unwind(panic)
             }
-            // The engine was shut down under the caller: there is nobody left to answer.
+            // The engine was shut down under the caller: no answer will come.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Runs a future on the engine and waits for it, from wherever the caller is. It goes on if the caller leaves.
+    /// [`Engine::run`] for a future that goes on when the caller leaves.
     ///
     /// # Errors
     /// [`Error::BackendUnavailable`] if the engine stops.
@@ -200,9 +202,9 @@ impl Engine {
         self.calls.unless_stopped(task).await
     }
 
-    /// Tells all who wait for it that it has stopped.
+    /// Ends the leases of the process and answers every call under way, once.
     fn stop(&self) {
-        // Whoever is answered finds its leases lost.
+        // The leases first: a caller that is answered finds them lost.
         self.calls.stop(|| self.end_attended());
     }
 
@@ -217,7 +219,7 @@ impl Engine {
         }
     }
 
-    /// A thread that still runs when its engine is taken for stopped must not go on: the descriptors that it polls may be those of the next.
+    /// Keeps a thread from going on once its engine counts as stopped: the descriptors that it polls may belong to the next engine.
     fn hold_back(&self) {
         IS_WORKER.set(true);
         while self.is_stopped() {
@@ -264,7 +266,7 @@ fn start() -> Result<Engine> {
     Ok(engine)
 }
 
-/// Has something closed when the process shuts its engine down, and hear of it if the engine stops.
+/// Closes a session when the process shuts its engine down, and informs it if the engine stops.
 pub(crate) fn attend(engine: &Engine, attended: Weak<dyn Attended>) {
     if let Some(running) = running().as_mut()
         && Arc::ptr_eq(&running.engine.calls, &engine.calls)
@@ -274,7 +276,7 @@ pub(crate) fn attend(engine: &Engine, attended: Weak<dyn Attended>) {
     }
 }
 
-/// Closes every client of this process and gives back what they hold, within `timeout`. For the end of a process; blocks.
+/// Closes every client of this process and releases what they hold, within `timeout`. For the end of a process; blocks.
 ///
 /// Does nothing in a forked child that has not used the engine, and nothing the second time.
 pub fn shutdown(timeout: Duration) {
@@ -357,7 +359,7 @@ mod tests {
         let engine = Engine::on(Handle::current());
         let (tell, told) = mpsc::channel();
         engine.call(async { panic!("on purpose") }, move |outcome: Result<()>| tell.send(outcome).unwrap());
-        assert!(says(&heard(told).await, "a bug of ours"));
+        assert!(says(&heard(told).await, "a bug in dlock"));
         assert!(!engine.is_stopped());
     }
 

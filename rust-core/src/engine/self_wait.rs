@@ -1,7 +1,7 @@
-//! Notices who waits for a key that it holds itself, or that whoever started it holds: that may be for ever.
+//! Warns of self-waits: a caller that waits for a key which it holds itself, or which an ancestor of it holds, may wait for ever.
 //!
-//! A caller that is the holder makes a mistake, and hears of it at once. What the holder started may rightly wait until the holder is done;
-//! only if that takes long, or its wait ends before, is it worth a word, and one for each lease.
+//! A caller that holds the key makes a mistake and is warned at once. A caller that the holder started may rightly wait until the
+//! holder is done: it is warned only if that takes long, or if its wait ends before, and once for each lease.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,14 +13,14 @@ use crate::engine::lease_record::LeaseRecord;
 use crate::engine::session::Session;
 use crate::observe::logs::target;
 
-/// So long may what the holder started wait for the holder without a word.
+/// How long a caller may wait for its ancestor without a warning.
 const GRACE: Duration = Duration::from_secs(1);
 
 impl Attempt {
-    /// It begins to wait for a lease of its own session.
+    /// Notes that the attempt begins to wait for a lease of its own session.
     pub(crate) fn waits_for(&self, record: &Arc<LeaseRecord>) {
         match self.caller.related_to(&record.holder) {
-            // Only the first time counts: an attempt that is told to look again comes here more than once.
+            // Only the first time counts: an attempt that is woken comes here again.
             Kinship::Same if self.own.set(record.clone()).is_ok() && self.warns => {
                 tracing::warn!(target: target::SELF_WAIT, key = %record.key, token = record.token, "this caller holds the key already and now waits for itself");
             }
@@ -31,7 +31,7 @@ impl Attempt {
 }
 
 impl Session {
-    /// Says so if the attempt has waited for a while for whoever started it. Returns at once if it does not.
+    /// Warns if the attempt has waited for an ancestor of its caller for a while. Returns at once if it waits for none.
     pub(crate) async fn warn_of_wait_for_starter(&self, attempt: &Attempt) {
         let started = |record: &&Arc<LeaseRecord>| attempt.caller.related_to(&record.holder) == Kinship::Started;
         let Some(record) = attempt.own.get().filter(started) else { return };
@@ -47,7 +47,7 @@ impl Session {
         }
     }
 
-    /// Whether this session holds the key for one who started the caller, which has not been asked before about this lease.
+    /// Whether this session holds the key for an ancestor of the caller. True once for each lease.
     pub(crate) fn is_held_by_starter(&self, key: &str, caller: &Caller) -> bool {
         let started = |record: &Arc<LeaseRecord>| caller.related_to(&record.holder) == Kinship::Started;
         self.lines.holder(key).filter(started).is_some_and(|record| !record.said.by_binding.swap(true, Ordering::Relaxed))

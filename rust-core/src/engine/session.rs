@@ -1,6 +1,7 @@
 //! A session: one identity under which leases and waiters are registered, and everything that looks after them.
 //!
-//! How a key is got is told in `acquire`, how it is given back in `give_back`, how a session ends in `closing`.
+//! Other rooms hold the rest of what it does: `acquire` and `retry` how it acquires a key, `release` how it releases one, `closing`
+//! how it ends.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +33,7 @@ use crate::observe::logs::target;
 use crate::options::ClientOptions;
 use crate::owner::{OwnerId, SessionId};
 
-/// What ties one client's leases, waiters and backend together.
+/// What ties together the leases, the waiters and the backend of one client.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) backend: Arc<dyn Backend>,
@@ -43,12 +44,12 @@ pub(crate) struct Session {
     pub(crate) renewals: Arc<Renewals>,
     pub(crate) heartbeats: Option<Arc<Heartbeats>>,
     pub(crate) engine: Engine,
-    /// Work that goes on after its caller has left: releases, and giving up heartbeats.
+    /// Work that goes on after its caller has left: releases and withdrawals.
     pub(crate) tasks: TaskTracker,
     pub(crate) closing: Closing,
     pub(crate) notes: Notes,
     pub(crate) leases: Mutex<Leases>,
-    /// The last lease has ended, or whatever else closing waits for.
+    /// Notified when the last lease has ended, and whenever closing may have something less to wait for.
     pub(crate) leases_changed: Notify,
     sequence: AtomicU64,
     floor: AtomicU64,
@@ -61,7 +62,7 @@ impl fmt::Debug for Session {
     }
 }
 
-/// The session, as its own parts reach it: weakly, or they would keep it alive.
+/// The session, as its own parts reach it: weakly, since a strong reference would keep it alive.
 #[derive(Clone, Default)]
 struct Myself(Arc<OnceLock<Weak<Session>>>);
 
@@ -70,14 +71,14 @@ impl Myself {
         let _ = self.0.set(Arc::downgrade(session));
     }
 
-    /// Nothing before the session has started, and once it is gone.
+    /// `None` before the session has started and once it is gone.
     fn get(&self) -> Option<Arc<Session>> {
         self.0.get().and_then(Weak::upgrade)
     }
 }
 
 impl Session {
-    /// Opens the backend and starts what looks after leases. No I/O yet.
+    /// Opens the backend and starts the tasks that look after leases. No I/O yet.
     pub(crate) fn start(environment: &Environment, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
         let engine = environment.engine.clone().map_or_else(Engine::of_process, |handle| Ok(Engine::on(handle)))?;
         let session =
@@ -149,12 +150,12 @@ impl Session {
         Ok(session)
     }
 
-    /// A new owner id: one for each attempt.
+    /// A new owner id, one for each attempt.
     pub(crate) fn next_owner(&self) -> OwnerId {
         OwnerId { session: self.id, sequence: self.sequence.fetch_add(1, Ordering::Relaxed) + 1 }
     }
 
-    /// The highest token this session has seen.
+    /// The highest token that this session has seen.
     pub(crate) fn floor(&self) -> Token {
         self.floor.load(Ordering::Relaxed)
     }
@@ -162,20 +163,20 @@ impl Session {
     /// Registers a lease that was just granted.
     pub(crate) fn register(&self, record: &Arc<LeaseRecord>) {
         self.floor.fetch_max(record.token, Ordering::Relaxed);
-        // In this order: once it is among the leases or scheduled it may end, and then it must be taken out of the line as well.
+        // The line comes first: a lease that is registered or scheduled may end at once, and must then be found in its line.
         self.lines.set_holder(record.clone());
         self.leases.lock().insert(record);
         self.renewals.schedule(record);
     }
 
-    /// Passes on the holder's sign of life. False once the lease has ended.
+    /// Passes on a heartbeat of the holder. False once the lease has ended.
     pub(crate) fn heartbeat(self: &Arc<Self>, record: &Arc<LeaseRecord>) -> bool {
-        // It only moves the deadline away: the heap of renewals finds out when it gets there.
+        // A heartbeat only moves the deadline away: the heap of renewals finds out when it gets there.
         self.apply(record, LeaseEvent::Heartbeat);
         record.status() == Status::Held
     }
 
-    /// Takes a lease that has ended out of everything; returns what was parked on it.
+    /// Deregisters a lease that has ended; returns the hand-over request that waits for its release.
     pub(crate) fn deregister(&self, record: &Arc<LeaseRecord>) -> Option<HandOver> {
         self.renewals.forget(record);
         let is_awaited = self.leases.lock().remove(record);
@@ -189,20 +190,20 @@ impl Session {
         self.leases.lock().all()
     }
 
-    /// An error of the backend, told with what was tried: unavailable or refused.
+    /// The error of a call that the backend failed: unavailable or refused.
     pub(crate) fn unavailable(&self, operation: &'static str, key: Option<Arc<str>>, source: BackendError) -> Error {
         if source.message.ends_with(CLOSED) {
-            // Closed while the request was on its way.
+            // The client was closed while the request was under way.
             return Error::ClientClosed { operation };
         }
         Error::of_backend(operation, key, self.backend.server().clone(), source)
     }
 
-    /// Gives an event to the state machine of a lease and does what follows from it, in one order: first the holder hears of it, who may have to
-    /// stop at once; then the observers, before anything can happen to the next lease of the key; then the session, which ends its care for
-    /// a lease that was lost. Nobody else gives events to a lease.
+    /// Gives an event to the state machine of a lease and does what follows from it. Nobody else gives events to a lease.
     ///
-    /// What the caller asked for is left to the caller: to send the renewal or the release.
+    /// A loss is passed on in one order. The holder comes first, since it may have to stop at once. Then come the observers, before
+    /// anything can happen to the next lease of the key. Last comes the session, which no longer looks after the lease. Sending a
+    /// renewal or a release is left to the caller.
     pub(crate) fn apply(self: &Arc<Self>, record: &Arc<LeaseRecord>, event: LeaseEvent) -> Action {
         self.apply_at(self.clock.now(), record, event)
     }
@@ -220,7 +221,7 @@ impl Session {
 
     fn report_loss(&self, record: &LeaseRecord, reason: LossReason) {
         if reason == LossReason::Closed {
-            // The user's own doing.
+            // The program itself closed the client.
             tracing::info!(target: target::SESSION, key = %record.key, token = record.token, %reason, "lease lost");
         } else {
             tracing::warn!(target: target::SESSION, key = %record.key, token = record.token, %reason, "lease lost");
@@ -229,11 +230,11 @@ impl Session {
     }
 
     fn end_lost(self: &Arc<Self>, record: &Arc<LeaseRecord>) {
-        // Taken before the lease is out of sight, so that a session that is closing waits for the leave below.
+        // Taken before the lease is deregistered, so that a closing session waits for the withdrawal below.
         let _closing_waits = self.tasks.token();
-        // A request parked on it is dropped here: its waiter then asks for itself.
+        // Drops a hand-over request: its waiter then asks for itself.
         drop(self.deregister(record));
-        // Whatever the reason, what may still be ours is given back rather than left to expire.
+        // Whatever the reason: a key that the backend may still keep is released rather than left to expire.
         self.withdraw_in_background(record.key.clone(), record.owner, record.unanswered);
     }
 
@@ -244,15 +245,15 @@ impl Session {
                 if !self.lines.hint(key, *owner)
                     && let Some(owner) = owner
                 {
-                    // A key was handed to an attempt that is over.
+                    // The key was handed to an attempt that is over.
                     self.withdraw_in_background(key.clone(), *owner, None);
                 }
             }
         }
     }
 
-    /// Does work in the background that closing waits for. If the engine has stopped the next one does it: in memory and in files, keys do not
-    /// end with the engine that took them.
+    /// Does work in the background that closing waits for. If the engine has stopped, the next one does it: keys in memory and in files
+    /// outlive the engine that took them.
     pub(crate) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
         let work = self.tasks.track_future(work);
         if !self.engine.is_stopped() {

@@ -1,6 +1,6 @@
-//! Reentrant locks in Rust: who acquires, and which lease is theirs already.
+//! Reentrant locks in Rust: which caller may enter which lease again.
 //!
-//! The counting is the lease's own ([`Lease::enter`]); who is who each language knows for itself.
+//! The lease does the counting ([`Lease::enter`]); each language tells its callers apart.
 
 use std::sync::Weak;
 use std::thread::{self, ThreadId};
@@ -12,10 +12,10 @@ use tokio::task;
 use crate::error::{Error, Result};
 use crate::lease::{Handle, Lease};
 
-/// Who acquires: what may enter again is what cannot run beside itself.
+/// Who acquires. What may enter again is what cannot run beside itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taker {
-    /// A task of tokio's.
+    /// A task of tokio.
     Task(task::Id),
     /// A thread that waits in `block_on`.
     Thread(ThreadId),
@@ -35,7 +35,7 @@ impl Taker {
     }
 }
 
-/// The leases of a reentrant lock, by who took them.
+/// The leases of a reentrant lock, by caller.
 #[derive(Default)]
 pub(super) struct Entered(Mutex<Vec<(Taker, Weak<Handle>)>>);
 
@@ -46,7 +46,7 @@ impl Entered {
             let taken = self.0.lock();
             taken.iter().filter(|(taker, _)| *taker == caller).filter_map(|(_, lease)| lease.upgrade().map(Lease::from)).collect()
         };
-        // Dropped outside the lock: the last handle of a lease may tell of its loss.
+        // Dropped outside the lock: the last handle of a lease may report its loss.
         own.into_iter().find(Lease::enter)
     }
 
@@ -61,7 +61,7 @@ impl Entered {
             })
         });
         taken.push((caller, lease.downgrade()));
-        // Before `seen`, as above.
+        // Unlocked before `seen` is dropped, for the same reason.
         drop(taken);
     }
 }

@@ -7,7 +7,7 @@ use super::Lock;
 use crate::options::{LockOptions, Retry};
 
 impl Lock {
-    /// Lease time: without renewal a lease ends then. Default 30 s.
+    /// Lease time: without renewal a lease ends after this long. Default 30 s.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.change().ttl = ttl;
@@ -21,7 +21,7 @@ impl Lock {
         self
     }
 
-    /// Whether leases are renewed by themselves. Default true.
+    /// Whether the engine renews leases. Default true.
     #[must_use]
     pub fn renew(mut self, renew: bool) -> Self {
         self.change().renew = renew;
@@ -35,7 +35,8 @@ impl Lock {
         self
     }
 
-    /// Arrival order where the backend can. Default true; false takes a free key past those who wait.
+    /// Whether waiters are served in order of arrival, where the backend can. Default true; with false, an acquire may take a free
+    /// key before those who wait.
     #[must_use]
     pub fn fair(mut self, fair: bool) -> Self {
         self.change().fair = fair;
@@ -49,26 +50,26 @@ impl Lock {
         self
     }
 
-    /// Ends a lease whose holder gave no sign of life for this long. Default: never. In [`Lock::with`] the sign is that the task which awaits
-    /// it is polled; elsewhere it is [`Lease::heartbeat`].
+    /// Ends a lease whose holder sends no heartbeat for this long. Default: never. [`Lock::with`] sends heartbeats while the task
+    /// that awaits it is polled; other holders call [`Lease::heartbeat`].
     #[must_use]
     pub fn max_stall(mut self, max_stall: Duration) -> Self {
         self.change().max_stall = Some(max_stall);
         self
     }
 
-    /// Bounded attempts instead of waiting: [`Error::RetriesExhausted`] ends them. `wait` bounds the whole. Default: wait.
+    /// Bounded attempts instead of waiting: [`Error::RetriesExhausted`] ends them. `wait` bounds them all together. Default: wait.
     #[must_use]
     pub fn retry(mut self, retry: Retry) -> Self {
         self.change().retry = Some(retry);
         self
     }
 
-    /// Whether a task that holds the lock through this very instance, or a clone of it, may acquire it again: it then gets the same lease, and
-    /// the last release gives the key back. Default false. Futures that one task polls at the same time are one caller.
+    /// Whether a task that holds the lock through this instance, or a clone of it, may acquire it again: it then gets the same
+    /// lease, and the last release gives up the key. Default false. Futures that one task polls at the same time are one caller.
     ///
-    /// Needs a tokio runtime of the caller's; a thread in `block_on` counts as a task. [`Lock::join`] and [`Lock::acquire_then`] do not know
-    /// who waits for them and never re-enter.
+    /// Needs a tokio runtime; a thread in `block_on` counts as a task. [`Lock::join`] and [`Lock::acquire_then`] do not know who
+    /// waits for them and never re-enter.
     #[must_use]
     pub fn reentrant(mut self, reentrant: bool) -> Self {
         self.change().reentrant = reentrant;

@@ -9,15 +9,17 @@ use crate::error::{Error, Result};
 use crate::lease::Lease;
 
 impl Lock {
-    /// Runs `work` while holding the key, and gives it back whatever happens.
+    /// Runs `work` while holding the key, and releases the key however `work` ends.
     ///
     /// When the lease is lost, `work` is dropped at its next await and the loss is returned.
     ///
     /// # Errors
+    ///
     /// As [`Lock::acquire`], and [`Error::LockLost`].
     ///
     /// # Cancel safety
-    /// Dropping it drops `work` and gives the key back.
+    ///
+    /// Dropping it drops `work` and releases the key.
     pub async fn with<T, F, W>(&self, work: F) -> Result<T>
     where
         F: FnOnce(Lease) -> W,
@@ -80,7 +82,7 @@ impl HeldLease {
 impl Drop for HeldLease {
     fn drop(&mut self) {
         if !self.is_released {
-            // In a forked child there is nothing to give back.
+            // In a forked child there is nothing to release.
             let _ = self.lease.release_then(drop);
         }
     }

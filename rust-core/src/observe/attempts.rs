@@ -11,7 +11,7 @@ use crate::error::Error;
 /// The code of an attempt whose caller left.
 const CANCELLED: &str = "CANCELLED";
 
-/// An attempt to get a key, counted while it is under way and once when it ends: an attempt that is dropped was cancelled.
+/// An attempt to acquire a key, counted while it is under way and once when it ends: a dropped attempt counts as cancelled.
 pub(crate) struct ObservedAttempt {
     observer: Arc<Observer>,
     clock: Arc<dyn Clock>,
@@ -32,7 +32,7 @@ impl ObservedAttempt {
         Self { observer: observer.clone(), clock: clock.clone(), key: key.clone(), started, over: false }
     }
 
-    /// The attempt came to an end by itself. What is good of it was told when the lease was made.
+    /// The attempt has ended by itself. Success was already reported when the lease was made.
     pub(crate) fn ended<T>(&mut self, result: &Result<T, Error>) {
         self.over = true;
         if let Err(error) = result {

@@ -11,10 +11,11 @@ use crate::observe::observer::Observer;
 const GATHER: Duration = Duration::from_millis(5);
 
 impl Observer {
-    /// The loop. It never ends by itself: its session drops it.
+    /// The loop. It never ends by itself: its session aborts it.
     ///
     /// # Cancel safety
-    /// May be dropped at any time; [`Observer::deliver`] brings what is left.
+    ///
+    /// May be dropped at any time; [`Observer::deliver`] delivers the rest.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             self.arrived.notified().await;
@@ -24,7 +25,7 @@ impl Observer {
         }
     }
 
-    /// Wakes everybody who has something to take.
+    /// Wakes every subscriber that has something to take.
     pub(crate) fn deliver(&self) {
         let subscriptions = self.subscriptions.read().clone();
         for subscription in subscriptions {

@@ -1,4 +1,4 @@
-//! Events: what happened to a lease.
+//! Events: what happens to leases.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use crate::printable::quoted;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// A lease was got.
+    /// A lease was granted.
     Acquired = 1,
-    /// A lease was given back; the reason says whether the backend confirmed it.
+    /// A lease was released; the reason says whether the backend confirmed it.
     Released = 2,
     /// A lease was renewed or extended.
     Renewed = 4,
@@ -23,7 +23,7 @@ pub enum Kind {
     RenewalFailed = 8,
     /// An attempt ended without a lease; the reason is the code of its error, or `CANCELLED`.
     AcquireFailed = 16,
-    /// A lease ended without being given back.
+    /// A lease ended without being released.
     Lost = 32,
 }
 
@@ -44,7 +44,7 @@ impl Kind {
         }
     }
 
-    /// The kind that goes by this word.
+    /// The kind with this word.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`] for any other word.
@@ -89,19 +89,19 @@ impl<const N: usize> From<[Kind; N]> for Kinds {
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What.
+    /// What happened.
     pub kind: Kind,
-    /// To which key.
+    /// The key that it happened to.
     pub key: Arc<str>,
-    /// The lease's token; `None` where no lease was got.
+    /// The lease's token; `None` without a lease.
     pub token: Option<Token>,
-    /// The lease's owner; `None` where no lease was got.
+    /// The lease's owner; `None` without a lease.
     pub owner: Option<OwnerId>,
-    /// How long the attempt took: of [`Kind::Acquired`] and [`Kind::AcquireFailed`].
+    /// How long the attempt took; set on [`Kind::Acquired`] and [`Kind::AcquireFailed`].
     pub waited: Option<Duration>,
-    /// How long the lease has been held, or was: of all that happen to a lease after it was got.
+    /// How long the lease has been held, or was; set on every event after [`Kind::Acquired`].
     pub held: Option<Duration>,
-    /// Why, where there is a reason: of a loss a [`LossReason`](crate::LossReason), of a failed acquire the error's code, of a failed
-    /// renewal the backend's error, of a release `released`, `not_held` or `unknown`.
+    /// The reason, if there is one: the [`LossReason`](crate::LossReason) of a loss, the error code of a failed acquire, the
+    /// backend's error of a failed renewal; for a release `released`, `not_held` or `unknown`.
     pub reason: Option<Cow<'static, str>>,
 }

@@ -1,4 +1,4 @@
-//! The figures themselves: plain atomics, added to where things happen.
+//! The counters: plain atomics, added to where things happen.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,9 +8,9 @@ use crate::error::{BackendError, Failure, LossReason};
 
 /// The words for how a release ended.
 pub(super) const OUTCOMES: [&str; 3] = ["released", "not_held", "unknown"];
-/// The words for why a lease was lost. The last is for whatever has no word yet.
+/// The words for why a lease was lost. The last one stands for a reason without a word.
 pub(super) const LOSSES: [&str; 6] = ["expired", "gone", "max_hold", "max_stall", "closed", "other"];
-/// The codes with which an acquire fails. The last is for whatever has no place of its own.
+/// The codes with which an acquire fails. The last one stands for every other code.
 pub(super) const CODES: [&str; 9] = [
     "ACQUIRE_TIMEOUT",
     "LOCK_BUSY",
@@ -22,10 +22,10 @@ pub(super) const CODES: [&str; 9] = [
     "LOCK_LOST",
     "OTHER",
 ];
-/// What came of a call to the backend.
+/// The words for how a call of the backend ended.
 pub(super) const ANSWERS: [&str; 4] = ["ok", "unknown", "not_sent", "refused"];
 
-/// The calls that a backend gets.
+/// The calls of a backend.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Operation {
     Ping,
@@ -79,7 +79,7 @@ impl Default for Figures {
     }
 }
 
-/// Adds one where the word stands, or at the end.
+/// Adds one to the counter of this word, or to the last one.
 fn count(counters: &[AtomicU64], words: &[&str], word: &str) {
     let place = words.iter().position(|known| *known == word).unwrap_or(words.len() - 1);
     add(&counters[place]);
@@ -125,7 +125,7 @@ impl Figures {
         add(&self.dropped);
     }
 
-    /// A call to the backend was answered, or failed.
+    /// A call of the backend was answered, or failed.
     pub(crate) fn called(&self, operation: Operation, took: Duration, error: Option<&BackendError>) {
         let answer = match error.map(|error| error.failure) {
             None => 0,

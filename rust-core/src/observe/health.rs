@@ -1,18 +1,18 @@
-//! Whether a client can do its work, as it is shown to users.
+//! The health of a client: whether it can do its work.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::choice::ChosenBy;
 
-/// How a client is.
+/// The health of a client, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthStatus {
-    /// A key can be taken and given back, and every lease is renewed in time.
+    /// A key can be acquired and released, and every lease is renewed in time.
     Ok,
-    /// A key can be had, but renewals are late or leases are about to be lost.
+    /// A key can be acquired, but renewals are late or leases are about to be lost.
     Degraded,
-    /// No key can be had: the backend does not answer, or it answers and refuses, or the client is closed.
+    /// No key can be acquired: the backend does not answer, or it refuses, or the client is closed.
     Down,
 }
 
@@ -31,7 +31,7 @@ impl HealthStatus {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// In a word.
+    /// The health in a word.
     pub status: HealthStatus,
     /// Why it is not `ok`, for people; empty if it is.
     pub reasons: Vec<String>,
@@ -39,18 +39,18 @@ pub struct Health {
     pub server: Arc<str>,
     /// What chose the backend.
     pub chosen_by: ChosenBy,
-    /// What the probe and its answer took; `None` where no key can be had.
+    /// How long the probe took; `None` if no key can be acquired.
     pub round_trip: Option<Duration>,
     /// Leases held.
     pub held: usize,
-    /// Leases that are renewed automatically and whose renewal is late by more than a quarter of the time between renewals.
+    /// Leases with automatic renewal whose renewal is late by more than a quarter of the time between renewals.
     pub lagging: usize,
-    /// Leases that are renewed automatically and have less than half of the life left at which renewal was due: they will be lost unless the
-    /// backend answers soon.
+    /// Leases with automatic renewal that have less than half of the life left that was left when the renewal became due: they will
+    /// be lost unless the backend answers soon.
     pub at_risk: usize,
-    /// How late the latest of them is.
+    /// How late the latest renewal is.
     pub renewal_lag: Duration,
-    /// What the backend has to say of its servers and their versions. A warning alone changes no status.
+    /// What the backend reports about its servers and their versions. A warning alone changes no status.
     pub warnings: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! A histogram of durations in plain atomics: one search and two additions an observation, no lock.
+//! A histogram of durations in plain atomics: an observation costs one search and two additions, and no lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,9 +9,9 @@ const MOST: usize = 16;
 /// Upper bounds in seconds, rising. What is above the last is counted as well.
 pub(super) type Bounds = &'static [f64];
 
-/// Round trips and what is about as long.
+/// Bounds for round trips and other short times.
 pub(super) const SHORT: Bounds = &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
-/// Waits and holds.
+/// Bounds for waits and holds.
 pub(super) const LONG: Bounds = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 
 #[derive(Debug)]

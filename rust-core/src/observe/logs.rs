@@ -1,8 +1,8 @@
-//! What the engine logs, for languages that have loggers of their own.
+//! The engine's log records, for languages that have loggers of their own.
 //!
-//! The engine logs through `tracing`. A Rust program subscribes there as usual; a binding calls [`listen`] instead, and gets records through
-//! a queue: engine threads never touch the language. The queue has a bound and no lock, so that a fork at any moment leaves it usable. Below
-//! the level that was asked for, a record costs one comparison.
+//! The engine logs through `tracing`. A Rust program subscribes there; a binding calls [`listen`] instead and gets records through
+//! a queue, so that engine threads never touch the language. The queue is bounded and has no lock, so that a fork at any moment
+//! leaves it usable. A record below the chosen level costs one comparison.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use tracing::{Level, Metadata, Subscriber};
 /// How many records wait to be taken; more are dropped.
 const QUEUE: usize = 1024;
 
-/// The targets under which the engine logs. They are written out here because users filter by them: they stay when code moves.
+/// The targets under which the engine logs. They are written out because users filter by them: they stay when code moves.
 pub(crate) mod target {
     pub(crate) const ACQUIRE: &str = "dlock::acquire";
     pub(crate) const ATTEMPT: &str = "dlock::attempt";
@@ -44,7 +44,7 @@ pub(crate) mod target {
     pub(crate) const SESSION: &str = "dlock::session";
 }
 
-/// Every target under which the engine logs: what a language that has loggers of its own has to ask for their levels.
+/// Every target under which the engine logs. A language with loggers of its own asks these for their levels.
 pub const TARGETS: &[&str] = &[
     target::ACQUIRE,
     target::ATTEMPT,
@@ -70,16 +70,16 @@ pub const TARGETS: &[&str] = &[
     target::SESSION,
 ];
 
-/// Something the engine has to say.
+/// A log record of the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// How grave it is.
+    /// Its level.
     pub level: Level,
-    /// The part of the engine that says it: `dlock::session`.
+    /// The part of the engine that logs it, such as `dlock::session`.
     pub target: &'static str,
-    /// What it says.
+    /// Its message.
     pub message: String,
-    /// What it is about: key, token and others.
+    /// Its fields: key, token and others.
     pub fields: Vec<(&'static str, String)>,
 }
 
@@ -97,8 +97,8 @@ static CHOSEN: AtomicUsize = AtomicUsize::new(0);
 const LEVELS: [LevelFilter; 6] =
     [LevelFilter::OFF, LevelFilter::ERROR, LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE];
 
-/// Has records of this process kept for [`take`] from now on; `wake` is called when there are some, and not again before they were taken.
-/// Once a process; later calls, and those of a program that has a `tracing` subscriber already, change nothing.
+/// Keeps the records of this process for [`take`] from now on. `wake` is called when there are some, and not again before they were
+/// taken. Works once in a process; it changes nothing later, or if the program has a `tracing` subscriber already.
 pub fn listen(wake: impl Fn() + Send + Sync + 'static) {
     let (sender, records) = sync_channel(QUEUE);
     let (records, rung, dropped) = (Mutex::new(records), AtomicBool::new(false), AtomicU64::new(0));
@@ -108,7 +108,7 @@ pub fn listen(wake: impl Fn() + Send + Sync + 'static) {
     }
 }
 
-/// Keeps records of this level and graver ones. Nothing is kept until it was called.
+/// Keeps records of this level and graver ones. Before the first call none are kept.
 pub fn set_level(level: LevelFilter) {
     let place = LEVELS.iter().position(|known| *known == level).unwrap_or_default();
     if CHOSEN.swap(place, Ordering::Relaxed) != place {
@@ -116,10 +116,10 @@ pub fn set_level(level: LevelFilter) {
     }
 }
 
-/// What was logged since, oldest first, and how many records were dropped because nobody took them.
+/// The records since the last call, oldest first, and how many records were dropped because nobody took them.
 pub fn take() -> (Vec<Record>, u64) {
     let Some(sink) = SINK.get() else { return (Vec::new(), 0) };
-    // First of all: what is logged from here on rings again.
+    // Cleared first: what is logged from here on wakes again.
     sink.rung.store(false, Ordering::SeqCst);
     let records = sink.records.lock().unwrap_or_else(PoisonError::into_inner);
     (records.try_iter().collect(), sink.dropped.swap(0, Ordering::Relaxed))
@@ -157,7 +157,7 @@ impl Subscriber for Collector {
         }
     }
 
-    // No span is enabled: what an event is about stands in its own fields.
+    // No span is enabled: an event has its subject in its own fields.
     fn new_span(&self, _span: &Attributes<'_>) -> Id {
         Id::from_u64(1)
     }
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    /// Tests of other modules run beside this one: who of them has rung may not have called yet.
+    /// Tests of other modules run beside this one: one that has logged may not have called `wake` yet.
     fn calls_are(woken: &AtomicU64, count: u64) -> bool {
         let started = std::time::Instant::now();
         while woken.load(Ordering::SeqCst) < count && started.elapsed().as_secs() < 5 {
@@ -202,7 +202,7 @@ mod tests {
         woken.load(Ordering::SeqCst) == count
     }
 
-    // One test: there is one queue a process.
+    // One test, since there is one queue in a process.
     #[test]
     fn records_of_the_level_asked_for_are_kept_and_others_cost_nothing() {
         let woken = Arc::new(AtomicU64::new(0));

@@ -1,4 +1,4 @@
-//! The figures as Prometheus reads them: one registry a client, no label that grows with the keys.
+//! The figures in the format of Prometheus: one registry for each client, no label that grows with the keys.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::observe::histogram::{Histogram, Reading};
 use crate::observe::observer::Observer;
 use crate::observe::stats::Gauges;
 
-/// What one text is made from.
+/// The source of one text.
 #[derive(Debug)]
 struct Scrape {
     observer: Arc<Observer>,
@@ -28,7 +28,7 @@ impl Observer {
         registry.register_collector(Box::new(Scrape { observer: self.clone(), gauges }));
         let mut text = String::new();
         if text::encode(&mut text, &registry).is_err() {
-            // Only a writer that cannot take it fails, and a string always can.
+            // Encoding fails only if the writer does, and a string never does.
             let _ = text.write_str("# EOF\n");
         }
         text
@@ -70,7 +70,7 @@ fn counter(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: &Atom
     metric.encode_counter::<NoLabelSet, _, f64>(&value.load(Ordering::Relaxed), None)
 }
 
-/// All of them, zeros included: a rate needs the series before its first event.
+/// All series, zeros included: a rate needs the series before its first event.
 fn counters(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -93,7 +93,7 @@ fn seconds(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, histogram: &
     metric.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &buckets, None)
 }
 
-/// What was never answered so has no series: nine operations with four answers each would be long.
+/// An answer that never came has no series: nine operations with four answers each would be long.
 fn calls(out: &mut DescriptorEncoder<'_>, calls: &[[Histogram; ANSWERS.len()]; OPERATIONS.len()]) -> fmt::Result {
     let help = "Calls to the backend, by operation and outcome";
     let mut metric = out.encode_descriptor("backend_call", help, Some(&Unit::Seconds), MetricType::Histogram)?;

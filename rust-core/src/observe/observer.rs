@@ -1,4 +1,4 @@
-//! The engine reports to an [`Observer`] what happens: that costs an addition or two, and one look at a byte to see that nobody listens.
+//! Where the engine reports what happens to leases. A report costs an addition or two and, if nobody listens, the look at one byte.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,14 +17,14 @@ use crate::error::LossReason;
 use crate::fencing::Token;
 use crate::owner::OwnerId;
 
-/// What of a client can be seen from outside.
+/// What is reported about one client.
 #[derive(Default)]
 pub(crate) struct Observer {
     pub(crate) figures: Figures,
-    /// The kinds that anybody listens to.
+    /// The kinds that somebody listens to.
     listened: AtomicU8,
     pub(super) subscriptions: RwLock<Vec<Arc<EventQueue>>>,
-    /// Something waits for a subscriber who was not woken yet.
+    /// Notified when an event waits for a subscriber that was not woken yet.
     pub(super) arrived: Notify,
 }
 
@@ -52,7 +52,7 @@ impl Subject<'_> {
 }
 
 impl Observer {
-    /// A lease was got. To be told before anything else can happen to it.
+    /// A lease was granted. Reported before anything else can happen to it.
     pub(crate) fn acquired(&self, lease: Subject<'_>, waited: Duration) {
         self.figures.acquired(waited);
         tracing::debug!(target: target::LEASE, key = %lease.key, token = lease.token, owner = %lease.owner, ?waited, "acquired");
@@ -84,7 +84,7 @@ impl Observer {
         self.tell(Kind::RenewalFailed, || lease.event(Kind::RenewalFailed, Some(error.to_owned().into())));
     }
 
-    /// A release came to its end; `outcome` is the word for its status.
+    /// A release has ended; `outcome` is the word for its status.
     pub(crate) fn released(&self, lease: Subject<'_>, outcome: &'static str) {
         self.figures.released(outcome, lease.held);
         tracing::debug!(target: target::LEASE, key = %lease.key, token = lease.token, held = ?lease.held, outcome, "released");
@@ -96,7 +96,7 @@ impl Observer {
         self.tell(Kind::Lost, || lease.event(Kind::Lost, Some(reason.as_str().into())));
     }
 
-    /// All that is paid when nobody listens is the first line.
+    /// If nobody listens, only the first line is paid for.
     pub(super) fn tell(&self, kind: Kind, event: impl FnOnce() -> Event) {
         if self.listened.load(Ordering::Relaxed) & kind as u8 == 0 {
             return;
@@ -114,7 +114,7 @@ impl Observer {
             push(one, event.clone());
             one = another;
         }
-        // As a rule there is one, and nothing is copied.
+        // With one subscriber, the most frequent case, nothing is copied.
         push(one, event);
         drop(subscriptions);
         if first {
@@ -122,7 +122,7 @@ impl Observer {
         }
     }
 
-    /// Nothing more comes, to nobody.
+    /// Ends every subscription.
     pub(crate) fn end(&self) {
         let subscriptions = self.subscriptions.read().clone();
         for subscription in subscriptions {

@@ -1,7 +1,7 @@
 //! The queue of one subscription.
 //!
-//! It has a bound, so that a subscriber that takes nothing costs no more than that: an event that finds the queue full is dropped, and
-//! counted. Whoever reports an event puts it here and goes on.
+//! It is bounded, so that a subscriber that takes nothing costs no more than the bound: an event that finds the queue full is
+//! dropped and counted. Reporting an event means putting it here, and nothing more.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -36,7 +36,8 @@ struct Undelivered {
 }
 
 impl Undelivered {
-    /// Moves everything to the end of `batch`, whose room is used anew as a rule: new memory for each batch would take longer than all the rest.
+    /// Moves everything to the end of `batch` and reuses the memory of an empty one: allocating for each batch would take longer
+    /// than all the rest.
     fn take_into(&mut self, batch: &mut VecDeque<Event>) {
         if batch.is_empty() {
             std::mem::swap(&mut self.events, batch);
@@ -64,7 +65,7 @@ impl EventQueue {
         Kinds(self.kinds.load(Ordering::Relaxed)).contains(kind)
     }
 
-    /// Whether the courier has to come. An event that finds the queue full is dropped.
+    /// Adds an event and says whether the courier has to come. An error if the queue is full and the event was dropped.
     pub(super) fn push(&self, event: Event) -> std::result::Result<bool, ()> {
         let mut undelivered = self.undelivered.lock();
         if undelivered.events.len() >= QUEUE {
@@ -108,7 +109,7 @@ impl EventQueue {
         self.undelivered.lock().events.len()
     }
 
-    /// Nothing more comes: its client is gone. The subscriber is woken to see it.
+    /// Nothing more comes, since its client is gone. Wakes the subscriber to see that.
     pub(super) fn end(&self) {
         if !self.ended.swap(true, Ordering::Relaxed) {
             self.wake();

@@ -1,4 +1,4 @@
-//! The figures as a user gets them.
+//! The figures of a client, as users get them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,17 +19,18 @@ pub struct Stats {
     pub chosen_by: ChosenBy,
     /// Leases held now.
     pub held: u64,
-    /// Attempts to get a key that are under way now.
+    /// Attempts to acquire a key that are under way now.
     pub waiting: u64,
-    /// Leases got.
+    /// Leases granted.
     pub acquired: u64,
     /// Releases that the backend confirmed.
     pub released: u64,
-    /// Releases that did not end so: `not_held`, `unknown`.
+    /// Releases with another end: `not_held`, `unknown`.
     pub release_failures: BTreeMap<&'static str, u64>,
     /// Renewals and extensions that were acknowledged.
     pub renewed: u64,
-    /// Renewals without an answer; each was tried again. None is ever skipped: there is no pool of workers that could be full.
+    /// Renewals without an answer; each was tried again. No renewal is ever skipped: there is no pool of workers that could be
+    /// full.
     pub renewal_failures: u64,
     /// How late renewals are acknowledged, counted from when they were due.
     pub renewal_lag: Lag,
@@ -37,13 +38,14 @@ pub struct Stats {
     pub lost: BTreeMap<&'static str, u64>,
     /// Attempts that got no lease, by the code of the error; `CANCELLED` are those whose caller left.
     pub acquire_failures: BTreeMap<&'static str, u64>,
-    /// What the backend was asked, by operation.
+    /// Calls of the backend, by operation.
     pub backend_calls: BTreeMap<&'static str, Calls>,
     /// Leases in renewal requests that were not answered yet.
     pub renewing: u64,
     /// Leases that wait for their next renewal, or for their end.
     pub scheduled: u64,
-    /// Requests that go on after their callers have left: releases, and places given up; attempts that a closing client waits for.
+    /// Requests that go on after their callers have left, such as releases and withdrawals, and attempts that a closing client
+    /// waits for.
     pub background: u64,
     /// Events that wait for their observers.
     pub queued_events: u64,
@@ -75,7 +77,7 @@ pub struct Calls {
     pub time: Duration,
 }
 
-/// What only the session knows.
+/// Figures that only the session knows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Gauges {
     pub(crate) held: usize,

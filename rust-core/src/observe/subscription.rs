@@ -1,4 +1,4 @@
-//! Subscriptions: events on their way to those who want them, off the path of whoever reports them.
+//! Subscriptions: events on their way to subscribers, off the path of whoever reports them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,7 +12,7 @@ use super::logs::target;
 use super::observer::Observer;
 use super::queue::EventQueue;
 
-/// Events on their way to one subscriber, who takes them. It goes on until it is ended, or its client is gone.
+/// Events on their way to one subscriber, which takes them. It lasts until it is ended, or until its client is gone.
 #[derive(Clone)]
 pub struct Subscription {
     queue: Arc<EventQueue>,
@@ -26,14 +26,15 @@ impl fmt::Debug for Subscription {
 }
 
 impl Observer {
-    /// `wake` is called on an engine thread, cheap and never blocking, when there is something to take; not again before it was taken.
+    /// Calls `wake` on an engine thread when there is something to take, and not again before it was taken. It must be cheap and
+    /// not block.
     pub(crate) fn subscribe(self: &Arc<Self>, kinds: Kinds, wake: impl Fn() + Send + Sync + 'static) -> Subscription {
         let queue = Arc::new(EventQueue::new(kinds, Box::new(wake)));
         self.add(&queue);
         Subscription { queue, observer: Arc::downgrade(self) }
     }
 
-    /// A subscription whose events are handed to `observe`, in order, one after the other, on a thread that is free to block.
+    /// A subscription that calls `observe` with each event, in order, one after the other, on a thread that is free to block.
     pub(crate) fn on(self: &Arc<Self>, kinds: Kinds, observe: impl FnMut(&Event) + Send + 'static) -> Subscription {
         let callback = Arc::new(Mutex::new(Callback { observe: Box::new(observe), batch: VecDeque::new() }));
         let queue = Arc::new_cyclic(|queue: &Weak<EventQueue>| {
@@ -60,12 +61,12 @@ impl Subscription {
         batch.into()
     }
 
-    /// Moves what has come since to the end of `batch`. With the same one each time, its room is used again.
+    /// Moves what has come since to the end of `batch`. A batch that is passed again and again keeps its memory.
     pub fn take_into(&self, batch: &mut VecDeque<Event>) {
         self.queue.take_into(batch);
     }
 
-    /// Wants these kinds from now on.
+    /// Subscribes to these kinds from now on.
     pub fn set_kinds(&self, kinds: Kinds) {
         self.queue.set_kinds(kinds);
         if let Some(observer) = self.observer.upgrade() {
@@ -73,7 +74,7 @@ impl Subscription {
         }
     }
 
-    /// Wants nothing more. What has not been taken is dropped.
+    /// Ends the subscription. What has not been taken is dropped.
     pub fn end(&self) {
         self.queue.leave();
         if let Some(observer) = self.observer.upgrade() {
@@ -88,14 +89,15 @@ impl Subscription {
     }
 }
 
-/// An observer, and the events that it is being called with.
+/// A callback, and the events that it is being called with.
 struct Callback {
     observe: Box<dyn FnMut(&Event) + Send>,
     batch: VecDeque<Event>,
 }
 
 impl Callback {
-    /// Calls the observer with all that has come. A panic is logged, and the next event is told all the same.
+    /// Calls the callback with everything that has come. If it panics, the panic is logged and the next event is passed on all the
+    /// same.
     fn call(&mut self, queue: &Weak<EventQueue>) {
         while let Some(queue) = queue.upgrade() {
             queue.take_or_rest(&mut self.batch);

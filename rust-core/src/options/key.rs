@@ -1,4 +1,4 @@
-//! What may be a key.
+//! Which texts may be keys.
 
 use crate::backend::Capabilities;
 use crate::error::{Error, Result};
@@ -7,7 +7,8 @@ use crate::printable::quoted;
 /// The longest key, in bytes.
 pub const LONGEST_KEY: usize = 512;
 
-/// Checks a key: 1 to 512 bytes, no control characters, none of the backend's own, and no text that an object turns into by itself.
+/// Checks a key: 1 to 512 bytes, no control characters, none that belongs to the backend, and no text that an object was converted
+/// to by accident.
 ///
 /// # Errors
 /// [`Error::InvalidOptions`].
@@ -35,15 +36,15 @@ pub fn check_key(key: &str, capabilities: &Capabilities) -> Result<()> {
     }
 }
 
-/// What Python shows of an object that says nothing of itself, up to its address: `<Order object at 0x7f3a5c>`.
+/// How Python converts an object without a text of its own: `<Order object at 0x7f3a5c>`.
 const ADDRESS: &str = " at 0x";
-/// What JavaScript shows of one: `[object Object]`, `[object Promise]`.
+/// How JavaScript converts one: `[object Object]`, `[object Promise]`.
 const TAG: &str = "[object ";
 
-/// What to write instead of a text that an object turned into without being asked for one. Such a key excludes nobody, since the address
-/// is another in each process, or everybody, since all objects share the text.
+/// What to write instead of a text that an object was converted to by accident. Such a key excludes nobody, since the address
+/// differs in each process, or everybody, since all objects share the text.
 ///
-/// Only the whole form counts: `meet at 0xCAFE` names something, and so does `<Order: 7>`.
+/// Only the whole form counts: `meet at 0xCAFE` is a name, and so is `<Order: 7>`.
 fn no_name(key: &str) -> Option<&'static str> {
     let starts_with_hex = |text: &str| text.starts_with(|c: char| c.is_ascii_hexdigit());
     let has_address = key.find('<').is_some_and(|at| key[at..].split(ADDRESS).skip(1).any(starts_with_hex));

@@ -1,4 +1,4 @@
-//! The check that all durations have in common.
+//! The check that all durations share.
 
 use std::time::Duration;
 

@@ -8,18 +8,19 @@ use crate::unit::Unit;
 
 /// Tuning of renewal, for all leases of a client. The defaults are good to 100,000 leases.
 ///
-/// When a lease is due is its own matter (`renewal_threshold`). There is no number of workers and no interval to look in: one heap knows every
-/// deadline. And no number of retries: a renewal without an answer is tried again for as long as the lease lasts.
+/// Each lock decides when its leases are due (`renewal_threshold`); this tunes how they are renewed. There is no number of workers
+/// and no polling interval, since one heap knows every deadline. There is no number of retries either: a renewal without an answer
+/// is tried again as long as the lease lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Renewal {
-    /// The pause after a renewal that got no answer; it doubles with each one more. Never longer than a twentieth of the TTL.
+    /// The pause after a renewal that got no answer; each further pause is twice as long. Never longer than a twentieth of the TTL.
     pub base_delay: Duration,
     /// The longest such pause.
     pub max_delay: Duration,
-    /// The longest time that one renewal request may take. `op_timeout` where `None`, and never more than that, nor than half of what is
+    /// The longest time of one renewal request; `None` for `op_timeout`. It is never longer than that, nor than half of what is
     /// left of the lease.
     pub call_timeout: Option<Duration>,
-    /// The most leases in one request. What the backend takes where `None`, and never more than that.
+    /// The most leases in one request; `None` for what the backend takes. It is never more than that.
     pub batch: Option<u32>,
 }
 

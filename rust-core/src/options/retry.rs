@@ -6,22 +6,22 @@ use super::range::check_range;
 use crate::error::{Error, Result};
 use crate::unit::{LONGEST, Unit};
 
-/// The steepest growth from pause to pause.
+/// The largest growth from pause to pause.
 const STEEPEST: f64 = 100.0;
 
-/// Tries a number of times instead of waiting to be woken: for callers who would rather give up than stand in line.
+/// Tries a number of times instead of waiting to be woken: for callers that would rather give up than wait in line.
 ///
-/// Every attempt is a try of its own: it joins no line and takes the key only if it is free and nobody waits for it.
+/// Every attempt is independent: it joins no line, and takes the key only if it is free and nobody waits for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Retry {
     /// How many attempts may follow the first one. Zero tries once.
     pub max_retries: u32,
     /// The pause before the first retry.
     pub delay: Duration,
-    /// What each pause is multiplied with to get the next: 1 for pauses of one length, at most 100.
+    /// The factor from each pause to the next: 1 keeps the length, at most 100.
     pub backoff: f64,
-    /// How far a pause is drawn around its length, so that callers who failed together do not come back together: 0.5 for half of it to one
-    /// and a half. From 0 to 1.
+    /// Random spread, so that callers which failed together do not come back together: 0.5 picks each pause between 0.5 and 1.5
+    /// times its length. From 0 to 1.
     pub jitter: f64,
 }
 
@@ -32,7 +32,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pause after so many attempts, of which there was at least one. `chance` is between 0 and 1.
+    /// The pause after this many attempts, at least one. `chance` is between 0 and 1.
     pub fn pause(&self, attempts: u32, chance: f64) -> Duration {
         let growth = self.backoff.powf(f64::from(attempts.saturating_sub(1)));
         let seconds = self.delay.as_secs_f64() * growth * (1.0 + self.jitter * (2.0 * chance - 1.0));

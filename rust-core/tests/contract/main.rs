@@ -37,7 +37,7 @@ macro_rules! contract {
             waiting::r08_a_waiter_of_the_same_session_is_hinted_too,
             waiting::r08_a_waiter_is_hinted_when_the_key_is_forced_free,
             waiting::r09_the_longest_waiting_goes_first,
-            waiting::leaving_gives_up_a_place_or_a_grant,
+            waiting::a_leave_withdraws_a_waiter_or_releases_a_grant,
             renewing::renewals_are_answered_one_for_one,
             renewing::only_an_exact_renewal_shortens,
             renewing::r06_a_released_lease_cannot_be_renewed,

@@ -51,7 +51,7 @@ pub(crate) async fn r09_the_longest_waiting_goes_first(fixture: &Fixture) {
     second.granted_in_time("k", two).await;
 }
 
-pub(crate) async fn leaving_gives_up_a_place_or_a_grant(fixture: &Fixture) {
+pub(crate) async fn a_leave_withdraws_a_waiter_or_releases_a_grant(fixture: &Fixture) {
     let (client, other, mut third) = (fixture.client(), fixture.client(), fixture.client());
     client.leave("k", client.owner()).await;
     let (owner, _) = client.take("k").await;

@@ -1,4 +1,4 @@
-//! Copies of this program that play a part of the running test.
+//! Copies of this program that play a part in the running test.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use crate::client::TIMEOUT;
 use crate::parts::{DIRECTORY, PART};
 
-/// A copy of this program that plays a part of the running test. Killed when dropped.
+/// A copy of this program that plays a part in the running test. It is killed when this is dropped.
 pub(crate) struct Actor {
     pub(crate) process: std::process::Child,
     pub(crate) said: mpsc::Receiver<String>,
@@ -30,7 +30,7 @@ impl Actor {
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let (sender, said) = mpsc::channel();
         std::thread::spawn(move || {
-            // The test harness may write in front of what an actor says.
+            // The test harness may write in front of an actor's line.
             let words = lines.map_while(Result::ok).filter_map(|line| line.split_once('@').map(|(_, word)| word.to_owned()));
             words.for_each(|word| drop(sender.send(word)));
         });

@@ -1,4 +1,4 @@
-//! A client of one process, and the directory where it meets those of others.
+//! A client of one process, and the directory that the processes share.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,14 +53,14 @@ impl Client {
         }
     }
 
-    /// One try; the owner and what came of it.
+    /// One try; the owner and its answer.
     pub(crate) async fn ask(&self, enqueue: bool) -> (Acquire, Acquired) {
         let request = self.request(enqueue);
         let answer = self.backend.acquire(request.clone()).await.unwrap();
         (request, answer)
     }
 
-    /// Waits as the engine does: by hint, and by the backend's own word on when to look again.
+    /// Waits as the engine does: by hints, and by the backend's answer when to look again.
     pub(crate) async fn take(&mut self) -> (OwnerId, Token) {
         let request = self.request(true);
         (request.owner, self.finish(request).await)
@@ -84,7 +84,7 @@ impl Client {
     }
 }
 
-/// A directory of a test's own.
+/// A temporary directory for one test.
 pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
@@ -100,7 +100,7 @@ impl Scratch {
         self.0.join("locks")
     }
 
-    /// The names of the lock files; slot files are meant to stay.
+    /// The names of the lock files, without the slot files, which stay.
     pub(crate) fn left(&self) -> Vec<String> {
         let names = std::fs::read_dir(self.locks()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| !name.starts_with("slot-")).collect()

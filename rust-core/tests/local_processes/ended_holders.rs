@@ -82,8 +82,8 @@ fn what_a_crash_left_is_swept_at_the_next_start() {
     });
 }
 
-/// What the hook does in the child, played by a process of its own. That it leaves the *parent's* lock alone is tested beside the table,
-/// and with a real fork by the Python tests: Rust cannot fork without `unsafe`.
+/// What the hook does in the child, played by a separate process. The unit tests of the table and, with a real fork, the Python tests check
+/// that the hook leaves the *parent's* lock alone: Rust cannot fork without `unsafe`.
 #[test]
 fn r13_a_forked_child_lets_go_of_everything_and_can_start_anew() {
     if plays_a_part() {
@@ -103,8 +103,8 @@ fn r13_a_forked_child_lets_go_of_everything_and_can_start_anew() {
     child.hears("held");
 }
 
-/// The open lock files of a process, as a child that it forked past our hooks has them. Rust cannot fork without `unsafe`; the Python tests
-/// have a C library do it.
+/// The open lock files of a process, as in a child that was forked past our hooks. Rust cannot fork without `unsafe`; the Python tests fork by a
+/// C library.
 fn inherit(parent: &Actor) -> Vec<OwnedFd> {
     let pid = Pid::from_raw(parent.process.id().try_into().unwrap()).unwrap();
     let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
@@ -134,7 +134,7 @@ fn r13_a_fork_past_the_hooks_does_not_keep_a_dead_holders_key() {
             let killed = Instant::now();
             holder.process.kill().unwrap();
             if !waits_before {
-                // Nobody has waited for it yet: it is a zombie for now.
+                // Its parent has not waited for it yet, so it is a zombie for now.
                 while client.backend.inspect(KEY.into(), TIMEOUT).await.unwrap().holder.is_some() {
                     assert!(killed.elapsed() < HAND_OVER, "told to be held");
                     tokio::task::yield_now().await;
@@ -183,7 +183,7 @@ fn what_was_passed_on_keeps_the_key_until_both_are_gone() {
     });
 }
 
-/// Killed again and again, each time with a copy of its files left behind, while others take the key.
+/// A holder is killed again and again, and each time a copy of its files stays open, while others take the key.
 #[test]
 fn r01_freeing_what_dead_holders_left_lets_nobody_in_twice() {
     if plays_a_part() {
@@ -202,7 +202,7 @@ fn r01_freeing_what_dead_holders_left_lets_nobody_in_twice() {
         let childs = inherit(&victim);
         victim.process.kill().unwrap();
         let deadline = Instant::now() + 6 * TIMEOUT;
-        // Whoever takes it next finds a file whose lock never ends.
+        // The next holder finds a file whose lock never ends.
         while victim.process.try_wait().unwrap().is_none() {
             assert!(Instant::now() < deadline);
         }

@@ -1,4 +1,4 @@
-//! `local:` between real processes. Each test starts copies of itself, which find their part in the environment.
+//! `local:` between real processes. Each test starts copies of itself, whose part is in the environment.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -10,7 +10,7 @@ mod taking_turns;
 
 use std::time::Duration;
 
-/// The promise: the end of a holder's process frees its key within this time.
+/// The promise: the key of a holder whose process ends is free within this time.
 const HAND_OVER: Duration = Duration::from_millis(100);
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -1,4 +1,4 @@
-//! What the actors do, by the name of the part.
+//! What the actors do, by the names of their parts.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ async fn take(mut client: Client) {
     assert_eq!(client.release(owner).await, Outcome::Released);
 }
 
-/// Read-modify-write of a shared file under the lock, with a trap for whoever else is inside.
+/// Read-modify-write of a shared file under the lock, which fails if anybody else is in it at the same time.
 async fn work(mut client: Client, directory: &Path, cycles: u32) {
     let scratch = directory.parent().unwrap();
     say("ready");
@@ -105,7 +105,7 @@ async fn work(mut client: Client, directory: &Path, cycles: u32) {
     client.backend.close().await;
 }
 
-/// Takes all that the user may have; the waiter must then poll.
+/// Uses up the inotify instances of the user, so that the waiter must poll.
 fn exhaust_inotify() -> Vec<std::os::fd::OwnedFd> {
     use rustix::fs::inotify::{CreateFlags, init};
     std::iter::from_fn(|| init(CreateFlags::CLOEXEC).ok()).take(100_000).collect()
@@ -125,7 +125,7 @@ async fn lose_all_as_a_forked_child_does(mut client: Client) {
     assert!(ours.is_empty(), "still open: {ours:?}");
     say("lost");
     listen();
-    // The table works on: a new client of the child locks and watches as any other.
+    // The table still works: a new client of the child locks and watches like any other.
     let mut anew = Client::new(Path::new(&std::env::var(DIRECTORY).unwrap()));
     anew.take().await;
     say("held");

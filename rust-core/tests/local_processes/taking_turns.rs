@@ -1,4 +1,4 @@
-//! How a key goes from one process to the next.
+//! How processes take turns at a key.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::client::{Client, KEY, Scratch, TIMEOUT};
 use crate::parts::plays_a_part;
 use crate::{HAND_OVER, block_on};
 
-/// How many processes fight for one key, and how often each of them takes it.
+/// How many processes contend for one key, and how often each of them takes it.
 const PROCESSES: u32 = 8;
 const CYCLES: u32 = 100;
 
@@ -69,7 +69,7 @@ fn a_busy_process_lets_waiters_of_others_have_a_turn() {
                 while began.elapsed() < Duration::from_micros(200) {
                     std::hint::spin_loop();
                 }
-                // As the engine does with a queue of its own that never ends.
+                // As the engine does while its own line never becomes empty.
                 let next = client.request(true);
                 let owner = next.owner;
                 let release = Release { key: KEY.into(), owner: held, next: Some(next.clone()), timeout: TIMEOUT };

@@ -1,4 +1,4 @@
-//! An authority of a test's own.
+//! A certificate authority for one test.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 
 use super::etcd::Tls;
 
-/// Its files live as long as it does.
+/// The authority. Its files are removed when it is dropped.
 pub struct Authority {
     directory: PathBuf,
     issuer: Issuer<'static, KeyPair>,
@@ -38,7 +38,7 @@ impl Authority {
         self.directory.join("ca.pem")
     }
 
-    /// For a server on loopback, or for a client.
+    /// A certificate for a server on loopback, or for a client.
     pub fn issue(&self, name: &str) -> Identity {
         let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -50,13 +50,13 @@ impl Authority {
         }
     }
 
-    /// What a server is started with.
+    /// The TLS settings of a server.
     pub fn server(&self, client_ca: Option<PathBuf>) -> Tls {
         let Identity { certificate, key } = self.issue("server");
         Tls { certificate, key, client_ca }
     }
 
-    /// A file of any content.
+    /// A file with any content.
     pub fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.directory.join(name);
         std::fs::write(&path, content).unwrap();

@@ -1,6 +1,6 @@
-//! What the tests with real servers share.
+//! Shared code of the tests with real servers.
 
-// Every test file is a crate of its own and uses a part of this.
+// Every test file is a separate crate and uses a part of this.
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub)]
 // A failing step fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -15,7 +15,7 @@ pub mod starting;
 
 use std::time::{Duration, Instant};
 
-/// Asks again and again until the answer is yes; panics when it takes longer than any healthy machine needs.
+/// Repeats a check until it holds; panics after longer than any healthy machine needs.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let started = Instant::now();
     while !condition().await {

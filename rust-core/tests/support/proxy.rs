@@ -16,11 +16,11 @@ pub enum Gate {
     Open,
     /// Bytes are read and kept until the gate opens again.
     Stalled,
-    /// Bytes are read and thrown away, for good: a stream with a hole in it never goes on.
+    /// Bytes are read and dropped for good, since a stream with a hole cannot go on.
     Lost,
-    /// What was kept passes, and nothing after it: nobody hears that the sender has given it up, or is gone.
+    /// The kept bytes pass, and nothing after them, so that the receiver does not learn that the sender gave up or ended.
     Kept,
-    /// Bytes take 150 ms, as on a long way.
+    /// Bytes take 150 ms, as over a long distance.
     Slow,
     /// The receiving side sees the end of the connection.
     Closed,
@@ -49,7 +49,7 @@ impl Proxy {
         Self::through(Gate::Open, port).await
     }
 
-    /// One that begins each connection with this.
+    /// A proxy whose connections begin with this gate.
     pub async fn through(gate: Gate, port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own_port = listener.local_addr().unwrap().port();
@@ -85,21 +85,21 @@ impl Proxy {
         Self { port: own_port, gates, kept, sent, task }
     }
 
-    /// Sets what happens to requests on the connections there are now; new ones pass.
+    /// Sets the gate for requests on the present connections; new connections pass.
     pub fn requests(&self, gate: Gate) {
         for gates in self.gates.lock().unwrap().iter() {
             gates.to_server.send_replace(gate);
         }
     }
 
-    /// Lets through what was kept of requests, and nothing more on those connections: so they are executed late.
+    /// Lets the kept requests pass, and nothing more on those connections, so that they are executed late.
     pub fn let_late_requests_through(&self) {
         for gates in self.gates.lock().unwrap().iter() {
             gates.to_server.send_if_modified(|gate| *gate == Gate::Stalled && std::mem::replace(gate, Gate::Kept) == Gate::Stalled);
         }
     }
 
-    /// Sets what happens to answers on the connections there are now; new ones pass.
+    /// Sets the gate for answers on the present connections; new connections pass.
     pub fn answers(&self, gate: Gate) {
         for gates in self.gates.lock().unwrap().iter() {
             gates.to_client.send_replace(gate);
@@ -128,7 +128,7 @@ impl Drop for Proxy {
     }
 }
 
-/// `_open` keeps the gate alive when the proxy is gone.
+/// `_open` keeps the gate alive after the proxy was dropped.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -172,7 +172,7 @@ async fn pump(
     }
 }
 
-/// Reads on for a moment while the gate is stalled: a request may come in two pieces. That it was given up comes later.
+/// Reads on for a moment while the gate is stalled, since a request may come in two pieces. The end of the connection comes later.
 async fn read_the_rest(from: &mut OwnedReadHalf, bytes: &mut Vec<u8>, gate: &mut watch::Receiver<Gate>) {
     let moment = tokio::time::sleep(std::time::Duration::from_millis(200));
     tokio::pin!(moment);

@@ -22,7 +22,7 @@ pub const TTL: Duration = Duration::from_secs(30);
 /// Long enough for a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A server of this test alone, ended by Drop.
+/// A server for one test, which ends when this is dropped.
 pub struct Server {
     pub port: u16,
     directory: PathBuf,
@@ -31,7 +31,7 @@ pub struct Server {
     child: Option<Child>,
 }
 
-/// Every server that the tests know, by its program.
+/// The programs of all servers that the tests use.
 pub const PROGRAMS: [&str; 3] = ["redis-server", "redis-server-6.2", "valkey-server"];
 
 impl Server {
@@ -39,7 +39,7 @@ impl Server {
         Self::start_with(&[]).await
     }
 
-    /// Starts a server with further arguments.
+    /// Starts a server with more arguments.
     pub async fn start_with(arguments: &[&str]) -> Self {
         Self::start_program(PROGRAMS[0], arguments).await
     }
@@ -49,7 +49,7 @@ impl Server {
         Self::start_on(program, |port| [&["--port", port], arguments].concat().into_iter().map(str::to_owned).collect()).await
     }
 
-    /// Starts a server that speaks TLS alone, and may want a certificate of its clients.
+    /// Starts a server that speaks only TLS, and may require a certificate of its clients.
     pub async fn start_secure(authority: &Authority, wants_certificates: bool) -> Self {
         let (Identity { certificate, key }, ca) = (authority.issue("server"), authority.certificate());
         let of_clients = if wants_certificates { "yes" } else { "no" };
@@ -67,7 +67,7 @@ impl Server {
         .await
     }
 
-    /// Starts a server on a free port; its arguments say which.
+    /// Starts a server on a free port, which its arguments name.
     async fn start_on(program: &'static str, arguments: impl Fn(&str) -> Vec<String>) -> Self {
         for _ in 0..START_ATTEMPTS {
             let directory = std::env::temp_dir().join(format!("dlock-redis-{}-{}", std::process::id(), next_number()));
@@ -102,7 +102,8 @@ impl Server {
         self.child = Some(child);
     }
 
-    /// False if the process ends instead: its port may be somebody else's, who answers there. The socket is its own, and comes after the port.
+    /// Waits until the server serves; false if its process ends instead. It is asked through its socket, which it opens after the port: another
+    /// server may answer on the port.
     async fn serves(&mut self) -> bool {
         let deadline = Instant::now() + START_TIMEOUT;
         while Instant::now() < deadline && self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none()) {
@@ -114,7 +115,7 @@ impl Server {
         false
     }
 
-    /// SIGKILL.
+    /// Kills the server with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -134,12 +135,12 @@ impl Server {
         self.directory.join("redis.sock")
     }
 
-    /// A connection that is not ours: what `redis-cli` would do.
+    /// A connection outside dlock, as `redis-cli` has it.
     pub async fn cli(&self) -> Cli {
         Cli::to(&self.url()).await
     }
 
-    /// One through the socket, whatever the server speaks on its port.
+    /// A connection through the socket, whatever the server speaks on its port.
     pub async fn local_cli(&self) -> Cli {
         Cli::to(&format!("redis+unix://{}", self.socket().display())).await
     }
@@ -183,7 +184,7 @@ impl Cli {
     }
 }
 
-/// What a session is opened with.
+/// The settings of a session.
 pub struct Setup {
     pub url: String,
     pub namespace: &'static str,
@@ -216,7 +217,7 @@ impl Setup {
     }
 }
 
-/// One client of the server: what a process is to it. Dropping it closes its connection, as a death would.
+/// One client of the server, as a process is. Dropping it closes the connection, as the end of the process would.
 pub struct Session {
     pub backend: Arc<dyn Backend>,
     pub hints: mpsc::UnboundedReceiver<Hint>,
@@ -233,7 +234,7 @@ impl Session {
         OwnerId { session: self.id, sequence }
     }
 
-    /// A request that waits its turn; tests change what they need.
+    /// A request that queues; tests change what they need.
     pub fn request(&self, key: &str, sequence: u64) -> Acquire {
         Acquire {
             key: key.into(),
@@ -261,10 +262,10 @@ impl Session {
     }
 
     pub async fn release(&self, key: &str, sequence: u64) -> Outcome {
-        self.hand(key, sequence, None).await.unwrap().outcome
+        self.release_to(key, sequence, None).await.unwrap().outcome
     }
 
-    pub async fn hand(&self, key: &str, sequence: u64, next: Option<Acquire>) -> Result<Handover, BackendError> {
+    pub async fn release_to(&self, key: &str, sequence: u64, next: Option<Acquire>) -> Result<Handover, BackendError> {
         let release = Release { key: key.into(), owner: self.owner(sequence), next, timeout: self.timeout };
         self.backend.release(release).await
     }
@@ -273,20 +274,20 @@ impl Session {
         self.backend.leave(key.into(), self.owner(sequence), self.timeout).await.unwrap();
     }
 
-    /// Says that the waiter is alive; answers when it should look again.
-    pub async fn beat(&self, key: &str, sequence: u64) -> Duration {
-        let place = Waiter { key: key.into(), owner: self.owner(sequence) };
-        self.backend.keep_waiting(vec![place], self.timeout).await.unwrap()[0]
+    /// Sends the waiter's heartbeat; returns when it should look again.
+    pub async fn heartbeat(&self, key: &str, sequence: u64) -> Duration {
+        let waiter = Waiter { key: key.into(), owner: self.owner(sequence) };
+        self.backend.keep_waiting(vec![waiter], self.timeout).await.unwrap()[0]
     }
 
     pub async fn hint(&mut self) -> Hint {
         timeout(TIMEOUT, self.hints.recv()).await.expect("a hint").unwrap()
     }
 
-    /// Waits as the engine does: by hints, by the times it was told, and with heartbeats.
+    /// Waits as the engine does: by hints, by the times that answers name, and with heartbeats.
     pub async fn wait(&mut self, key: &str, sequence: u64) -> Grant {
         let heartbeat = self.backend.capabilities().heartbeat.unwrap();
-        let mut beat = Instant::now() + heartbeat;
+        let mut next_heartbeat = Instant::now() + heartbeat;
         loop {
             let mut look = match self.ask(key, sequence).await {
                 Acquired::Granted(grant) => return grant,
@@ -296,9 +297,9 @@ impl Session {
                 tokio::select! {
                     _ = self.hints.recv() => break,
                     () = sleep_until(look) => break,
-                    () = sleep_until(beat) => {
-                        look = Instant::now() + self.beat(key, sequence).await;
-                        beat = Instant::now() + heartbeat;
+                    () = sleep_until(next_heartbeat) => {
+                        look = Instant::now() + self.heartbeat(key, sequence).await;
+                        next_heartbeat = Instant::now() + heartbeat;
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Real sentinels: a redis-server each, in its own mode.
+//! Real sentinels, each a redis-server in sentinel mode.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -8,7 +8,7 @@ use super::eventually;
 use super::redis::{Cli, Server};
 use super::starting::{free_port, next_number};
 
-/// Ended by Drop.
+/// One sentinel, which ends when this is dropped.
 pub struct Sentinel {
     pub port: u16,
     directory: PathBuf,
@@ -16,8 +16,8 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// One that watches a server called `name` and counts it as down after this time. Sentinels of one server find each other. More lines of configuration
-    /// may follow, with `{port}` for its own.
+    /// A sentinel that watches a server called `name` and counts it as down after this time. Sentinels of one server find each other. `lines` are
+    /// more lines of configuration, with `{port}` for the sentinel's own port.
     pub async fn start(name: &str, server: &Server, votes: usize, down_after: Duration, lines: &[&str]) -> Self {
         let directory = std::env::temp_dir().join(format!("dlock-sentinel-{}-{}", std::process::id(), next_number()));
         std::fs::create_dir_all(&directory).unwrap();
@@ -38,8 +38,8 @@ impl Sentinel {
         sentinel
     }
 
-    /// Where it listens.
-    pub fn place(&self) -> String {
+    /// The address on which it listens.
+    pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
@@ -47,7 +47,7 @@ impl Sentinel {
         Cli::to(&format!("redis://127.0.0.1:{}", self.port)).await
     }
 
-    /// Waits until it knows so many replicas and other sentinels of the service.
+    /// Waits until it knows this many replicas and other sentinels of the service.
     pub async fn knows(&self, name: &str, replicas: usize, others: usize) {
         let cli = self.cli().await;
         let count = async |of: &str| cli.run::<Vec<redis::Value>>(&["SENTINEL", of, name]).await.len();

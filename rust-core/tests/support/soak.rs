@@ -1,4 +1,4 @@
-//! Random faults between three sessions and a real server. A failing run is repeated with its `SEED`, a longer one made with `SOAK` seconds.
+//! Random faults between three sessions and a real server. `SEED` repeats a failing run, and `SOAK` sets its length in seconds.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::proxy::{Gate, Proxy};
 
-/// The lives of leases that suit the backend, in ms.
+/// Lease times that suit the backend, in ms.
 #[derive(Clone, Copy)]
 pub struct Terms {
     pub ttls: [u32; 3],
@@ -19,7 +19,7 @@ pub struct Terms {
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Numbers that a seed repeats, but for the order in which tasks draw them.
+/// Random numbers that a seed repeats, apart from the order in which tasks draw them.
 struct Random(Mutex<u64>);
 
 impl Random {
@@ -38,7 +38,7 @@ impl Random {
     }
 }
 
-/// The latest grant of one key that anybody was told of.
+/// The latest grant of one key that any task has received.
 #[derive(Default)]
 struct Latest(Mutex<(u64, Option<Lease>)>);
 
@@ -79,7 +79,7 @@ async fn work(client: Client, key: &str, latest: Arc<Latest>, random: Arc<Random
             continue;
         };
         latest.told(&lease);
-        // Now and then longer than the lease can be kept while nothing passes.
+        // Sometimes longer than a lease can be kept while the proxy lets nothing pass.
         sleep(random.pause(if random.one_in(3) { 1_500 } else { 30 })).await;
         if random.one_in(6) {
             let _ = lease.extend(MS * terms.shortest_extension + random.pause(terms.extensions)).await;
@@ -112,8 +112,8 @@ fn from_environment(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-/// Three sessions, each behind a proxy of its own to `port`, take two keys in turn while the proxies fail. Panics when two leases are valid at
-/// once, when a token does not rise and when somebody sleeps for ever.
+/// Three sessions, each behind its own proxy to `port`, take two keys in turn while the proxies fail. Panics if two leases are valid at once,
+/// if a token does not rise, or if a task waits for ever.
 pub async fn soak(scheme: &str, port: u16, namespace: &str, terms: Terms) {
     let random = Arc::new(Random(Mutex::new(from_environment("SEED", 1))));
     let end = Instant::now() + Duration::from_secs(from_environment("SOAK", 8));

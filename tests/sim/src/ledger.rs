@@ -1,6 +1,6 @@
-//! The server's side of a history, judged as it is written: tokens rise, places are served in order, a freed key is handed on at once.
+//! The server's side of a history, judged as it is written: tokens rise, waiters are served in order, a freed key is handed over at once.
 //!
-//! Order and haste are promised to those whom no fault has touched. A machine in *trouble* loses that claim for the places it has.
+//! Order and a prompt hand-over are promised to waiters that no fault has touched. A machine in *trouble* loses both for its waiters.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 
 use crate::world::{MS, Nanos, World};
 
-/// A waiter whom nothing has touched has the key this soon after it was freed: a hint, a request, an answer, and some air.
+/// A waiter that no fault has touched has the key this soon after it was freed: time for a hint, a request, an answer, and a reserve.
 const HANDED_OVER: Nanos = 100 * MS;
 
-/// Up to when each machine feels the faults that hit it.
+/// Until when each machine is affected by the faults that hit it.
 pub(crate) struct Troubles {
     until: Mutex<Vec<Nanos>>,
 }
@@ -46,7 +46,7 @@ pub(crate) struct Ledger {
 struct Book {
     keys: BTreeMap<Arc<str>, Page>,
     orders: u64,
-    /// Owners that were granted the key or have left: what they queue for after that is a ghost's.
+    /// Owners that were granted the key or have left. A waiter that queues under one of them after that was left by a late request.
     over: HashSet<OwnerId>,
     /// When each grant was made, and when the server forgot it.
     grants: HashMap<(OwnerId, u64), (Nanos, Option<Nanos>)>,
@@ -56,39 +56,39 @@ struct Book {
 struct Page {
     holder: Option<(OwnerId, u64)>,
     last_token: u64,
-    places: Vec<Placed>,
+    queue: Vec<QueuedWaiter>,
     freed: Option<(Nanos, OwnerId)>,
 }
 
-struct Placed {
+struct QueuedWaiter {
     owner: OwnerId,
     client: usize,
     order: u64,
-    /// When it was asked for.
+    /// When the waiter asked.
     sent: Nanos,
-    /// Nothing has gone wrong for it yet.
+    /// No fault has hit its machine yet.
     untouched: bool,
 }
 
 impl Page {
-    fn place(&self, owner: OwnerId) -> Option<&Placed> {
-        self.places.iter().find(|place| place.owner == owner)
+    fn waiter(&self, owner: OwnerId) -> Option<&QueuedWaiter> {
+        self.queue.iter().find(|waiter| waiter.owner == owner)
     }
 
     fn touch(&mut self, client: usize) {
-        for place in self.places.iter_mut().filter(|place| place.client == client) {
-            place.untouched = false;
+        for waiter in self.queue.iter_mut().filter(|waiter| waiter.client == client) {
+            waiter.untouched = false;
         }
     }
 
     fn release(&mut self, owner: OwnerId, now: Nanos) {
-        self.places.retain(|place| place.owner != owner);
+        self.queue.retain(|waiter| waiter.owner != owner);
         if self.freed.is_some_and(|(_, whom)| whom == owner) {
             self.freed = None;
         }
         if self.holder.is_some_and(|(holder, _)| holder == owner) {
             self.holder = None;
-            self.freed = self.places.first().filter(|head| head.untouched).map(|head| (now, head.owner));
+            self.freed = self.queue.first().filter(|head| head.untouched).map(|head| (now, head.owner));
         }
     }
 }
@@ -98,7 +98,7 @@ impl Ledger {
         Arc::new(Self { world: world.clone(), troubles: troubles.clone(), book: Mutex::default() })
     }
 
-    /// A fault hits a machine, and is felt for so long.
+    /// A fault hits a machine, and lasts this long.
     pub(crate) fn trouble(&self, client: usize, lasts: Nanos) {
         self.troubles.add(client, self.world.now() + lasts);
         for page in self.book.lock().keys.values_mut() {
@@ -106,33 +106,33 @@ impl Ledger {
         }
     }
 
-    /// An owner was given a place, or has one.
+    /// An owner was queued, or is in the queue already.
     pub(crate) fn queued(&self, key: &Arc<str>, owner: OwnerId, client: usize, sent: Nanos) {
         let mut book = self.book.lock();
         book.orders += 1;
         let order = book.orders;
         let untouched = self.troubles.last(client) < self.world.now();
         let page = book.keys.entry(key.clone()).or_default();
-        if page.place(owner).is_none() {
-            page.places.push(Placed { owner, client, order, sent, untouched });
+        if page.waiter(owner).is_none() {
+            page.queue.push(QueuedWaiter { owner, client, order, sent, untouched });
         }
     }
 
-    /// When an owner asked for its place, if it has one.
+    /// When an owner in the queue asked; `None` if it is not queued.
     pub(crate) fn queued_since(&self, key: &Arc<str>, owner: OwnerId) -> Option<Nanos> {
         let book = self.book.lock();
-        let sent = book.keys.get(key)?.place(owner)?.sent;
+        let sent = book.keys.get(key)?.waiter(owner)?.sent;
         (!book.over.contains(&owner)).then_some(sent)
     }
 
-    /// Nobody of a machine waits for the key any more: what it still has in the queue is on its way out, or goes to whoever comes next.
+    /// No task of a machine waits for the key any more. A waiter that it still has in the queue is about to be withdrawn, or serves its next task.
     pub(crate) fn unwanted(&self, key: &Arc<str>, client: usize) {
         if let Some(page) = self.book.lock().keys.get_mut(key) {
             page.touch(client);
         }
     }
 
-    /// The owner has left or given the key back.
+    /// The owner has left or released the key.
     pub(crate) fn left(&self, key: &Arc<str>, owner: OwnerId) {
         let now = self.world.now();
         let mut book = self.book.lock();
@@ -157,24 +157,24 @@ impl Ledger {
         if grant.token <= page.last_token {
             self.world.violate(|| format!("token: {}, after {}", what(), page.last_token));
         }
-        let order = page.place(owner).map_or(u64::MAX, |place| place.order);
-        let overtaken = page.places.iter().find(|place| place.untouched && place.order < order && place.owner != owner);
+        let order = page.waiter(owner).map_or(u64::MAX, |waiter| waiter.order);
+        let overtaken = page.queue.iter().find(|waiter| waiter.untouched && waiter.order < order && waiter.owner != owner);
         if let (Some(first), true) = (overtaken, fair) {
             self.world.violate(|| format!("order: {}, but {} came before", what(), first.owner));
         }
         if let Some((freed, whom)) = page.freed.take()
-            && page.place(whom).is_some_and(|place| place.untouched)
+            && page.waiter(whom).is_some_and(|waiter| waiter.untouched)
             && now > freed + HANDED_OVER
         {
             let late = (now - freed) / MS;
             self.world.violate(|| format!("hand-over: {}, {late} ms after it was free for {whom}", what()));
         }
-        page.places.retain(|place| place.owner != owner);
+        page.queue.retain(|waiter| waiter.owner != owner);
         page.holder = Some((owner, grant.token));
         page.last_token = page.last_token.max(grant.token);
     }
 
-    /// The server forgets one lease. False if nobody has confirmed it: a claim is no lease.
+    /// The server forgets one lease; false if it is only a claim, which nobody has confirmed.
     pub(crate) fn forget(&self, key: &Arc<str>, token: u64) -> bool {
         let now = self.world.now();
         let mut book = self.book.lock();
@@ -193,7 +193,7 @@ impl Ledger {
         let mut book = self.book.lock();
         for page in book.keys.values_mut() {
             page.holder = None;
-            page.places.clear();
+            page.queue.clear();
             page.freed = None;
         }
         for (_, forgotten) in book.grants.values_mut() {

@@ -96,7 +96,7 @@ impl EtcdStore {
         }
         let (prepared, mut request) = self.prepare(call, attempt).await?;
         request.optimistic = !self.recently_contended.contains(&queue.prefix, self.context.clock.now());
-        let [pending] = self.line.submit([Step::MakeKey(request)], *deadline);
+        let [pending] = self.writes.submit([Step::MakeKey(request)], *deadline);
         let kept = self.pool.freshen(&prepared.lease.lease, *since, *deadline);
         let (answer, kept) = tokio::join!(pending.wait(), kept);
         self.conclude(call, attempt, prepared, answer, kept).await
@@ -224,7 +224,7 @@ impl EtcdStore {
     /// cluster that was restored from a snapshot brought it back.
     async fn delete_restored_key(&self, call: &AcquireCall, attempt: &EtcdAttempt, created: i64) -> Result<(), BackendError> {
         let queue_key = call.queue_key(attempt);
-        let [pending] = self.line.submit([Step::Delete { queue_key, created }], call.deadline);
+        let [pending] = self.writes.submit([Step::Delete { queue_key, created }], call.deadline);
         pending.wait().await.map(drop)
     }
 
@@ -335,7 +335,7 @@ impl EtcdStore {
             let Some(key) = attempt.key_mut() else { return Ok(false) };
             let value = terms.note.as_ref().map(|note| names::value(owner, note));
             let step = request::move_key(queue_key, key.created, lease.id(), value, &guard);
-            let [pending] = self.line.submit([step], deadline);
+            let [pending] = self.writes.submit([step], deadline);
             let answer = match pending.wait().await {
                 Ok(answer) => answer,
                 Err(error) if is_lease_gone(&error) => {

@@ -147,7 +147,7 @@ impl EtcdStore {
         // The create revision names this one grant: a later key of the same name stays.
         let same = Compare::create_revision(first.key(), CompareOp::Equal, first.create_revision());
         let delete = TxnOp::delete(first.key(), Some(DeleteOptions::new()));
-        let answer = self.line.execute(|| Txn::new().when(vec![same.clone()]).and_then(vec![delete.clone()]), deadline).await?;
+        let answer = self.writes.execute(|| Txn::new().when(vec![same.clone()]).and_then(vec![delete.clone()]), deadline).await?;
         // If nothing was deleted, a server that got the request first and did not answer may have deleted the key.
         // Either way the holder that was meant has lost it.
         Ok(answer.succeeded() || answer.may_run_again)

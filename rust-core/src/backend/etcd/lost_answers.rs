@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant as Timer, timeout_at};
 
 use super::answer::{deleted_keys, error_that_may_run, names_a_lease_that_is_gone, unexpected};
-use super::batch::TxnLine;
+use super::batch::Batches;
 use super::guard::{Guard, ROUNDS, guard_too_fast};
 use super::request::delete_and_move_guard;
 use crate::error::{BackendError, Failure};
@@ -41,7 +41,7 @@ struct QueuedDeletion {
 
 /// The deletions of a session that move the guard on.
 pub(super) struct LostAnswers {
-    line: Arc<TxnLine>,
+    writes: Arc<Batches>,
     guard: Arc<Guard>,
     state: Mutex<LostAnswersState>,
 }
@@ -54,8 +54,8 @@ struct LostAnswersState {
 }
 
 impl LostAnswers {
-    pub(super) fn new(line: Arc<TxnLine>, guard: Arc<Guard>) -> Self {
-        Self { line, guard, state: Mutex::default() }
+    pub(super) fn new(writes: Arc<Batches>, guard: Arc<Guard>) -> Self {
+        Self { writes, guard, state: Mutex::default() }
     }
 
     /// Deletes `queue_key` if it exists, and makes older requests that would make it void.
@@ -128,7 +128,7 @@ impl LostAnswers {
             let guard = self.guard.current(deadline).await?;
             let (put, lease) = self.guard.put(deadline).await?;
             let txn = || delete_and_move_guard(queue_keys, &guard, put.clone());
-            let answer = match self.line.execute(txn, deadline).await {
+            let answer = match self.writes.execute(txn, deadline).await {
                 Ok(answer) => answer,
                 // No other transaction shared the request, so the lease is the guard's.
                 Err(error) if names_a_lease_that_is_gone(&error) => {

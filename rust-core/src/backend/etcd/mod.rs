@@ -32,7 +32,7 @@
 //!    └─ a request has no answer ───▶ delete whatever it made, and move the guard on in the same transaction (`lost_answers`)
 //! ```
 //!
-//! `attempt` is this state machine, and `attempts` lets one request at a time work on an attempt. `batch` and `shape` send the transactions of
+//! `attempt` is this state machine, and `attempts` lets one request at a time work on an attempt. `line`, `batch` and `shape` send the transactions of
 //! many attempts together. `servers` chooses the server, and knows nothing of locks.
 //!
 //! # Words
@@ -68,6 +68,7 @@ mod batch;
 mod guard;
 mod inspect;
 mod leases;
+mod line;
 mod lost_answers;
 mod names;
 mod recent;

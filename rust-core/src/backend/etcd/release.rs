@@ -119,7 +119,7 @@ impl EtcdStore {
             return Ok(Handover { outcome, next: acquired });
         };
         let delete = Step::Delete { queue_key: queue.queue_key(owner.session, attempt.key_number), created };
-        let [deleted, made] = self.line.submit([delete, Step::MakeKey(request)], *deadline);
+        let [deleted, made] = self.writes.submit([delete, Step::MakeKey(request)], *deadline);
         let kept = self.pool.freshen(&prepared.lease.lease, *since, *deadline);
         let (deleted, made, kept) = tokio::join!(deleted.wait(), made.wait(), kept);
         let acquired = match self.conclude(next, next_attempt, prepared, made, kept).await {
@@ -147,7 +147,7 @@ impl EtcdStore {
         let queue_key = queue.queue_key(owner.session, attempt.key_number);
         match deletion {
             Deletion::Key { created, held } => {
-                let [pending] = self.line.submit([Step::Delete { queue_key, created }], deadline);
+                let [pending] = self.writes.submit([Step::Delete { queue_key, created }], deadline);
                 let answer = pending.wait().await?;
                 confirm(attempt, held && answer.succeeded(), answer.may_run_again)
             }

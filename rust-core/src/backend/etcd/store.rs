@@ -1,4 +1,4 @@
-//! What the requests of one client share: its servers, lines, leases and attempts.
+//! What the requests of one client share: its servers, batches, leases and attempts.
 //!
 //! `acquire`, `release`, `renew` and `inspect` each add the requests of their name to [`EtcdStore`].
 
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::TxnAnswer;
 use super::attempts::Attempts;
-use super::batch::TxnLine;
+use super::batch::Batches;
 use super::guard::Guard;
 use super::leases::LeasePool;
 use super::lost_answers::LostAnswers;
@@ -30,10 +30,8 @@ pub(super) struct EtcdStore {
     pub(super) pool: Arc<LeasePool>,
     pub(super) guard: Arc<Guard>,
     pub(super) watches: Arc<Watches>,
-    /// For steps that write.
-    pub(super) line: Arc<TxnLine>,
-    /// For steps that only read.
-    pub(super) reads: Arc<TxnLine>,
+    pub(super) writes: Arc<Batches>,
+    pub(super) reads: Arc<Batches>,
     pub(super) lost_answers: Arc<LostAnswers>,
     pub(super) attempts: Attempts,
     /// Locks that others held. A grant removes its lock.
@@ -54,10 +52,10 @@ impl EtcdStore {
         };
         let pool = LeasePool::new(endpoints.clone(), context.clock.clone(), context.op_timeout, on_end);
         let guard = Arc::new(Guard::new(names::guard(&root, context.session), endpoints.clone(), pool.clone()));
-        let line = Arc::new(TxnLine::new(endpoints.clone()));
+        let writes = Arc::new(Batches::new(endpoints.clone()));
         Self {
-            reads: Arc::new(TxnLine::of_reads(endpoints.clone())),
-            lost_answers: Arc::new(LostAnswers::new(line.clone(), guard.clone())),
+            reads: Arc::new(Batches::of_reads(endpoints.clone())),
+            lost_answers: Arc::new(LostAnswers::new(writes.clone(), guard.clone())),
             watches: Watches::new(endpoints.clone(), context.clone()),
             attempts: Attempts::default(),
             recently_held: RecentLocks::default(),
@@ -68,7 +66,7 @@ impl EtcdStore {
             endpoints,
             pool,
             guard,
-            line,
+            writes,
         }
     }
 
@@ -79,6 +77,6 @@ impl EtcdStore {
 
     /// Executes a transaction that only reads: it sees the latest commit, and costs the cluster no entry in its log.
     pub(super) async fn read(&self, txn: Txn, deadline: Timer) -> Result<TxnAnswer, BackendError> {
-        self.line.execute(|| txn.clone(), deadline).await
+        self.reads.execute(|| txn.clone(), deadline).await
     }
 }

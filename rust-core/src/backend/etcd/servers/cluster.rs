@@ -31,7 +31,7 @@ impl Cluster {
         let mut facts = self.facts.lock();
         let id = *facts.id.get_or_insert(link.cluster);
         if id != link.cluster {
-            let message = format!("it is of another cluster ({:x}) than the servers before ({id:x})", link.cluster);
+            let message = format!("it belongs to another cluster ({:x}) than the servers before ({id:x})", link.cluster);
             return Err(ServerFailure::new(endpoint, FailureScope::Server, Failure::Refused, &message));
         }
         facts.note_version(endpoint, &link.version);

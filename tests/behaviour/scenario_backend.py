@@ -1,4 +1,4 @@
-"""Where a scenario's locks live: a name, a folder or a server of its own."""
+"""The backend of one scenario: a name in memory, a folder, or a server."""
 
 import asyncio
 import os
@@ -12,15 +12,15 @@ from services import EtcdServer, RedisServer, ServerProcess, TcpProxy
 SERVERS: Mapping[str, type[ServerProcess]] = {"redis": RedisServer, "etcd": EtcdServer}
 
 
-class Place:
-    """One scenario's backend. The server is shared unless the scenario disturbs it."""
+class ScenarioBackend:
+    """One scenario's backend. Scenarios share the server unless they disturb it."""
 
-    def __init__(self, backend: str, number: int, folder: Path, shared: ServerProcess | None, private: bool) -> None:
-        self.backend = backend
+    def __init__(self, scheme: str, number: int, folder: Path, shared: ServerProcess | None, private: bool) -> None:
+        self.scheme = scheme
         self._number = number
         self._folder = folder / str(number)
         self._shared = shared
-        self._private = SERVERS[backend]() if backend in SERVERS and private else None
+        self._private = SERVERS[scheme]() if scheme in SERVERS and private else None
         self._proxy: TcpProxy | None = None
         self.monitor: Commands | RaftEntries | None = None
 
@@ -43,21 +43,21 @@ class Place:
     def server(self) -> ServerProcess:
         server = self._private or self._shared
         if server is None:
-            raise RuntimeError(f"{self.backend}: has no server")
+            raise RuntimeError(f"{self.scheme}: has no server")
         return server
 
     @property
     def proxy(self) -> TcpProxy:
         if self._proxy is None:
-            raise RuntimeError(f"{self.backend}: has no proxy")
+            raise RuntimeError(f"{self.scheme}: has no proxy")
         return self._proxy
 
     def url(self, via_proxy: bool = False) -> str:
-        if self.backend == "memory":
+        if self.scheme == "memory":
             return f"memory:scenario-{self._number}"
-        if self.backend == "local":
+        if self.scheme == "local":
             return f"local://{self._folder}"
-        return f"{self.backend}://127.0.0.1:{self.proxy.port}" if via_proxy else self.server.url
+        return f"{self.scheme}://127.0.0.1:{self.proxy.port}" if via_proxy else self.server.url
 
     def lock_files(self, name: str) -> list[Path]:
         return [file for file in self._folder.rglob(name) if file.is_file()]

@@ -1,0 +1,283 @@
+//! The line in which a session's transactions wait for their batch, and the rules by which they leave it.
+//!
+//! Each request costs the cluster an entry in its log, which most of its servers write to disk; a transaction that contains many costs one
+//! as well. So a transaction that finds the line free goes at once, and those that arrive while requests are under way go together. Only
+//! after a large batch the first transaction in line waits for the others, a millisecond at most (ADR 8).
+//!
+//! etcd's rules for a batch decide what may be in it. Compares see the store as it was before the whole batch, and everything in the batch
+//! happens at one revision: two keys made in one queue would have the same age, so a batch makes at most one key in a queue. No key may be
+//! written twice: requests of the same attempt wait for each other. Operations count on each level, and are limited.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant as Timer, timeout_at};
+
+use super::answer::TxnAnswer;
+use super::request::Step;
+use crate::error::{BackendError, Failure};
+
+/// How many transactions go together. etcd allows 128 operations, and limits the bytes of a request.
+const MOST_STEPS: usize = 100;
+const MOST_BYTES: usize = 256 * 1024;
+
+/// How many requests are under way at most: one travels while the cluster works on another.
+const MOST_CALLS: usize = 2;
+
+/// From this size on, one request after the other is better than two at a time: a request costs the server some 250 µs, and a lock taken
+/// and released in it 25.
+pub(super) const LARGE: usize = 16;
+
+/// How long a call waits for the callers of a large batch to come back. They come back one by one, and the first would go alone.
+const LONGEST_WAIT: Duration = Duration::from_millis(1);
+
+/// How many transactions may wait in line.
+const LONGEST_LINE: usize = 4_096;
+
+pub(super) type TxnResult = Result<TxnAnswer, BackendError>;
+
+/// A step in line.
+pub(super) struct QueuedStep {
+    pub(super) step: Step,
+    pub(super) deadline: Timer,
+    /// It has left the line before its deadline, and may have been executed.
+    taken: Arc<AtomicBool>,
+    pub(super) answer: oneshot::Sender<TxnResult>,
+}
+
+/// A session's transactions that wait for their batch.
+#[derive(Default)]
+pub(super) struct TxnLine {
+    state: Mutex<TxnLineState>,
+    /// Enough callers of a large batch are back.
+    back: Notify,
+}
+
+#[derive(Default)]
+struct TxnLineState {
+    queued: VecDeque<QueuedStep>,
+    calls: usize,
+    /// How many transactions the calls carry.
+    under_way: usize,
+    /// The sizes of the last two batches. After a large batch the first caller to come back goes alone, and the others after it, so one
+    /// size would not tell.
+    sizes: [usize; 2],
+    /// A call waits until this many transactions are in line.
+    expected: usize,
+}
+
+/// The answer to come for one step.
+pub(super) struct PendingAnswer {
+    line: Arc<TxnLine>,
+    deadline: Timer,
+    taken: Arc<AtomicBool>,
+    answer: oneshot::Receiver<TxnResult>,
+}
+
+impl PendingAnswer {
+    pub(super) async fn wait(self) -> TxnResult {
+        match timeout_at(self.deadline, self.answer).await {
+            Ok(Ok(answered)) => answered,
+            // The sender was dropped unused: the engine is shutting down.
+            Ok(Err(_)) => Err(BackendError::new(Failure::Unknown, "given up")),
+            Err(_) => {
+                // Under the line's lock: a batch is taken as a whole, and nothing is taken after its deadline.
+                let _nothing_leaves = self.line.state.lock();
+                let failure = if self.taken.load(Ordering::Relaxed) { Failure::Unknown } else { Failure::NotSent };
+                Err(BackendError::new(failure, "no answer in time"))
+            }
+        }
+    }
+}
+
+impl TxnLine {
+    /// Puts steps in line, which go in this order and if possible in one request. True if they are worth another call of [`Self::next`].
+    pub(super) fn submit<const N: usize>(self: &Arc<Self>, steps: [Step; N], deadline: Timer) -> ([PendingAnswer; N], bool) {
+        let mut state = self.state.lock();
+        let is_full = state.queued.len() + N > LONGEST_LINE;
+        let pending = steps.map(|step| {
+            let (answer, receiver) = oneshot::channel();
+            let taken = Arc::new(AtomicBool::new(false));
+            if is_full {
+                let _ = answer.send(Err(BackendError::new(Failure::NotSent, "too many requests before this one")));
+            } else {
+                state.queued.push_back(QueuedStep { step, deadline, taken: taken.clone(), answer });
+            }
+            PendingAnswer { line: self.clone(), deadline, taken, answer: receiver }
+        });
+        if state.expected > 0 && state.are_back() {
+            self.back.notify_one();
+        }
+        let is_worth_a_call = state.is_worth_a_call();
+        state.calls += usize::from(is_worth_a_call);
+        (pending, is_worth_a_call)
+    }
+
+    /// The next batch of a call. `None` ends the call: the line is empty, or not worth a request beside the other call.
+    pub(super) fn next(&self) -> Option<Vec<QueuedStep>> {
+        self.state.lock().next()
+    }
+
+    /// Notes that a batch of this size was answered.
+    pub(super) fn answered(&self, size: usize) {
+        self.state.lock().under_way -= size;
+    }
+
+    /// Waits until most of the callers of a large batch are back in line, or [`LONGEST_WAIT`] has passed.
+    pub(super) async fn wait_for_callers(&self, answered: usize) {
+        let end = Timer::now() + LONGEST_WAIT;
+        {
+            let mut state = self.state.lock();
+            state.expected = ((answered + state.queued.len()) * 7 / 8).min(MOST_STEPS);
+        }
+        while !self.state.lock().are_back() && timeout_at(end, self.back.notified()).await.is_ok() {}
+        self.state.lock().expected = 0;
+    }
+}
+
+impl TxnLineState {
+    /// True if those in line are to go now. Beside another request they go if they are few, which saves them a round trip, or more than
+    /// fit into one request.
+    fn is_worth_a_call(&self) -> bool {
+        let large = self.sizes.iter().any(|size| *size >= LARGE);
+        let enough = if large { MOST_STEPS } else { self.under_way };
+        self.calls == 0 || (self.calls < MOST_CALLS && self.queued.len() >= enough)
+    }
+
+    fn are_back(&self) -> bool {
+        self.queued.len() >= self.expected
+    }
+
+    /// The next batch, in the order of arrival as far as the rules allow. `None` ends the call: the line is empty, or not worth a request
+    /// beside the other call.
+    fn next(&mut self) -> Option<Vec<QueuedStep>> {
+        self.calls -= 1;
+        if !self.is_worth_a_call() {
+            return None;
+        }
+        self.calls += 1;
+        let now = Timer::now();
+        let (mut batch, mut later) = (Vec::new(), VecDeque::new());
+        let mut joined = HashSet::new();
+        let mut bytes = 0;
+        while batch.len() < MOST_STEPS
+            && let Some(queued) = self.queued.pop_front()
+        {
+            let second_in_queue = queued.step.joins_queue().is_some_and(|queue| joined.contains(queue));
+            let too_large = !batch.is_empty() && bytes + queued.step.bytes() > MOST_BYTES;
+            if queued.deadline <= now {
+                let _ = queued.answer.send(Err(BackendError::new(Failure::NotSent, "not sent in time")));
+            } else if second_in_queue || too_large {
+                later.push_back(queued);
+            } else {
+                joined.extend(queued.step.joins_queue().map(<[u8]>::to_vec));
+                bytes += queued.step.bytes();
+                queued.taken.store(true, Ordering::Relaxed);
+                batch.push(queued);
+            }
+        }
+        later.append(&mut self.queued);
+        self.queued = later;
+        if batch.is_empty() {
+            self.calls -= 1;
+            return None;
+        }
+        self.under_way += batch.len();
+        self.sizes = [self.sizes[1], batch.len()];
+        Some(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::etcd::request::KeyRequest;
+    use etcd_client::Txn;
+
+    fn other(bytes: usize) -> Step {
+        Step::Other { txn: Txn::new(), bytes }
+    }
+
+    fn line_of(locks: &[Option<&str>]) -> TxnLineState {
+        let queued = locks.iter().map(|lock| {
+            let step = lock.map_or_else(|| other(100), |lock| Step::MakeKey(KeyRequest::sample(lock)));
+            let deadline = Timer::now() + Duration::from_secs(1);
+            QueuedStep { step, deadline, taken: Arc::default(), answer: oneshot::channel().0 }
+        });
+        TxnLineState { queued: queued.collect(), calls: 1, ..TxnLineState::default() }
+    }
+
+    fn sizes(state: &mut TxnLineState) -> Vec<usize> {
+        std::iter::from_fn(|| state.next()).map(|batch| batch.len()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_batch_makes_one_key_in_a_queue() {
+        let mut state = line_of(&[Some("a"), None, Some("a"), Some("b"), Some("a")]);
+        assert_eq!(sizes(&mut state), [3, 1, 1]);
+        assert_eq!(state.calls, 0);
+    }
+
+    #[tokio::test]
+    async fn a_batch_has_bounds() {
+        let mut state = line_of(&[None; 250]);
+        assert_eq!(sizes(&mut state), [100, 100, 50]);
+        let mut state = line_of(&[None; 3]);
+        state.queued[1].step = other(MOST_BYTES);
+        assert_eq!(sizes(&mut state), [2, 1], "a large one goes alone, and delays no other");
+    }
+
+    /// True if `count` transactions that arrive while requests are under way are sent beside them.
+    fn goes_beside(state: &mut TxnLineState, count: usize) -> bool {
+        state.queued.extend(line_of(&vec![None; count]).queued);
+        state.is_worth_a_call()
+    }
+
+    #[tokio::test]
+    async fn small_batches_go_beside_each_other_and_large_ones_after_each_other() {
+        let mut state = line_of(&[None; 3]);
+        assert_eq!(state.next().map(|batch| batch.len()), Some(3));
+        assert!(!goes_beside(&mut state, 2), "the third is not back yet");
+        assert!(goes_beside(&mut state, 1));
+        let mut state = line_of(&[None; LARGE]);
+        assert_eq!(state.next().map(|batch| batch.len()), Some(LARGE));
+        assert!(!goes_beside(&mut state, MOST_STEPS - 1));
+        assert!(goes_beside(&mut state, 1), "a request is full");
+        state.calls = MOST_CALLS;
+        assert!(!state.is_worth_a_call());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_caller_back_from_a_large_batch_waits_for_most_of_the_others_but_not_for_long() {
+        let line = TxnLine::default();
+        let started = Timer::now();
+        line.wait_for_callers(LARGE).await;
+        let (nobody, started) = (started.elapsed(), Timer::now());
+        assert!((LONGEST_WAIT..LONGEST_WAIT * 3).contains(&nobody), "{nobody:?}");
+        // A caller that comes back counts with those in line already. Calls are under way, so that none is sent here.
+        line.state.lock().calls = MOST_CALLS;
+        line.state.lock().queued = line_of(&[None; LARGE - 2]).queued;
+        let line = Arc::new(line);
+        let come = |line: &Arc<TxnLine>| {
+            let step = other(1);
+            drop(line.submit([step], Timer::now() + Duration::from_secs(1)));
+        };
+        let mut wait = Box::pin(line.wait_for_callers(4));
+        assert!(futures_util::poll!(&mut wait).is_pending(), "14 of 18 are in line, and most are 15");
+        come(&line);
+        wait.await;
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        assert_eq!(line.state.lock().expected, 0);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_past_its_deadline_is_not_sent() {
+        let mut state = line_of(&[None, None]);
+        state.queued[0].deadline = Timer::now();
+        assert_eq!(sizes(&mut state), [1]);
+    }
+}
