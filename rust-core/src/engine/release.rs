@@ -11,7 +11,7 @@ use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, LeaseEvent, Status};
-use crate::engine::line::{HandOver, HandOverAnswer, QueuePosition};
+use crate::engine::line::{HandOverAnswer, HandOverRequest, QueuePosition};
 use crate::engine::session::Session;
 use crate::error::Failure;
 use crate::observe::logs::target;
@@ -68,7 +68,7 @@ impl Session {
         self: &Arc<Self>,
         record: &Arc<LeaseRecord>,
         since: Instant,
-        mut hand_over: Option<HandOver>,
+        mut hand_over: Option<HandOverRequest>,
         mut then: WhenReleased<T>,
     ) where
         T: FnOnce(Status) + Send + 'static,
@@ -86,14 +86,14 @@ impl Session {
             let sent = self.clock.now();
             let release = Release { key: record.key.clone(), owner: record.owner, next, timeout: record.op_timeout };
             let refused = match self.backend.release(release).await {
-                Ok(handover) => {
+                Ok(answer) => {
                     let still_ours = || self.clock.now() < valid_until;
-                    self.note_release_ended(record, since, conclude(handover.outcome, maybe_done, still_ours));
+                    self.note_release_ended(record, since, conclude(answer.outcome, maybe_done, still_ours));
                     drop(then);
-                    if let (Some(hand_over), Some(answer)) = (hand_over, handover.next) {
+                    if let (Some(hand_over), Some(granted)) = (hand_over, answer.next) {
                         // The receiver is the waiter, its successor or the cleanup task; with none of them left the answer may be
                         // dropped.
-                        let _ = hand_over.reply.send(HandOverAnswer { sent, answer: Ok(answer) });
+                        let _ = hand_over.reply.send(HandOverAnswer { sent, answer: Ok(granted) });
                     }
                     return;
                 }
