@@ -57,9 +57,9 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Behavior
     /// - Free, and nobody waits: granted, with a token greater than `floor` and than every token granted for the key before. If
-    ///   that is impossible ([`Capabilities::counts_tokens`]), the request is [`Failure::Refused`] and nothing remains.
+    ///   that is impossible ([`Capabilities::counts_tokens`]), the request is [`Failure::Refused`](crate::error::Failure::Refused) and nothing remains.
     /// - A stored last token or a `floor` that is no integer from 1 to [`MAX_TOKEN`](crate::fencing::MAX_TOKEN) is damaged and
-    ///   ignored. If no greater token is left, the request is [`Failure::Refused`] as well.
+    ///   ignored. If no greater token is left, the request is [`Failure::Refused`](crate::error::Failure::Refused) as well.
     /// - Free, and somebody waits: granted only with `fair: false`, or to the first in the queue.
     /// - Held by the same owner: confirmed, with the same token and the full TTL from now. Where requests may be executed late, a
     ///   lease that lasts longer is not shortened.

@@ -51,7 +51,7 @@ impl QueuePosition {
 }
 
 /// A hand-over request: it waits for the local release to take it along.
-pub(crate) struct HandOver {
+pub(crate) struct HandOverRequest {
     pub(crate) request: Acquire,
     pub(crate) reply: oneshot::Sender<HandOverAnswer>,
 }
@@ -73,7 +73,7 @@ struct Line {
     /// The callers behind it, by arrival.
     behind: BTreeMap<u64, QueuedCaller>,
     arrivals: u64,
-    line_status: Arc<LineStatus>,
+    status: Arc<LineStatus>,
 }
 
 struct QueuedCaller {
@@ -85,7 +85,7 @@ struct QueuedCaller {
 struct FirstInLine {
     ask_again: Arc<Notify>,
     owner: Option<OwnerId>,
-    hand_over: Option<HandOver>,
+    hand_over: Option<HandOverRequest>,
 }
 
 /// What a caller gets that joins a line.
@@ -110,7 +110,7 @@ impl Lines {
     ) -> Joined {
         let mut lines = self.lines.lock();
         let line = lines.entry(key.clone()).or_insert_with(|| Line::new(line_status.clone()));
-        line_status.clone_from(&line.line_status);
+        line_status.clone_from(&line.status);
         if line.first.is_none() {
             let ask_again = Arc::new(Notify::new());
             line.first = Some(FirstInLine { ask_again: ask_again.clone(), owner: None, hand_over: None });
@@ -139,7 +139,7 @@ impl Lines {
     pub(crate) fn set_holder(&self, record: Arc<LeaseRecord>) {
         let mut lines = self.lines.lock();
         let line = lines.entry(record.key.clone()).or_insert_with(|| Line::new(Arc::default()));
-        record.stands_before(&line.line_status);
+        record.stands_before(&line.status);
         line.holder = Some(record);
     }
 
@@ -150,7 +150,7 @@ impl Lines {
 
     /// Notes that the lease has ended. Its release takes the hand-over request along, if there is one; without a release, the first
     /// in line asks for itself.
-    pub(crate) fn end_holder(&self, record: &Arc<LeaseRecord>) -> Option<HandOver> {
+    pub(crate) fn end_holder(&self, record: &Arc<LeaseRecord>) -> Option<HandOverRequest> {
         let mut lines = self.lines.lock();
         let line = lines.get_mut(&record.key)?;
         if !line.holder.as_ref().is_some_and(|holder| Arc::ptr_eq(holder, record)) {
@@ -266,7 +266,7 @@ impl Turn {
         let (Some(first), Some(position)) = (line.first.as_mut(), self.position.as_mut()) else { return };
         let (reply, handed_over) = oneshot::channel();
         position.floor.get_or_insert(request.floor);
-        first.hand_over = Some(HandOver { request, reply });
+        first.hand_over = Some(HandOverRequest { request, reply });
         position.handed_over = Some(handed_over);
     }
 
@@ -339,15 +339,15 @@ struct NextTurn {
 }
 
 impl Line {
-    fn new(line_status: Arc<LineStatus>) -> Self {
-        Self { holder: None, first: None, behind: BTreeMap::new(), arrivals: 0, line_status }
+    fn new(status: Arc<LineStatus>) -> Self {
+        Self { holder: None, first: None, behind: BTreeMap::new(), arrivals: 0, status }
     }
 
     /// Makes the next caller the first; it inherits the position. Returns the position if nobody waits.
     fn next(&mut self, inherited: Option<QueuePosition>) -> Result<NextTurn, Option<QueuePosition>> {
         let Some((_, QueuedCaller { turn, mut request })) = self.behind.pop_first() else {
             self.first = None;
-            self.line_status.forget_trouble();
+            self.status.forget_trouble();
             return Err(inherited);
         };
         let ask_again = Arc::new(Notify::new());
@@ -361,7 +361,7 @@ impl Line {
                 floor: Some(request.floor),
                 ..QueuePosition::new(request.owner)
             });
-            hand_over = Some(HandOver { request, reply });
+            hand_over = Some(HandOverRequest { request, reply });
         }
         let has_asked = hand_over.is_some();
         let owner = position.as_ref().map(|position| position.owner);

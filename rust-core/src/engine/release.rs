@@ -12,7 +12,7 @@ use crate::clock::Instant;
 use crate::engine::calls::Answer;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, LeaseEvent, Status};
-use crate::engine::line::{HandOver, HandOverAnswer, QueuePosition};
+use crate::engine::line::{HandOverAnswer, HandOverRequest, QueuePosition};
 use crate::engine::session::Session;
 use crate::error::{Failure, Result};
 use crate::observe::logs::target;
@@ -56,22 +56,12 @@ impl Session {
         }
     }
 
-<<<<<<< HEAD
     /// Returns `then` if there is no release to wait for here: the lease has ended, or another caller releases it already.
     fn begin_release<F>(self: &Arc<Self>, record: &Arc<LeaseRecord>, then: Option<WhenReleased<F>>) -> Option<WhenReleased<F>>
     where
         F: FnOnce(Result<Status>) + Send + 'static,
     {
         // Taken first: a closing session sees no lease any more once it is deregistered, and must still wait for the release.
-=======
-    /// Returns `then` if there is no release to wait for here: the lease has ended, or another caller releases it already.
-    fn begin_release<T: FnOnce(Status) + Send + 'static>(
-        self: &Arc<Self>,
-        record: &Arc<LeaseRecord>,
-        then: Option<T>,
-    ) -> Option<T> {
-        // Taken first: a closing session sees no lease any more once it is deregistered, and must still wait for the release.
->>>>>>> house
         let _closing_waits = self.tasks.token();
         let since = self.clock.now();
         if self.apply_at(since, record, LeaseEvent::Release) != Action::GiveBack {
@@ -96,7 +86,7 @@ impl Session {
         self: &Arc<Self>,
         record: &Arc<LeaseRecord>,
         since: Instant,
-        mut hand_over: Option<HandOver>,
+        mut hand_over: Option<HandOverRequest>,
         mut then: Option<WhenReleased<F>>,
     ) where
         F: FnOnce(Result<Status>) + Send + 'static,
@@ -114,14 +104,14 @@ impl Session {
             let sent = self.clock.now();
             let release = Release { key: record.key.clone(), owner: record.owner, next, timeout: record.op_timeout };
             let refused = match self.backend.release(release).await {
-                Ok(handover) => {
+                Ok(answer) => {
                     let still_ours = || self.clock.now() < valid_until;
-                    self.note_release_ended(record, since, conclude(handover.outcome, maybe_done, still_ours));
+                    self.note_release_ended(record, since, conclude(answer.outcome, maybe_done, still_ours));
                     drop(then);
-                    if let (Some(hand_over), Some(answer)) = (hand_over, handover.next) {
+                    if let (Some(hand_over), Some(granted)) = (hand_over, answer.next) {
                         // The receiver is the waiter, its successor or the cleanup task; with none of them left the answer may be
                         // dropped.
-                        let _ = hand_over.reply.send(HandOverAnswer { sent, answer: Ok(answer) });
+                        let _ = hand_over.reply.send(HandOverAnswer { sent, answer: Ok(granted) });
                     }
                     return;
                 }
@@ -237,13 +227,8 @@ impl Session {
     }
 }
 
-<<<<<<< HEAD
-/// Whom to tell how a lease stands when its release was answered, or when that comes to an end by a panic.
+/// Answers the caller with the final status when dropped, also while unwinding.
 struct WhenReleased<F: FnOnce(Result<Status>)>(Arc<Answer<Status, F>>, Arc<LeaseRecord>);
-=======
-/// Calls back with the final status when dropped, also while unwinding.
-struct WhenReleased<T: FnOnce(Status)>(Option<(T, Arc<LeaseRecord>)>);
->>>>>>> house
 
 impl<F: FnOnce(Result<Status>)> Drop for WhenReleased<F> {
     fn drop(&mut self) {

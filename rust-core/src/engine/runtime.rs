@@ -298,8 +298,8 @@ pub fn shutdown(timeout: Duration) {
     let _ = finished.recv_timeout(timeout);
 }
 
-/// Runs a call on the engine and tells `then` its outcome, once: what bindings run their calls with. A panic in it is told as an error, and so
-/// is an engine that stops. Aborting it drops the call at its next await; then nothing is told.
+/// Runs a call on the engine and passes its outcome to `then`, once: bindings run their calls with this. A panic in the call becomes an error,
+/// and so does an engine that stops. Aborting it drops the call at its next await, and `then` is not called.
 ///
 /// # Errors
 /// [`Error::BackendUnavailable`] if the engine cannot be started; `then` is not called.

@@ -22,7 +22,7 @@ use crate::engine::heartbeats::Heartbeats;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, LeaseEvent, Status};
 use crate::engine::leases::{Closing, Leases};
-use crate::engine::line::{HandOver, Lines};
+use crate::engine::line::{HandOverRequest, Lines};
 use crate::engine::renewal::Renewals;
 use crate::engine::runtime::{self, Attended, Call, Engine};
 use crate::error::{BackendError, CLOSED, Error, Failure, LossReason, Result};
@@ -177,7 +177,7 @@ impl Session {
     }
 
     /// Deregisters a lease that has ended; returns the hand-over request that waits for its release.
-    pub(crate) fn deregister(&self, record: &Arc<LeaseRecord>) -> Option<HandOver> {
+    pub(crate) fn deregister(&self, record: &Arc<LeaseRecord>) -> Option<HandOverRequest> {
         self.renewals.forget(record);
         let is_awaited = self.leases.lock().remove(record);
         if is_awaited {
