@@ -18,20 +18,20 @@ use crate::error::{BackendError, Error, Failure, Result};
 const TIDY: usize = 64;
 
 /// The calls under way on one engine.
-pub(crate) struct Calls {
+pub(crate) struct PendingCalls {
     stopped: AtomicBool,
     stop: Notify,
     under_way: Mutex<UnderWay>,
 }
 
 struct UnderWay {
-    /// Calls that are over keep their memory until the next look.
-    calls: Vec<Weak<dyn Pending>>,
+    /// PendingCalls that are over keep their memory until the next look.
+    calls: Vec<Weak<dyn PendingCall>>,
     tidy_at: usize,
 }
 
 /// A call that waits for its answer.
-trait Pending: Send + Sync {
+trait PendingCall: Send + Sync {
     fn engine_stopped(&self);
 }
 
@@ -52,13 +52,13 @@ impl<T, F: FnOnce(Result<T>)> Answer<T, F> {
     }
 }
 
-impl<T, F: FnOnce(Result<T>) + Send> Pending for Answer<T, F> {
+impl<T, F: FnOnce(Result<T>) + Send> PendingCall for Answer<T, F> {
     fn engine_stopped(&self) {
         self.give(Err(stopped()));
     }
 }
 
-impl Calls {
+impl PendingCalls {
     pub(crate) fn new() -> Arc<Self> {
         let under_way = UnderWay { calls: Vec::new(), tidy_at: TIDY };
         Arc::new(Self { stopped: AtomicBool::new(false), stop: Notify::new(), under_way: Mutex::new(under_way) })
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_call_is_answered_once() {
-        let (calls, (said, heard)) = (Calls::new(), mpsc::channel());
+        let (calls, (said, heard)) = (PendingCalls::new(), mpsc::channel());
         let answer = calls.begin(move |outcome: Result<u8>| said.send(outcome).unwrap());
         answer.give(Ok(1));
         answer.give(Ok(2));
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_stopped_engine_answers_every_call_under_way_and_later_ones() {
-        let (calls, (said, heard)) = (Calls::new(), mpsc::channel());
+        let (calls, (said, heard)) = (PendingCalls::new(), mpsc::channel());
         let begin = || {
             let said = said.clone();
             calls.begin(move |outcome: Result<u8>| said.send(is_stopped(&outcome)).unwrap())
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_call_without_a_caller_is_not_answered() {
-        let (calls, (said, heard)) = (Calls::new(), mpsc::channel::<()>());
+        let (calls, (said, heard)) = (PendingCalls::new(), mpsc::channel::<()>());
         drop(calls.begin(move |_: Result<u8>| said.send(()).unwrap()));
         calls.stop(|| {});
         assert!(heard.recv().is_err(), "it was answered, or what it keeps was not dropped");
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn calls_that_are_over_do_not_pile_up() {
-        let calls = Calls::new();
+        let calls = PendingCalls::new();
         let under_way: Vec<_> = (0..10).map(|_| calls.begin(|_: Result<u8>| {})).collect();
         for _ in 0..10 * TIDY {
             drop(calls.begin(|_: Result<u8>| {}));
@@ -205,7 +205,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_future_ends_when_the_engine_stops() {
-        let calls = Calls::new();
+        let calls = PendingCalls::new();
         assert_eq!(calls.unless_stopped(async { 1 }).await.unwrap(), 1);
         let (outcome, ()) = tokio::join!(calls.unless_stopped(std::future::pending::<u8>()), async { calls.stop(|| {}) });
         assert!(is_stopped(&outcome));

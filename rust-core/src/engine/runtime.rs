@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinError};
 
-use crate::engine::calls::{self, Answer, Calls};
+use crate::engine::calls::{self, Answer, PendingCalls};
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::observe::logs::target;
 use crate::process;
@@ -74,13 +74,13 @@ pub(crate) fn after_fork() {
 #[derive(Clone)]
 pub(crate) struct Engine {
     handle: Handle,
-    calls: Arc<Calls>,
+    calls: Arc<PendingCalls>,
 }
 
 impl Engine {
     /// An engine on the threads of another runtime, for simulations and tests.
     pub(crate) fn on(handle: Handle) -> Self {
-        Self { handle, calls: Calls::new() }
+        Self { handle, calls: PendingCalls::new() }
     }
 
     /// The engine of this process. Starts one if there is none yet, if the engine is the parent's, or if it has stopped.
@@ -125,7 +125,7 @@ impl Engine {
         }
     }
 
-    /// See [`Calls::begin`].
+    /// See [`PendingCalls::begin`].
     pub(crate) fn begin<T: 'static, F: FnOnce(Result<T>) + Send + 'static>(&self, then: F) -> Arc<Answer<T, F>> {
         self.calls.begin(then)
     }
