@@ -167,12 +167,12 @@ impl Lease {
         }
     }
 
-    /// Calls `tell` once when the lease is lost, on an engine thread or on the thread that releases a lease which has run out; at
+    /// Calls `callback` once when the lease is lost, on an engine thread or on the thread that releases a lease which has run out; at
     /// once if it is lost already. Replaces an earlier callback.
-    pub fn on_lost(&self, tell: impl FnOnce(LossReason) + Send + 'static) {
+    pub fn on_lost(&self, callback: impl FnOnce(LossReason) + Send + 'static) {
         self.record().when_lost(Box::new(move |status| {
             if let Status::Lost(reason) = status {
-                tell(reason);
+                callback(reason);
             }
         }));
     }

@@ -348,7 +348,7 @@ mod tests {
     use crate::options::ClientOptions;
 
     #[tokio::test]
-    async fn who_is_told_of_a_loss_may_ask_for_the_lock() {
+    async fn a_callback_for_a_loss_may_ask_for_the_lock() {
         let clock = ManualClock::new();
         // On this thread, so that the engine notices nothing before the next await.
         let plan = crate::backend::parse("memory:", "dlock", Duration::from_secs(1)).unwrap();
@@ -357,12 +357,12 @@ mod tests {
         let lock = client.lock("a").renew(false).ttl(Duration::from_secs(10));
         let lease = lock.acquire().await.unwrap();
         let next = client.lock("b").acquire().await.unwrap();
-        let (outstanding, told) = (lock.outstanding.clone(), Arc::new(AtomicBool::new(false)));
-        let heard = told.clone();
-        lease.on_lost(move |_| heard.store(!outstanding.is_locked(), Ordering::Relaxed));
+        let (outstanding, called) = (lock.outstanding.clone(), Arc::new(AtomicBool::new(false)));
+        let noted = called.clone();
+        lease.on_lost(move |_| noted.store(!outstanding.is_locked(), Ordering::Relaxed));
         drop(lease);
         clock.advance(Duration::from_secs(10));
         remember(&lock.outstanding, next);
-        assert!(told.load(Ordering::Relaxed), "not told, or while the lock's leases are in use");
+        assert!(called.load(Ordering::Relaxed), "not called, or while the lock's leases are locked");
     }
 }

@@ -88,11 +88,11 @@ impl<'a> Parts<'a> {
     pub(super) fn servers(&self, default_port: u16, example: &str) -> Result<Vec<Server>, String> {
         let mut servers = Vec::new();
         for text in self.hosts.split(',') {
-            let told = |name: &str| if self.may_show_a_password() { "***".to_owned() } else { name.to_owned() };
+            let printable = |name: &str| if self.may_show_a_password() { "***".to_owned() } else { name.to_owned() };
             let server = server(text, default_port)
-                .ok_or_else(|| format!("{} is not host:port; a URL such as {example}", quoted(&told(text))))?;
+                .ok_or_else(|| format!("{} is not host:port; a URL such as {example}", quoted(&printable(text))))?;
             if servers.contains(&server) {
-                return Err(format!("{} is named twice", told(&server.to_string())));
+                return Err(format!("{} is named twice", printable(&server.to_string())));
             }
             servers.push(server);
         }

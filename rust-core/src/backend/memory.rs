@@ -165,7 +165,8 @@ impl Backend for Memory {
             if held && let Some(next) = &release.next {
                 store.enqueue(&full, next);
             }
-            let outcome = if store.give_back(&full, release.owner, moment, hints) { Outcome::Released } else { Outcome::NotHeld };
+            let outcome =
+                if store.release_or_withdraw(&full, release.owner, moment, hints) { Outcome::Released } else { Outcome::NotHeld };
             // A request that is refused leaves nothing behind. The waiter asks again by itself and learns why.
             let next = release.next.and_then(|next| store.acquire(&full, &next, moment, hints).ok());
             Handover { outcome, next }
@@ -175,7 +176,7 @@ impl Backend for Memory {
     fn leave(&self, key: Arc<str>, owner: OwnerId, _timeout: Duration) -> Reply<'_, ()> {
         let full = self.full(&key);
         self.answer(move |store, moment, hints| {
-            store.give_back(&full, owner, moment, hints);
+            store.release_or_withdraw(&full, owner, moment, hints);
         })
     }
 
@@ -207,7 +208,7 @@ impl Backend for Memory {
                 Whom::Token(wanted) => Some(*wanted) == token,
                 Whom::Owner(wanted) => *wanted == owner.to_string(),
             };
-            meant && store.give_back(&full, owner, moment, hints)
+            meant && store.release_or_withdraw(&full, owner, moment, hints)
         })
     }
 
@@ -262,7 +263,7 @@ impl std::fmt::Debug for Store {
 
 impl Store {
     fn acquire(&mut self, full: &str, request: &Acquire, moment: Moment, hints: &mut Hints) -> Result<Acquired, BackendError> {
-        self.settle(full, moment, hints);
+        self.end_expired(full, moment, hints);
         let free_for_all = {
             let entry = self.keys.entry(full.to_owned()).or_default();
             entry.held.is_none() && (entry.queue.is_empty() || !request.fair)
@@ -300,7 +301,7 @@ impl Store {
             self.last_token = token;
             return Ok(token);
         }
-        self.give_back(full, request.owner, moment, hints);
+        self.release_or_withdraw(full, request.owner, moment, hints);
         Err(BackendError::new(Failure::Refused, "no fencing token is above the last one"))
     }
 
@@ -340,8 +341,8 @@ impl Store {
     }
 
     /// Releases the key or withdraws the waiter; true if `owner` held the key.
-    fn give_back(&mut self, full: &str, owner: OwnerId, moment: Moment, hints: &mut Hints) -> bool {
-        self.settle(full, moment, hints);
+    fn release_or_withdraw(&mut self, full: &str, owner: OwnerId, moment: Moment, hints: &mut Hints) -> bool {
+        self.end_expired(full, moment, hints);
         let Some(entry) = self.keys.get_mut(full) else { return false };
         entry.queue.retain(|(waiter, _)| *waiter != owner);
         let was_held = entry.held.as_ref().is_some_and(|held| held.owner == owner);
@@ -355,7 +356,7 @@ impl Store {
     }
 
     /// Ends what has run out. A waiter that missed its claim leaves the queue.
-    fn settle(&mut self, full: &str, moment: Moment, hints: &mut Hints) {
+    fn end_expired(&mut self, full: &str, moment: Moment, hints: &mut Hints) {
         let Some(entry) = self.keys.get_mut(full) else { return };
         let Some(held) = entry.held.take_if(|held| held.until <= moment.now) else { return };
         if held.claimed {

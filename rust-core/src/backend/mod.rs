@@ -12,6 +12,7 @@ pub mod memory;
 mod pem;
 mod plan;
 pub mod redis;
+mod timers;
 mod urls;
 
 pub use contract::{

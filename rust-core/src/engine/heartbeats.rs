@@ -59,11 +59,11 @@ impl Heartbeats {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let wanted = Arc::new(());
         let entry = WaitEntry { number, waiter, ask_again, line_status, wanted: Arc::downgrade(&wanted) };
-        self.deadlines.set(number, self.next_beat(look_again), entry);
+        self.deadlines.set(number, self.next_heartbeat(look_again), entry);
         HeartbeatGuard { waiters: self.clone(), number, _wanted: wanted }
     }
 
-    fn next_beat(&self, look_again: Duration) -> crate::clock::Instant {
+    fn next_heartbeat(&self, look_again: Duration) -> crate::clock::Instant {
         self.clock.now() + look_again.min(self.heartbeat)
     }
 
@@ -75,15 +75,15 @@ impl Heartbeats {
             due.retain(|entry| entry.wanted.strong_count() > 0);
             for entry in &due {
                 // Until the answer says otherwise.
-                self.deadlines.set(entry.number, self.next_beat(self.heartbeat), entry.clone());
+                self.deadlines.set(entry.number, self.next_heartbeat(self.heartbeat), entry.clone());
             }
             for batch in due.chunks(BATCH) {
-                tokio::spawn(self.clone().beat(batch.to_vec()));
+                tokio::spawn(self.clone().send(batch.to_vec()));
             }
         }
     }
 
-    async fn beat(self: Arc<Self>, batch: Vec<WaitEntry>) {
+    async fn send(self: Arc<Self>, batch: Vec<WaitEntry>) {
         let waiters = batch.iter().map(|entry| entry.waiter.clone()).collect();
         // The next heartbeat is due by then: requests without an answer must not pile up.
         let answers = self.backend.keep_waiting(waiters, self.op_timeout.min(self.heartbeat)).await;
@@ -98,16 +98,16 @@ impl Heartbeats {
                 entry.line_status.failed(self.clock.now(), error.clone());
             }
             match answers.as_ref().ok().and_then(|answers| answers.get(index)) {
-                Some(look_again) if !look_again.is_zero() => self.move_beat(entry, *look_again),
+                Some(look_again) if !look_again.is_zero() => self.send_sooner(entry, *look_again),
                 // It is time to ask, or no answer came: then the waiter's own request finds out what is wrong.
                 _ => entry.ask_again.notify_one(),
             }
         }
     }
 
-    fn move_beat(&self, entry: WaitEntry, look_again: Duration) {
+    fn send_sooner(&self, entry: WaitEntry, look_again: Duration) {
         if look_again < self.heartbeat && entry.wanted.strong_count() > 0 {
-            self.deadlines.set(entry.number, self.next_beat(look_again), entry);
+            self.deadlines.set(entry.number, self.next_heartbeat(look_again), entry);
         }
     }
 }

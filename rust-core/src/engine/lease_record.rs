@@ -127,7 +127,7 @@ impl LeaseRecord {
         let now = self.clock.now();
         self.state.lock().set_renew(now, renew);
         if !renew && self.failing.swap(false, Ordering::Relaxed) {
-            self.line(LineStatus::renewals_ended);
+            self.with_line(LineStatus::renewals_ended);
         }
     }
 
@@ -160,20 +160,20 @@ impl LeaseRecord {
     pub(crate) fn renewal_failed(&self, error: &BackendError) {
         if self.status() == Status::Held {
             self.failing.store(true, Ordering::Relaxed);
-            self.line(|line| line.failed(self.clock.now(), error.clone()));
+            self.with_line(|line| line.failed(self.clock.now(), error.clone()));
         }
     }
 
     /// Notes a renewal that was answered.
     pub(crate) fn renewal_answered(&self) {
         if self.failing.swap(false, Ordering::Relaxed) {
-            self.line(|line| line.answered(self.clock.now(), None));
+            self.with_line(|line| line.answered(self.clock.now(), None));
         }
     }
 
-    fn line(&self, tell: impl FnOnce(&LineStatus)) {
+    fn with_line(&self, act: impl FnOnce(&LineStatus)) {
         if let Some(line) = self.line.get() {
-            tell(line);
+            act(line);
         }
     }
 
@@ -214,12 +214,12 @@ impl LeaseRecord {
         // The loss may have come before the callback was set: whichever side takes it out calls it.
         let status = self.status();
         if let Status::Lost(_) = status {
-            self.tell_loss(status);
+            self.call_on_lost(status);
         }
     }
 
     /// Calls the holder's callback, unless there is none or it was called before.
-    pub(super) fn tell_loss(&self, status: Status) {
+    pub(super) fn call_on_lost(&self, status: Status) {
         // Unlocked before the call: the callback may set another one.
         let on_lost = self.on_lost.lock().take();
         let Some(on_lost) = on_lost else { return };

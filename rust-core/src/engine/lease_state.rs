@@ -306,7 +306,7 @@ impl LeaseState {
             // lost the key to.
             LeaseEvent::Release => match self.run_out(now) {
                 Some(reason) => self.lose(reason),
-                None => self.give_back(),
+                None => self.begin_release(),
             },
             LeaseEvent::ReleaseEnded(_) => Action::Wait,
             LeaseEvent::Close => self.lose(LossReason::Closed),
@@ -355,7 +355,7 @@ impl LeaseState {
         }
     }
 
-    fn give_back(&mut self) -> Action {
+    fn begin_release(&mut self) -> Action {
         self.status = Status::Releasing;
         Action::GiveBack
     }

@@ -241,7 +241,7 @@ pub(crate) struct Turn {
 
 impl fmt::Debug for Turn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Turn").field("key", &self.key).field("place", &self.position).finish_non_exhaustive()
+        f.debug_struct("Turn").field("key", &self.key).field("position", &self.position).finish_non_exhaustive()
     }
 }
 

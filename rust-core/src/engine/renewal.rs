@@ -81,11 +81,11 @@ impl Renewals {
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             let due = self.deadlines.due(TOGETHER).await;
-            self.look_at(due);
+            self.handle_due(due);
         }
     }
 
-    fn look_at(self: &Arc<Self>, due: Vec<Arc<LeaseRecord>>) {
+    fn handle_due(self: &Arc<Self>, due: Vec<Arc<LeaseRecord>>) {
         let mut batch = Vec::new();
         for record in due {
             if (self.apply)(&record, LeaseEvent::Tick) == Action::Renew {
@@ -152,24 +152,24 @@ impl Renewals {
             match (event, &answers) {
                 (LeaseEvent::Renewed { .. }, _) => {
                     let lag = record.read(|state| state.lag(record.now()));
-                    self.tell_renewed(record, event, Some(lag));
+                    self.note_renewed(record, event, Some(lag));
                 }
-                (LeaseEvent::Unknown { .. }, Err(error)) => self.tell_failed(record, event, &error.message),
-                _ => self.tell(record, event),
+                (LeaseEvent::Unknown { .. }, Err(error)) => self.note_failed(record, event, &error.message),
+                _ => self.apply_and_schedule(record, event),
             }
         }
     }
 
     /// Passes an event on and schedules what follows from it.
-    pub(crate) fn tell(&self, record: &Arc<LeaseRecord>, event: LeaseEvent) {
+    pub(crate) fn apply_and_schedule(&self, record: &Arc<LeaseRecord>, event: LeaseEvent) {
         if !matches!((self.apply)(record, event), Action::Lose(_)) {
             self.schedule(record);
         }
     }
 
     /// A renewal or an extension was acknowledged; `lag` is how long after it was due.
-    fn tell_renewed(&self, record: &Arc<LeaseRecord>, event: LeaseEvent, lag: Option<Duration>) {
-        self.tell(record, event);
+    fn note_renewed(&self, record: &Arc<LeaseRecord>, event: LeaseEvent, lag: Option<Duration>) {
+        self.apply_and_schedule(record, event);
         // Not after a release, and not after an answer that came too late.
         if record.status() == Status::Held {
             self.observer.renewed(record.subject(), lag);
@@ -177,11 +177,11 @@ impl Renewals {
     }
 
     /// A renewal got no answer.
-    fn tell_failed(&self, record: &Arc<LeaseRecord>, event: LeaseEvent, error: &str) {
+    fn note_failed(&self, record: &Arc<LeaseRecord>, event: LeaseEvent, error: &str) {
         if record.status() == Status::Held {
             self.observer.renewal_failed(record.subject(), error);
         }
-        self.tell(record, event);
+        self.apply_and_schedule(record, event);
     }
 
     /// Sets a new life for one lease: `ttl` from now, and for later renewals.
@@ -194,7 +194,7 @@ impl Renewals {
             return Ok(());
         }
         let before = record.read(LeaseState::valid_until);
-        self.tell(record, LeaseEvent::Extend { ttl });
+        self.apply_and_schedule(record, LeaseEvent::Extend { ttl });
         let epoch = record.read(LeaseState::epoch);
         let sent = self.clock.now();
         // Only a shorter life must be set exactly; a longer one must not undo a renewal that overtakes it.
@@ -206,17 +206,17 @@ impl Renewals {
         }
         match answer.map(|answers| answers.first().copied()) {
             Ok(Some(Renewed::Extended(ttl))) => {
-                self.tell_renewed(record, LeaseEvent::Renewed { sent, ttl, epoch }, None);
+                self.note_renewed(record, LeaseEvent::Renewed { sent, ttl, epoch }, None);
                 Ok(())
             }
             Ok(_) => {
-                self.tell(record, LeaseEvent::Gone);
+                self.apply_and_schedule(record, LeaseEvent::Gone);
                 Ok(())
             }
             Err(error) => {
                 if exact {
                     let late = self.clock.now() + self.backend.capabilities().late_window;
-                    self.tell(record, LeaseEvent::ExtendUnknown { ttl, late });
+                    self.apply_and_schedule(record, LeaseEvent::ExtendUnknown { ttl, late });
                 }
                 Err(error)
             }

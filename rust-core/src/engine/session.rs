@@ -118,9 +118,9 @@ impl Session {
         let apply = Box::new(move |record: &Arc<LeaseRecord>, event| {
             keeper.get().map_or(Action::Wait, |session| session.apply(record, event))
         });
-        let withdraw = Box::new(move |key, place| {
+        let withdraw = Box::new(move |key, position| {
             if let Some(session) = leaver.get() {
-                session.withdraw(key, place);
+                session.withdraw(key, position);
             }
         });
         let renewals = Renewals::new(backend.clone(), clock.clone(), observer.clone(), options.renewal, apply);
@@ -212,7 +212,7 @@ impl Session {
     pub(crate) fn apply_at(self: &Arc<Self>, now: Instant, record: &Arc<LeaseRecord>, event: LeaseEvent) -> Action {
         let action = record.on(now, event);
         if let Action::Lose(reason) = action {
-            record.tell_loss(Status::Lost(reason));
+            record.call_on_lost(Status::Lost(reason));
             self.report_loss(record, reason);
             self.end_lost(record);
         }

@@ -81,8 +81,8 @@ impl Default for Figures {
 
 /// Adds one to the counter of this word, or to the last one.
 fn count(counters: &[AtomicU64], words: &[&str], word: &str) {
-    let place = words.iter().position(|known| *known == word).unwrap_or(words.len() - 1);
-    add(&counters[place]);
+    let index = words.iter().position(|known| *known == word).unwrap_or(words.len() - 1);
+    add(&counters[index]);
 }
 
 fn add(counter: &AtomicU64) {

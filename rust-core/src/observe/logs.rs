@@ -110,8 +110,8 @@ pub fn listen(wake: impl Fn() + Send + Sync + 'static) {
 
 /// Keeps records of this level and graver ones. Before the first call none are kept.
 pub fn set_level(level: LevelFilter) {
-    let place = LEVELS.iter().position(|known| *known == level).unwrap_or_default();
-    if CHOSEN.swap(place, Ordering::Relaxed) != place {
+    let index = LEVELS.iter().position(|known| *known == level).unwrap_or_default();
+    if CHOSEN.swap(index, Ordering::Relaxed) != index {
         tracing::callsite::rebuild_interest_cache();
     }
 }

@@ -56,13 +56,13 @@ impl Observer {
     pub(crate) fn acquired(&self, lease: Subject<'_>, waited: Duration) {
         self.figures.acquired(waited);
         tracing::debug!(target: target::LEASE, key = %lease.key, token = lease.token, owner = %lease.owner, ?waited, "acquired");
-        self.tell(Kind::Acquired, || Event { waited: Some(waited), held: None, ..lease.event(Kind::Acquired, None) });
+        self.report(Kind::Acquired, || Event { waited: Some(waited), held: None, ..lease.event(Kind::Acquired, None) });
     }
 
     pub(crate) fn acquire_failed(&self, key: &Arc<str>, code: &'static str, waited: Duration) {
         self.figures.acquire_failed(code);
         tracing::debug!(target: target::LEASE, %key, code, ?waited, "not acquired");
-        self.tell(Kind::AcquireFailed, || Event {
+        self.report(Kind::AcquireFailed, || Event {
             kind: Kind::AcquireFailed,
             key: key.clone(),
             token: None,
@@ -76,28 +76,28 @@ impl Observer {
     pub(crate) fn renewed(&self, lease: Subject<'_>, lag: Option<Duration>) {
         self.figures.renewed(lag);
         tracing::debug!(target: target::LEASE, key = %lease.key, token = lease.token, ?lag, "renewed");
-        self.tell(Kind::Renewed, || lease.event(Kind::Renewed, None));
+        self.report(Kind::Renewed, || lease.event(Kind::Renewed, None));
     }
 
     pub(crate) fn renewal_failed(&self, lease: Subject<'_>, error: &str) {
         self.figures.renewal_failed();
-        self.tell(Kind::RenewalFailed, || lease.event(Kind::RenewalFailed, Some(error.to_owned().into())));
+        self.report(Kind::RenewalFailed, || lease.event(Kind::RenewalFailed, Some(error.to_owned().into())));
     }
 
     /// A release has ended; `outcome` is the word for its status.
     pub(crate) fn released(&self, lease: Subject<'_>, outcome: &'static str) {
         self.figures.released(outcome, lease.held);
         tracing::debug!(target: target::LEASE, key = %lease.key, token = lease.token, held = ?lease.held, outcome, "released");
-        self.tell(Kind::Released, || lease.event(Kind::Released, Some(outcome.into())));
+        self.report(Kind::Released, || lease.event(Kind::Released, Some(outcome.into())));
     }
 
     pub(crate) fn lost(&self, lease: Subject<'_>, reason: LossReason) {
         self.figures.lost(reason, lease.held);
-        self.tell(Kind::Lost, || lease.event(Kind::Lost, Some(reason.as_str().into())));
+        self.report(Kind::Lost, || lease.event(Kind::Lost, Some(reason.as_str().into())));
     }
 
     /// If nobody listens, only the first line is paid for.
-    pub(super) fn tell(&self, kind: Kind, event: impl FnOnce() -> Event) {
+    pub(super) fn report(&self, kind: Kind, event: impl FnOnce() -> Event) {
         if self.listened.load(Ordering::Relaxed) & kind as u8 == 0 {
             return;
         }

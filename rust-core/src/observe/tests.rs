@@ -17,14 +17,14 @@ fn subject(key: &Arc<str>, token: u64) -> Subject<'_> {
 #[test]
 fn nothing_is_made_for_nobody() {
     let observer = Arc::new(Observer::default());
-    observer.tell(Kind::Lost, || panic!("an event was made though nobody listens"));
+    observer.report(Kind::Lost, || panic!("an event was made though nobody listens"));
     let subscription = observer.subscribe(Kind::Acquired.into(), || {});
-    observer.tell(Kind::Lost, || panic!("an event was made that nobody listens to"));
+    observer.report(Kind::Lost, || panic!("an event was made that nobody listens to"));
     subscription.set_kinds(Kind::Lost.into());
     observer.lost(subject(&"k".into(), 7), LossReason::Gone);
     assert_eq!(subscription.take().len(), 1);
     subscription.end();
-    observer.tell(Kind::Lost, || panic!("an event was made for one who has left"));
+    observer.report(Kind::Lost, || panic!("an event was made for one who has left"));
 }
 
 #[test]

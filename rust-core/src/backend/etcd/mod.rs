@@ -90,7 +90,6 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
-use tokio::time::Instant as Timer;
 
 use self::acquire::AcquireCall;
 use self::servers::address::EtcdAddress;
@@ -98,11 +97,9 @@ use self::store::EtcdStore;
 use super::{
     Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Plan, Release, Renew, Renewed, Reply, Whom,
 };
+use crate::backend::timers::deadline_after;
 use crate::error::{BackendError, CLOSED, Error, Failure};
 use crate::owner::OwnerId;
-
-/// Longer timeouts are cut, because an instant plus an unbounded duration overflows.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// How many leases the engine renews in one call. Their keys are read in a few requests.
 const BATCH: usize = 500;
@@ -202,12 +199,12 @@ impl Etcd {
         let Some(access) = self.store.attempts.find(owner) else {
             return ready(self.check_open().map(|()| Outcome::NotHeld)).boxed();
         };
-        self.follow(self.store.clone().release(self.store.queue(key), owner, access, deadline(timeout)))
+        self.follow(self.store.clone().release(self.store.queue(key), owner, access, deadline_after(timeout)))
     }
 
     fn call(&self, acquire: Acquire, timeout: Duration) -> AcquireCall {
         let queue = self.store.queue(&acquire.key);
-        AcquireCall { queue, since: self.store.context.clock.now(), deadline: deadline(timeout), acquire }
+        AcquireCall { queue, since: self.store.context.clock.now(), deadline: deadline_after(timeout), acquire }
     }
 
     fn check_open(&self) -> Result<(), BackendError> {
@@ -254,7 +251,7 @@ impl Backend for Etcd {
 
     fn renew(&self, batch: Vec<Renew>, timeout: Duration) -> Reply<'_, Vec<Renewed>> {
         let since = self.store.context.clock.now();
-        self.follow(self.store.clone().renew(batch, since, deadline(timeout)))
+        self.follow(self.store.clone().renew(batch, since, deadline_after(timeout)))
     }
 
     fn release(&self, release: Release) -> Reply<'_, Handover> {
@@ -269,25 +266,25 @@ impl Backend for Etcd {
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, timeout: Duration) -> Reply<'_, ()> {
         let Some(access) = self.store.attempts.find(owner) else { return ready(self.check_open()).boxed() };
-        self.follow(self.store.clone().leave(self.store.queue(&key), owner, access, deadline(timeout)))
+        self.follow(self.store.clone().leave(self.store.queue(&key), owner, access, deadline_after(timeout)))
     }
 
     fn inspect(&self, key: Arc<str>, timeout: Duration) -> Reply<'_, Inspection> {
-        self.store.inspect(key, deadline(timeout)).boxed()
+        self.store.inspect(key, deadline_after(timeout)).boxed()
     }
 
     fn list(&self, prefix: Arc<str>, timeout: Duration) -> Reply<'_, Vec<Inspection>> {
-        self.store.list(prefix, deadline(timeout)).boxed()
+        self.store.list(prefix, deadline_after(timeout)).boxed()
     }
 
     fn force_release(&self, key: Arc<str>, whom: Whom, timeout: Duration) -> Reply<'_, bool> {
-        self.store.force_release(key, whom, deadline(timeout)).boxed()
+        self.store.force_release(key, whom, deadline_after(timeout)).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         self.stop();
         async {
-            self.store.pool.close(deadline(LONGEST_CLOSE)).await;
+            self.store.pool.close(deadline_after(LONGEST_CLOSE)).await;
             self.store.endpoints.close();
         }
         .boxed()
@@ -302,8 +299,4 @@ impl Drop for Etcd {
 
 fn is_closed() -> BackendError {
     BackendError::new(Failure::Refused, CLOSED)
-}
-
-fn deadline(timeout: Duration) -> Timer {
-    Timer::now() + timeout.min(LONGEST_TIMEOUT)
 }

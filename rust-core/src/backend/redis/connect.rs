@@ -23,6 +23,7 @@ use super::lookout::Lookout;
 use super::sentinel::NamedMaster;
 use super::server_clock::ServerClock;
 use super::{failure, names, wakeup};
+use crate::backend::timers::deadline_after;
 use crate::backend::{Context, Hint};
 use crate::backoff::{Backoff, Pauses};
 use crate::error::{BackendError, CLOSED, Failure};
@@ -35,9 +36,6 @@ const WRITE_QUEUE: usize = 1024;
 const BACKOFF: Backoff = Backoff::millis(25, 500);
 /// After this long without a failure, the next one counts as the first.
 const FAILURE_MEMORY: Duration = Duration::from_secs(2);
-
-/// Longer timeouts are cut: the sum of an instant and an unbounded duration overflows.
-pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// The one policy under which a server without memory drops no lock that is held.
 const SAFE_POLICY: &str = "noeviction";
@@ -174,7 +172,7 @@ impl fmt::Debug for Connector {
 
 impl LinkFactory {
     async fn connect(&self, again: bool) -> Result<Arc<RedisLink>, BackendError> {
-        let deadline = Instant::now() + self.context.connect_timeout.min(LONGEST_TIMEOUT);
+        let deadline = deadline_after(self.context.connect_timeout);
         let (link, master) = timeout_at(deadline, self.log_in(again, deadline))
             .await
             .unwrap_or_else(|_| Err(self.late("not connected within connect_timeout")))?;

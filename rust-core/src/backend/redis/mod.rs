@@ -58,11 +58,12 @@ use tokio::time::Instant;
 use url::Url;
 
 use self::address::RedisUrl;
-use self::connect::{Connector, LONGEST_TIMEOUT};
+use self::connect::Connector;
 use self::link::RedisLink;
 use self::names::Names;
 use self::request::{AcquireArguments, Request, RequestKind, granted_ttl, millis};
 use self::scripts::ScriptCall;
+use super::timers::deadline_after;
 use super::{
     Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Plan, Release, Renew, Renewed, Reply, Waiter,
     Whom,
@@ -168,7 +169,7 @@ struct Deadline {
 impl Redis {
     fn deadline(&self, timeout: Duration) -> Deadline {
         let not_after = self.context.clock.now() + timeout.min(self.context.op_timeout);
-        Deadline { at: Instant::now() + timeout.min(LONGEST_TIMEOUT), not_after }
+        Deadline { at: deadline_after(timeout), not_after }
     }
 
     fn names(&self, key: &str) -> Result<Names, BackendError> {

@@ -20,6 +20,7 @@ use super::cluster::Cluster;
 use super::failure::{FailureScope, ServerFailure};
 use super::link::{EtcdLogin, ServerLink};
 use super::member::Member;
+use crate::backend::timers::deadline_after;
 use crate::backoff::Backoff;
 use crate::error::{BackendError, Failure};
 
@@ -31,9 +32,6 @@ const PATIENCE_WITH_ALL: Duration = Duration::from_secs(1);
 
 /// The pauses before a call asks a cluster again that could not serve.
 const PAUSES: Backoff = Backoff::millis(20, 200);
-
-/// Longer timeouts are cut, because an instant plus an unbounded duration overflows.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// The servers of one cluster.
 pub struct Endpoints {
@@ -99,7 +97,7 @@ impl Endpoints {
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let deadline = deadline(timeout);
+        let deadline = deadline_after(timeout);
         let mut failures = EarlierFailures::default();
         let unanswered = AtomicUsize::new(0);
         let (borrowed, counter) = (&request, &unanswered);
@@ -117,7 +115,7 @@ impl Endpoints {
     /// # Cancel safety
     /// Connecting goes on, for the next caller.
     pub async fn best(&self, timeout: Duration) -> Result<StreamServer, BackendError> {
-        let deadline = deadline(timeout);
+        let deadline = deadline_after(timeout);
         let mut failures = EarlierFailures::default();
         let ask = |member: Arc<Member>| async move {
             let link = member.link(deadline).await?;
@@ -229,10 +227,6 @@ impl fmt::Debug for Endpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Endpoints").field(&self.shown).finish()
     }
-}
-
-fn deadline(timeout: Duration) -> Instant {
-    Instant::now() + timeout.min(LONGEST_TIMEOUT)
 }
 
 /// How long a call waits for one server while it could ask others: a share of the time left.
