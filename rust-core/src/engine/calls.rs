@@ -25,7 +25,7 @@ pub(crate) struct PendingCalls {
 }
 
 struct UnderWay {
-    /// PendingCalls that are over keep their memory until the next look.
+    /// Calls that are over keep their memory until the next look.
     calls: Vec<Weak<dyn PendingCall>>,
     tidy_at: usize,
 }

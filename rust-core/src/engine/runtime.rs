@@ -323,7 +323,7 @@ impl std::fmt::Debug for Call {
 }
 
 impl Call {
-    /// Ends the call at its next await. What it may still get is given back.
+    /// Ends the call at its next await. A grant that it may still get is released.
     pub fn abort(&self) {
         if let Some(task) = &self.task {
             self.engine.waking(|| task.abort());
