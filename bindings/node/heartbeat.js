@@ -5,19 +5,17 @@
 const { clearInterval, setInterval } = require('node:timers');
 const { bridge } = require('./completion.js');
 
-/** How many heartbeats are sent within `maxStall`. */
-const HEARTBEATS = 4;
-
 /** The leases' numbers: a reference would keep the lease reachable. */
 const leases = new Set();
 let every = Infinity;
 let timer;
 
 /** Sends heartbeats for as long as the lease is held. The timer runs only while there is such a lease, and does not keep the process alive. */
-function sendHeartbeats(id, maxStall) {
+function sendHeartbeats(id) {
   leases.add(id);
-  if (maxStall / HEARTBEATS >= every) return;
-  every = maxStall / HEARTBEATS;
+  const wanted = bridge.heartbeatEvery(id) ?? Infinity;
+  if (wanted >= every) return;
+  every = wanted;
   clearInterval(timer);
   timer = setInterval(beat, every).unref();
 }

@@ -21,7 +21,7 @@ class Lock {
   #id;
   #key;
   #wait;
-  #maxStall;
+  #needsHeartbeats;
   #reentrant;
   #retries;
 
@@ -32,7 +32,7 @@ class Lock {
     this.#id = nextId();
     this.#key = key;
     this.#wait = settings?.wait ?? null;
-    this.#maxStall = settings?.maxStall;
+    this.#needsHeartbeats = settings?.maxStall !== undefined;
     this.#reentrant = settings?.reentrant ?? false;
     this.#retries = settings?.retry !== undefined;
     const problem = bridge.createLock(this.#id, session.client, key, settings);
@@ -110,7 +110,7 @@ class Lock {
 
   /** The lease for a `withLock` body. */
   #made = (id, token, sequence, acquiredAt, ttl) => {
-    if (this.#maxStall !== undefined) sendHeartbeats(id, this.#maxStall);
+    if (this.#needsHeartbeats) sendHeartbeats(id);
     return new Lease(this.#session, this.#key, id, token, sequence, acquiredAt, ttl);
   };
 

@@ -78,18 +78,17 @@ impl Bridge {
         item
     }
 
-    /// A grant reaches its caller only while it is valid and the caller still wants it; else it is given back.
+    /// Delivers a grant if it is still valid and its caller still wants it. Otherwise the lease is released.
     fn deliver(&self, tables: &mut Tables, call: i64, lease: Lease) -> [f64; STRIDE] {
         let id = number(call);
         if tables.acquires.remove(&call).is_none() {
             Outcome::Granted(lease).discard();
             return [id, kind::DONE, 0.0, 0.0, 0.0, 0.0];
         }
-        // Asks the kernel nothing, where `check` does.
+        // The status costs no system call, the claim does.
         if lease.status() != Status::Held
-            && let Err(error) = lease.check()
+            && let Err(error) = lease.claim()
         {
-            Outcome::Granted(lease).discard();
             self.texts.borrow_mut().insert(call, describe(&error));
             return [id, kind::FAILED, 0.0, 0.0, 0.0, 0.0];
         }

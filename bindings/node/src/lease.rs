@@ -75,7 +75,13 @@ impl Bridge {
         }
     }
 
-    /// A sign of life. False once the lease has ended.
+    /// How often to send heartbeats, in milliseconds; nothing if the lease needs none.
+    #[napi]
+    pub fn heartbeat_every(&self, lease: i64) -> Option<f64> {
+        self.lease(lease)?.heartbeat_every().map(millis)
+    }
+
+    /// A heartbeat. False once the lease has ended.
     #[napi]
     pub fn heartbeat(&self, lease: i64) -> bool {
         self.lease(lease).is_some_and(|lease| lease.heartbeat())

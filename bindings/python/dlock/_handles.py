@@ -147,7 +147,7 @@ L = TypeVar("L", bound=LeaseHandle)
 class LockHandle(Handle, Generic[L]):
     """A lock, and the leases that were acquired with it."""
 
-    __slots__ = ("__weakref__", "_client", "_entered", "_max_stall", "_native", "_on_lost", "_reentrant", "_taken", "key")
+    __slots__ = ("__weakref__", "_client", "_entered", "_native", "_on_lost", "_reentrant", "_taken", "key")
 
     # The allowed values of `on_lost`. The first is the default.
     _reactions: ClassVar[Sequence[str]]
@@ -164,8 +164,6 @@ class LockHandle(Handle, Generic[L]):
             raise unexpected("lock", engine_options.keys(), LockOptions.__annotations__.keys()) from None
         if "ttl" in options:
             warn_of_unit(options["ttl"])
-        # In seconds, as the engine parsed it.
-        self._max_stall = self._native.max_stall if "max_stall" in options else None
         self._reentrant = options.get("reentrant", False)
         self.key: Final = self._native.key  # a plain str, whatever was given
         self._client = client

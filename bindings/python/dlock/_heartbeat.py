@@ -8,9 +8,6 @@ from typing import Protocol
 
 import dlock._guard  # noqa: F401
 
-# How many heartbeats are sent within `max_stall`.
-HEARTBEATS = 4
-
 
 class Mortal(Protocol):
     """A lease that ends without heartbeats."""
@@ -29,9 +26,8 @@ class Heartbeats:
         self._every = inf
         self._timer: TimerHandle | None = None
 
-    def add(self, lease: Mortal, max_stall: float) -> None:
+    def add(self, lease: Mortal, every: float) -> None:
         self._leases.append(weakref.ref(lease))
-        every = max_stall / HEARTBEATS
         if every < self._every:
             self._every = every
             self._arm()

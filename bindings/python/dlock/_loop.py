@@ -145,11 +145,11 @@ class LoopState:
     def unwatch(self, number: int) -> None:
         self._watched.pop(number, None)
 
-    def send_heartbeats(self, lease: Mortal, max_stall: float) -> None:
-        """Sends heartbeats for the lease while it is held and this loop runs."""
+    def send_heartbeats(self, lease: Mortal, every: float) -> None:
+        """Sends a heartbeat every so many seconds, while the lease is held and this loop runs."""
         if self._heartbeats is None:
             self._heartbeats = Heartbeats(self.loop)
-        self._heartbeats.add(lease, max_stall)
+        self._heartbeats.add(lease, every)
 
     def _set_alarm(self, at: float, delay: float) -> None:
         if self._alarm is not None:

@@ -135,7 +135,7 @@ impl Acquiring {
 
     /// The lease of a grant that has come, or whatever came instead.
     fn finish(&self, py: Python<'_>, waiting: &Waiting) -> PyResult<PyErr> {
-        let (lock, state) = (self.lock.bind(py), waiting.state.bind(py));
+        let state = waiting.state.bind(py);
         let grant = waiting.future.bind(py).call_method0(intern!(py, "result")).inspect_err(|_| {
             let _ = waiting.give_up(py);
         })?;
@@ -149,9 +149,8 @@ impl Acquiring {
         if let Some(lost) = waiting.attempt.bind(py).deliver(lease, taker(waiting.task.bind(py))?)? {
             return Err(raise(lost));
         }
-        let max_stall = lock.getattr(intern!(py, "_max_stall"))?;
-        if !max_stall.is_none() {
-            state.call_method1(intern!(py, "send_heartbeats"), (lease, max_stall))?;
+        if let Some(every) = lease.get().heartbeat_every() {
+            state.call_method1(intern!(py, "send_heartbeats"), (lease, every))?;
         }
         if !matches!(self.body, Body::None) {
             lease.call_method1(intern!(py, "_enter"), (state, waiting.task.bind(py), true))?;

@@ -188,7 +188,7 @@ impl Attempt<'_> {
         lease.setattr(intern!(py, "_leases"), &self.leases)?;
         lease.setattr(intern!(py, "_on_lost"), self.lock.getattr(intern!(py, "_on_lost"))?)?;
         lease.setattr(intern!(py, "_taker"), taker)?;
-        let lost = lease.get().loss();
+        let lost = Lease::claim(lease)?;
         if lost.is_none() {
             self.leases.set_item(&self.key, PyWeakrefReference::new(lease.as_any())?)?;
         }

@@ -67,6 +67,24 @@ impl Lease {
         self.0.mine().is_some_and(dlock::Lease::enter)
     }
 
+    /// Checks a grant that has reached its caller. A lease that was lost on the way is released, and its error returned.
+    pub(crate) fn claim(slf: &Bound<'_, Self>) -> PyResult<Option<dlock::Error>> {
+        let lease = slf.get().0.get()?;
+        if lease.is_valid() {
+            return Ok(None);
+        }
+        let lost = lease.claim().err().filter(|error| matches!(error, dlock::Error::LockLost { .. }));
+        if lost.is_some() {
+            Self::let_go(slf);
+        }
+        Ok(lost)
+    }
+
+    /// How often the event loop that acquired the lease sends heartbeats; None if the lease needs none.
+    pub(crate) fn heartbeat_every(&self) -> Option<f64> {
+        self.0.mine().and_then(dlock::Lease::heartbeat_every).map(|every| every.as_secs_f64())
+    }
+
     /// Why the holder must not go on, if the lease was lost.
     pub(crate) fn loss(&self) -> Option<dlock::Error> {
         let lease = self.0.mine().filter(|lease| !lease.is_valid())?;
@@ -228,9 +246,9 @@ impl Lease {
         Ok(())
     }
 
-    /// A sign of life: with `max_stall`, the lease ends when none came for that long. False once the lease has ended.
+    /// A heartbeat: with `max_stall`, the lease ends if none comes for that long. False once the lease has ended.
     ///
-    /// The event loop that took the lease gives signs by itself. Without one, with `dlock.sync`, they are the holder's to give.
+    /// In asyncio, the event loop that acquired the lease sends heartbeats by itself. In `dlock.sync`, the holder calls this.
     fn heartbeat(&self) -> bool {
         self.0.mine().is_some_and(dlock::Lease::heartbeat)
     }

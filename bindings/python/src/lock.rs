@@ -114,12 +114,6 @@ impl Lock {
         self.0.read_only().is_some_and(|lock| lock.options().retry.is_some())
     }
 
-    /// For how many seconds its holders may give no sign of life.
-    #[getter]
-    fn max_stall(&self) -> Option<f64> {
-        self.0.read_only().and_then(|lock| lock.options().max_stall).map(|max_stall| max_stall.as_secs_f64())
-    }
-
     /// Whether the key is held, through this client, by one who started the caller. True once for each lease.
     fn is_held_by_starter_of(&self, caller: &Caller) -> bool {
         self.0.mine().is_some_and(|lock| lock.is_held_by_starter_of(&caller.0))

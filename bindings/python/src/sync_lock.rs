@@ -149,8 +149,6 @@ fn get<'py>(lock: &Bound<'py, PyAny>, wait: &Wait<'py>) -> PyResult<Got<'py>> {
     let got = Got { lease: Some(lease) };
     let lease = got.lease()?;
     if let Some(lost) = attempt.deliver(lease, taker)? {
-        let lease = lease.clone();
-        sync_lease::release(&lease)?;
         return Err(raise(lost));
     }
     Ok(got)
