@@ -1,4 +1,4 @@
-//! The bridge: what one JavaScript environment has in the engine, under the numbers that JavaScript chose.
+//! The bridge: everything that one JavaScript environment has in the engine, by the numbers that JavaScript chose.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -11,7 +11,7 @@ use napi_derive::napi;
 
 use crate::completion::{Completions, Outcome};
 use crate::error::describe;
-use crate::event::Hearing;
+use crate::event::Delivery;
 
 /// Everything that one JavaScript environment (the main thread, or one worker) has in the engine.
 #[napi]
@@ -27,50 +27,51 @@ pub struct Bridge {
 pub(crate) struct Tables {
     pub(crate) clients: HashMap<i64, dlock::Client>,
     pub(crate) locks: HashMap<i64, dlock::Lock>,
-    /// By the number of the call that got them.
+    /// By the number of the call that acquired them.
     pub(crate) leases: HashMap<i64, dlock::Lease>,
     /// Acquires under way.
     pub(crate) acquires: HashMap<i64, dlock::Call>,
-    pub(crate) subscriptions: HashMap<i64, Hearing>,
-    /// Taken from the queue, and more than JavaScript had room for.
+    pub(crate) subscriptions: HashMap<i64, Delivery>,
+    /// Outcomes that were taken from the queue and for which JavaScript had no room.
     pub(crate) backlog: VecDeque<(i64, Outcome)>,
 }
 
 #[napi]
 impl Bridge {
-    /// `wake` is called, on the environment's own thread, when there is something to drain.
+    /// Calls `wake`, on the environment's own thread, when there is something to drain.
     #[napi(constructor)]
     pub fn new(env: Env, wake: Function<'_, (), ()>) -> napi::Result<Self> {
-        // Node forks no process without giving it another program.
+        // Node never forks a process without starting another program in it.
         dlock::fork::trust_hooks();
         let completions = Completions::new(&wake)?;
         let tables = Rc::<RefCell<Tables>>::default();
         let ends = (tables.clone(), completions.clone());
-        // Terminating a worker runs no JavaScript, but this.
+        // When a worker is terminated, no JavaScript runs, but this hook does.
         env.add_env_cleanup_hook(ends, |(tables, completions)| leave(&tables, &completions))?;
         Ok(Self { tables, completions, texts: RefCell::default() })
     }
 
-    /// Gives back everything that this environment holds or waits for, without waiting for it. For the end of a worker.
+    /// Releases every lease of this environment and ends what it waits for, without waiting for answers. For the end of a worker.
     #[napi]
     pub fn leave(&self) {
         leave(&self.tables, &self.completions);
     }
 
-    /// [`Bridge::leave`], then closes every client of the process and waits for it, at most 2 s. For the end of the process.
+    /// As [`Bridge::leave`], and then closes every client of the process, within the time that the engine allows at exit. For the end of
+    /// the process.
     #[napi]
     pub fn shutdown(&self) {
         self.leave();
         dlock::shutdown(dlock::EXIT_GRACE);
     }
 
-    /// Checks a duration that will be needed later. Returns the error, or nothing.
+    /// Checks a duration that a later call will use. Returns the error, or nothing.
     #[napi]
     pub fn check_millis(&self, field: String, value: f64) -> Option<String> {
         dlock::Unit::Millis.duration(&field, value).err().map(|error| describe(&error))
     }
 
-    /// Starts a call on the engine; its outcome comes through the queue, also when it cannot be started.
+    /// Starts a call on the engine. Its outcome comes through the queue, also if it cannot be started.
     pub(crate) fn start(&self, call: i64, work: impl Future<Output = dlock::Result<Outcome>> + Send + 'static) {
         let completions = self.completions.clone();
         let answered = move |answer: dlock::Result<Outcome>| completions.push(call, answer.unwrap_or_else(Outcome::Failed));
@@ -86,19 +87,19 @@ impl Bridge {
 
 fn leave(tables: &RefCell<Tables>, completions: &Completions) {
     completions.close();
-    // Taken out first: what is dropped may call back.
+    // Taken out first, because dropping them may call back.
     let left = tables.take();
     for acquire in left.acquires.values() {
         acquire.abort();
     }
-    for hearing in left.subscriptions.values() {
-        hearing.subscription.end();
+    for delivery in left.subscriptions.values() {
+        delivery.subscription.end();
     }
     for (_, outcome) in left.backlog {
         outcome.discard();
     }
     for lease in left.leases.values() {
-        // In a forked child there is nothing to give back.
+        // A forked child has nothing to release.
         let _ = lease.begin_release();
     }
 }

@@ -1,4 +1,4 @@
-//! Clients: made from a URL and options, asked about keys, closed.
+//! Clients: they are made from a URL and options, asked about keys, and closed.
 
 use dlock::backend::{Inspection, Whom};
 use dlock::{Client, ClientOptions, Error, Renewal, Result, Unit, Variables};
@@ -14,7 +14,7 @@ use crate::lock::duration;
 /// What a user may set on a client; times in milliseconds.
 #[napi(object)]
 pub struct ClientSettings {
-    /// Put before every key.
+    /// The prefix of every key.
     pub namespace: Option<String>,
     /// How long one backend request may take.
     pub op_timeout: Option<f64>,
@@ -22,11 +22,11 @@ pub struct ClientSettings {
     pub connect_timeout: Option<f64>,
     /// How leases are renewed.
     pub renewal: Option<RenewalSettings>,
-    /// Refuses the default where nobody names a backend.
+    /// Refuses the default if nothing names a backend.
     pub require_url: Option<bool>,
 }
 
-/// What an environment says of the backend.
+/// The variables of an environment that name the backend.
 #[napi(object)]
 pub struct Environment {
     /// `DLOCK_URL`.
@@ -48,7 +48,7 @@ pub struct RenewalSettings {
     pub max_delay: Option<f64>,
     /// The first such pause.
     pub base_delay: Option<f64>,
-    /// The longest that one request may take.
+    /// How long one request may take.
     pub call_timeout: Option<f64>,
     /// The most leases in one request.
     pub batch: Option<f64>,
@@ -88,13 +88,13 @@ impl ClientSettings {
 
 #[napi]
 impl Bridge {
-    /// Makes a client; without a URL where the environment says. Returns the error, or nothing.
+    /// Makes a client for a URL. Without one the environment names it. Returns the error, or nothing.
     #[napi]
     pub fn create_client(&self, client: i64, url: Option<String>, said: Environment, settings: ClientSettings) -> Option<String> {
         self.keep(client, settings.options().and_then(|options| Client::choose(url.as_deref(), &said.into(), options)))
     }
 
-    /// Makes the client of the whole program. Without an environment that of the process counts.
+    /// Makes the client of the whole program. Without an environment, that of the process counts.
     #[napi]
     pub fn create_program_client(&self, client: i64, said: Option<Environment>) -> Option<String> {
         self.keep(client, Client::of_program(said.map(Variables::from)))
@@ -110,7 +110,7 @@ impl Bridge {
         }
     }
 
-    /// Says where the locks of the whole program's client are. Returns the error, or nothing.
+    /// Sets where the locks of the whole program's client are. Returns the error, or nothing.
     #[napi]
     pub fn configure_client(
         &self,
@@ -125,7 +125,7 @@ impl Bridge {
         configured.err().map(|error| describe(&error))
     }
 
-    /// Makes the whole program's client what it was at first.
+    /// Puts the whole program's client back to its first state.
     #[napi]
     pub fn reset_client(&self, client: i64, call: i64, said: Option<Environment>) {
         self.ask(client, call, |client| async move { client.reset(said.map(Variables::from)).await.map(|()| Outcome::Done) });
@@ -155,7 +155,7 @@ impl Bridge {
         self.tables.borrow().clients.get(&client).map(|client| client.capabilities().to_json(Unit::Millis).to_string())
     }
 
-    /// Nobody can reach the client any more.
+    /// Drops a client that JavaScript can no longer reach.
     #[napi]
     pub fn drop_client(&self, client: i64) {
         let dropped = self.tables.borrow_mut().clients.remove(&client);
@@ -213,7 +213,8 @@ impl Bridge {
         });
     }
 
-    /// Asks about keys, which while the client is being closed only bodies may that hold a lease of it. `inside`: see [`Bridge::acquire`].
+    /// Asks about keys. While the client is being closed, only bodies that hold one of its leases may ask. `inside`: see
+    /// [`Bridge::acquire`].
     fn ask_as<W>(&self, client: i64, call: i64, inside: i64, work: impl FnOnce(Client) -> W)
     where
         W: Future<Output = Result<Outcome>> + Send + 'static,

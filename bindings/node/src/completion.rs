@@ -1,6 +1,6 @@
-//! The way back: engine threads queue outcomes, the event loop takes all of them in one go.
+//! The way back to JavaScript: engine threads queue outcomes, and the event loop takes all of them in one go.
 //!
-//! A threadsafe call costs microseconds on both sides, so the loop is woken only when it is not already about to look.
+//! A threadsafe call costs microseconds on both sides, so the loop is woken only if it is not about to check the queue already.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ pub(crate) enum Outcome {
     Done,
     Flag(bool),
     Granted(Lease),
-    /// A try found the key held.
+    /// A single try found that another holder has the key.
     Busy,
-    /// How it stands after a release, and the number of the lease if its record may go with it.
+    /// The status after a release, and the number of the lease if its record may go.
     Released(Option<i64>, Status),
     /// A JSON text.
     Answer(String),
     Failed(Error),
-    /// No call's end: a watched lease was lost.
+    /// Not the end of a call: a watched lease was lost.
     Lost,
-    /// No call's end: there are events to take, or logs.
+    /// Not the end of a call: there are events to take, or logs.
     Happened,
 }
 
-/// Weak: by itself it does not keep the event loop alive.
+/// It is weak: it does not keep the event loop alive.
 type Wake = ThreadsafeFunction<(), (), (), napi::Status, false, true>;
 
 pub(crate) struct Completions {
@@ -39,7 +39,7 @@ pub(crate) struct Completions {
 #[derive(Default)]
 struct Queue {
     items: VecDeque<(i64, Outcome)>,
-    /// The loop was woken and has not looked yet.
+    /// The loop was woken and has not checked the queue yet.
     armed: bool,
     closed: bool,
 }
@@ -67,7 +67,7 @@ impl Completions {
         }
     }
 
-    /// From here on outcomes find nobody; grants among them are given back.
+    /// Ends the reading. All outcomes are dropped, also later ones, and grants among them are released.
     pub(crate) fn close(&self) {
         let items = {
             let mut queue = self.queue.lock();
@@ -79,7 +79,7 @@ impl Completions {
         }
     }
 
-    /// Disarms *before* it takes: what is pushed from here on wakes the loop again.
+    /// Disarms *before* it takes, so that a push after this wakes the loop again.
     pub(crate) fn take(&self) -> VecDeque<(i64, Outcome)> {
         let mut queue = self.queue.lock();
         queue.armed = false;
@@ -90,7 +90,7 @@ impl Completions {
 impl Outcome {
     pub(crate) fn discard(self) {
         if let Self::Granted(lease) = self {
-            // In a forked child there is nothing to give back.
+            // A forked child has nothing to release.
             let _ = lease.begin_release();
         }
     }

@@ -8,7 +8,7 @@ use crate::completion::Outcome;
 use crate::error::describe;
 use crate::numbers::{Numbers, date, millis, number, wide};
 
-/// What an item's second number says. `completion.js` has the same list.
+/// The kinds of outcomes: the second number of each item. `completion.js` has the same list.
 mod kind {
     pub(super) const DONE: f64 = 0.0;
     pub(super) const FLAG: f64 = 1.0;
@@ -26,7 +26,7 @@ const STRIDE: usize = 6;
 
 #[napi]
 impl Bridge {
-    /// Writes as many outcomes as fit, each as six numbers, and returns how many: if they filled `out`, there may be more.
+    /// Writes as many outcomes as fit, each as six numbers, and returns their number. If they filled `out`, there may be more.
     #[napi]
     pub fn drain(&self, out: Numbers<'_>) -> u32 {
         let mut tables = self.tables.borrow_mut();
@@ -105,14 +105,14 @@ impl Bridge {
     }
 }
 
-/// The place of the status in the list that `completion.js` has as well.
+/// The position of the status in the list in `completion.js`.
 fn code_of(status: Status) -> f64 {
     match status {
         Status::Released => 1.0,
         Status::NotHeld => 2.0,
         Status::Unconfirmed => 3.0,
         Status::Lost(_) => 4.0,
-        // One of several entries was taken back.
+        // The release undid one of several entries.
         Status::Held => 5.0,
         _ => 0.0,
     }

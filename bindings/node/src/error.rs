@@ -1,4 +1,4 @@
-//! Errors on their way to JavaScript: one JSON text each, from which `errors.js` makes the class that belongs to the code.
+//! Turns an error into a JSON text, from which `errors.js` makes an error of the class for its code.
 
 use std::error::Error as _;
 use std::iter;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::numbers::millis;
 
-/// The error with its fields. Names of options are told as JavaScript writes them.
+/// The error with its fields. Names of options are in camel case, as in JavaScript.
 pub(crate) fn describe(error: &Error) -> String {
     let error = &in_camel_case(error);
     let mut fields = Map::new();
@@ -59,7 +59,7 @@ fn in_camel_case(error: &Error) -> Error {
     error
 }
 
-/// Variables of the environment stay as they are.
+/// Names of environment variables stay as they are.
 fn camel_case(name: &str) -> String {
     if !name.contains(|letter: char| letter.is_ascii_lowercase()) {
         return name.to_owned();

@@ -1,4 +1,4 @@
-//! Leases: asked about, extended, watched, given back.
+//! Leases: they are asked about, extended, watched and released.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::completion::Outcome;
 use crate::error::describe;
 use crate::numbers::{date, millis};
 
-/// A lease that was still held when nobody could reach it any more.
+/// A held lease that JavaScript can no longer reach.
 #[napi(object)]
 pub struct Forgotten {
     /// Its key.
@@ -27,19 +27,19 @@ impl Forgotten {
 
 #[napi]
 impl Bridge {
-    /// Whether the holder may rely on the lease now: a reading of the clock.
+    /// Whether the holder may rely on the lease now. It reads the clock.
     #[napi]
     pub fn is_valid(&self, lease: i64) -> bool {
         self.lease(lease).is_some_and(|lease| lease.is_valid())
     }
 
-    /// For how many milliseconds the engine still vouches for the lease.
+    /// For how many milliseconds the holder may still rely on the lease.
     #[napi]
     pub fn remaining(&self, lease: i64) -> f64 {
         self.lease(lease).map_or(0.0, |lease| millis(lease.remaining()))
     }
 
-    /// Where the lease stands, in a word.
+    /// The status of the lease, in a word.
     #[napi]
     pub fn status(&self, lease: i64) -> Option<&'static str> {
         self.lease(lease).map(|lease| lease.status().as_str())
@@ -51,18 +51,18 @@ impl Bridge {
         self.lease(lease).map(|lease| lease.owner())
     }
 
-    /// When the lease ends as things stand, in milliseconds since 1970.
+    /// When the lease ends, in milliseconds since 1970.
     #[napi]
     pub fn expires_at(&self, lease: i64) -> f64 {
         self.lease(lease).map_or(0.0, |lease| date(lease.expires_at()))
     }
 
-    /// Returns the error of a holder who must not go on, or nothing.
+    /// Returns the error for a holder that must not go on, or nothing.
     #[napi]
     pub fn check(&self, lease: i64, key: String) -> Option<String> {
         let checked = match self.lease(lease) {
             Some(lease) => lease.check(),
-            None => Err(given_back(&key, "check")),
+            None => Err(already_released(&key, "check")),
         };
         checked.err().map(|error| describe(&error))
     }
@@ -87,23 +87,23 @@ impl Bridge {
         self.lease(lease).is_some_and(|lease| lease.heartbeat())
     }
 
-    /// Enters a held lease once more; it then takes one release more to give it back.
+    /// Enters a held lease again. It then takes one more release to free the key.
     #[napi]
     pub fn enter(&self, lease: i64) -> bool {
         self.lease(lease).is_some_and(|lease| lease.enter())
     }
 
-    /// Sets the life of the lease, in milliseconds from now.
+    /// Makes the lease end so many milliseconds from now.
     #[napi]
     pub fn extend(&self, lease: i64, call: i64, key: String, ttl: f64) {
-        let Some(lease) = self.lease(lease) else { return self.fail(call, given_back(&key, "extend")) };
+        let Some(lease) = self.lease(lease) else { return self.fail(call, already_released(&key, "extend")) };
         self.start(call, async move {
             lease.extend(Unit::Millis.duration("ttl", ttl)?).await?;
             Ok(Outcome::Done)
         });
     }
 
-    /// Has the loss of the lease told through the queue, under the lease's own number.
+    /// Reports the loss of the lease through the queue, under the lease's own number.
     #[napi]
     pub fn watch(&self, lease: i64) {
         let completions = self.completions.clone();
@@ -112,24 +112,24 @@ impl Bridge {
         }
     }
 
-    /// Gives the key back: validity and renewal end before this returns. Its record goes with a definite answer,
-    /// unless that is a loss, whose error is still to be asked for.
+    /// Releases the lease: validity and renewal end before this returns. Its record goes with a definite answer, unless that is a loss:
+    /// then JavaScript still asks for the error.
     #[napi]
     pub fn release(&self, lease: i64, call: i64) {
         match self.lease(lease) {
-            Some(held) => self.give_back(call, Some(lease), &held),
+            Some(held) => self.release_lease(call, Some(lease), &held),
             None => self.completions.push(call, Outcome::Released(None, dlock::Status::NotHeld)),
         }
     }
 
-    /// Nobody can reach the lease any more. Returns it if it was still held and is given back for that reason.
+    /// Drops a lease that JavaScript can no longer reach. Returns it if it was still held and is released for that reason.
     #[napi]
     pub fn drop_lease(&self, lease: i64) -> Option<Forgotten> {
         let lease = self.tables.borrow_mut().leases.remove(&lease)?;
         lease.is_last_handle().then(|| Forgotten::new((lease.key().clone(), lease.token())))
     }
 
-    pub(crate) fn give_back(&self, call: i64, number: Option<i64>, lease: &Lease) {
+    pub(crate) fn release_lease(&self, call: i64, number: Option<i64>, lease: &Lease) {
         let completions = self.completions.clone();
         if let Err(error) = lease.release_then(move |status| completions.push(call, Outcome::Released(number, status))) {
             self.fail(call, error);
@@ -142,6 +142,6 @@ impl Bridge {
 }
 
 /// The error about a lease whose record was dropped after its release.
-fn given_back(key: &str, operation: &'static str) -> Error {
+fn already_released(key: &str, operation: &'static str) -> Error {
     Error::NotHeld { key: key.into(), operation }
 }

@@ -19,8 +19,8 @@ mod observe;
 pub use bridge::Bridge;
 use napi_derive::napi;
 
-/// What the interpreter's thread allocates the engine's frees, and the other way round: the system's allocator makes them wait for each
-/// other (measured: a tenth of the time of a pair).
+/// Memory that one thread allocates is often freed on another, which the system allocator serialises (measured: a tenth of the time of an
+/// acquire and release).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -28,6 +28,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[napi]
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What is logged where nobody chose a backend.
+/// The log message of a client for which nothing chose a backend.
 #[napi]
 pub const DEFAULT_CHOSEN: &str = dlock::choice::DEFAULT_CHOSEN;

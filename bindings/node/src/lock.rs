@@ -1,4 +1,4 @@
-//! Locks: made from a key and options, acquired, forgotten.
+//! Locks: they are made from a key and options, acquired, and dropped.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ use crate::lease::Forgotten;
 pub struct LockSettings {
     /// Lease time.
     pub ttl: Option<f64>,
-    /// How long acquire waits; nothing: for ever.
+    /// How long an acquire waits; nothing waits for ever.
     pub wait: Option<f64>,
-    /// Renew by itself while held.
+    /// Whether the engine renews it while held.
     pub renew: Option<bool>,
-    /// Renew when the remaining share of the TTL falls to this.
+    /// The share of the TTL that is left when the engine renews.
     pub renewal_threshold: Option<f64>,
-    /// Bounded attempts instead of waiting.
+    /// A limited number of attempts instead of waiting.
     pub retry: Option<RetrySettings>,
-    /// Arrival order where the backend can.
+    /// Grants in order of arrival, on backends that can.
     pub fair: Option<bool>,
-    /// The lease ends after this long, renewed or not.
+    /// The longest time that a lease may be held.
     pub max_hold: Option<f64>,
-    /// The lease ends when no sign of life came for this long.
+    /// The lease ends if no heartbeat comes for this long.
     pub max_stall: Option<f64>,
-    /// Who holds the lock may acquire it again: for JavaScript to know who that is.
+    /// A holder may acquire the lock again. JavaScript knows the holder.
     pub reentrant: Option<bool>,
-    /// Shown by `inspect`.
+    /// Text that `inspect` returns.
     pub metadata: Option<String>,
     /// How long one backend request may take.
     pub op_timeout: Option<f64>,
@@ -103,15 +103,17 @@ impl Bridge {
         Ok(())
     }
 
-    /// Nobody can reach the lock any more. Returns the held leases that are given back with it, because nobody can reach them either.
+    /// Drops a lock that JavaScript can no longer reach. Returns the held leases that only this lock remembered and that are released with
+    /// it.
     #[napi]
     pub fn drop_lock(&self, lock: i64) -> Vec<Forgotten> {
         let Some(lock) = self.tables.borrow_mut().locks.remove(&lock) else { return Vec::new() };
         lock.forgotten().into_iter().map(Forgotten::new).collect()
     }
 
-    /// Waits for the key: for ever if `wait` is nothing. The call's number becomes the lease's. `inside` says who asks: the lease of the
-    /// innermost body around the call, 0 outside of any, less where nobody can know; `body`: the lease is for a body of its own.
+    /// Waits for the key, for ever if `wait` is nothing. The call's number becomes the lease's. `inside` identifies the caller: it is the
+    /// lease of the innermost body around the call, 0 outside of any, and negative if bodies are not tracked. `body`: the lease is for a
+    /// body of its own.
     #[napi]
     pub fn acquire(&self, lock: i64, call: i64, wait: Option<f64>, inside: i64, body: bool) {
         let wait = match duration("wait", wait) {
@@ -131,7 +133,7 @@ impl Bridge {
         });
     }
 
-    /// The caller no longer wants the key. Nothing more is heard of the call, and a grant that is on its way is given back.
+    /// Ends the attempt of a caller that no longer wants the key. The call has no outcome, and a grant that is under way is released.
     #[napi]
     pub fn cancel(&self, call: i64) {
         if let Some(acquire) = self.tables.borrow_mut().acquires.remove(&call) {
@@ -139,7 +141,7 @@ impl Bridge {
         }
     }
 
-    /// A grant that was drained has reached nobody: it is given back.
+    /// Releases a grant that was drained and that no caller took.
     #[napi]
     pub fn discard(&self, call: i64) {
         let lease = self.tables.borrow_mut().leases.remove(&call);
@@ -148,13 +150,13 @@ impl Bridge {
         }
     }
 
-    /// Gives back the one lease that the lock has outstanding.
+    /// Releases the only outstanding lease of the lock.
     #[napi]
     pub fn release_lock(&self, lock: i64, call: i64) {
         let lock = self.tables.borrow().locks.get(&lock).cloned();
         let Some(lock) = lock else { return self.fail(call, Error::ClientClosed { operation: "release" }) };
         match lock.only_lease("release") {
-            Ok(lease) => self.give_back(call, None, &lease),
+            Ok(lease) => self.release_lease(call, None, &lease),
             Err(error) => self.fail(call, error),
         }
     }
@@ -168,7 +170,7 @@ impl Bridge {
         self.start(call, caller.scope(async move { lock.is_locked().await.map(Outcome::Flag) }));
     }
 
-    /// Who asks, and who is to hold the lease.
+    /// The caller that asks, and the one that is to hold the lease.
     pub(crate) fn callers(&self, inside: i64, body: bool) -> (Caller, Caller) {
         if inside < 0 {
             return (Caller::unknown(), Caller::unknown());

@@ -1,4 +1,4 @@
-//! What a client shows of itself, and what the engine logs, on their way to JavaScript.
+//! Figures, health and events of a client, and the engine's log, on their way to JavaScript.
 
 use std::sync::{Arc, Weak};
 
@@ -11,13 +11,13 @@ use tracing::level_filters::LevelFilter;
 use crate::bridge::Bridge;
 use crate::completion::{Completions, Outcome};
 use crate::error::describe;
-use crate::event::Hearing;
+use crate::event::Delivery;
 use crate::numbers::Numbers;
 
-/// Under this number comes the word that something was logged.
+/// Outcomes under this number mean that something was logged.
 const LOGS: i64 = 0;
 
-/// The environments that want to know what the engine logs.
+/// The environments that read the engine's log.
 static LISTENERS: Mutex<Vec<Weak<Completions>>> = Mutex::new(Vec::new());
 
 #[napi]
@@ -28,13 +28,13 @@ impl Bridge {
         self.tables.borrow().clients.get(&client).map(|client| client.stats().to_json(Unit::Millis).to_string())
     }
 
-    /// The figures as Prometheus reads them.
+    /// The figures in the format of Prometheus.
     #[napi]
     pub fn metrics(&self, client: i64) -> Option<String> {
         self.tables.borrow().clients.get(&client).map(dlock::Client::metrics)
     }
 
-    /// Answers with how the client is.
+    /// Answers with the health of the client, as a JSON text.
     #[napi]
     pub fn health(&self, client: i64, call: i64) {
         self.ask(client, call, |client| async move {
@@ -42,7 +42,7 @@ impl Bridge {
         });
     }
 
-    /// Has events of these names told under the number of the subscription, which begins with the first call. Returns the error, or nothing.
+    /// Reports events of these kinds under the number of the subscription, which begins with the first call. Returns the error, or nothing.
     #[napi]
     pub fn listen(&self, client: i64, subscription: i64, events: Vec<String>) -> Option<String> {
         let kinds: Kinds = match events.iter().map(|event| Kind::parse(event)).collect() {
@@ -55,12 +55,12 @@ impl Bridge {
         } else if let Some(client) = tables.clients.get(&client) {
             let completions = self.completions.clone();
             let made = client.subscribe(kinds, move || completions.push(subscription, Outcome::Happened));
-            tables.subscriptions.insert(subscription, Hearing::new(made));
+            tables.subscriptions.insert(subscription, Delivery::new(made));
         }
         None
     }
 
-    /// Writes what has come since, as many events as fit, and returns the text that belongs to them; nothing once nothing more will come.
+    /// Writes as many queued events as fit, and returns the text that belongs to them; nothing once the subscription has ended.
     #[napi]
     pub fn events(&self, subscription: i64, out: Numbers<'_>) -> Option<String> {
         let mut tables = self.tables.borrow_mut();
@@ -71,7 +71,7 @@ impl Bridge {
         text
     }
 
-    /// Wants nothing more.
+    /// Ends a subscription.
     #[napi]
     pub fn end_subscription(&self, subscription: i64) {
         if let Some(known) = self.tables.borrow_mut().subscriptions.remove(&subscription) {
@@ -79,7 +79,7 @@ impl Bridge {
         }
     }
 
-    /// Has it told, under the number 0, that the engine has logged something.
+    /// Reports under the number 0 that the engine has logged something.
     #[napi]
     pub fn listen_to_logs(&self) {
         let mut listeners = LISTENERS.lock();
@@ -94,7 +94,7 @@ impl Bridge {
         logs::set_level(LevelFilter::DEBUG);
     }
 
-    /// What the engine has logged, a line each.
+    /// Takes the records of the engine's log, a line each.
     #[napi]
     pub fn logs(&self) -> Vec<String> {
         let (records, dropped) = logs::take();

@@ -1,6 +1,6 @@
-//! An attempt to get a lease, as something that a task of asyncio awaits.
+//! An attempt to acquire a lock, as an object that a task of asyncio awaits.
 //!
-//! From the grant to the moment when the caller has the lease there is native code only: see `sync_lock`.
+//! Only native code runs from the grant until the caller has the lease. `sync_lock` says why.
 
 use std::sync::Arc;
 
@@ -24,22 +24,22 @@ use crate::hooks::{aside, hook, unexpected};
 use crate::lease::Lease;
 use crate::lock::{Lock, Wait};
 
-/// An attempt to get a lease: awaited once, by the task that made it. Whatever ends the wait early gives back what comes.
+/// An attempt to acquire a lock. The task that made it awaits it once. If the wait ends early, a grant that still comes is released.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Acquiring {
     lock: Py<PyAny>,
-    /// The lock's own where None.
+    /// None takes the lock's own.
     wait: Option<Py<PyAny>>,
     body: Body,
-    /// Under the GIL at all times.
+    /// Only used under the GIL, so nothing waits for it.
     stage: Mutex<Stage>,
 }
 
-/// What is done with the lease.
+/// What the caller does with the lease.
 pub(crate) enum Body {
     /// The caller gets it.
     None,
-    /// A body begins, under which `__aexit__`, if that is known.
+    /// A body begins. Its `__aexit__` is here if it is known.
     Under(Option<Arc<State>>),
 }
 
@@ -49,7 +49,7 @@ enum Stage {
     Over,
 }
 
-/// What is known of an attempt that is under way.
+/// An attempt that is under way.
 struct Waiting {
     call: Call,
     future: Py<PyAny>,
@@ -61,14 +61,14 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Nobody waits any more: what comes, or has come, is given back.
+    /// Ends the attempt of a caller that no longer waits. A grant that comes, or has come, is released.
     fn give_up(&self, py: Python<'_>) -> PyResult<()> {
         self.call.abort();
         let pending = self.state.bind(py).getattr(intern!(py, "pending"))?;
         if pending.cast::<PyDict>()?.contains(self.number)? {
             return pending.cast::<PyDict>()?.del_item(self.number);
         }
-        // Tracebacks may keep the future alive: its grant must not wait for them.
+        // Tracebacks may keep the future, so its grant must not wait for them.
         let future = self.future.bind(py);
         if future.call_method0(intern!(py, "done"))?.is_truthy()?
             && !future.call_method0(intern!(py, "cancelled"))?.is_truthy()?
@@ -98,7 +98,7 @@ impl Acquiring {
         std::mem::replace(&mut *self.stage.lock(), Stage::Over)
     }
 
-    /// Asks for the key and returns the future to wait for; or the lease, where this task holds it already.
+    /// Asks for the key and returns the future to await, or raises the end of the iteration if this task holds the lock already.
     fn start<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let lock = self.lock.bind(py);
         let state = current(py)?;
@@ -133,7 +133,7 @@ impl Acquiring {
         Ok(future)
     }
 
-    /// The lease of a grant that has come, or whatever came instead.
+    /// The end of the iteration, with the lease of a grant that has come, or the error that came instead.
     fn finish(&self, py: Python<'_>, waiting: &Waiting) -> PyResult<PyErr> {
         let state = waiting.state.bind(py);
         let grant = waiting.future.bind(py).call_method0(intern!(py, "result")).inspect_err(|_| {
@@ -158,13 +158,13 @@ impl Acquiring {
         self.hand_over(got)
     }
 
-    /// Enters a lease once more, or begins a body inside of what the same task does with it.
+    /// Goes on with a lease that this task has entered again.
     fn own(&self, own: Bound<'_, Lease>, state: &Bound<'_, PyAny>, task: &Bound<'_, PyAny>) -> PyResult<PyErr> {
         let (py, lock) = (own.py(), self.lock.bind(own.py()));
         let got = Got(Some(own));
         let lease = got.lease()?;
         if !matches!(self.body, Body::None) && !entered(lock)?.iter().any(|other| other.is(lease)) {
-            // It was acquired without a body.
+            // The task had acquired it without a body.
             lease.call_method1(intern!(py, "_enter"), (state, task, false))?;
         }
         self.hand_over(got)
@@ -182,7 +182,7 @@ impl Acquiring {
                 if let Some(exit) = exit {
                     exit.enters(lock, lease)?;
                 }
-                // From Python 3.14 on handlers would run between here and the body, where nobody calls `__aexit__`.
+                // From Python 3.14 on, signal handlers could otherwise run between here and the body, where nothing calls `__aexit__`.
                 if let Err(raised) = py.check_signals() {
                     if let Some(exit) = exit {
                         exit.spend();
@@ -236,7 +236,7 @@ impl Acquiring {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = kind.py();
         let raised = PyErr::from_value(value.filter(|value| !value.is_none()).unwrap_or(kind));
-        // The loop throws what the future failed with, too.
+        // The loop also throws the exception with which the future failed.
         let Stage::Waiting(waiting) = self.next_stage() else { return Err(raised) };
         waiting.give_up(py)?;
         Err(warned(self.lock.bind(py), waiting.caller.bind(py), raised))
@@ -276,7 +276,7 @@ impl Drop for Acquiring {
     }
 }
 
-/// A lease that is the caller's only when all has gone well.
+/// A lease that is released unless every step up to its caller succeeds.
 struct Got<'py>(Option<Bound<'py, Lease>>);
 
 impl<'py> Got<'py> {

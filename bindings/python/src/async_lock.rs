@@ -1,7 +1,7 @@
-//! A lock of asyncio: what gives a lease back, and the end of a body.
+//! A lock of asyncio: how a lease is released, and how a body ends.
 //!
-//! As in `sync_lock`, there is native code only from the grant to the moment when the caller has the lease, and before the release has begun.
-//! A step of Python between them is a place where a signal handler may raise, or a debugger, and where a lease would be lost.
+//! As in `sync_lock`, only native code runs from the grant until the caller has the lease, and until a release has begun. In a step of
+//! Python in between, a signal handler or a debugger could raise, and the lease would stay held.
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
@@ -17,7 +17,7 @@ use crate::hooks::{hook, insist};
 use crate::lease::{self, Lease};
 use crate::lock::{Lock, Wait};
 
-/// The part of `dlock.Lock` that takes the key and gives it back.
+/// The part of `dlock.Lock` that acquires and releases.
 #[pyclass(frozen, subclass, module = "dlock._native")]
 pub(crate) struct AsyncLock;
 
@@ -38,7 +38,7 @@ impl AsyncLock {
         let lease = to_release(lock, &taker(&task)?)?;
         let begun = match &lease {
             Some(lease) => begin(lease, Ending::Release),
-            // None, or several, or one whose handle was discarded: the engine knows.
+            // There is none, or several, or one whose handle was dropped: the engine decides.
             None => begin_only(lock),
         };
         answer(begun, interrupted)
@@ -53,7 +53,7 @@ impl AsyncLock {
 /// How bodies of asyncio end.
 static FACE: Face = Face { leave: leave_entered, close: Some(leave_closed) };
 
-/// The part of `dlock.Lease` that gives it back.
+/// The part of `dlock.Lease` that releases it.
 #[pyclass(frozen, subclass, module = "dlock._native")]
 pub(crate) struct AsyncLease;
 
@@ -81,7 +81,7 @@ impl AsyncLease {
         lease.get().check()?;
         let (state, task) = (current(py)?, current_task(py)?);
         lease.call_method1(intern!(py, "_enter"), (state, task, false)).inspect_err(|raised| {
-            // What a signal handler raised: the statement that has the lease does not get to its body.
+            // A signal handler raised, so the `with` statement does not reach its body.
             if !is_lock_error(py, raised) {
                 Lease::begin_release(lease);
             }
@@ -99,7 +99,7 @@ impl AsyncLease {
     }
 }
 
-/// What there is nothing to wait for.
+/// An awaitable that is ready at once.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Ready(Py<PyAny>);
 
@@ -118,7 +118,7 @@ impl Ready {
     }
 }
 
-/// Ends the body that is known by the `__aexit__` of its own, or else by its task.
+/// Ends a body. `lease` is known if the body has its own `__aexit__`; otherwise the running task identifies it.
 fn leave_entered<'py>(
     lock: &Bound<'py, PyAny>,
     lease: Option<Bound<'py, Lease>>,
@@ -139,7 +139,7 @@ fn leave_entered<'py>(
     interrupted.map_or(left, Err)
 }
 
-/// Ends the body of a task that is closed where no loop runs: its loop has lost it, and nothing can be awaited any more.
+/// Ends the body of a coroutine that is closed while no loop runs. Nothing can be awaited then.
 fn leave_closed<'py>(lock: &Bound<'py, PyAny>, lease: Option<Bound<'py, Lease>>) -> PyResult<Bound<'py, PyAny>> {
     let py = lock.py();
     if let Some(lease) = lease {
@@ -150,7 +150,7 @@ fn leave_closed<'py>(lock: &Bound<'py, PyAny>, lease: Option<Bound<'py, Lease>>)
     Ok(Bound::new(py, Ready(py.None()))?.into_any())
 }
 
-/// Begins the release and returns what awaits its end. `inner`: the same task has other bodies of this lease under way.
+/// Begins the release and returns an awaitable for its end. `inner`: other bodies of the same task use this lease too.
 fn leave<'py>(
     lease: &Bound<'py, Lease>,
     kind: &Bound<'py, PyAny>,
@@ -189,9 +189,9 @@ fn leave<'py>(
 enum Ending {
     /// A call of `release`, or the end of an inner body.
     Release,
-    /// The end of a body, about which there is nothing to say.
+    /// The end of a body without an exception, a loss or a cancellation.
     Body,
-    /// The end of a body whose exception has to be looked at.
+    /// The end of a body whose exception, loss or cancellation has to be explained.
     BodyExplained,
 }
 
@@ -212,7 +212,7 @@ fn begin<'py>(lease: &Bound<'py, Lease>, ending: Ending) -> PyResult<Bound<'py, 
     } else {
         Lease::release(lease, completions.get(), number)?
     };
-    // From here on whatever raises, raises: the release has begun.
+    // From here on an exception does no harm: the release has begun.
     if (ended || ending != Ending::Release) && !watching.is_none() {
         let watched = state.getattr(intern!(py, "_watched"))?;
         let _ = watched.cast::<PyDict>()?.del_item(lease.getattr(intern!(py, "_number"))?);
@@ -235,7 +235,7 @@ fn begin_only<'py>(lock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     interrupted.map_or(Ok(future), Err)
 }
 
-/// A coroutine that waits for an answer.
+/// A coroutine that awaits an answer.
 fn answer(future: PyResult<Bound<'_, PyAny>>, interrupted: Option<PyErr>) -> PyResult<Bound<'_, PyAny>> {
     let future = future?;
     match interrupted {

@@ -1,6 +1,6 @@
-//! Calls that block: the engine works, this thread waits without the GIL.
+//! Calls that block: the engine works while this thread waits without the GIL.
 //!
-//! A signal handler runs only where this module lets it: between two looks at the queue. What it raises ends the call.
+//! A signal handler runs only between two checks of the queue. An exception that it raises ends the call.
 
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
@@ -14,15 +14,15 @@ use crate::error::exception;
 use crate::event_loop::loop_runs;
 use crate::hooks::hook;
 
-/// A signal that comes right before the wait does not end it: Ctrl-C is to be answered within 100 ms all the same.
+/// How often to check for signals. A signal right before the wait does not end it, and Ctrl-C must work within 100 ms all the same.
 const LOOK_FOR_SIGNALS: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 thread_local! {
-    /// A queue that no call of this thread uses now. Greenlets of one thread may have several calls under way, each with a queue of its own.
+    /// A queue that no call of this thread uses now. Greenlets of one thread may make several calls at once, each with a queue of its own.
     static IDLE: Cell<Option<Completions>> = const { Cell::new(None) };
 }
 
-/// A queue for one call. Runs Python code when the thread has none, so nothing may depend on what it raises.
+/// A queue for one call. If the thread has no idle one, this runs Python code, which may raise.
 pub(crate) fn queue(py: Python<'_>) -> PyResult<Completions> {
     match IDLE.take() {
         Some(idle) if idle.queue().is_ok() => Ok(idle),
@@ -33,7 +33,7 @@ pub(crate) fn queue(py: Python<'_>) -> PyResult<Completions> {
     }
 }
 
-/// Starts a call of Python's and blocks until its outcome has come: `start(completions, number, *arguments)`.
+/// Starts a call with `start(completions, number, *arguments)` and blocks until its outcome has come.
 #[pyfunction]
 #[pyo3(signature = (start, *arguments))]
 pub(crate) fn block<'py>(start: &Bound<'py, PyAny>, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
@@ -63,7 +63,7 @@ pub(crate) fn run(py: Python<'_>, start: impl FnOnce(&Completions) -> PyResult<O
     wait(py, completions, call)
 }
 
-/// Blocks until the outcome of a call has come. When a signal handler raises, the call is ended and what it still gets is given back.
+/// Blocks until the outcome of a call has come. If a signal handler raises, the call ends, and a grant that still comes is released.
 pub(crate) fn wait(py: Python<'_>, completions: Completions, call: Option<Call>) -> PyResult<Outcome> {
     match outcome(py, &completions) {
         Ok(outcome) => {
@@ -88,7 +88,7 @@ fn failed(py: Python<'_>, error: &dlock::Error) -> PyResult<PyErr> {
     Ok(PyErr::from_value(exception(py, error)?))
 }
 
-/// Warns whoever blocks an event loop that runs.
+/// Warns a caller that blocks a running event loop.
 pub(crate) fn warn_in_loop(py: Python<'_>) -> PyResult<()> {
     if loop_runs(py)? { hook(py, "warn_in_loop")?.call0().map(drop) } else { Ok(()) }
 }
@@ -109,7 +109,7 @@ fn outcome(py: Python<'_>, completions: &Completions) -> PyResult<Outcome> {
     }
 }
 
-/// Until it rings, a signal comes, or it is time to look for one.
+/// Sleeps until the bell rings, a signal comes, or it is time to check for one.
 fn sleep(bell: BorrowedFd<'_>) -> rustix::io::Result<()> {
     match poll(&mut [PollFd::from_borrowed_fd(bell, PollFlags::IN)], Some(&LOOK_FOR_SIGNALS)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -117,7 +117,7 @@ fn sleep(bell: BorrowedFd<'_>) -> rustix::io::Result<()> {
     }
 }
 
-/// How to wait where gevent or eventlet have replaced `select`: their loop must go on, or the holder's greenlet could never run.
+/// How to wait if gevent or eventlet have replaced `select`. Their loop must go on, or the holder's greenlet could never run.
 fn patched_poll(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
     let poll = py.import("select")?.getattr_opt("poll")?;
     if poll.is_some_and(|poll| poll.is_instance_of::<PyCFunction>()) {

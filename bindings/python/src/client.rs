@@ -13,11 +13,11 @@ use crate::objects::{abilities, figures};
 use crate::observe::Subscription;
 use crate::values::{self, duration, duration_or_none, flag, share, text, whom};
 
-/// One backend connection and one session. Lazy: connects, and starts the engine, at its first use.
+/// One backend connection and one session. It is lazy: the first use connects and starts the engine.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Client(dlock::Client);
 
-/// What a client was given, with the defaults for what it was not.
+/// The options of a client, with defaults for those that were not given.
 fn options(
     namespace: Option<&Bound<'_, PyAny>>,
     op_timeout: Option<&Bound<'_, PyAny>>,
@@ -38,7 +38,7 @@ fn options(
 
 #[pymethods]
 impl Client {
-    /// Without a URL the environment says where.
+    /// A client for a URL. Without one the environment names it.
     #[new]
     #[pyo3(signature = (url, *, namespace = None, op_timeout = None, connect_timeout = None, renewal = None, require_url = None))]
     fn new(
@@ -61,7 +61,7 @@ impl Client {
         dlock::Client::of_program(None).map(Self).map_err(raise)
     }
 
-    /// Says where the locks of the whole program's client are.
+    /// Sets where the locks of the whole program's client are.
     #[pyo3(signature = (url, *, namespace = None, op_timeout = None, connect_timeout = None, renewal = None, require_url = None))]
     fn configure(
         &self,
@@ -77,7 +77,7 @@ impl Client {
         self.0.configure(url.as_deref(), None, options).map_err(raise)
     }
 
-    /// Makes the whole program's client what it was at first.
+    /// Puts the whole program's client back to its first state.
     fn reset(&self, completions: &Completions, number: u64) -> PyResult<Call> {
         let client = self.0.clone();
         start(completions, number, async move { client.reset(None).await.map(|()| Outcome::Done) })
@@ -100,7 +100,7 @@ impl Client {
         self.0.chosen_by().as_str()
     }
 
-    /// Whether the process that this one was forked from has used it.
+    /// Whether the parent process used it before this one was forked.
     #[getter]
     fn inherited(&self) -> bool {
         self.0.is_inherited()
@@ -185,7 +185,7 @@ impl Client {
         start(completions, number, caller.0.scope(async move { client.force_release(&key, whom).await.map(Outcome::Answer) }))
     }
 
-    /// What this client has done and has under way.
+    /// What this client has done, and what it is doing.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         figures(py, &self.0.stats())
     }
@@ -195,23 +195,23 @@ impl Client {
         abilities(py, &self.0.capabilities())
     }
 
-    /// The figures as Prometheus reads them.
+    /// The figures in the format of Prometheus.
     fn metrics(&self) -> String {
         self.0.metrics()
     }
 
-    /// A round trip, and how the leases stand.
+    /// Makes a round trip and checks the leases.
     fn health(&self, completions: &Completions, number: u64) -> PyResult<Call> {
         let client = self.0.clone();
         start(completions, number, async move { client.health().await.map(|health| Outcome::Health(Box::new(health))) })
     }
 
-    /// Has events pushed under `number`, once `listen` has said which.
+    /// Subscribes to events. They come under `number`, once `listen` has named their kinds.
     fn subscribe(&self, completions: &Completions, number: u64) -> PyResult<Subscription> {
         Subscription::new(&self.0, completions, number)
     }
 
-    /// Refuses new acquires, waits up to `timeout` for holders, then takes away what is left.
+    /// Refuses new work, waits up to `timeout` for holders, then ends the leases that are left.
     fn close(&self, completions: &Completions, number: u64, timeout: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (client, timeout): (_, Duration) = (self.0.clone(), duration("timeout", timeout)?);
         start(completions, number, async move { client.close(timeout).await.map(|()| Outcome::Done) })

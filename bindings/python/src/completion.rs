@@ -1,6 +1,6 @@
-//! How results get from engine threads to Python: a queue and a file descriptor that wakes whoever waits, once for many results.
+//! Brings results from engine threads to Python: a queue, and a file descriptor that wakes its reader once for many results.
 //!
-//! Engine threads never take the GIL. What they push are plain values; they become Python objects when Python drains the queue.
+//! Engine threads never take the GIL. They push plain values, which become Python objects when Python drains the queue.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::grant::{Grant, Undelivered};
 use crate::objects::{condition, inspection};
 use crate::process::Owned;
 
-/// What came of a call.
+/// How a call ended.
 pub(crate) enum Outcome {
     Granted(Undelivered),
     Answer(bool),
@@ -26,22 +26,22 @@ pub(crate) enum Outcome {
     Inspected(Box<Inspection>),
     Listed(Vec<Inspection>),
     Health(Box<Health>),
-    /// The lease is lost. Comes under the number of the call that got the lease, or of a call that waits for the loss.
+    /// The lease is lost. It comes under the number of the call that acquired the lease, or of a call that waits for the loss.
     Lost(LossReason),
     Failed(Error),
 }
 
 impl Outcome {
-    /// `(number, value, error)`, of which one is None.
+    /// `(number, value, error)`. The value or the error is None.
     fn into_python(self, py: Python<'_>, number: u64) -> PyResult<Bound<'_, PyAny>> {
-        let told = match self {
+        let tuple = match self {
             Self::Failed(error) => (number, py.None().into_bound(py), exception(py, &error)?),
             outcome => (number, outcome.into_value(py)?, py.None().into_bound(py)),
         };
-        Ok(told.into_pyobject(py)?.into_any())
+        Ok(tuple.into_pyobject(py)?.into_any())
     }
 
-    /// The value, or the error raised.
+    /// The value, or an error to raise.
     pub(crate) fn into_value(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         Ok(match self {
             Self::Failed(error) => return Err(raise(error)),
@@ -62,8 +62,8 @@ impl Outcome {
     }
 }
 
-/// Where results are left. It owns its descriptor and lives as long as anybody may push: a write never meets a descriptor that was closed
-/// and given to somebody else.
+/// The queue. It owns its descriptor and lives as long as anything may push, so a push never writes to a descriptor that was closed and
+/// reused.
 pub(crate) struct Queue {
     bell: Bell,
     state: Mutex<State>,
@@ -72,13 +72,13 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct State {
     outcomes: Vec<(u64, Outcome)>,
-    /// The bell was rung for what is in the queue.
+    /// The bell has rung for the outcomes in the queue.
     armed: bool,
     closed: bool,
 }
 
 impl Queue {
-    /// Leaves a result. After the end of its reader it is dropped, and with it a grant is given back.
+    /// Adds a result. Once the reader is gone, the result is dropped, which releases a grant.
     pub(crate) fn push(&self, number: u64, outcome: Outcome) {
         let refused = {
             let mut state = self.state.lock();
@@ -97,12 +97,12 @@ impl Queue {
         }
     }
 
-    /// Readable while there is something to take.
+    /// Readable while the queue has outcomes.
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.read.as_fd()
     }
 
-    /// Everything that was pushed. The order matters: silence, disarm, then take; a push after that rings anew.
+    /// Takes everything. The order matters: silence the bell, disarm it, take. A push after that rings again.
     pub(crate) fn take(&self) -> Vec<(u64, Outcome)> {
         self.bell.silence();
         let mut state = self.state.lock();
@@ -116,7 +116,7 @@ impl Queue {
             state.closed = true;
             std::mem::take(&mut state.outcomes)
         };
-        // Outside the lock: grants are given back here.
+        // Outside the mutex: dropping a grant releases its lease.
         drop(left);
     }
 }
@@ -145,7 +145,7 @@ impl Bell {
         Ok(Self { read, write })
     }
 
-    /// Cannot fail in a way that matters: the descriptor is ours, and a full one rings already.
+    /// No failure matters: the descriptor is open, and if it is full it rings already.
     fn ring(&self) {
         #[cfg(target_os = "linux")]
         let end = &self.read;
@@ -159,7 +159,7 @@ impl Bell {
     }
 }
 
-/// The reader's end of a queue: one for each event loop, and one for each blocking call under way.
+/// The reader's end of a queue. Each event loop has one, and each blocking call.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Completions {
     queue: Owned<Arc<Queue>>,
@@ -173,18 +173,18 @@ impl Completions {
         Ok(Self { queue: Owned::new(Arc::new(Queue { bell, state: Mutex::default() })) })
     }
 
-    /// The descriptor to wait on: readable when there is something to drain.
+    /// The descriptor to wait for: it is readable when there is something to drain.
     pub(crate) fn fileno(&self) -> PyResult<i32> {
         Ok(self.queue.get()?.bell.read.as_raw_fd())
     }
 
-    /// Takes what has come for whoever waits for nothing but a sign.
+    /// Drops the outcomes, for a reader that only needs to be woken.
     fn drain(&self) -> PyResult<()> {
         self.queue.get().map(|queue| drop(queue.take()))
     }
 
-    /// Takes what has come to the end of a deque, as `(number, value, error)`, in one step: between this and its caller an exception may be
-    /// raised.
+    /// Appends all outcomes to a deque, as `(number, value, error)`. It is one step, because an exception may be raised between two steps
+    /// of Python.
     fn drain_into(&self, py: Python<'_>, came: &Bound<'_, PyAny>) -> PyResult<()> {
         let list = PyList::empty(py);
         for (number, outcome) in self.queue.get()?.take() {
@@ -193,36 +193,36 @@ impl Completions {
         came.call_method1(intern!(py, "extend"), (list,)).map(drop)
     }
 
-    /// Has the queue drained once more, until it was.
+    /// Rings, so that the queue is drained again.
     fn ring(&self) -> PyResult<()> {
         self.queue.get()?.bell.ring();
         Ok(())
     }
 
-    /// Nobody will drain any more: what is there is dropped, grants are given back, and so is whatever comes later.
+    /// Ends the reading. All outcomes are dropped, also those that come later, and grants among them are released.
     fn close(&self) -> PyResult<()> {
         self.queue.get()?.close();
         Ok(())
     }
 }
 
-/// Gives a future its outcome, and has those who wait for it woken whatever a signal handler raises meanwhile.
+/// Gives a future its outcome. It wakes those that await the future even if a signal handler raises meanwhile.
 #[pyfunction]
 pub(crate) fn tell<'py>(future: &Bound<'py, PyAny>, value: Bound<'py, PyAny>, error: Option<Bound<'py, PyAny>>) -> PyResult<()> {
     let py = future.py();
-    // What the future forgets as soon as it begins to schedule it.
+    // The future drops its callbacks as soon as it begins to schedule them.
     let callbacks = future.getattr(intern!(py, "_callbacks"))?;
-    let told = match error {
+    let done = match error {
         Some(error) => future.call_method1(intern!(py, "set_exception"), (error,)),
         None => future.call_method1(intern!(py, "set_result"), (value,)),
     };
-    told.map(drop).inspect_err(|_| {
-        // The loop's `call_soon` was interrupted: whoever waits would wait for ever.
+    done.map(drop).inspect_err(|_| {
+        // An exception interrupted the loop's `call_soon`. Without a second try, a waiting task would never wake.
         let _ = schedule(future, &callbacks).or_else(|_| schedule(future, &callbacks));
     })
 }
 
-/// Schedules those callbacks of a future that are not scheduled yet, on a loop that is written in Python. Others are not interrupted.
+/// Schedules the callbacks of a future that are not scheduled yet, on a loop that is written in Python. Other loops cannot be interrupted.
 fn schedule(future: &Bound<'_, PyAny>, callbacks: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = future.py();
     let event_loop = future.call_method0(intern!(py, "get_loop"))?;
@@ -260,7 +260,7 @@ impl Drop for Completions {
 pub(crate) struct Call(dlock::Call);
 
 impl Drop for Call {
-    /// Of a caller who left before the outcome came. A call that is over takes no notice.
+    /// Ends the call of a caller that left before the outcome. It has no effect on a call that has ended.
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -274,19 +274,19 @@ impl Call {
 
 #[pymethods]
 impl Call {
-    /// Ends the call where it stands. What it may still get is given back.
+    /// Ends the call. A grant that it may still get is released.
     pub(crate) fn abort(&self) {
         self.0.abort();
     }
 }
 
-/// Starts a call on the engine; its outcome comes to `completions` under `number`.
+/// Starts a call on the engine. Its outcome comes to `completions` under `number`.
 pub(crate) fn start<F>(completions: &Completions, number: u64, work: F) -> PyResult<Call>
 where
     F: Future<Output = dlock::Result<Outcome>> + Send + 'static,
 {
     let queue = completions.queue()?;
-    // `work` is gone when the outcome is pushed: no handle of it keeps a lease alive unseen.
+    // `work` is dropped before the outcome is pushed, so no handle in it keeps a lease held.
     let answered = move |answer: dlock::Result<Outcome>| queue.push(number, answer.unwrap_or_else(Outcome::Failed));
     dlock::call(work, answered).map(Call).map_err(raise)
 }

@@ -1,4 +1,4 @@
-//! From the engine's errors to the classes of `dlock.errors`: a stable code, a message and fields go over, the class is chosen there.
+//! Turns the engine's errors into those of `dlock.errors`, which chooses the class by the stable code.
 
 use std::error::Error as _;
 
@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyType};
 
 use crate::objects::holder;
 
-/// The error as a Python exception. To be called with the GIL held.
+/// The error as a Python exception. The caller holds the GIL.
 #[allow(clippy::needless_pass_by_value)] // made for `map_err(raise)`
 pub(crate) fn raise(error: Error) -> PyErr {
     Python::attach(|py| match exception(py, &error) {
@@ -53,12 +53,12 @@ pub(crate) fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'
     MAKE.import(py, "dlock.errors", "from_engine")?.call1((error.code(), error.to_string(), fields, causes(error)))
 }
 
-/// What is underneath, outermost first.
+/// The causes of an error, outermost first.
 fn causes(error: &Error) -> Vec<String> {
     let mut causes: Vec<String> = Vec::new();
     let mut cause = error.source();
     while let Some(error) = cause {
-        // A server may have written it.
+        // A server may have written the text.
         let text = cut(&error.to_string(), LONGEST_ANSWER);
         if causes.last() != Some(&text) {
             causes.push(text);

@@ -1,4 +1,4 @@
-//! `dlock.Event`: what the engine said, and Python objects only of what is read of it.
+//! `dlock.Event`: an event of the engine. Its fields become Python objects only when they are read.
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,7 +15,7 @@ use crate::error::raise;
 /// The fields, in the order in which `__new__` takes them.
 const FIELDS: [&str; 7] = ["kind", "key", "token", "owner", "waited", "held", "reason"];
 
-/// Something that happened to a lease, or to an attempt to get one.
+/// Something that happened to a lease, or to an attempt to acquire one.
 #[pyclass(frozen, eq, module = "dlock")]
 #[derive(PartialEq)]
 pub(crate) struct Event(pub(crate) Happened);
@@ -54,7 +54,7 @@ impl Event {
     fn kind<'py>(&self, py: Python<'py>) -> &Bound<'py, PyString> {
         static WORDS: PyOnceLock<[Py<PyString>; Kind::ALL.len()]> = PyOnceLock::new();
         let words = WORDS.get_or_init(py, || Kind::ALL.map(|kind| PyString::intern(py, kind.as_str()).unbind()));
-        // A kind is a bit of its own.
+        // Each kind is one bit.
         words[(self.0.kind as u8).trailing_zeros() as usize].bind(py)
     }
 
@@ -63,38 +63,38 @@ impl Event {
         &self.0.key
     }
 
-    /// None where no lease was got.
+    /// None if no lease was acquired.
     #[getter]
     fn token(&self) -> Option<u64> {
         self.0.token
     }
 
-    /// None where no lease was got.
+    /// None if no lease was acquired.
     #[getter]
     fn owner(&self) -> Option<String> {
         self.0.owner.map(|owner| owner.to_string())
     }
 
-    /// How many seconds the attempt took: of `acquired` and `acquire_failed`.
+    /// How many seconds the attempt took. Set on `acquired` and `acquire_failed`.
     #[getter]
     fn waited(&self) -> Option<f64> {
         self.0.waited.map(|waited| waited.as_secs_f64())
     }
 
-    /// For how many seconds the lease has been held, or was: of all that happens to a lease after it was got.
+    /// For how many seconds the lease has been held. Set on every event after `acquired`.
     #[getter]
     fn held(&self) -> Option<f64> {
         self.0.held.map(|held| held.as_secs_f64())
     }
 
-    /// Of `lost` why, of `acquire_failed` the error's code or `CANCELLED`, of `renewal_failed` the backend's error, of `released` the
-    /// lease's status.
+    /// For `lost` the reason; for `acquire_failed` the error's code or `CANCELLED`; for `renewal_failed` the backend's error; for
+    /// `released` the status.
     #[getter]
     fn reason(&self) -> Option<&str> {
         self.0.reason.as_deref()
     }
 
-    /// All of it, by name.
+    /// All fields by name.
     fn _asdict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let fields = PyDict::new(py);
         for (name, value) in FIELDS.into_iter().zip(self.values(py)?) {
@@ -118,7 +118,7 @@ impl Event {
         hasher.finish()
     }
 
-    /// Copies and pickles are made anew from the values.
+    /// Copies and pickles are made from the values.
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyType>, Bound<'py, PyTuple>)> {
         Ok((py.get_type::<Self>(), self.values(py)?))
     }

@@ -25,8 +25,8 @@ pub(crate) fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     CURRENT.import(py, "asyncio", "current_task")?.call0()
 }
 
-/// What a lease keeps of the task that took it. A weak reference: the traceback of a failed task keeps the lease, and a strong one would make a
-/// circle that only the garbage collector ends.
+/// The reference that a lease keeps of its task. It is weak: the traceback of a failed task keeps the lease, and a strong reference would
+/// make a circle that only the garbage collector ends.
 pub(crate) fn taker<'py>(task: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     if task.is_none() { Ok(task.clone()) } else { Ok(PyWeakrefReference::new(task)?.into_any()) }
 }

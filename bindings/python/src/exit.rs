@@ -1,9 +1,9 @@
 //! The `__exit__` of one body.
 //!
-//! A `with` statement looks `__exit__` up right beside its call of `__enter__` and keeps it until the body has ended. So what is looked up
-//! is made anew each time and knows the lease that was entered under it. One that is dropped without a call tells that nobody will
-//! ever end that body: an exception came before the body had begun. Then it gives the lease back. Before Python 3.14 nothing can come
-//! in between; from then on signal handlers can (python/cpython#148874). `ExitStack` has such a gap on every Python.
+//! A `with` statement looks `__exit__` up right beside its call of `__enter__`, and keeps it until the body has ended. So each lookup makes
+//! a new object, which learns the lease of its body. If that object is dropped without a call, an exception came before the body began, and
+//! nothing will ever end it: then the object releases the lease. Before Python 3.14 no exception can come there; from then on a signal
+//! handler can raise one (python/cpython#148874). `ExitStack` has such a gap on every Python.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use crate::hooks::{aside, hook};
 use crate::lease::Lease;
 
 thread_local! {
-    /// Those that were looked up and under which nothing was entered yet, the newest last.
+    /// The objects that have no lease yet, the newest last.
     static FRESH: RefCell<Vec<Weak<State>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -42,13 +42,13 @@ type Leave = for<'py> fn(
 ) -> PyResult<Bound<'py, PyAny>>;
 type Close = for<'py> fn(&Bound<'py, PyAny>, Option<Bound<'py, Lease>>) -> PyResult<Bound<'py, PyAny>>;
 
-/// What stands for `__exit__` in the class.
+/// The descriptor that is `__exit__` in the class.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct ExitMethod(pub(crate) &'static Face);
 
 #[pymethods]
 impl ExitMethod {
-    /// Looked up on the class, as `ExitStack` does, it learns of its lock by the next `__enter__`.
+    /// If it is looked up on the class, as `ExitStack` does, it learns its lock from the next `__enter__`.
     fn __get__(&self, lock: Option<Bound<'_, PyAny>>, _class: Option<&Bound<'_, PyAny>>) -> Exit {
         let state = Arc::new(State::default());
         let bound = lock.is_some();
@@ -66,7 +66,7 @@ impl ExitMethod {
 #[derive(Default)]
 pub(crate) struct State {
     lock: OnceLock<Py<PyAny>>,
-    /// A weak reference: the lease is its lock's.
+    /// A weak reference: the lock keeps the lease.
     lease: OnceLock<Py<PyAny>>,
     spent: AtomicBool,
 }
@@ -79,7 +79,7 @@ impl State {
         Ok(())
     }
 
-    /// There is nothing to give back any more.
+    /// Marks the body as ended, so that nothing is left to release. False if it was marked before.
     pub(crate) fn spend(&self) -> bool {
         !self.spent.swap(true, Ordering::Relaxed)
     }
@@ -99,7 +99,7 @@ pub(crate) struct Exit {
 }
 
 impl Exit {
-    /// The newest one of this lock under which nothing was entered: that of the statement which calls `__enter__` now.
+    /// The newest object of this lock that has no lease: it belongs to the statement that calls `__enter__` now.
     pub(crate) fn claim(lock: &Bound<'_, PyAny>) -> Option<Arc<State>> {
         FRESH.with_borrow_mut(|fresh| {
             while let Some(state) = fresh.pop() {
@@ -152,7 +152,7 @@ impl Drop for Exit {
 }
 
 impl Exit {
-    /// Gives back what was entered: nobody is going to.
+    /// Releases the lease of a body that nothing will end.
     fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         let (Some(lock), Some(lease)) = (self.state.lock.get(), self.state.lease(py)) else { return Ok(()) };
         if take_out(&entered(lock.bind(py))?, |other| other.is(&lease))?.is_some() {

@@ -1,4 +1,4 @@
-//! Which lease is whose until it is given back: what `dlock._handles.LockHandle` remembers, looked through without a step of Python.
+//! Finds the lease of a taker among those that `dlock._handles.LockHandle` remembers, without a step of Python.
 
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::intern;
@@ -11,10 +11,10 @@ use crate::lease::Lease;
 use crate::lock::{Lock, Wait};
 use crate::taker::warn_dropped;
 
-/// So many leases of a lock are remembered before those that have ended are looked for.
+/// From this many remembered leases on, a lock drops those that have ended.
 const REMEMBERED: usize = 8;
 
-/// What both faces' locks have in common.
+/// The part of a lock that both faces share.
 #[pyclass(frozen, subclass, module = "dlock._native")]
 pub(crate) struct Handle;
 
@@ -26,10 +26,10 @@ impl Handle {
         Self
     }
 
-    /// What `__del__` does: native, for a signal handler that raised in there would raise to nobody.
+    /// What `__del__` does. It is native: an exception of a signal handler in Python code would reach nobody.
     fn _dropped(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, lock) = (slf.py(), slf.as_any());
-        // Not there if the options were refused.
+        // It is missing if the options were refused.
         if let Some(entered) = lock.getattr_opt(intern!(py, "_entered"))? {
             entered.cast::<PyList>()?.set_slice(0, usize::MAX, PyList::empty(py).as_any())?;
         }
@@ -43,7 +43,7 @@ fn taken<'py>(lock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
     Ok(lock.getattr(intern!(lock.py(), "_taken"))?.cast_into()?)
 }
 
-/// The leases of a list of weak references that somebody has.
+/// The leases of a list of weak references that still exist.
 fn known<'py>(list: &Bound<'py, PyList>) -> PyResult<Vec<Bound<'py, Lease>>> {
     let mut leases = Vec::with_capacity(list.len());
     for reference in list {
@@ -63,7 +63,7 @@ fn is_of(lease: &Bound<'_, Lease>, taker: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(own.is(taker) || own.eq(taker)?)
 }
 
-/// Keeps sight of a lease that was acquired outside a `with`.
+/// Remembers a lease that was acquired without a body.
 pub(crate) fn remember(lock: &Bound<'_, PyAny>, lease: &Bound<'_, Lease>) -> PyResult<()> {
     let list = taken(lock)?;
     let reentrant = lock.getattr(intern!(lock.py(), "_reentrant"))?.is_truthy()?;
@@ -81,7 +81,7 @@ pub(crate) fn remember(lock: &Bound<'_, PyAny>, lease: &Bound<'_, Lease>) -> PyR
     list.append(PyWeakrefReference::new(lease.as_any())?)
 }
 
-/// The lease that this taker took last, else the only one outstanding, lost ones included.
+/// The lease that this taker acquired last, else the only outstanding one. Lost leases count.
 pub(crate) fn to_release<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Lease>>> {
     let mut outstanding = known(&taken(lock)?)?;
     outstanding.extend(bodies(lock)?);
@@ -95,7 +95,7 @@ pub(crate) fn to_release<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny
     Ok(last.filter(|last| outstanding.iter().all(|lease| lease.is(last))))
 }
 
-/// The lease that this taker holds through this lock, entered once more.
+/// Enters the lease that this taker holds through this lock again.
 fn again<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Lease>>> {
     for lease in bodies(lock)?.into_iter().chain(known(&taken(lock)?)?) {
         if is_of(&lease, taker)? && lease.get().again() {
@@ -105,7 +105,7 @@ fn again<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>) -> PyResult<O
     Ok(None)
 }
 
-/// Takes out the lease that this taker entered last; entered elsewhere, the only one.
+/// Takes out the lease whose body this taker began last, else the only one that has a body.
 pub(crate) fn to_leave<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>, operation: &str) -> PyResult<Bound<'py, Lease>> {
     let list = entered(lock)?;
     let own = |lease: &Bound<'py, PyAny>| lease.cast::<Lease>().is_ok_and(|lease| is_of(lease, taker).unwrap_or(false));

@@ -17,19 +17,19 @@ use crate::process::Owned;
 use crate::taker::{discard, warn_dropped};
 use crate::values::{duration, flag};
 
-/// Ends a lease and has the answer pushed: whether the backend confirmed it. False, and the answer true, if that took back one of several
-/// entries of a lease that is still held.
+/// Releases a lease and pushes the answer: whether the backend confirmed it. Returns false, and pushes true, if that undid one of several
+/// entries and the lease is still held.
 pub(crate) fn release(lease: &dlock::Lease, completions: &Completions, number: u64) -> PyResult<bool> {
     let queue = completions.queue()?;
-    let told = move |status| queue.push(number, Outcome::Answer(matches!(status, Status::Released | Status::Held)));
-    lease.release_then(told).map_err(raise)
+    let answered = move |status| queue.push(number, Outcome::Answer(matches!(status, Status::Released | Status::Held)));
+    lease.release_then(answered).map_err(raise)
 }
 
 /// What both faces have of a lease.
 #[pyclass(frozen, subclass, module = "dlock._native")]
 pub(crate) struct Lease(Owned<dlock::Lease>, Course);
 
-/// How far a lease has got on this side.
+/// How far the lease has got in Python.
 #[derive(Default)]
 struct Course {
     /// The body of a `with` has begun.
@@ -38,7 +38,7 @@ struct Course {
 }
 
 impl Lease {
-    /// What a child may ask as well.
+    /// The lease, for what a forked child may ask too.
     fn record(&self) -> PyResult<&dlock::Lease> {
         self.0.read_only().ok_or_else(|| PyRuntimeError::new_err("the lease is gone"))
     }
@@ -62,7 +62,7 @@ impl Lease {
         Ok(())
     }
 
-    /// Enters a held lease once more; it then takes one release more to give it back.
+    /// Enters a held lease again. It then takes one more release to free the key.
     pub(crate) fn again(&self) -> bool {
         self.0.mine().is_some_and(dlock::Lease::enter)
     }
@@ -91,7 +91,7 @@ impl Lease {
         lease.check().err().filter(|error| matches!(error, dlock::Error::LockLost { .. }))
     }
 
-    /// Ends the lease here and now, or takes one entry back, and leaves the rest to the engine: nobody waits for the answer.
+    /// Releases the lease, or undoes one entry, and does not wait for the answer.
     pub(crate) fn begin_release(slf: &Bound<'_, Self>) {
         let lease = slf.get();
         if !lease.is_released() && lease.0.mine().is_some_and(|lease| lease.release_then(drop).unwrap_or(false)) {
@@ -99,7 +99,7 @@ impl Lease {
         }
     }
 
-    /// Ends the lease, or takes one entry back, and has the answer pushed.
+    /// Releases the lease, or undoes one entry, and pushes the answer.
     pub(crate) fn release(slf: &Bound<'_, Self>, completions: &Completions, number: u64) -> PyResult<bool> {
         let ended = release(slf.get().0.get()?, completions, number)?;
         if ended {
@@ -108,7 +108,7 @@ impl Lease {
         Ok(ended)
     }
 
-    /// [`Lease::release`] whose answer is None: what the end of a body awaits.
+    /// As [`Lease::release`], with None as the answer: the end of a body awaits it.
     pub(crate) fn end(slf: &Bound<'_, Self>, completions: &Completions, number: u64) -> PyResult<bool> {
         let queue = completions.queue()?;
         let ended = slf.get().0.get()?.release_then(move |_| queue.push(number, Outcome::Done)).map_err(raise)?;
@@ -118,15 +118,15 @@ impl Lease {
         Ok(ended)
     }
 
-    /// Ends what this side does for the lease.
+    /// Ends what Python does for the lease.
     fn let_go(slf: &Bound<'_, Self>) {
         slf.get().1.released.store(true, Ordering::Relaxed);
-        // Only a lease that did not get as far as being known is unknown here.
+        // It fails only for a lease that its client does not know yet.
         let _ = forget(slf);
     }
 }
 
-/// Takes the lease out of what its client knows as the latest ones.
+/// Removes the lease from the client's latest leases.
 fn forget(lease: &Bound<'_, Lease>) -> PyResult<()> {
     let py = lease.py();
     let Some(leases) = lease.getattr_opt(intern!(py, "_leases"))? else { return Ok(()) };
@@ -140,8 +140,8 @@ fn forget(lease: &Bound<'_, Lease>) -> PyResult<()> {
 }
 
 impl Drop for Lease {
-    /// A handle that is dropped while an exception is on its way was returned to a statement that did not get to keep it: a signal handler
-    /// raised in between. Its lock remembers the lease, but nobody is going to release it.
+    /// Releases a lease whose handle is dropped while an exception is pending: a signal handler raised before the statement that acquired
+    /// it could keep it. Its lock remembers the lease, but nobody is going to release it.
     fn drop(&mut self) {
         if self.is_released() {
             return;
@@ -150,8 +150,8 @@ impl Drop for Lease {
         Python::try_attach(|py| {
             if PyErr::occurred(py) {
                 let _ = lease.begin_release();
-                let told = vec![(lease.key().to_string(), lease.token())];
-                aside(py, || warn_dropped(py, told, None));
+                let dropped = vec![(lease.key().to_string(), lease.token())];
+                aside(py, || warn_dropped(py, dropped, None));
             }
         });
     }
@@ -159,7 +159,7 @@ impl Drop for Lease {
 
 #[pymethods]
 impl Lease {
-    /// What follows the grant is for the subclass.
+    /// The arguments after the grant are for the subclass.
     #[new]
     #[pyo3(signature = (grant, *_face))]
     fn new(grant: &Grant, _face: &Bound<'_, PyTuple>) -> PyResult<Self> {
@@ -181,7 +181,7 @@ impl Lease {
         Ok(self.record()?.token())
     }
 
-    /// The owner id of the attempt that got the lease, as other processes see it.
+    /// The owner id of the attempt that acquired the lease, as other processes see it.
     #[getter]
     fn owner(&self) -> PyResult<String> {
         Ok(self.record()?.owner())
@@ -193,7 +193,7 @@ impl Lease {
         Ok(self.record()?.acquired_at())
     }
 
-    /// Wall time up to which the lease is vouched for, for display.
+    /// Wall time at which the lease ends, for display.
     #[getter]
     fn expires_at(&self) -> PyResult<SystemTime> {
         Ok(self.0.get()?.expires_at())
@@ -205,19 +205,19 @@ impl Lease {
         Ok(self.0.get()?.ttl().as_secs_f64())
     }
 
-    /// For how many seconds the engine still vouches for the lease; zero once it is not valid.
+    /// For how many seconds the holder may still rely on the lease; zero once it is not valid.
     #[getter]
     fn remaining(&self) -> f64 {
         self.0.mine().map_or(0.0, |lease| lease.remaining().as_secs_f64())
     }
 
-    /// The end of the lease as it stands, in nanoseconds on the engine's clock. To compare: unlike `remaining` it reads no clock.
+    /// The end of the lease, in nanoseconds on the engine's clock, for comparisons. Unlike `remaining` it reads no clock.
     #[getter]
     fn _ends(&self) -> u64 {
         self.0.mine().map_or(0, |lease| lease.valid_until().as_nanos())
     }
 
-    /// Whether the holder may rely on the lease now: a reading of the clock. False in a forked child.
+    /// Whether the holder may rely on the lease now. It reads the clock. False in a forked child.
     #[getter]
     fn valid(&self) -> bool {
         self.0.mine().is_some_and(dlock::Lease::is_valid)
@@ -259,7 +259,7 @@ impl Lease {
         self.is_released()
     }
 
-    /// What `__del__` does: native, for a signal handler that raised in there would raise to nobody.
+    /// What `__del__` does. It is native: an exception of a signal handler in Python code would reach nobody.
     fn _dropped(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         if this.is_released() {
@@ -268,7 +268,7 @@ impl Lease {
         forget(slf)?;
         let Some(lease) = this.0.mine() else { return Ok(()) };
         if !lease.is_last_handle() {
-            // Its lock remembers it, so whoever took it may still release it, by that lock.
+            // Its lock remembers it, so its taker may still release it through the lock.
             let taker = slf.getattr_opt(intern!(slf.py(), "_taker"))?;
             if !lease.is_valid() || taker.is_none_or(|taker| discard(&taker, lease).unwrap_or(true)) {
                 return Ok(());
@@ -278,7 +278,7 @@ impl Lease {
         warn_dropped(slf.py(), vec![(lease.key().to_string(), lease.token())], Some(slf.as_any()))
     }
 
-    /// Has a loss pushed under `number`.
+    /// Pushes a loss under `number`.
     fn _watch(&self, completions: &Completions, number: u64) -> PyResult<()> {
         let queue = completions.queue()?;
         self.0.get()?.on_lost(move |reason| queue.push(number, Outcome::Lost(reason)));

@@ -24,8 +24,8 @@ mod sync_lock;
 mod taker;
 mod values;
 
-/// What the interpreter's thread allocates the engine's frees, and the other way round: the system's allocator makes them wait for each
-/// other (measured: a tenth of the time of a pair).
+/// Memory that one thread allocates is often freed on another, which the system allocator serialises (measured: a tenth of the time of an
+/// acquire and release).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -86,41 +86,41 @@ mod _native {
         dlock::logs::TARGETS.iter().map(|target| crate::observe::logger(target)).collect()
     }
 
-    /// What is logged where nobody chose a backend.
+    /// The log message of a client for which nothing chose a backend.
     #[pymodule_export]
     const DEFAULT_CHOSEN: &str = dlock::choice::DEFAULT_CHOSEN;
 
-    /// What to ask of a TTL that is legal and looks like milliseconds.
+    /// The question about a TTL that is allowed but looks like milliseconds.
     #[pyfunction]
     fn ttl_hint(ttl: f64) -> Option<String> {
         Duration::try_from_secs_f64(ttl).ok().and_then(dlock::options::ttl_hint)
     }
 
-    /// Checks a duration that will be needed later.
+    /// Checks a duration that a later call will use.
     #[pyfunction]
     fn check_seconds(field: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
         crate::values::duration(field, value).map(|_| ())
     }
 
-    /// Promises that the three below are called around every `fork`.
+    /// Promises that Python calls the three functions below around every `fork`.
     #[pyfunction]
     fn trust_hooks() {
         dlock::fork::trust_hooks();
     }
 
-    /// To be called right before `fork`.
+    /// Python calls this right before `fork`.
     #[pyfunction]
     fn before_fork() {
         dlock::fork::before_fork();
     }
 
-    /// To be called in the parent after `fork`.
+    /// Python calls this in the parent after `fork`.
     #[pyfunction]
     fn after_fork_in_parent() {
         dlock::fork::after_fork_in_parent();
     }
 
-    /// To be called in the child after `fork`.
+    /// Python calls this in the child after `fork`.
     #[pyfunction]
     fn after_fork_in_child() {
         dlock::fork::after_fork_in_child();

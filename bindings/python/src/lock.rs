@@ -1,4 +1,4 @@
-//! A lock in Python: what starts an attempt.
+//! A lock in Python: it starts attempts to acquire.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(crate) struct Lock(Owned<dlock::Lock>);
 pub(crate) enum Wait<'py> {
     /// The lock's own.
     Own,
-    /// Another one; None is for ever.
+    /// The caller's own; None waits for ever.
     Given(Bound<'py, PyAny>),
 }
 
@@ -34,7 +34,7 @@ impl<'py> FromPyObject<'_, 'py> for Wait<'py> {
 }
 
 impl<'py> Wait<'py> {
-    /// As Python passes it on.
+    /// The value as Python passes it on.
     pub(crate) fn value(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self {
             Self::Own => hook(py, "UNSET"),
@@ -88,7 +88,7 @@ impl Lock {
         self.start(completions, number, watch, caller, wait)
     }
 
-    /// The one lease that was taken and not given back.
+    /// The only lease that was acquired and not released.
     pub(crate) fn only_lease(&self) -> PyResult<dlock::Lease> {
         self.0.get()?.only_lease("release").map_err(raise)
     }
@@ -114,12 +114,12 @@ impl Lock {
         self.0.read_only().is_some_and(|lock| lock.options().retry.is_some())
     }
 
-    /// Whether the key is held, through this client, by one who started the caller. True once for each lease.
+    /// Whether a caller that started this one holds the key through this client. True only once for each lease.
     fn is_held_by_starter_of(&self, caller: &Caller) -> bool {
         self.0.mine().is_some_and(|lock| lock.is_held_by_starter_of(&caller.0))
     }
 
-    /// `(key, token)` of the held leases that only this lock remembers: they are given back with it.
+    /// `(key, token)` of the held leases that only this lock remembers. They are released with it.
     pub(crate) fn forgotten(&self) -> Vec<(String, u64)> {
         let Some(lock) = self.0.mine() else { return Vec::new() };
         lock.forgotten().into_iter().map(|(key, token)| (key.to_string(), token)).collect()

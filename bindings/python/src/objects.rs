@@ -1,4 +1,5 @@
-//! What users get to see: holders, inspections, statistics and health, as objects of the classes in `dlock._holder` and `dlock._observe`.
+//! Makes what users get: holders, inspections, figures, abilities and health, as objects of the classes in `dlock._holder` and
+//! `dlock._observe`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,4 @@
-//! What a client shows of itself, and what the engine logs, as Python sees it.
+//! Events of a client, and the engine's log, on their way to Python.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use crate::process::Owned;
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Subscription {
     inner: Owned<dlock::observe::Subscription>,
-    /// Under the GIL at all times, so nobody ever waits for it.
+    /// Only used under the GIL, so nothing waits for it.
     taken: Mutex<VecDeque<dlock::observe::Event>>,
     queue: Arc<Queue>,
     number: u64,
 }
 
 impl Subscription {
-    /// Outcomes under `number` say that there is something to take, or that nothing more will come.
+    /// An outcome under `number` means that there are events to take, or that the subscription has ended.
     pub(crate) fn new(client: &dlock::Client, completions: &Completions, number: u64) -> PyResult<Self> {
         let queue = completions.queue()?;
         let bell = queue.clone();
@@ -39,7 +39,7 @@ impl Subscription {
 
 #[pymethods]
 impl Subscription {
-    /// Wants the events of these names from now on.
+    /// Sets the kinds of events, by name.
     #[allow(clippy::needless_pass_by_value)] // Python's strings arrive as strings of ours
     fn listen(&self, events: Vec<String>) -> PyResult<()> {
         let kinds: dlock::Result<Kinds> = events.iter().map(|event| Kind::parse(event)).collect();
@@ -47,7 +47,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// What has come since, oldest first. Each event is made an object when its turn comes, in the memory of the one before.
+    /// The queued events, oldest first. Each becomes an object only when its turn comes, in the memory of the one before.
     fn __iter__(this: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
         this.inner.get()?.take_into(&mut this.taken.lock());
         Ok(this)
@@ -57,14 +57,14 @@ impl Subscription {
         self.taken.lock().pop_front().map(Event)
     }
 
-    /// Wants nothing more; whoever waits for events is woken to see it.
+    /// Ends the subscription, and wakes its reader.
     fn end(&self) -> PyResult<()> {
         self.inner.get()?.end();
         self.queue.push(self.number, Outcome::Done);
         Ok(())
     }
 
-    /// Whether nothing more will come.
+    /// Whether the subscription has ended.
     #[getter]
     fn over(&self) -> bool {
         self.inner.mine().is_none_or(dlock::observe::Subscription::is_over)
@@ -73,7 +73,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // Nobody can take anything any more.
+        // Nothing can take events any more.
         if let Some(subscription) = self.inner.mine() {
             subscription.end();
         }
@@ -85,9 +85,9 @@ pub(crate) fn logger(target: &str) -> String {
     target.replace("::", ".")
 }
 
-/// Who is told that there are records, and in which process.
+/// The queue that learns of new records, and its process.
 static BELL: Mutex<Option<(u32, Arc<Queue>)>> = Mutex::new(None);
-/// In a forked child the lock may be held by a thread that no longer exists. Then the child goes without the engine's records.
+/// How long to wait for the mutex. In a forked child a thread that no longer exists may hold it; then the child gets no records.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 fn ring() {
@@ -99,7 +99,7 @@ fn ring() {
     }
 }
 
-/// Has `completions` woken when the engine has logged something. Replaces an earlier one.
+/// Wakes `completions` when the engine has logged something. It replaces an earlier one.
 #[pyfunction]
 pub(crate) fn listen_to_logs(completions: &Completions) -> PyResult<()> {
     let queue = completions.queue()?;
@@ -110,7 +110,7 @@ pub(crate) fn listen_to_logs(completions: &Completions) -> PyResult<()> {
     Ok(())
 }
 
-/// Keeps records of this level of Python's and higher ones.
+/// Sets the lowest level of records, as a number of Python's `logging`.
 #[pyfunction]
 pub(crate) fn set_log_level(level: i32) {
     logs::set_level(match level {
@@ -123,7 +123,7 @@ pub(crate) fn set_log_level(level: i32) {
     });
 }
 
-/// What the engine has logged: `(level, logger, message, fields)` each; and how many records were dropped.
+/// Takes the records, `(level, logger, message, fields)` each, and the number of records that were dropped.
 #[pyfunction]
 #[allow(clippy::type_complexity)] // seen from Python, a list of tuples
 pub(crate) fn take_logs() -> (Vec<(i32, String, String, BTreeMap<&'static str, String>)>, u64) {

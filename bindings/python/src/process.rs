@@ -1,6 +1,6 @@
 //! Values that a forked child must neither use nor drop.
 //!
-//! The child has a copy of the memory but none of the engine's threads: a mutex in it may be held for ever.
+//! The child has a copy of the memory but none of the engine's threads, so a mutex in it may stay locked for ever.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -23,7 +23,7 @@ impl<T> Owned<T> {
         Self { pid: AtomicU32::new(process_id()), value: Some(value) }
     }
 
-    /// A value that belongs to whichever process uses it first.
+    /// A value that belongs to the first process that uses it.
     pub(crate) fn unused(value: T) -> Self {
         Self { pid: AtomicU32::new(0), value: Some(value) }
     }
@@ -40,7 +40,7 @@ impl<T> Owned<T> {
         self.value.as_ref().filter(|_| owner == 0 || owner == here)
     }
 
-    /// The value, for what a child may read as well: nothing behind a lock.
+    /// The value, for what a child may read too: nothing behind a mutex.
     pub(crate) fn read_only(&self) -> Option<&T> {
         self.value.as_ref()
     }

@@ -1,4 +1,4 @@
-//! A lease of `dlock.sync`: what gives it back is native, so that no signal handler runs before the release has begun.
+//! A lease of `dlock.sync`. Its release is native, so that no signal handler runs before the release has begun.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -10,7 +10,7 @@ use crate::error::{is_forked, raise};
 use crate::hooks::unexpected;
 use crate::lease::Lease;
 
-/// The part of `dlock.sync.Lease` that gives it back.
+/// The part of `dlock.sync.Lease` that releases it.
 #[pyclass(frozen, subclass, module = "dlock._native")]
 pub(crate) struct SyncLease;
 
@@ -45,7 +45,7 @@ impl SyncLease {
     }
 }
 
-/// A lease of `dlock.sync` for a grant.
+/// The class of leases of `dlock.sync`.
 pub(crate) fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     static CLASS: pyo3::sync::PyOnceLock<Py<PyType>> = pyo3::sync::PyOnceLock::new();
     CLASS.import(py, "dlock.sync", "Lease").cloned()
@@ -62,7 +62,7 @@ pub(crate) fn release(lease: &Bound<'_, Lease>) -> PyResult<bool> {
         }
     };
     Lease::release(lease, &completions, 0)?;
-    // From here on whatever raises, raises: the release has begun.
+    // From here on an exception does no harm: the release has begun.
     blocking::warn_in_loop(py)?;
     match blocking::wait(py, completions, None)? {
         Outcome::Answer(confirmed) => Ok(confirmed),
@@ -70,7 +70,7 @@ pub(crate) fn release(lease: &Bound<'_, Lease>) -> PyResult<bool> {
     }
 }
 
-/// Ends a body: gives the lease back, and raises the loss if the body does not raise.
+/// Ends a body: releases the lease, and raises the loss if the body did not raise.
 pub(crate) fn leave(lease: &Bound<'_, Lease>, kind: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = lease.py();
     let lost = lease.get().loss();

@@ -1,5 +1,5 @@
-//! A lock of `dlock.sync`: from the grant to the entered body, and from the body's end to the release, there is native code only.
-//! Between two steps of Python a signal handler may raise; here it runs where nothing can be lost.
+//! A lock of `dlock.sync`. Only native code runs from the grant to the beginning of the body, and from the body's end to the release: a
+//! signal handler may raise between two steps of Python, and here it runs only where that loses no lease.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
@@ -19,7 +19,7 @@ use crate::lock::{Lock, Wait};
 use crate::sync_lease::{self, leave};
 use crate::taker::taker;
 
-/// The part of `dlock.sync.Lock` that takes the key and gives it back.
+/// The part of `dlock.sync.Lock` that acquires and releases.
 #[pyclass(frozen, subclass, module = "dlock._native")]
 pub(crate) struct SyncLock;
 
@@ -48,7 +48,7 @@ impl SyncLock {
         let (taker, interrupted) = insist(|| taker(py))?;
         let released = match to_release(lock, &taker)? {
             Some(lease) => sync_lease::release(&lease),
-            // None, or several, or one whose handle was discarded: the engine knows.
+            // There is none, or several, or one whose handle was dropped: the engine decides.
             None => release_only(lock),
         };
         interrupted.map_or(released, Err)
@@ -65,12 +65,12 @@ impl SyncLock {
         if let Some(exit) = &exit {
             exit.enters(lock, &lease)?;
         }
-        // From Python 3.14 on handlers would run between here and the body, where nobody calls `__exit__`.
+        // From Python 3.14 on, signal handlers could otherwise run between here and the body, where nothing calls `__exit__`.
         got.keep(py).inspect_err(|_| {
             if let Some(exit) = &exit {
                 exit.spend();
             }
-            // By identity: while the handler ran, another thread may have entered.
+            // By identity: another thread may have begun a body while the handler ran.
             let _ = take_out(&entered, |other| other.is(&lease));
         })
     }
@@ -84,7 +84,7 @@ impl SyncLock {
 /// How bodies of `dlock.sync` end.
 static FACE: Face = Face { leave: leave_entered, close: None };
 
-/// Ends the body that is known by the `__exit__` of its own, or else by its thread.
+/// Ends a body. `lease` is known if the body has its own `__exit__`; otherwise the running thread identifies it.
 fn leave_entered<'py>(
     lock: &Bound<'py, PyAny>,
     lease: Option<Bound<'py, Lease>>,
@@ -102,7 +102,7 @@ fn leave_entered<'py>(
     interrupted.map_or(left, Err).map(|()| nothing)
 }
 
-/// A lease that is the caller's only when all has gone well.
+/// A lease that is released unless every step up to its caller succeeds.
 struct Got<'py> {
     lease: Option<Bound<'py, PyAny>>,
 }
@@ -113,7 +113,7 @@ impl<'py> Got<'py> {
         Ok(lease.cast()?)
     }
 
-    /// Hands it over, unless a signal handler raises.
+    /// Hands the lease to the caller, unless a signal handler raises.
     fn keep(mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         py.check_signals()?;
         self.lease.take().ok_or_else(unexpected)
@@ -130,7 +130,7 @@ impl Drop for Got<'_> {
     }
 }
 
-/// Waits for the key, or enters once more what this thread holds.
+/// Waits for the key, or enters the lease of this thread again.
 fn get<'py>(lock: &Bound<'py, PyAny>, wait: &Wait<'py>) -> PyResult<Got<'py>> {
     let py = lock.py();
     let taker = taker(py)?;

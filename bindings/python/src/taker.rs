@@ -1,6 +1,6 @@
-//! Who took a lease, and that a lease nobody can reach is given back when its taker has ended.
+//! The taker of a lease, and the release of a lease that code can no longer reach once its taker has ended.
 //!
-//! A discarded lease stays held through its lock for as long as its taker, a task or a thread, may still release that lock.
+//! A discarded lease stays held while its taker, a task or a thread, may still release it through its lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +14,10 @@ use pyo3::types::{PyCFunction, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 use crate::hooks::{aside, hook};
 use crate::process::Owned;
 
-/// So many discarded leases of a thread are remembered before those that were given back are looked for.
+/// From this many discarded leases on, a thread drops those that are no longer held.
 const REMEMBERED: usize = 8;
 
-/// A thread, as its leases know it: its number may be that of another one that has ended.
+/// A thread as its leases know it. The number of a thread is not enough: another one may get it later.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Taker(Arc<Owned<Thread>>);
 
@@ -27,7 +27,7 @@ struct Thread {
     discarded: Mutex<Vec<Discarded>>,
 }
 
-/// What a thread keeps of itself: dropped when it ends.
+/// What a thread keeps in its local storage, which is dropped when it ends.
 #[pyclass(frozen, module = "dlock._native")]
 struct ThreadEnd {
     taker: Py<Taker>,
@@ -39,11 +39,11 @@ impl Drop for ThreadEnd {
         let Some(thread) = self.thread.mine() else { return };
         thread.ended.store(true, Ordering::Relaxed);
         let discarded = std::mem::take(&mut *thread.discarded.lock());
-        given_back(&discarded);
+        release_all(&discarded);
     }
 }
 
-/// The thread that is running. Under gevent and eventlet, which replace `get_ident`, the greenlet.
+/// The running thread, or the greenlet under gevent and eventlet, which replace `get_ident`.
 #[pyfunction]
 pub(crate) fn taker(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let local = hook(py, "of_thread")?;
@@ -64,7 +64,7 @@ pub(crate) fn taker(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     Ok((ident.call0()?, taker).into_pyobject(py)?.into_any())
 }
 
-/// A lease was discarded that its lock keeps held: it is given back when its taker has ended. False if it has already.
+/// Releases a discarded lease, which its lock keeps held, when its taker ends. False if the taker has ended already.
 pub(crate) fn discard(taker: &Bound<'_, PyAny>, lease: &dlock::Lease) -> PyResult<bool> {
     let py = taker.py();
     let thread = match taker.cast::<PyTuple>() {
@@ -92,14 +92,14 @@ pub(crate) fn discard(taker: &Bound<'_, PyAny>, lease: &dlock::Lease) -> PyResul
     Ok(true)
 }
 
-/// Called when a task has ended; a task that never ends drops it.
+/// A task calls this when it ends. A task that never ends drops it.
 #[pyclass(frozen, module = "dlock._native")]
 struct TaskEnd(Owned<Mutex<Option<Discarded>>>);
 
 impl TaskEnd {
     fn come(&self) {
         let discarded = self.0.mine().and_then(|discarded| discarded.lock().take());
-        given_back(discarded.as_slice());
+        release_all(discarded.as_slice());
     }
 }
 
@@ -116,15 +116,15 @@ impl Drop for TaskEnd {
     }
 }
 
-/// Gives back what only locks remember, and warns of it.
-fn given_back(discarded: &[Discarded]) {
-    let told: Vec<_> = discarded.iter().filter_map(Discarded::give_back).map(|(key, token)| (key.to_string(), token)).collect();
-    if !told.is_empty() {
-        Python::try_attach(|py| aside(py, || warn_dropped(py, told, None)));
+/// Releases leases that only locks remember, and warns of it.
+fn release_all(discarded: &[Discarded]) {
+    let released: Vec<_> = discarded.iter().filter_map(Discarded::give_back).map(|(key, token)| (key.to_string(), token)).collect();
+    if !released.is_empty() {
+        Python::try_attach(|py| aside(py, || warn_dropped(py, released, None)));
     }
 }
 
-/// Says that leases were dropped while held.
+/// Warns of held leases that were dropped.
 pub(crate) fn warn_dropped(py: Python<'_>, leases: Vec<(String, u64)>, source: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
     hook(py, "warn_dropped")?.call1((leases, source)).map(drop)
 }

@@ -1,4 +1,4 @@
-//! What users hand in: durations, options, tokens. What they get back is made in `objects`.
+//! Reads what users pass: durations, options, tokens. `objects` makes what they get.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 use crate::error::raise;
 
-/// How many characters of a bad value an error shows.
+/// How many characters of a bad value an error contains.
 const LONGEST_SHOWN: usize = 80;
 
 /// Seconds as `int`, `float` or `timedelta`.
@@ -70,7 +70,7 @@ pub(crate) fn renewal(value: &Bound<'_, PyAny>) -> PyResult<Renewal> {
     })
 }
 
-/// A field of a class of ours; `None` stands for the engine's default.
+/// A field of a class of this package. None stands for the engine's default.
 fn part<'py>(field: &str, class: &str, value: &Bound<'py, PyAny>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
     let part = value.getattr(name).map_err(|_| refuse(field, value, &format!("a {class}")))?;
     Ok(Some(part).filter(|part| !part.is_none()))
@@ -86,11 +86,11 @@ pub(crate) fn whom(field: &str, value: &Bound<'_, PyAny>) -> PyResult<Whom> {
 
 /// `InvalidOptions` for a value of the wrong type.
 fn refuse(field: &str, value: &Bound<'_, PyAny>, allowed: &str) -> PyErr {
-    raise(Error::InvalidOptions { field: field.into(), value: shown(field, value), allowed: allowed.into() })
+    raise(Error::InvalidOptions { field: field.into(), value: printable(field, value), allowed: allowed.into() })
 }
 
-/// What an error may show of a value: more than a plain one may hold a password, and so may a URL.
-fn shown(field: &str, value: &Bound<'_, PyAny>) -> String {
+/// A value for an error message. Objects and URLs are left out, because they may contain a password.
+fn printable(field: &str, value: &Bound<'_, PyAny>) -> String {
     let plain = value.is_none()
         || (value.is_instance_of::<PyString>() && field != "url")
         || value.is_instance_of::<PyInt>()
@@ -101,7 +101,7 @@ fn shown(field: &str, value: &Bound<'_, PyAny>) -> String {
     }
 }
 
-/// [`duration`] where `None` means that there is none.
+/// As [`duration`], for options that may be None.
 pub(crate) fn duration_or_none(field: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
     value.map(|value| duration(field, value)).transpose()
 }
