@@ -368,7 +368,7 @@ mod tests {
         let engine = Engine::on(Handle::current());
         let (tell, told) = mpsc::channel();
         engine.call(async { panic!("failed to wake I/O driver: it is closed") }, move |outcome: Result<()>| {
-            tell.send(outcome).unwrap()
+            tell.send(outcome).unwrap();
         });
         assert!(says(&heard(told).await, "thread has ended"));
         assert!(engine.is_stopped());
