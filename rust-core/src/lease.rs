@@ -376,7 +376,7 @@ impl Discarded {
     }
 
     /// To be called when the caller has ended: releases the lease if only its lock keeps it, and says which lease it was.
-    pub fn give_back(&self) -> Option<(Arc<str>, u64)> {
+    pub fn release(&self) -> Option<(Arc<str>, u64)> {
         let lease = Lease { handle: self.0.upgrade()? };
         lease.handle.session.get().ok()?;
         // The lock's handle and this one.

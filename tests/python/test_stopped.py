@@ -14,7 +14,7 @@ SOON = 5.0
 
 def run(face: str, url: str) -> dict[str, list[object]]:
     command = [sys.executable, str(PROGRAM), face, url]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 0, ended.stderr
     told: dict[str, list[object]] = json.loads(ended.stdout)
     return told

@@ -118,7 +118,7 @@ impl Drop for TaskEnd {
 
 /// Releases leases that only locks remember, and warns of it.
 fn release_all(discarded: &[Discarded]) {
-    let released: Vec<_> = discarded.iter().filter_map(Discarded::give_back).map(|(key, token)| (key.to_string(), token)).collect();
+    let released: Vec<_> = discarded.iter().filter_map(Discarded::release).map(|(key, token)| (key.to_string(), token)).collect();
     if !released.is_empty() {
         Python::try_attach(|py| aside(py, || warn_dropped(py, released, None)));
     }

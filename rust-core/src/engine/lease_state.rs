@@ -117,7 +117,7 @@ pub enum Action {
     /// The lease has just ended: inform its holder, and release the key where the backend may still keep it.
     Lose(LossReason),
     /// Send the release.
-    GiveBack,
+    Release,
 }
 
 /// On which terms a lease is kept.
@@ -357,7 +357,7 @@ impl LeaseState {
 
     fn begin_release(&mut self) -> Action {
         self.status = Status::Releasing;
-        Action::GiveBack
+        Action::Release
     }
 
     fn lose(&mut self, reason: LossReason) -> Action {

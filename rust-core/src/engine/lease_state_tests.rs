@@ -93,7 +93,7 @@ fn r03_gone_is_a_loss_at_once() {
 #[test]
 fn r06_nothing_renews_a_released_lease() {
     let mut state = renewing();
-    assert_eq!(state.on(after(10.1), LeaseEvent::Release), Action::GiveBack);
+    assert_eq!(state.on(after(10.1), LeaseEvent::Release), Action::Release);
     assert!(!state.is_valid(after(10.1)), "r05: validity ends before the request is sent");
     for event in [LeaseEvent::Tick, LeaseEvent::Renewed { sent: after(10.0), ttl: TTL, epoch: 0 }, UNKNOWN, LeaseEvent::Release] {
         assert_eq!(state.on(after(10.2), event), Action::Wait);
@@ -286,6 +286,6 @@ fn r03_a_lease_that_nobody_looks_after_is_lost_at_once() {
     assert_eq!(state.on(after(11.0), LeaseEvent::Unattended), Action::Lose(LossReason::Expired));
     assert!(!state.is_valid(after(11.0)));
     let mut released = held();
-    assert_eq!(released.on(after(1.0), LeaseEvent::Release), Action::GiveBack);
+    assert_eq!(released.on(after(1.0), LeaseEvent::Release), Action::Release);
     assert_eq!(released.on(after(2.0), LeaseEvent::Unattended), Action::Wait);
 }

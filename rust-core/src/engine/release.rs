@@ -64,7 +64,7 @@ impl Session {
         // Taken first: a closing session sees no lease any more once it is deregistered, and must still wait for the release.
         let _closing_waits = self.tasks.token();
         let since = self.clock.now();
-        if self.apply_at(since, record, LeaseEvent::Release) != Action::GiveBack {
+        if self.apply_at(since, record, LeaseEvent::Release) != Action::Release {
             return then;
         }
         let hand_over = self.deregister(record);

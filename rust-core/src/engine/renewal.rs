@@ -273,7 +273,7 @@ mod tests {
         );
         clock.advance(20 * SECOND);
         assert_eq!(record.on(clock.now(), LeaseEvent::Tick), Action::Renew);
-        assert_eq!(record.on(clock.now(), LeaseEvent::Release), Action::GiveBack);
+        assert_eq!(record.on(clock.now(), LeaseEvent::Release), Action::Release);
         renewals.renew(vec![record]).await;
         let left = backend.inspect(key, SECOND).await.unwrap().holder.unwrap().remaining.unwrap();
         assert_eq!(left, 10 * SECOND, "nothing was sent");

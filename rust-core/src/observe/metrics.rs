@@ -48,7 +48,7 @@ impl Collector for Scrape {
         gauge(out, "events_queued", "Events that wait for their observers", self.observer.queued() as u64)?;
         counter(out, "leases_acquired", "Leases got", &figures.acquired)?;
         counters(out, "leases_released", "Releases by how they ended", "outcome", &OUTCOMES, &figures.released)?;
-        counters(out, "leases_lost", "Leases that ended without being given back", "reason", &LOSSES, &figures.lost)?;
+        counters(out, "leases_lost", "Leases that ended without a release", "reason", &LOSSES, &figures.lost)?;
         let failures = &figures.acquire_failures;
         counters(out, "acquire_failures", "Attempts that got no lease, by the code of the error", "code", &CODES, failures)?;
         counter(out, "renewals", "Renewals that were acknowledged", &figures.renewed)?;
