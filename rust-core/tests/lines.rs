@@ -161,6 +161,14 @@ async fn r16_a_long_wait_for_this_very_process_says_so_and_whether_the_lease_was
     assert!(discarded.fields.iter().any(|(_, text)| text.contains(&format!("(token {token})"))), "{discarded:?}");
     let elsewhere = warned(&other, &clock).await.message;
     assert!(elsewhere.contains("this process holds it, through another client"), "{elsewhere}");
+    assert!(!elsewhere.contains("behind"), "{elsewhere}");
+    let first = open();
+    let waiter = tokio::spawn(first.lock("k").join(None));
+    support::eventually("it is first in the queue", || async { other.inspect("k").await.unwrap().queue.len() == 1 }).await;
+    let second = warned(&other, &clock).await.message;
+    assert!(second.contains("after 30s, behind one other client: this process holds it"), "{second}");
+    waiter.abort();
+    support::eventually("the queue is empty", || async { other.inspect("k").await.unwrap().queue.is_empty() }).await;
     assert!(lock.release().await.unwrap());
     // Somebody has the only handle: it was not discarded, though its lock is gone.
     let lease = client.lock("k").acquire().await.unwrap();

@@ -271,7 +271,7 @@ impl Session {
     /// Reports to the line who holds the key. A grant is reported once it has become a lease.
     fn note_holder(&self, attempt: &Attempt, answer: &std::result::Result<Acquired, BackendError>) {
         if let Ok(Acquired::Waiting(waiting)) = answer {
-            attempt.line_status.held_by(self.clock.now(), waiting.holder.clone());
+            attempt.line_status.held_by(self.clock.now(), waiting.holder.clone(), waiting.position);
         }
     }
 

@@ -170,7 +170,12 @@ impl Session {
             (None, Some(note)) if note.is_of_this_process() => ": this process holds it, through another client".to_owned(),
             _ => String::new(),
         };
-        tracing::warn!(target: target::ATTEMPT, key = %attempt.key, holder, "still waiting for a lock after {LONG_WAIT:?}{remark}");
+        let queue = match attempt.line_status.ahead().filter(|_| own.is_none()) {
+            None | Some(0) => String::new(),
+            Some(1) => ", behind one other client".to_owned(),
+            Some(ahead) => format!(", behind {ahead} other clients"),
+        };
+        tracing::warn!(target: target::ATTEMPT, key = %attempt.key, holder, "still waiting for a lock after {LONG_WAIT:?}{queue}{remark}");
     }
 
     /// The error of an attempt whose `wait` is over. It says that the key is held only if the backend has answered.

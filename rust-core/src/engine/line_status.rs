@@ -26,6 +26,8 @@ pub(crate) struct LineStatus {
 #[derive(Default)]
 struct State {
     seen: Option<LastHolder>,
+    /// How many other clients were ahead in the backend's queue, when it last said so.
+    ahead: Option<u64>,
     /// Since when the backend has been failing, and with what.
     trouble: Option<(Instant, BackendError)>,
     /// When the last definite answer came.
@@ -65,9 +67,15 @@ impl LineStatus {
         self.state.lock().asked.get_or_insert(now);
     }
 
-    /// Notes that somebody else holds the key, and who, if the backend said so.
-    pub(crate) fn held_by(&self, now: Instant, holder: Option<Holder>) {
+    /// Notes that somebody else holds the key, and who and how many are ahead, if the backend said so.
+    pub(crate) fn held_by(&self, now: Instant, holder: Option<Holder>, ahead: Option<u64>) {
+        self.state.lock().ahead = ahead;
         self.answered(now, holder.map(LastHolder::Named));
+    }
+
+    /// How many other clients were ahead in the backend's queue, when it last said so.
+    pub(crate) fn ahead(&self) -> Option<u64> {
+        self.state.lock().ahead
     }
 
     /// Notes that the key was granted to this session.
@@ -215,7 +223,7 @@ mod tests {
         known.failed(clock.now(), error());
         assert!((&mut waits).now_or_never().is_none());
         manual.advance(4 * SECOND);
-        known.held_by(clock.now(), None);
+        known.held_by(clock.now(), None, None);
         manual.advance(4 * SECOND);
         assert!((&mut waits).now_or_never().is_none() && known.trouble().is_none());
         known.failed(clock.now(), error());
@@ -246,7 +254,7 @@ mod tests {
         clock.advance(SECOND);
         known.asked(clock.now());
         assert_eq!(known.silent_since(came), Some(came));
-        known.held_by(clock.now(), None);
+        known.held_by(clock.now(), None, None);
         assert!(known.silent_since(came).is_none());
         clock.advance(SECOND);
         known.asked(clock.now());
