@@ -10,9 +10,9 @@ use crate::backend::{Backend, Capabilities, Inspection, Whom};
 use crate::caller::Caller;
 use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
 use crate::clock::{BootClock, Clock};
-use crate::engine::core::{ClientCore, Target};
 use crate::engine::environment::Environment;
 use crate::engine::session::Session;
+use crate::engine::shared_client::{SharedClient, Target};
 use crate::error::{BackendError, Error, Result};
 use crate::observe::Observer;
 use crate::observe::logs::target;
@@ -25,7 +25,7 @@ use crate::process::Bound;
 /// was not used yet can.
 #[derive(Clone)]
 pub struct Client {
-    core: Arc<ClientCore>,
+    core: Arc<SharedClient>,
 }
 
 impl fmt::Debug for Client {
@@ -59,7 +59,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`].
     pub fn with_clock(url: &str, options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Self> {
-        Ok(Self { core: ClientCore::at(Target::at(url.to_owned(), clock, options, ChosenBy::Argument)?) })
+        Ok(Self { core: SharedClient::at(Target::at(url.to_owned(), clock, options, ChosenBy::Argument)?) })
     }
 
     /// [`Client::with_options`] in another environment, for simulations.
@@ -68,7 +68,7 @@ impl Client {
     /// [`Error::InvalidOptions`].
     #[doc(hidden)]
     pub fn in_environment(options: ClientOptions, environment: Environment) -> Result<Self> {
-        Ok(Self { core: ClientCore::at(Target::new(environment, options)?) })
+        Ok(Self { core: SharedClient::at(Target::new(environment, options)?) })
     }
 
     /// A client for the URL in `DLOCK_URL`, or for `local:` if that is not set. `DLOCK_REQUIRE_URL=1` refuses that default, and so
@@ -98,7 +98,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`].
     pub fn choose(url: Option<&str>, variables: &Variables, options: ClientOptions) -> Result<Self> {
-        Ok(Self { core: ClientCore::at(Target::chosen(url, variables, options)?) })
+        Ok(Self { core: SharedClient::at(Target::chosen(url, variables, options)?) })
     }
 
     /// The one client of a whole program, for hosts that have one. Its first operation decides where its locks are, so that
@@ -107,7 +107,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`] for a `DLOCK_URL` that cannot be used.
     pub fn of_program(variables: Option<Variables>) -> Result<Self> {
-        Ok(Self { core: ClientCore::of_program(variables)? })
+        Ok(Self { core: SharedClient::of_program(variables)? })
     }
 
     /// Decides where the locks of [`Client::of_program`] are. Locks made before follow it; their options are checked again when

@@ -50,9 +50,10 @@ pub use choice::{ChosenBy, Variables};
 pub use client::Client;
 #[doc(hidden)]
 pub use engine::environment;
+pub use engine::fork_hooks as fork;
+pub use engine::lease_state;
 pub use engine::lease_state::Status;
 pub use engine::runtime::{Call, call, shutdown};
-pub use engine::{fork, lease_state};
 pub use error::{Error, LossReason, Result};
 pub use lease::{Discarded, Lease};
 pub use lock::Lock;

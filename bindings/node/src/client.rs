@@ -28,15 +28,15 @@ pub struct ClientSettings {
 
 /// The variables of an environment that name the backend.
 #[napi(object)]
-pub struct Environment {
+pub struct NodeVariables {
     /// `DLOCK_URL`.
     pub url: Option<String>,
     /// `DLOCK_REQUIRE_URL`.
     pub require_url: Option<String>,
 }
 
-impl From<Environment> for Variables {
-    fn from(Environment { url, require_url }: Environment) -> Self {
+impl From<NodeVariables> for Variables {
+    fn from(NodeVariables { url, require_url }: NodeVariables) -> Self {
         Self { url, require_url }
     }
 }
@@ -90,13 +90,13 @@ impl ClientSettings {
 impl Bridge {
     /// Makes a client for a URL. Without one the environment names it. Returns the error, or nothing.
     #[napi]
-    pub fn create_client(&self, client: i64, url: Option<String>, said: Environment, settings: ClientSettings) -> Option<String> {
+    pub fn create_client(&self, client: i64, url: Option<String>, said: NodeVariables, settings: ClientSettings) -> Option<String> {
         self.keep(client, settings.options().and_then(|options| Client::choose(url.as_deref(), &said.into(), options)))
     }
 
     /// Makes the client of the whole program. Without an environment, that of the process counts.
     #[napi]
-    pub fn create_program_client(&self, client: i64, said: Option<Environment>) -> Option<String> {
+    pub fn create_program_client(&self, client: i64, said: Option<NodeVariables>) -> Option<String> {
         self.keep(client, Client::of_program(said.map(Variables::from)))
     }
 
@@ -116,7 +116,7 @@ impl Bridge {
         &self,
         client: i64,
         url: Option<String>,
-        said: Environment,
+        said: NodeVariables,
         settings: ClientSettings,
     ) -> Option<String> {
         let tables = self.tables.borrow();
@@ -127,7 +127,7 @@ impl Bridge {
 
     /// Puts the whole program's client back to its first state.
     #[napi]
-    pub fn reset_client(&self, client: i64, call: i64, said: Option<Environment>) {
+    pub fn reset_client(&self, client: i64, call: i64, said: Option<NodeVariables>) {
         self.ask(client, call, |client| async move { client.reset(said.map(Variables::from)).await.map(|()| Outcome::Done) });
     }
 

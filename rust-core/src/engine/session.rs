@@ -18,13 +18,13 @@ use crate::backend::{Backend, Context, Hint};
 use crate::clock::{Clock, Instant};
 use crate::engine::calls::stopped;
 use crate::engine::environment::Environment;
-use crate::engine::heartbeats::Heartbeats;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, LeaseEvent, Status};
 use crate::engine::leases::{Closing, Leases};
 use crate::engine::line::{HandOverRequest, Lines};
 use crate::engine::renewal::Renewals;
 use crate::engine::runtime::{self, Attended, Call, Engine};
+use crate::engine::waiter_heartbeats::WaiterHeartbeats;
 use crate::error::{BackendError, CLOSED, Error, Failure, LossReason, Result};
 use crate::fencing::Token;
 use crate::holder::Notes;
@@ -42,7 +42,7 @@ pub(crate) struct Session {
     pub(crate) options: ClientOptions,
     pub(crate) lines: Arc<Lines>,
     pub(crate) renewals: Arc<Renewals>,
-    pub(crate) heartbeats: Option<Arc<Heartbeats>>,
+    pub(crate) heartbeats: Option<Arc<WaiterHeartbeats>>,
     pub(crate) engine: Engine,
     /// Work that goes on after its caller has left: releases and withdrawals.
     pub(crate) tasks: TaskTracker,
@@ -124,7 +124,7 @@ impl Session {
             }
         });
         let renewals = Renewals::new(backend.clone(), clock.clone(), observer.clone(), options.renewal, apply);
-        let heartbeats = Heartbeats::new(backend.clone(), clock.clone(), options.op_timeout);
+        let heartbeats = WaiterHeartbeats::new(backend.clone(), clock.clone(), options.op_timeout);
         let mut loops = vec![engine.keep(renewals.clone().run()), engine.keep(observer.clone().run())];
         loops.extend(heartbeats.clone().map(|heartbeats| engine.keep(heartbeats.run())));
         let session = Arc::new(Self {

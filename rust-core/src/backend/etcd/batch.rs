@@ -1,6 +1,6 @@
 //! How transactions are sent: together, in one of the two shapes in `shape`, or each in a request of its own.
 //!
-//! `line` decides which transactions make a batch, and when it goes. A lease that has ended makes the server reject a whole batch; then each
+//! `outbox` decides which transactions make a batch, and when it goes. A lease that has ended makes the server reject a whole batch; then each
 //! of its transactions is sent alone.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::time::Instant as Timer;
 
 use super::answer::{AnswerBody, TxnAnswer, error_that_may_run};
 use super::leases::remaining;
-use super::line::{LARGE, PendingAnswer, QueuedStep, TxnLine, TxnResult};
+use super::outbox::{LARGE, PendingAnswer, QueuedStep, TxnOutbox, TxnResult};
 use super::request::Step;
 use super::servers::endpoints::Endpoints;
 use super::shape::{self, OptimisticBackoff};
@@ -21,7 +21,7 @@ use crate::error::Failure;
 /// Sends the transactions of a session.
 pub(super) struct Batches {
     endpoints: Arc<Endpoints>,
-    line: Arc<TxnLine>,
+    outbox: Arc<TxnOutbox>,
     backoff: Mutex<OptimisticBackoff>,
     /// None of the transactions writes: a batch then costs no entry in the log, and each answer reflects all of its own revision.
     only_reads: bool,
@@ -29,7 +29,7 @@ pub(super) struct Batches {
 
 impl Batches {
     pub(super) fn new(endpoints: Arc<Endpoints>) -> Self {
-        Self { endpoints, line: Arc::default(), backoff: Mutex::default(), only_reads: false }
+        Self { endpoints, outbox: Arc::default(), backoff: Mutex::default(), only_reads: false }
     }
 
     /// Batches of transactions that only read.
@@ -37,25 +37,25 @@ impl Batches {
         Self { only_reads: true, ..Self::new(endpoints) }
     }
 
-    /// Puts steps in line, which go in this order and if possible in one request. They are sent whether or not anybody waits for their
+    /// Puts steps in the outbox, which go in this order and if possible in one request. They are sent whether or not anybody waits for their
     /// answers.
     pub(super) fn submit<const N: usize>(self: &Arc<Self>, steps: [Step; N], deadline: Timer) -> [PendingAnswer; N] {
-        let (pending, is_worth_a_call) = self.line.submit(steps, deadline);
+        let (pending, is_worth_a_call) = self.outbox.submit(steps, deadline);
         if is_worth_a_call {
             tokio::spawn(self.clone().call());
         }
         pending
     }
 
-    /// Sends batches until the line is empty, or the rest is left to another call.
+    /// Sends batches until the outbox is empty, or the rest is left to another call.
     async fn call(self: Arc<Self>) {
         loop {
-            let Some(batch) = self.line.next() else { return };
+            let Some(batch) = self.outbox.next() else { return };
             let size = batch.len();
             self.send(batch).await;
-            self.line.answered(size);
+            self.outbox.answered(size);
             if size >= LARGE && !self.only_reads {
-                self.line.wait_for_callers(size).await;
+                self.outbox.wait_for_callers(size).await;
             }
         }
     }

@@ -29,10 +29,10 @@
 //!
 //!   release, withdraw (`release`) ──▶ Withdrawing until the deletion is confirmed ──▶ Idle: the key number is free
 //!    ├─ our key is known ──────────▶ delete the key with this create revision
-//!    └─ a request has no answer ───▶ delete whatever it made, and move the guard on in the same transaction (`lost_answers`)
+//!    └─ a request has no answer ───▶ delete whatever it made, and move the guard on in the same transaction (`guarded_deletions`)
 //! ```
 //!
-//! `attempt` is this state machine, and `attempts` lets one request at a time work on an attempt. `line`, `batch` and `shape` send the transactions of
+//! `attempt` is this state machine, and `attempts` lets one request at a time work on an attempt. `outbox`, `batch` and `shape` send the transactions of
 //! many attempts together. `servers` chooses the server, and knows nothing of locks.
 //!
 //! # Words
@@ -53,7 +53,7 @@
 //! | try | an acquire that does not wait: it makes a key only in an empty queue |
 //! | look | read how one's own key stands: first, behind others, or gone |
 //! | step | one transaction, or its part of a batch |
-//! | line | the transactions that wait for their batch |
+//! | outbox | the transactions that wait for their batch |
 //! | nested batch | each step is a transaction inside the batch's transaction |
 //! | optimistic batch | the batch compares the preconditions of all steps; if one fails, nothing is executed |
 //! | recently contended | others held or waited for the lock in the last two seconds: its steps are not optimistic |
@@ -66,11 +66,11 @@ mod attempt;
 mod attempts;
 mod batch;
 mod guard;
+mod guarded_deletions;
 mod inspect;
 mod leases;
-mod line;
-mod lost_answers;
 mod names;
+mod outbox;
 mod recent;
 mod release;
 mod renew;

@@ -152,7 +152,7 @@ impl EtcdStore {
                 confirm(attempt, held && answer.succeeded(), answer.may_run_again)
             }
             Deletion::Anything { held } => {
-                let deleted = self.lost_answers.delete(queue_key, deadline).await?;
+                let deleted = self.guarded_deletions.delete(queue_key, deadline).await?;
                 confirm(attempt, held.is_some() && held == deleted.created, deleted.may_have_run_before)
             }
         }

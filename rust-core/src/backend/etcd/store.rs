@@ -12,8 +12,8 @@ use super::answer::TxnAnswer;
 use super::attempts::Attempts;
 use super::batch::Batches;
 use super::guard::Guard;
+use super::guarded_deletions::GuardedDeletions;
 use super::leases::LeasePool;
-use super::lost_answers::LostAnswers;
 use super::names::{self, LockQueue};
 use super::recent::RecentLocks;
 use super::servers::address::EtcdAddress;
@@ -32,7 +32,7 @@ pub(super) struct EtcdStore {
     pub(super) watches: Arc<Watches>,
     pub(super) writes: Arc<Batches>,
     pub(super) reads: Arc<Batches>,
-    pub(super) lost_answers: Arc<LostAnswers>,
+    pub(super) guarded_deletions: Arc<GuardedDeletions>,
     pub(super) attempts: Attempts,
     /// Locks that others held. A grant removes its lock.
     pub(super) recently_held: RecentLocks,
@@ -55,7 +55,7 @@ impl EtcdStore {
         let writes = Arc::new(Batches::new(endpoints.clone()));
         Self {
             reads: Arc::new(Batches::of_reads(endpoints.clone())),
-            lost_answers: Arc::new(LostAnswers::new(writes.clone(), guard.clone())),
+            guarded_deletions: Arc::new(GuardedDeletions::new(writes.clone(), guard.clone())),
             watches: Watches::new(endpoints.clone(), context.clone()),
             attempts: Attempts::default(),
             recently_held: RecentLocks::default(),

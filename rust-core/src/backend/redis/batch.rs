@@ -1,7 +1,7 @@
 //! Sends requests, several in one call where they would otherwise queue.
 //!
-//! A request that finds a free call on its link is sent alone and at once. Those that come while all calls are in flight line up, and
-//! the call that is answered next sends them as a batch. Requests leave the line in the order in which they came, and reach the connection
+//! A request that finds a free call on its link is sent alone and at once. Those that come while all calls are in flight queue up, and
+//! the call that is answered next sends them as a batch. Requests leave the outbox in the order in which they came, and reach the connection
 //! in that order: a leave never overtakes its acquire.
 
 use std::future::poll_fn;
@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout_at};
 
-use super::line::{RequestLineState, RequestResult, SendingMark, WaitingRequest, link_given_up};
 use super::link::RedisLink;
+use super::outbox::{RequestOutboxState, RequestResult, SendingMark, WaitingRequest, link_given_up};
 use super::request::{self, Request, RequestAnswer};
 use super::{failure, reply};
 use crate::error::{BackendError, Failure};
@@ -22,7 +22,7 @@ use crate::error::{BackendError, Failure};
 /// How a request gets its answer.
 enum Admission {
     Alone(Box<Request>, CallSlot),
-    /// With its number in the line.
+    /// With its number in the outbox.
     InLine(u64, oneshot::Receiver<RequestResult>),
 }
 
@@ -42,15 +42,15 @@ impl RedisLink {
     }
 
     async fn admit(self: &Arc<Self>, request: Box<Request>, deadline: Instant) -> Result<Admission, BackendError> {
-        if let Some(slot) = self.slot(&mut self.line.state()) {
+        if let Some(slot) = self.slot(&mut self.outbox.state()) {
             return Ok(Admission::Alone(request, slot));
         }
-        let room = match self.line.try_room() {
+        let room = match self.outbox.try_room() {
             Some(room) => room,
-            // Boxed so that the future of a request in line does not reserve space for this rare branch.
-            None => Box::pin(self.line.room(deadline)).await?,
+            // Boxed so that the future of a request in the outbox does not reserve space for this rare branch.
+            None => Box::pin(self.outbox.room(deadline)).await?,
         };
-        let mut state = self.line.state();
+        let mut state = self.outbox.state();
         if let Some(slot) = self.slot(&mut state) {
             return Ok(Admission::Alone(request, slot));
         }
@@ -64,7 +64,7 @@ impl RedisLink {
     }
 
     /// A free call, unless earlier requests are still to be sent.
-    fn slot(self: &Arc<Self>, state: &mut RequestLineState) -> Option<CallSlot> {
+    fn slot(self: &Arc<Self>, state: &mut RequestOutboxState) -> Option<CallSlot> {
         state.begin_call().then(|| CallSlot(self.clone()))
     }
 
@@ -76,8 +76,8 @@ impl RedisLink {
         if let Ok(answered) = answer.try_recv() {
             return answered;
         }
-        // A request that is still in the line will not be sent any more: `next_batch` skips those past their deadline.
-        let was_sent = self.line.has_left(number);
+        // A request that is still in the outbox will not be sent any more: `next_batch` skips those past their deadline.
+        let was_sent = self.outbox.has_left(number);
         self.suspect(asked.elapsed());
         Err(BackendError::new(if was_sent { Failure::Unknown } else { Failure::NotSent }, "no answer in time"))
     }
@@ -113,9 +113,9 @@ impl RedisLink {
 
     /// Takes the next batch and passes it to the connection, before another batch can be taken.
     fn begin_batch(self: &Arc<Self>, context: &mut task::Context<'_>) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let _one_at_a_time = self.line.sending.lock();
-        let batch = self.line.next_batch()?;
-        let _mark = SendingMark(&self.line);
+        let _one_at_a_time = self.outbox.sending.lock();
+        let batch = self.outbox.next_batch()?;
+        let _mark = SendingMark(&self.outbox);
         // The first poll puts the batch into the connection's own queue, which is first in, first out. Tokio's budget might prevent that.
         let mut call = Box::pin(maybe_done(unconstrained(self.clone().send_batch(batch))));
         let _ = call.as_mut().poll(context);
@@ -139,22 +139,22 @@ impl RedisLink {
     }
 }
 
-/// One of the calls that a link may have in flight. When it is dropped, answered or not, the requests in the line are sent.
+/// One of the calls that a link may have in flight. When it is dropped, answered or not, the requests in the outbox are sent.
 struct CallSlot(Arc<RedisLink>);
 
 impl Drop for CallSlot {
     fn drop(&mut self) {
-        if !self.0.line.end_call() {
+        if !self.0.outbox.end_call() {
             let sender = BatchSender { link: self.0.clone(), finished: false };
             self.0.runtime.spawn(sender.run());
         }
     }
 }
 
-/// Sends batches until the line is empty.
+/// Sends batches until the outbox is empty.
 struct BatchSender {
     link: Arc<RedisLink>,
-    /// False while requests may be in the line. The sender is dropped then only if the runtime shuts down.
+    /// False while requests may be in the outbox. The sender is dropped then only if the runtime shuts down.
     finished: bool,
 }
 
@@ -173,7 +173,7 @@ impl BatchSender {
 impl Drop for BatchSender {
     fn drop(&mut self) {
         if !self.finished {
-            self.link.line.end_call_and_fail_rest();
+            self.link.outbox.end_call_and_fail_rest();
         }
     }
 }

@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::dial::Wire;
 use super::failure;
-use super::line::RequestLine;
 use super::liveness::Liveness;
 use super::lookout::Lookout;
+use super::outbox::RequestOutbox;
 use super::scripts::ScriptCall;
 use super::server_clock::ServerClock;
 use crate::clock::Clock;
@@ -28,7 +28,7 @@ pub(super) struct RedisLink {
     /// The engine's clock.
     pub(super) clock: Arc<dyn Clock>,
     /// The requests that wait for a batch.
-    pub(super) line: RequestLine,
+    pub(super) outbox: RequestOutbox,
     /// Where the connection lives.
     pub(super) runtime: Handle,
     /// False once the link is given up, or the connection has ended.
@@ -47,7 +47,7 @@ impl RedisLink {
             wire,
             server_clock,
             clock,
-            line: RequestLine::new(),
+            outbox: RequestOutbox::new(),
             runtime: Handle::current(),
             usable,
             liveness: Liveness::new(),
@@ -130,7 +130,7 @@ impl RedisLink {
     /// Gives the link up: the next request makes another one.
     pub(super) fn retire(&self) {
         self.usable.store(false, Ordering::Release);
-        self.line.close();
+        self.outbox.close();
     }
 
     pub(super) fn is_usable(&self) -> bool {

@@ -23,22 +23,22 @@
 //! |---|---|
 //! | the URL | [`address`], [`parameters`] |
 //! | a connection, from making it to giving it up | [`connect`], [`dial`], [`tls`], [`sentinel`], [`link`], [`liveness`], [`lookout`] |
-//! | a request, from the contract to the script and back | [`request`], [`line`], [`batch`], [`scripts`], [`reply`] |
+//! | a request, from the contract to the script and back | [`request`], [`outbox`], [`batch`], [`scripts`], [`reply`] |
 //! | what an error means | [`failure`], [`answers`] |
 //! | hints, and the server's clock | [`wakeup`], [`server_clock`] |
 
 mod address;
 mod answers;
 mod batch;
-mod connect;
 mod dial;
 mod failure;
-mod line;
 mod link;
 mod liveness;
 mod lookout;
 mod names;
+mod outbox;
 mod parameters;
+mod reconnect;
 mod reply;
 mod request;
 mod scripts;
@@ -58,9 +58,9 @@ use tokio::time::Instant;
 use url::Url;
 
 use self::address::RedisUrl;
-use self::connect::Connector;
 use self::link::RedisLink;
 use self::names::Names;
+use self::reconnect::Connector;
 use self::request::{AcquireArguments, Request, RequestKind, granted_ttl, millis};
 use self::scripts::ScriptCall;
 use super::timers::deadline_after;

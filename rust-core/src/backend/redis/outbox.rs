@@ -1,4 +1,4 @@
-//! The requests of one link that line up for a batch.
+//! The requests of one link that queue up for a batch.
 //!
 //! This file knows no link: [`batch`](super::batch) sends what it takes from here.
 
@@ -17,45 +17,45 @@ const LARGEST: usize = 128;
 /// The most calls in flight: one is on its way while the server works on another.
 const CALLS: usize = 2;
 
-/// How many requests may line up before the next one has to wait for room.
+/// How many requests may queue up before the next one has to wait for room.
 const LONGEST_LINE: usize = 4_096;
 
 pub(super) type RequestResult = Result<RequestAnswer, BackendError>;
 
 /// The requests of one link that wait for a batch, in the order in which they came.
-pub(super) struct RequestLine {
-    state: Mutex<RequestLineState>,
+pub(super) struct RequestOutbox {
+    state: Mutex<RequestOutboxState>,
     /// Locked from taking a batch until the connection has it.
     pub(super) sending: Mutex<()>,
     room: Semaphore,
 }
 
 #[derive(Default)]
-pub(super) struct RequestLineState {
+pub(super) struct RequestOutboxState {
     waiting: VecDeque<WaitingRequest>,
-    /// How many requests have left the line so far, sent or not.
+    /// How many requests have left the outbox so far, sent or not.
     left: u64,
     /// How many calls are in flight.
     calls: usize,
-    /// A batch has left the line, and the connection does not have it yet.
+    /// A batch has left the outbox, and the connection does not have it yet.
     sending: bool,
-    /// The link was given up: no request may line up any more.
+    /// The link was given up: no request may queue up any more.
     closed: bool,
 }
 
-/// A request in the line.
+/// A request in the outbox.
 pub(super) struct WaitingRequest {
     pub(super) request: Box<Request>,
     pub(super) deadline: Instant,
     pub(super) answer: oneshot::Sender<RequestResult>,
 }
 
-impl RequestLine {
+impl RequestOutbox {
     pub(super) fn new() -> Self {
         Self { state: Mutex::default(), sending: Mutex::default(), room: Semaphore::new(LONGEST_LINE) }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, RequestLineState> {
+    pub(super) fn state(&self) -> MutexGuard<'_, RequestOutboxState> {
         self.state.lock()
     }
 
@@ -72,7 +72,7 @@ impl RequestLine {
         }
     }
 
-    /// Fails all requests in the line, and those that come.
+    /// Fails all requests in the outbox, and those that come.
     pub(super) fn close(&self) {
         let waiting = {
             let mut state = self.state();
@@ -82,7 +82,7 @@ impl RequestLine {
         self.fail(waiting);
     }
 
-    /// Fails all requests in the line, and ends the call whose slot sent them.
+    /// Fails all requests in the outbox, and ends the call whose slot sent them.
     pub(super) fn end_call_and_fail_rest(&self) {
         let waiting = {
             let mut state = self.state();
@@ -99,7 +99,7 @@ impl RequestLine {
         }
     }
 
-    /// Takes the next batch; `None` when the line is empty, which ends the call.
+    /// Takes the next batch; `None` when the outbox is empty, which ends the call.
     pub(super) fn next_batch(&self) -> Option<Vec<WaitingRequest>> {
         let mut state = self.state();
         let now = Instant::now();
@@ -123,12 +123,12 @@ impl RequestLine {
         Some(batch)
     }
 
-    /// Whether the request with this number has left the line.
+    /// Whether the request with this number has left the outbox.
     pub(super) fn has_left(&self, number: u64) -> bool {
         self.state().left > number
     }
 
-    /// Ends a call; false if there are requests in the line, which the caller has to send first.
+    /// Ends a call; false if there are requests in the outbox, which the caller has to send first.
     pub(super) fn end_call(&self) -> bool {
         let mut state = self.state();
         if state.waiting.is_empty() {
@@ -139,7 +139,7 @@ impl RequestLine {
     }
 }
 
-impl RequestLineState {
+impl RequestOutboxState {
     /// Begins a call for one request alone; false if all calls are in flight, or if earlier requests are still to be sent.
     pub(super) fn begin_call(&mut self) -> bool {
         if self.calls == CALLS || !self.waiting.is_empty() || self.sending {
@@ -153,7 +153,7 @@ impl RequestLineState {
         self.closed
     }
 
-    /// Puts a request at the end of the line; its number.
+    /// Puts a request at the end of the outbox; its number.
     pub(super) fn push(&mut self, waiting: WaitingRequest) -> u64 {
         let number = self.left + self.waiting.len() as u64;
         self.waiting.push_back(waiting);
@@ -168,7 +168,7 @@ impl RequestLineState {
 }
 
 /// Marks that a batch is on its way to the connection. Dropping it ends the mark.
-pub(super) struct SendingMark<'a>(pub(super) &'a RequestLine);
+pub(super) struct SendingMark<'a>(pub(super) &'a RequestOutbox);
 
 impl Drop for SendingMark<'_> {
     fn drop(&mut self) {

@@ -1,4 +1,5 @@
-//! What happens after a request for a queue key got no answer: the key is deleted, whether it was made or may still be made.
+//! Withdrawal after a request for a queue key got no answer: the key is deleted, whether it was made or may still be made.
+//! (An attempt that goes on asks again instead; see `acquire`.)
 //!
 //! The transaction that deletes it moves the guard on, which makes older requests void. Two consequences follow: other requests that are
 //! under way for the session fail on the guard and are sent again, and two such transactions cannot succeed at the same time. So deletions
@@ -40,20 +41,20 @@ struct QueuedDeletion {
 }
 
 /// The deletions of a session that move the guard on.
-pub(super) struct LostAnswers {
+pub(super) struct GuardedDeletions {
     writes: Arc<Batches>,
     guard: Arc<Guard>,
-    state: Mutex<LostAnswersState>,
+    state: Mutex<GuardedDeletionsState>,
 }
 
 #[derive(Default)]
-struct LostAnswersState {
+struct GuardedDeletionsState {
     queued: VecDeque<QueuedDeletion>,
     /// A task sends them.
     is_sending: bool,
 }
 
-impl LostAnswers {
+impl GuardedDeletions {
     pub(super) fn new(writes: Arc<Batches>, guard: Arc<Guard>) -> Self {
         Self { writes, guard, state: Mutex::default() }
     }
@@ -151,7 +152,7 @@ impl LostAnswers {
     }
 }
 
-impl LostAnswersState {
+impl GuardedDeletionsState {
     /// The deletions that go next; `None` when none are queued, and then nobody sends any more.
     fn next(&mut self) -> Option<Vec<QueuedDeletion>> {
         let now = Timer::now();
@@ -187,7 +188,7 @@ mod tests {
     async fn deletions_that_go_together_are_bounded_and_none_is_forgotten() {
         let second = Duration::from_secs(1);
         let (queued, _answers): (VecDeque<_>, Vec<_>) = (0..=MOST).map(|_| queued(10, second)).unzip();
-        let mut state = LostAnswersState { queued, is_sending: true };
+        let mut state = GuardedDeletionsState { queued, is_sending: true };
         let sizes: Vec<_> = std::iter::from_fn(|| state.next()).map(|batch| batch.len()).collect();
         assert_eq!((sizes, state.is_sending), (vec![MOST, 1], false));
     }
@@ -195,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn many_bytes_go_in_several_requests() {
         let (queued, _answers): (VecDeque<_>, Vec<_>) = (0..3).map(|_| queued(MOST_BYTES, Duration::from_secs(1))).unzip();
-        let mut state = LostAnswersState { queued, is_sending: true };
+        let mut state = GuardedDeletionsState { queued, is_sending: true };
         let sizes: Vec<_> = std::iter::from_fn(|| state.next()).map(|batch| batch.len()).collect();
         assert_eq!(sizes, [2, 1]);
     }
@@ -204,7 +205,7 @@ mod tests {
     async fn a_deletion_that_nobody_waits_for_is_not_sent() {
         let (late, _late) = queued(1, Duration::ZERO);
         let (left, _) = queued(1, Duration::from_secs(1));
-        let mut state = LostAnswersState { queued: [late, left].into(), is_sending: true };
+        let mut state = GuardedDeletionsState { queued: [late, left].into(), is_sending: true };
         assert!(state.next().is_none());
         assert!(!state.is_sending);
     }

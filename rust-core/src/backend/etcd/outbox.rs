@@ -1,8 +1,8 @@
-//! The line in which a session's transactions wait for their batch, and the rules by which they leave it.
+//! The outbox in which a session's transactions wait for their batch, and the rules by which they leave it.
 //!
 //! Each request costs the cluster an entry in its log, which most of its servers write to disk; a transaction that contains many costs one
-//! as well. So a transaction that finds the line free goes at once, and those that arrive while requests are under way go together. Only
-//! after a large batch the first transaction in line waits for the others, a millisecond at most (ADR 8).
+//! as well. So a transaction that finds the outbox free goes at once, and those that arrive while requests are under way go together. Only
+//! after a large batch the first transaction in the outbox waits for the others, a millisecond at most (ADR 8).
 //!
 //! etcd's rules for a batch decide what may be in it. Compares see the store as it was before the whole batch, and everything in the batch
 //! happens at one revision: two keys made in one queue would have the same age, so a batch makes at most one key in a queue. No key may be
@@ -35,30 +35,30 @@ pub(super) const LARGE: usize = 16;
 /// How long a call waits for the callers of a large batch to come back. They come back one by one, and the first would go alone.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
-/// How many transactions may wait in line.
+/// How many transactions may wait in the outbox.
 const LONGEST_LINE: usize = 4_096;
 
 pub(super) type TxnResult = Result<TxnAnswer, BackendError>;
 
-/// A step in line.
+/// A step in the outbox.
 pub(super) struct QueuedStep {
     pub(super) step: Step,
     pub(super) deadline: Timer,
-    /// It has left the line before its deadline, and may have been executed.
+    /// It has left the outbox before its deadline, and may have been executed.
     taken: Arc<AtomicBool>,
     pub(super) answer: oneshot::Sender<TxnResult>,
 }
 
 /// A session's transactions that wait for their batch.
 #[derive(Default)]
-pub(super) struct TxnLine {
-    state: Mutex<TxnLineState>,
+pub(super) struct TxnOutbox {
+    state: Mutex<TxnOutboxState>,
     /// Enough callers of a large batch are back.
     back: Notify,
 }
 
 #[derive(Default)]
-struct TxnLineState {
+struct TxnOutboxState {
     queued: VecDeque<QueuedStep>,
     calls: usize,
     /// How many transactions the calls carry.
@@ -66,13 +66,13 @@ struct TxnLineState {
     /// The sizes of the last two batches. After a large batch the first caller to come back goes alone, and the others after it, so one
     /// size would not tell.
     sizes: [usize; 2],
-    /// A call waits until this many transactions are in line.
+    /// A call waits until this many transactions are in the outbox.
     expected: usize,
 }
 
 /// The answer to come for one step.
 pub(super) struct PendingAnswer {
-    line: Arc<TxnLine>,
+    outbox: Arc<TxnOutbox>,
     deadline: Timer,
     taken: Arc<AtomicBool>,
     answer: oneshot::Receiver<TxnResult>,
@@ -85,8 +85,8 @@ impl PendingAnswer {
             // The sender was dropped unused: the engine is shutting down.
             Ok(Err(_)) => Err(BackendError::new(Failure::Unknown, "given up")),
             Err(_) => {
-                // Under the line's lock: a batch is taken as a whole, and nothing is taken after its deadline.
-                let _nothing_leaves = self.line.state.lock();
+                // Under the outbox's lock: a batch is taken as a whole, and nothing is taken after its deadline.
+                let _nothing_leaves = self.outbox.state.lock();
                 let failure = if self.taken.load(Ordering::Relaxed) { Failure::Unknown } else { Failure::NotSent };
                 Err(BackendError::new(failure, "no answer in time"))
             }
@@ -94,8 +94,8 @@ impl PendingAnswer {
     }
 }
 
-impl TxnLine {
-    /// Puts steps in line, which go in this order and if possible in one request. True if they are worth another call of [`Self::next`].
+impl TxnOutbox {
+    /// Puts steps in the outbox, which go in this order and if possible in one request. True if they are worth another call of [`Self::next`].
     pub(super) fn submit<const N: usize>(self: &Arc<Self>, steps: [Step; N], deadline: Timer) -> ([PendingAnswer; N], bool) {
         let mut state = self.state.lock();
         let is_full = state.queued.len() + N > LONGEST_LINE;
@@ -107,7 +107,7 @@ impl TxnLine {
             } else {
                 state.queued.push_back(QueuedStep { step, deadline, taken: taken.clone(), answer });
             }
-            PendingAnswer { line: self.clone(), deadline, taken, answer: receiver }
+            PendingAnswer { outbox: self.clone(), deadline, taken, answer: receiver }
         });
         if state.expected > 0 && state.are_back() {
             self.back.notify_one();
@@ -117,7 +117,7 @@ impl TxnLine {
         (pending, is_worth_a_call)
     }
 
-    /// The next batch of a call. `None` ends the call: the line is empty, or not worth a request beside the other call.
+    /// The next batch of a call. `None` ends the call: the outbox is empty, or not worth a request beside the other call.
     pub(super) fn next(&self) -> Option<Vec<QueuedStep>> {
         self.state.lock().next()
     }
@@ -127,7 +127,7 @@ impl TxnLine {
         self.state.lock().under_way -= size;
     }
 
-    /// Waits until most of the callers of a large batch are back in line, or [`LONGEST_WAIT`] has passed.
+    /// Waits until most of the callers of a large batch are back in the outbox, or [`LONGEST_WAIT`] has passed.
     pub(super) async fn wait_for_callers(&self, answered: usize) {
         let end = Timer::now() + LONGEST_WAIT;
         {
@@ -139,8 +139,8 @@ impl TxnLine {
     }
 }
 
-impl TxnLineState {
-    /// True if those in line are to go now. Beside another request they go if they are few, which saves them a round trip, or more than
+impl TxnOutboxState {
+    /// True if those in the outbox are to go now. Beside another request they go if they are few, which saves them a round trip, or more than
     /// fit into one request.
     fn is_worth_a_call(&self) -> bool {
         let large = self.sizes.iter().any(|size| *size >= LARGE);
@@ -152,7 +152,7 @@ impl TxnLineState {
         self.queued.len() >= self.expected
     }
 
-    /// The next batch, in the order of arrival as far as the rules allow. `None` ends the call: the line is empty, or not worth a request
+    /// The next batch, in the order of arrival as far as the rules allow. `None` ends the call: the outbox is empty, or not worth a request
     /// beside the other call.
     fn next(&mut self) -> Option<Vec<QueuedStep>> {
         self.calls -= 1;
@@ -202,16 +202,16 @@ mod tests {
         Step::Other { txn: Txn::new(), bytes }
     }
 
-    fn line_of(locks: &[Option<&str>]) -> TxnLineState {
+    fn line_of(locks: &[Option<&str>]) -> TxnOutboxState {
         let queued = locks.iter().map(|lock| {
             let step = lock.map_or_else(|| other(100), |lock| Step::MakeKey(KeyRequest::sample(lock)));
             let deadline = Timer::now() + Duration::from_secs(1);
             QueuedStep { step, deadline, taken: Arc::default(), answer: oneshot::channel().0 }
         });
-        TxnLineState { queued: queued.collect(), calls: 1, ..TxnLineState::default() }
+        TxnOutboxState { queued: queued.collect(), calls: 1, ..TxnOutboxState::default() }
     }
 
-    fn sizes(state: &mut TxnLineState) -> Vec<usize> {
+    fn sizes(state: &mut TxnOutboxState) -> Vec<usize> {
         std::iter::from_fn(|| state.next()).map(|batch| batch.len()).collect()
     }
 
@@ -232,7 +232,7 @@ mod tests {
     }
 
     /// True if `count` transactions that arrive while requests are under way are sent beside them.
-    fn goes_beside(state: &mut TxnLineState, count: usize) -> bool {
+    fn goes_beside(state: &mut TxnOutboxState, count: usize) -> bool {
         state.queued.extend(line_of(&vec![None; count]).queued);
         state.is_worth_a_call()
     }
@@ -253,25 +253,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_caller_back_from_a_large_batch_waits_for_most_of_the_others_but_not_for_long() {
-        let line = TxnLine::default();
+        let outbox = TxnOutbox::default();
         let started = Timer::now();
-        line.wait_for_callers(LARGE).await;
+        outbox.wait_for_callers(LARGE).await;
         let (nobody, started) = (started.elapsed(), Timer::now());
         assert!((LONGEST_WAIT..LONGEST_WAIT * 3).contains(&nobody), "{nobody:?}");
-        // A caller that comes back counts with those in line already. Calls are under way, so that none is sent here.
-        line.state.lock().calls = MOST_CALLS;
-        line.state.lock().queued = line_of(&[None; LARGE - 2]).queued;
-        let line = Arc::new(line);
-        let come = |line: &Arc<TxnLine>| {
+        // A caller that comes back counts with those in the outbox already. Calls are under way, so that none is sent here.
+        outbox.state.lock().calls = MOST_CALLS;
+        outbox.state.lock().queued = line_of(&[None; LARGE - 2]).queued;
+        let outbox = Arc::new(outbox);
+        let come = |outbox: &Arc<TxnOutbox>| {
             let step = other(1);
-            drop(line.submit([step], Timer::now() + Duration::from_secs(1)));
+            drop(outbox.submit([step], Timer::now() + Duration::from_secs(1)));
         };
-        let mut wait = Box::pin(line.wait_for_callers(4));
-        assert!(futures_util::poll!(&mut wait).is_pending(), "14 of 18 are in line, and most are 15");
-        come(&line);
+        let mut wait = Box::pin(outbox.wait_for_callers(4));
+        assert!(futures_util::poll!(&mut wait).is_pending(), "14 of 18 are in the outbox, and most are 15");
+        come(&outbox);
         wait.await;
         assert_eq!(started.elapsed(), Duration::ZERO);
-        assert_eq!(line.state.lock().expected, 0);
+        assert_eq!(outbox.state.lock().expected, 0);
     }
 
     #[tokio::test]

@@ -68,7 +68,7 @@ impl Target {
 }
 
 /// What the clones of a client share.
-pub(crate) struct ClientCore {
+pub(crate) struct SharedClient {
     state: RwLock<CoreState>,
     /// The process that made it.
     maker: u32,
@@ -123,7 +123,7 @@ impl CoreState {
     }
 }
 
-impl ClientCore {
+impl SharedClient {
     pub(crate) fn at(target: Arc<Target>) -> Arc<Self> {
         Self::of(CoreState::new(target, None))
     }
@@ -274,7 +274,7 @@ mod tests {
     async fn a_backend_is_opened_once_and_by_the_first_operation() {
         let opened = Arc::<AtomicUsize>::default();
         let environment = Environment::at(counted(&opened).unwrap(), Arc::new(BootClock));
-        let core = ClientCore::at(Target::new(environment, ClientOptions::default()).unwrap());
+        let core = SharedClient::at(Target::new(environment, ClientOptions::default()).unwrap());
         assert_eq!((&**core.target().server(), opened.load(Ordering::Relaxed)), ("memory:", 0));
         for _ in 0..2 {
             core.bound("acquire").unwrap();

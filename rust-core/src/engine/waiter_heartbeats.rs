@@ -31,7 +31,7 @@ struct WaitEntry {
 }
 
 /// All waiters that a session has in queues.
-pub(crate) struct Heartbeats {
+pub(crate) struct WaiterHeartbeats {
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
     op_timeout: Duration,
@@ -40,7 +40,7 @@ pub(crate) struct Heartbeats {
     numbers: AtomicU64,
 }
 
-impl Heartbeats {
+impl WaiterHeartbeats {
     /// `None` if the backend wants no heartbeats.
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, op_timeout: Duration) -> Option<Arc<Self>> {
         let heartbeat = backend.capabilities().heartbeat?;
@@ -114,7 +114,7 @@ impl Heartbeats {
 
 /// Ends the heartbeats of a waiter when it is dropped.
 pub(crate) struct HeartbeatGuard {
-    waiters: Arc<Heartbeats>,
+    waiters: Arc<WaiterHeartbeats>,
     number: u64,
     _wanted: Arc<()>,
 }
