@@ -1,4 +1,8 @@
-"""A program whose engine stops: it closes the descriptors that the engine polls. Run by test_stopped.py, prints JSON."""
+"""A program whose engine stops, since it closes descriptors of the engine: `stopped.py FACE URL WHAT`. It prints JSON.
+
+FACE is `blocking`, `awaiting` or `releasing`. WHAT is closed: `pollers`, `wakers` (what wakes them), `both`, or `both-unasked`:
+then nobody asks for anything afterwards.
+"""
 
 import asyncio
 import json
@@ -11,6 +15,8 @@ from typing import Any
 
 import dlock
 
+# Short, so that the engine has something to do soon.
+TTL = 2.0
 # What the caller of each ended in, and after how long.
 told: dict[str, list[Any]] = {}
 
@@ -30,6 +36,13 @@ def pollers() -> set[str]:
     return found
 
 
+def wakers(poller: str) -> set[str]:
+    """What wakes the event loop that polls with this descriptor."""
+    with open(f"/proc/self/fdinfo/{poller}", encoding="ascii") as info:
+        polled = [line.split()[1] for line in info if line.startswith("tfd:")]
+    return {fd for fd in polled if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"}
+
+
 def call(name: str, do: Callable[[], object]) -> None:
     since = time.monotonic()
     try:
@@ -45,9 +58,9 @@ def until(test: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def blocking(url: str, close: Callable[[], None]) -> None:
-    client = dlock.sync.Client(url, namespace="blocking")
-    held = client.lock("held").acquire()
+def blocking(url: str, what: str, close: Callable[[], None]) -> None:
+    client = dlock.sync.Client(url, namespace=f"blocking-{what}")
+    held = client.lock("held", ttl=TTL).acquire()
     waiters = [
         threading.Thread(target=call, args=(f"waiter {number}", lambda: client.lock("held", wait=None).acquire()), daemon=True)
         for number in range(3)
@@ -57,23 +70,38 @@ def blocking(url: str, close: Callable[[], None]) -> None:
         thread.start()
     until(lambda: client.stats().waiting == 3)
     close()
-    # Whoever asks next finds out.
-    call("finder", lambda: client.lock("other").acquire())
+    if what != "both-unasked":
+        # Whoever asks next finds out.
+        call("finder", lambda: client.lock("other").acquire())
     for thread in [*waiters, loss]:
         thread.join(20)
     told["valid"] = [held.valid, 0]
     call("release", held.release)
     call("next", lambda: client.lock("next").acquire().release())
-    if url.startswith("memory"):
-        # Nobody else ends what that backend keeps.
+    if not url.startswith(("redis", "etcd")):
+        # Nobody else ends what these backends keep.
         call("again", lambda: client.lock("held", wait=10).acquire().release())
     call("close", client.close)
     call("closed", lambda: client.lock("next").acquire())
 
 
-async def awaiting(url: str, close: Callable[[], None]) -> None:
-    client = dlock.Client(url, namespace="awaiting")
-    held = await client.lock("held").acquire()
+def releasing(url: str, what: str, close: Callable[[], None]) -> None:
+    """Releases while nobody knows yet that the engine has stopped."""
+    client = dlock.sync.Client(url, namespace=f"releasing-{what}")
+    held = client.lock("held", ttl=60).acquire()
+    close()
+    if what == "pollers":
+        # Wakes the thread, which then ends.
+        threading.Thread(target=call, args=("finder", lambda: client.lock("other").acquire()), daemon=True).start()
+        until(lambda: "finder" in told)
+    call("release", held.release)
+    call("again", lambda: client.lock("held", wait=10).acquire().release())
+    told["status"] = [held.status, 0]
+
+
+async def awaiting(url: str, what: str, close: Callable[[], None]) -> None:
+    client = dlock.Client(url, namespace=f"awaiting-{what}")
+    held = await client.lock("held", ttl=TTL).acquire()
 
     async def ask(name: str, awaitable: Any) -> None:
         since = time.monotonic()
@@ -87,7 +115,8 @@ async def awaiting(url: str, close: Callable[[], None]) -> None:
     while client.stats().waiting < 3:  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(0.005)
     close()
-    await ask("finder", client.lock("other").acquire())
+    if what != "both-unasked":
+        await ask("finder", client.lock("other").acquire())
     await asyncio.wait_for(asyncio.gather(*waiters), 20)
     told["valid"] = [held.valid, 0]
     await ask("release", held.release())
@@ -96,29 +125,33 @@ async def awaiting(url: str, close: Callable[[], None]) -> None:
         return await (await client.lock(name, wait=10).acquire()).release()
 
     await ask("next", pair("next"))
-    if url.startswith("memory"):
+    if not url.startswith(("redis", "etcd")):
         await ask("again", pair("held"))
     await ask("close", client.close())
     await ask("closed", client.lock("next").acquire())
 
 
 def main() -> None:
-    face, url = sys.argv[1:]
+    face, url, what = sys.argv[1:]
     before: set[str] = set()
 
     def close() -> None:
-        for fd in pollers() - before:
+        found = pollers() - before
+        closed = set() if what == "wakers" else set(found)
+        if what != "pollers":
+            closed |= {fd for poller in found for fd in wakers(poller)}
+        for fd in closed:
             os.close(int(fd))
 
-    if face == "blocking":
+    if face != "awaiting":
         before = pollers()
-        blocking(url, close)
+        {"blocking": blocking, "releasing": releasing}[face](url, what, close)
     else:
 
         async def run() -> None:
             nonlocal before
             before = pollers()
-            await awaiting(url, close)
+            await awaiting(url, what, close)
 
         asyncio.run(run())
     print(json.dumps(told))

@@ -254,3 +254,14 @@ def test_r13_locks_made_before_a_fork_follow_what_the_child_configures(key: str)
         with sync.lock(key):
             os._exit(0 if sync.Client(f"memory:{key}").is_locked(key) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_r01_the_directory_is_chosen_when_the_first_lock_is_taken(tmp_path: Path) -> None:
+    """A program may make its locks first and read its settings later. All processes must agree on the directory."""
+    program = (
+        "import os\nlock, own = dlock.sync.lock('a'), dlock.sync.Client('local:').lock('b')\n"
+        f"os.environ['DLOCK_DIR'] = {str(tmp_path)!r}\n"
+        "with lock, own: print(sorted(name.rpartition(',')[2] for name in os.listdir(os.environ['DLOCK_DIR']) if ',' in name))"
+    )
+    ran = run(program, DLOCK_DIR="")
+    assert ran.stdout.strip() == "['a', 'b']", ran.stderr

@@ -202,3 +202,30 @@ def test_r13_a_child_that_closes_every_descriptor_locks(url: str, key: str) -> N
             pass
 
     in_child(child)
+
+
+def test_r13_a_child_that_closes_everything_takes_no_lease_of_its_parent(url: str, key: str) -> None:
+    """It cannot wake its copy of the parent's engine. That does not mean that the engine has stopped."""
+
+    async def main() -> None:
+        client = dlock.Client(url)
+        held = await client.lock(key, ttl=30).acquire()
+        waiter = client.lock(key, wait=None).acquire()
+        waiting = asyncio.ensure_future(waiter)
+        while client.stats().waiting == 0:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.005)
+
+        def child() -> None:
+            os.closerange(3, 4096)
+            # What the parent waits for is dropped here, and with it the call.
+            waiter.close()
+            time.sleep(1)
+
+        in_child(child)
+        waiting.cancel()
+        async with dlock.Client(url) as other:
+            assert url.startswith("memory") or await other.lock(key).try_acquire() is None
+        assert held.valid
+        assert await held.release()
+
+    asyncio.run(main())

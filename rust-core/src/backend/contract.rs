@@ -109,6 +109,12 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// Takes a key away from the holder named by `whom`, who finds out at the next renewal. True if that holder had it.
     fn force_release(&self, key: Arc<str>, whom: Whom, timeout: Duration) -> Reply<'_, bool>;
 
+    /// Informs the backend that the engine which ran its tasks has stopped; other sessions go on with another engine.
+    ///
+    /// # Behavior
+    /// - What a process shares between its sessions must not depend on the dead tasks any more.
+    fn engine_stopped(&self) {}
+
     /// Copies of the open files whose locks hold the key, for a child process that is to share it.
     ///
     /// # Behavior

@@ -112,6 +112,10 @@ impl Backend for Measured {
         self.measure(Operation::ForceRelease, self.inner.force_release(key, whom, timeout))
     }
 
+    fn engine_stopped(&self) {
+        self.inner.engine_stopped();
+    }
+
     fn lock_files(&self, key: &Arc<str>, owner: OwnerId) -> Result<Vec<OwnedFd>, BackendError> {
         self.inner.lock_files(key, owner)
     }

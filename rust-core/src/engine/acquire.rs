@@ -276,7 +276,13 @@ impl Session {
     }
 
     /// Turns a grant into a lease; `None` if it ran out before it arrived.
-    fn make_lease(&self, attempt: &Attempt, position: &QueuePosition, sent: Instant, grant: Grant) -> Option<Arc<LeaseRecord>> {
+    fn make_lease(
+        self: &Arc<Self>,
+        attempt: &Attempt,
+        position: &QueuePosition,
+        sent: Instant,
+        grant: Grant,
+    ) -> Option<Arc<LeaseRecord>> {
         let options = &attempt.options;
         let margin = self.backend.capabilities().margin;
         let terms = Terms {

@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -104,7 +105,8 @@ impl PendingCalls {
         first();
         self.stop.notify_waiters();
         for call in calls.iter().filter_map(Weak::upgrade) {
-            call.engine_stopped();
+            // A callback that panics must not keep the others from their answers.
+            let _ = catch_unwind(AssertUnwindSafe(|| call.engine_stopped()));
         }
     }
 

@@ -13,7 +13,7 @@ use crate::engine::calls::Answer;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, LeaseEvent, Status};
 use crate::engine::line::{HandOverAnswer, HandOverRequest, QueuePosition};
-use crate::engine::session::Session;
+use crate::engine::session::{Leaving, Session};
 use crate::error::{Failure, Result};
 use crate::observe::logs::target;
 use crate::owner::OwnerId;
@@ -68,6 +68,8 @@ impl Session {
             return then;
         }
         let hand_over = self.deregister(record);
+        let leaving =
+            Leaving { key: record.key.clone(), owner: record.owner, unanswered: record.unanswered, record: Some(record.clone()) };
         let (session, record) = (self.clone(), record.clone());
         let span = tracing::debug_span!(target: target::GIVE_BACK, "release", key = %record.key, token = record.token);
         let given_back = async move {
@@ -78,7 +80,7 @@ impl Session {
             }
             session.withdraw_late(&record.key, record.owner, record.unanswered, since).await;
         };
-        self.in_background(given_back.instrument(span));
+        self.in_background(leaving, given_back.instrument(span));
         None
     }
 
@@ -171,7 +173,10 @@ impl Session {
             return;
         }
         let session = self.clone();
-        self.in_background(async move { session.withdraw_position(key, position).await });
+        // Whatever was handed over may still be executed.
+        let unanswered = position.unanswered.or_else(|| position.handed_over.is_some().then(|| self.clock.now()));
+        let leaving = Leaving { key: key.clone(), owner: position.owner, unanswered, record: None };
+        self.in_background(leaving, async move { session.withdraw_position(key, position).await });
     }
 
     async fn withdraw_position(self: Arc<Self>, key: Arc<str>, position: QueuePosition) {
@@ -194,13 +199,15 @@ impl Session {
 
     /// Withdraws in the background whatever an owner has, and what an unanswered request may still bring it.
     pub(crate) fn withdraw_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
-        let session = self.clone();
-        let left = async move {
-            let since = session.clock.now();
-            session.leave(&key, owner).await;
-            session.withdraw_late(&key, owner, unanswered, since).await;
-        };
-        self.in_background(left);
+        let (session, leaving) = (self.clone(), Leaving { key: key.clone(), owner, unanswered, record: None });
+        self.in_background(leaving, async move { session.leave_and_return(key, owner, unanswered).await });
+    }
+
+    /// Withdraws, and once more for an unanswered request.
+    pub(crate) async fn leave_and_return(&self, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
+        let since = self.clock.now();
+        self.leave(&key, owner).await;
+        self.withdraw_late(&key, owner, unanswered, since).await;
     }
 
     /// Withdraws once more when the backend can no longer execute a request that was never answered. A withdrawal that was sent at

@@ -35,23 +35,16 @@ pub(crate) trait Attended: Send + Sync {
     fn engine_stopped(self: Arc<Self>);
 }
 
-/// The engine of a process.
-struct Running {
-    pid: u32,
-    engine: Engine,
-    attended: Vec<Weak<dyn Attended>>,
-}
-
 /// Of the standard library: a child can unlock what its thread locked before the fork.
-static ENGINE: Mutex<Option<Running>> = Mutex::new(None);
+static ENGINE: Mutex<Option<Engine>> = Mutex::new(None);
 
 thread_local! {
-    static PARKED: RefCell<Option<MutexGuard<'static, Option<Running>>>> = const { RefCell::new(None) };
+    static PARKED: RefCell<Option<MutexGuard<'static, Option<Engine>>>> = const { RefCell::new(None) };
     /// Whether this is the thread that runs an engine's tasks, rather than one for work that blocks.
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
 }
 
-fn running() -> MutexGuard<'static, Option<Running>> {
+fn running() -> MutexGuard<'static, Option<Engine>> {
     ENGINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -74,13 +67,16 @@ pub(crate) fn after_fork() {
 #[derive(Clone)]
 pub(crate) struct Engine {
     handle: Handle,
+    /// The process whose thread it is. A forked child has a copy of everything here, and must not act on it.
+    pid: u32,
     calls: Arc<PendingCalls>,
+    attended: Arc<parking_lot::Mutex<Vec<Weak<dyn Attended>>>>,
 }
 
 impl Engine {
     /// An engine on the threads of another runtime, for simulations and tests.
     pub(crate) fn on(handle: Handle) -> Self {
-        Self { handle, calls: PendingCalls::new() }
+        Self { handle, pid: process::id(), calls: PendingCalls::new(), attended: Arc::default() }
     }
 
     /// The engine of this process. Starts one if there is none yet, if the engine is the parent's, or if it has stopped.
@@ -88,16 +84,15 @@ impl Engine {
     /// # Errors
     /// [`Error::BackendUnavailable`] if the operating system grants no thread.
     pub(crate) fn of_process() -> Result<Self> {
-        let pid = process::id();
         let mut running = running();
-        if let Some(Running { pid: user, engine, .. }) = running.as_ref()
-            && *user == pid
+        if let Some(engine) = running.as_ref()
+            && engine.is_of_this_process()
             && !engine.is_stopped()
         {
             return Ok(engine.clone());
         }
         let engine = start()?;
-        *running = Some(Running { pid, engine: engine.clone(), attended: Vec::new() });
+        *running = Some(engine.clone());
         Ok(engine)
     }
 
@@ -110,15 +105,40 @@ impl Engine {
         self.calls.is_stopped()
     }
 
+    /// Whether this process made it: a forked child did not.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.pid == process::id()
+    }
+
+    /// Closes a session when the process shuts the engine down, and informs it if the engine stops.
+    pub(crate) fn attend(&self, session: Weak<dyn Attended>) {
+        let mut attended = self.attended.lock();
+        attended.retain(|session| session.strong_count() > 0);
+        attended.push(session);
+    }
+
     /// Calls `wake`, which may wake the engine's thread. `None` if the thread has ended; this call may be the one that notices.
     pub(crate) fn waking<T>(&self, wake: impl FnOnce() -> T) -> Option<T> {
+        self.waking_or(wake, Self::stop)
+    }
+
+    /// [`Engine::waking`] for a caller that holds a lock: callbacks that hear of the stop may want the same lock, so another thread calls
+    /// them.
+    pub(crate) fn waking_under_lock<T>(&self, wake: impl FnOnce() -> T) -> Option<T> {
+        self.waking_or(wake, |engine| {
+            let engine = engine.clone();
+            std::thread::spawn(move || engine.stop());
+        })
+    }
+
+    fn waking_or<T>(&self, wake: impl FnOnce() -> T, stop: impl FnOnce(&Self)) -> Option<T> {
         if self.is_stopped() {
             return None;
         }
         match catch_unwind(AssertUnwindSafe(wake)) {
             Ok(value) => Some(value),
             Err(panic) if calls::says_the_engine_is_gone(&*panic) => {
-                self.stop();
+                stop(self);
                 None
             }
             Err(panic) => resume_unwind(panic),
@@ -204,18 +224,23 @@ impl Engine {
 
     /// Ends the leases of the process and answers every call under way, once.
     fn stop(&self) {
-        // The leases first: a caller that is answered finds them lost.
-        self.calls.stop(|| self.end_attended());
+        // The leases that a forked child sees are its parent's.
+        if self.is_of_this_process() {
+            // The leases first: a caller that is answered finds them lost.
+            self.calls.stop(|| self.end_attended());
+        }
     }
 
     fn end_attended(&self) {
+        // Tokio may still count the thread as asleep. Then the first wake of any task fails, and tokio counts the thread as awake: that is
+        // this one, and no later wake of a dead task reaches for a descriptor that may belong to another file by now.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.handle.spawn(async {})));
         tracing::error!(target: target::RUNTIME, "the engine's thread has ended: its leases are lost, and the next call starts another engine");
-        let attended = match running().as_mut() {
-            Some(running) if Arc::ptr_eq(&running.engine.calls, &self.calls) => std::mem::take(&mut running.attended),
-            _ => Vec::new(),
-        };
-        for one in attended.iter().filter_map(Weak::upgrade) {
-            one.engine_stopped();
+        let attended = std::mem::take(&mut *self.attended.lock());
+        for session in attended.iter().filter_map(Weak::upgrade) {
+            if catch_unwind(AssertUnwindSafe(|| session.engine_stopped())).is_err() {
+                tracing::error!(target: target::RUNTIME, "a callback panicked while a session was informed that the engine has stopped");
+            }
         }
     }
 
@@ -266,27 +291,15 @@ fn start() -> Result<Engine> {
     Ok(engine)
 }
 
-/// Closes a session when the process shuts its engine down, and informs it if the engine stops.
-pub(crate) fn attend(engine: &Engine, attended: Weak<dyn Attended>) {
-    if let Some(running) = running().as_mut()
-        && Arc::ptr_eq(&running.engine.calls, &engine.calls)
-    {
-        running.attended.retain(|attended| attended.strong_count() > 0);
-        running.attended.push(attended);
-    }
-}
-
 /// Closes every client of this process and releases what they hold, within `timeout`. For the end of a process; blocks.
 ///
 /// Does nothing in a forked child that has not used the engine, and nothing the second time.
 pub fn shutdown(timeout: Duration) {
-    let (engine, attended) = {
-        let mut running = running();
-        match running.as_mut() {
-            Some(running) if running.pid == process::id() => (running.engine.clone(), std::mem::take(&mut running.attended)),
-            _ => return,
-        }
+    let engine = match running().as_ref() {
+        Some(engine) if engine.is_of_this_process() => engine.clone(),
+        _ => return,
     };
+    let attended = std::mem::take(&mut *engine.attended.lock());
     let (done, finished) = std::sync::mpsc::channel::<()>();
     let attended: Vec<_> = attended.iter().filter_map(Weak::upgrade).collect();
     let closed = async move {
@@ -299,7 +312,8 @@ pub fn shutdown(timeout: Duration) {
 }
 
 /// Runs a call on the engine and passes its outcome to `then`, once: bindings run their calls with this. A panic in the call becomes an error,
-/// and so does an engine that stops. Aborting it drops the call at its next await, and `then` is not called.
+/// and so does an engine that stops. Aborting it drops the call at its next await, and `then` is not called. It runs on an engine thread, or
+/// on the thread that notices that the engine has stopped, which may be this one: it must be quick and take no lock that callers hold.
 ///
 /// # Errors
 /// [`Error::BackendUnavailable`] if the engine cannot be started; `then` is not called.

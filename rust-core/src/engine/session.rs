@@ -3,6 +3,7 @@
 //! Other rooms hold the rest of what it does: `acquire` and `retry` how it acquires a key, `release` how it releases one, `closing`
 //! how it ends.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -23,7 +24,7 @@ use crate::engine::lease_state::{Action, LeaseEvent, Status};
 use crate::engine::leases::{Closing, Leases};
 use crate::engine::line::{HandOverRequest, Lines};
 use crate::engine::renewal::Renewals;
-use crate::engine::runtime::{self, Attended, Call, Engine};
+use crate::engine::runtime::{Attended, Call, Engine};
 use crate::engine::waiter_heartbeats::WaiterHeartbeats;
 use crate::error::{BackendError, CLOSED, Error, Failure, LossReason, Result};
 use crate::fencing::Token;
@@ -54,6 +55,19 @@ pub(crate) struct Session {
     sequence: AtomicU64,
     floor: AtomicU64,
     loops: Vec<Call>,
+    /// What is being released or withdrawn in the background: the next engine goes on with it if this one stops.
+    leaving: Mutex<HashMap<u64, Leaving>>,
+    leavings: AtomicU64,
+}
+
+/// What one owner still has in the backend.
+pub(crate) struct Leaving {
+    pub(crate) key: Arc<str>,
+    pub(crate) owner: OwnerId,
+    /// When a request was sent that was never answered.
+    pub(crate) unanswered: Option<Instant>,
+    /// The lease that is being released.
+    pub(crate) record: Option<Arc<LeaseRecord>>,
 }
 
 impl fmt::Debug for Session {
@@ -81,11 +95,12 @@ impl Session {
     /// Opens the backend and starts the tasks that look after leases. No I/O yet.
     pub(crate) fn start(environment: &Environment, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
         let engine = environment.engine.clone().map_or_else(Engine::of_process, |handle| Ok(Engine::on(handle)))?;
-        let session =
-            engine.waking(|| Self::start_on(&engine, environment, options, observer)).unwrap_or_else(|| Err(stopped()))?;
+        let session = engine
+            .waking_under_lock(|| Self::start_on(&engine, environment, options, observer))
+            .unwrap_or_else(|| Err(stopped()))?;
         if environment.engine.is_none() {
             let session: Arc<dyn Attended> = session.clone();
-            runtime::attend(&engine, Arc::downgrade(&session));
+            engine.attend(Arc::downgrade(&session));
         }
         Ok(session)
     }
@@ -145,6 +160,8 @@ impl Session {
             sequence: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             loops,
+            leaving: Mutex::default(),
+            leavings: AtomicU64::new(0),
         });
         this.is(&session);
         Ok(session)
@@ -161,12 +178,16 @@ impl Session {
     }
 
     /// Registers a lease that was just granted.
-    pub(crate) fn register(&self, record: &Arc<LeaseRecord>) {
+    pub(crate) fn register(self: &Arc<Self>, record: &Arc<LeaseRecord>) {
         self.floor.fetch_max(record.token, Ordering::Relaxed);
         // The line comes first: a lease that is registered or scheduled may end at once, and must then be found in its line.
         self.lines.set_holder(record.clone());
         self.leases.lock().insert(record);
         self.renewals.schedule(record);
+        if self.engine.is_stopped() {
+            // The leases may have been ended before this one was among them.
+            self.apply(record, LeaseEvent::Unattended);
+        }
     }
 
     /// Passes on a heartbeat of the holder. False once the lease has ended.
@@ -252,14 +273,35 @@ impl Session {
         }
     }
 
-    /// Does work in the background that closing waits for. If the engine has stopped, the next one does it: keys in memory and in files
-    /// outlive the engine that took them.
-    pub(crate) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let work = self.tasks.track_future(work);
-        if !self.engine.is_stopped() {
-            self.engine.spawn(work);
-        } else if let Ok(next) = Engine::of_process() {
-            next.spawn(work);
+    /// Releases or withdraws in the background; closing waits for it. If the engine stops, the next one withdraws what is left: keys in
+    /// memory and in files outlive the engine that took them.
+    pub(crate) fn in_background(self: &Arc<Self>, leaving: Leaving, work: impl Future<Output = ()> + Send + 'static) {
+        if !self.engine.is_of_this_process() {
+            // The key is the parent's.
+            return;
+        }
+        let (session, number) = (self.clone(), self.leavings.fetch_add(1, Ordering::Relaxed));
+        self.leaving.lock().insert(number, leaving);
+        self.engine.spawn(self.tasks.track_future(async move {
+            work.await;
+            session.leaving.lock().remove(&number);
+        }));
+        if self.engine.is_stopped() {
+            // Whoever takes it out goes on with it: this thread, or the one that informs the session.
+            let left = self.leaving.lock().remove(&number);
+            if let Some(left) = left {
+                self.leave_on_next_engine(left);
+            }
+        }
+    }
+
+    fn leave_on_next_engine(self: &Arc<Self>, Leaving { key, owner, unanswered, record }: Leaving) {
+        if let Some(record) = record {
+            self.apply(&record, LeaseEvent::ReleaseEnded(Status::Unconfirmed));
+        }
+        let session = self.clone();
+        if let Ok(next) = Engine::of_process() {
+            next.spawn(self.tasks.track_future(async move { session.leave_and_return(key, owner, unanswered).await }));
         }
     }
 
@@ -276,6 +318,11 @@ impl Attended for Session {
     }
 
     fn engine_stopped(self: Arc<Self>) {
+        self.backend.engine_stopped();
+        let leaving = std::mem::take(&mut *self.leaving.lock());
+        for left in leaving.into_values() {
+            self.leave_on_next_engine(left);
+        }
         for record in self.leases_now() {
             self.apply(&record, LeaseEvent::Unattended);
         }

@@ -4,11 +4,13 @@
 //! dropped and counted. Reporting an event means putting it here, and nothing more.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
 use super::events::{Event, Kind, Kinds};
+use crate::observe::logs::target;
 use crate::process;
 
 /// How many events wait for one subscriber; more are dropped. The renewals of 10,000 leases may come at once.
@@ -97,7 +99,10 @@ impl EventQueue {
     /// A forked child does not wake its parent's subscribers.
     fn wake(&self) {
         if process::id() == self.pid {
-            (self.wake)();
+            // A panic here would end the task that looks after all subscribers.
+            if catch_unwind(AssertUnwindSafe(|| (self.wake)())).is_err() {
+                tracing::error!(target: target::EVENTS, "the wake function of a subscriber panicked");
+            }
         }
     }
 

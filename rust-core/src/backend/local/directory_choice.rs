@@ -1,5 +1,6 @@
 //! Which directory a user chose, by the URL or by the environment.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use url::Url;
@@ -7,20 +8,20 @@ use url::Url;
 use super::default_directory;
 use super::directory::{ChosenDirectory, VARIABLE, prepare};
 use crate::backend::hosts::shown;
-use crate::error::{BackendError, Error};
+use crate::error::{BackendError, Error, Failure};
 
 /// The user's choice, before anything was read from disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum DirectoryChoice {
-    /// This directory.
+    /// This directory, named in the URL.
     Named(PathBuf),
-    /// The user's own: see [`default_directory`].
-    Default,
+    /// What [`VARIABLE`] names when the first lock is taken, or else the user's own: see [`default_directory`].
+    OfUser,
 }
 
 impl DirectoryChoice {
     /// Reads `local:` or `local:///path`. A path in the URL takes precedence over [`VARIABLE`]. No I/O.
-    pub(super) fn new(url: &Url, variable: Option<std::ffi::OsString>) -> Result<Self, Error> {
+    pub(super) fn new(url: &Url, variable: Option<OsString>) -> Result<Self, Error> {
         let invalid = |allowed: &str| Err(Error::invalid("url", shown(url.as_str()), allowed));
         if url.query().is_some() || url.fragment().is_some() {
             return invalid("local: takes no parameters");
@@ -33,12 +34,8 @@ impl DirectoryChoice {
             path if path.starts_with('/') && path != "/" => return Self::named(path, url),
             _ => return invalid("local: or local:///path with an absolute path"),
         }
-        let Some(variable) = variable.filter(|variable| !variable.is_empty()) else { return Ok(Self::Default) };
-        let directory = PathBuf::from(variable);
-        if !directory.is_absolute() {
-            return Err(Error::invalid(VARIABLE, directory.display().to_string(), "an absolute path"));
-        }
-        Ok(Self::Named(directory))
+        // A bad one is refused early. A program may still set another before it takes its first lock.
+        named_by(variable).map(|_| Self::OfUser)
     }
 
     /// As [`DirectoryChoice::new`], with the variable of this process.
@@ -55,8 +52,23 @@ impl DirectoryChoice {
     pub(super) fn resolve(&self) -> Result<ChosenDirectory, BackendError> {
         match self {
             Self::Named(path) => Ok(ChosenDirectory { path: prepare(path)?, in_use: Vec::new() }),
-            Self::Default => default_directory::resolve(&default_directory::BASES.map(Path::new)),
+            Self::OfUser => match named_by(std::env::var_os(VARIABLE)) {
+                Ok(Some(path)) => Ok(ChosenDirectory { path: prepare(&path)?, in_use: Vec::new() }),
+                Ok(None) => default_directory::resolve(&default_directory::BASES.map(Path::new)),
+                Err(invalid) => Err(BackendError::new(Failure::Refused, invalid.to_string())),
+            },
         }
+    }
+}
+
+/// The directory that the variable names, if it is set.
+fn named_by(variable: Option<OsString>) -> Result<Option<PathBuf>, Error> {
+    let Some(variable) = variable.filter(|variable| !variable.is_empty()) else { return Ok(None) };
+    let directory = PathBuf::from(variable);
+    if directory.is_absolute() {
+        Ok(Some(directory))
+    } else {
+        Err(Error::invalid(VARIABLE, directory.display().to_string(), "an absolute path"))
     }
 }
 
@@ -70,9 +82,11 @@ mod tests {
 
     #[test]
     fn the_url_goes_before_the_variable_and_the_variable_before_the_default() {
-        assert_eq!(choice("local:", None).unwrap(), DirectoryChoice::Default);
-        assert_eq!(choice("local:", Some("")).unwrap(), DirectoryChoice::Default);
-        assert_eq!(choice("local:", Some("/a")).unwrap(), DirectoryChoice::Named("/a".into()));
+        assert_eq!(choice("local:", None).unwrap(), DirectoryChoice::OfUser);
+        assert_eq!(choice("local:", Some("/a")).unwrap(), DirectoryChoice::OfUser);
+        assert_eq!(named_by(None).unwrap(), None);
+        assert_eq!(named_by(Some("".into())).unwrap(), None);
+        assert_eq!(named_by(Some("/a".into())).unwrap(), Some("/a".into()));
         assert_eq!(choice("local:///b%20c", Some("/a")).unwrap(), DirectoryChoice::Named("/b c".into()));
     }
 

@@ -66,6 +66,14 @@ impl Hub {
         }
     }
 
+    /// Gives up the instance whose reader ended with its engine, and returns everybody who watched with it. The descriptor is not closed:
+    /// its number may belong to another file by now.
+    pub(super) fn give_up(&mut self) -> Vec<Notify> {
+        let Some(instance) = self.instance.take() else { return Vec::new() };
+        std::mem::forget(instance.inotify);
+        instance.watchers.into_values().flatten().map(|watcher| watcher.notify).collect()
+    }
+
     /// Opens the instance; `None` if there is one already, or none to be had.
     pub(super) fn open(&mut self) -> Option<NewInstance> {
         if self.instance.is_some() {

@@ -217,6 +217,10 @@ impl Backend for Local {
         .boxed()
     }
 
+    fn engine_stopped(&self) {
+        watch::engine_stopped();
+    }
+
     fn lock_files(&self, key: &Arc<str>, owner: OwnerId) -> Result<Vec<OwnedFd>, BackendError> {
         self.check_process()?;
         let Some(passed) = self.attempts.lock().held(key, owner).map(|lock| lock.pass_on()) else { return Ok(Vec::new()) };

@@ -30,6 +30,14 @@ pub(super) fn watch(path: &Path, notify: Notify) -> Option<Watch> {
     Some(Watch { id, writer_closed })
 }
 
+/// The engine that ran the reader has stopped. Its watchers are notified, and watch again on the next engine.
+pub(super) fn engine_stopped() {
+    let affected = table().hub.give_up();
+    for notify in affected {
+        notify();
+    }
+}
+
 /// One waiter's watch on one file.
 #[derive(Debug)]
 pub(super) struct Watch {
