@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use dlock::clock::Clock;
-use dlock::{Client, Error, Lease, Lock, LockOptions};
+use dlock::clock::{Clock, Instant};
+use dlock::{Client, Error, Lease, Lock, LockOptions, LossReason, Status};
 use parking_lot::Mutex;
 
 use crate::clock::{MachineClock, sleep};
 use crate::faults::{Fault, Tally};
-use crate::history::History;
+use crate::history::{History, Remaining};
 use crate::judge::Judge;
 use crate::ledger::Ledger;
 use crate::plan::{Act, Call, Cancel, End, NESTED, Step};
-use crate::world::{Nanos, World};
+use crate::world::{Nanos, SECOND, World};
 
 pub(crate) struct Caller {
     pub(crate) client: usize,
@@ -61,7 +61,9 @@ impl Caller {
             self.judge.outages.told(self.client, lock.key(), joined, error);
         }
         let granted = matches!(&answer, Some(Ok(_)));
-        self.judge.answered_outsider(self.client, refuses && granted);
+        if granted {
+            self.judge.admitted_outsider(self.client, refuses);
+        }
         self.answered(&lock, place, granted);
         match answer {
             Some(Ok(lease)) => self.hold(lock, lease, step).await,
@@ -72,11 +74,14 @@ impl Caller {
 
     /// It waits no longer.
     fn answered(&self, lock: &Lock, place: Option<u64>, granted: bool) {
-        if let Some(place) = place
-            && self.history.leave(self.client, lock.key(), place, granted)
-        {
-            self.ledger.unwanted(lock.key(), self.client);
-            self.judge.outages.nobody_waits(self.client, lock.key());
+        let Some(place) = place else { return };
+        match self.history.leave(self.client, lock.key(), place, granted) {
+            Remaining::Nobody => {
+                self.ledger.unwanted(lock.key(), self.client);
+                self.judge.outages.nobody_waits(self.client, lock.key());
+            }
+            Remaining::Newcomers => self.judge.outages.may_begin_anew(self.client, lock.key()),
+            Remaining::Others => {}
         }
     }
 
@@ -84,7 +89,7 @@ impl Caller {
         let (told, joined) = (Mutex::new(None), self.world.now());
         let work = lock.with(|lease| {
             self.answered(lock, place, true);
-            self.judge.answered_outsider(self.client, refuses);
+            self.judge.admitted_outsider(self.client, refuses);
             let number = self.told(&lease, step);
             *told.lock() = Some(number);
             async move {
@@ -104,6 +109,11 @@ impl Caller {
             (Some(Err(Error::LockLost { reason, .. })), Some(number)) => self.judge.loss(number, reason, 0),
             (None, Some(number)) => self.history.releasing(number),
             (outcome, _) => {
+                if let Some(Err(Error::LockLost { reason, .. })) = &outcome
+                    && *reason != LossReason::Closed
+                {
+                    self.world.violate(|| format!("told late: {} lost its lease before its body began: {reason}", self.name));
+                }
                 if let (Some(_), Some(Err(error))) = (place, &outcome) {
                     self.judge.outages.told(self.client, lock.key(), joined, error);
                 }
@@ -213,17 +223,28 @@ impl Caller {
         match step.end {
             End::Release(cancel) => {
                 let _ = self.until(cancel, lease.release()).await;
-                self.judge.given_back(&lease, self.clock.now() < vouched_until);
+                self.given_back(&lease, number, vouched_until);
             }
             End::ReleaseThen => drop(lease.release_then(drop)),
             End::Loss => {
                 let _ = lease.release().await;
-                self.judge.given_back(&lease, self.clock.now() < vouched_until);
+                self.given_back(&lease, number, vouched_until);
             }
             End::Forget => {
                 drop(lock);
                 drop(lease);
             }
+        }
+    }
+
+    /// A call waits for `op_timeout` and the engine goes on: what came of it is looked at once more, just before the lease would have ended.
+    fn given_back(&self, lease: &Lease, number: usize, vouched_until: Instant) {
+        self.judge.given_back(number, lease, self.clock.now() < vouched_until);
+        if lease.status() == Status::Releasing {
+            let (judge, clock, lease) = (self.judge.clone(), self.clock.clone(), lease.clone());
+            let left = self.clock.true_time(vouched_until).saturating_sub(self.world.now() + 1);
+            // Sooner than tasks are counted: the handle keeps the session.
+            self.world.after(left.min(60 * SECOND), move || judge.given_back(number, &lease, clock.now() < vouched_until));
         }
     }
 

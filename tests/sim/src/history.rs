@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dlock::clock::Instant;
+use dlock::clock::{Clock, Instant};
 use dlock::owner::OwnerId;
 use dlock::{Lease, LossReason, Status};
 use parking_lot::Mutex;
@@ -46,6 +46,15 @@ struct Waits {
     since: Nanos,
 }
 
+/// Who still waits in a line that somebody has just left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remaining {
+    Nobody,
+    /// Only who came at this very moment. They may have found the line empty: in an outage all in it are told at once.
+    Newcomers,
+    Others,
+}
+
 #[derive(Default)]
 struct Pages {
     told: Vec<Told>,
@@ -77,24 +86,33 @@ impl History {
         number
     }
 
-    /// It has its answer, or has left. True if nobody is left in its line.
-    pub(crate) fn leave(&self, client: usize, key: &Arc<str>, number: u64, granted: bool) -> bool {
+    /// It has its answer, or has left.
+    pub(crate) fn leave(&self, client: usize, key: &Arc<str>, number: u64, granted: bool) -> Remaining {
         let mut pages = self.pages.lock();
-        let Some(line) = pages.lines.get_mut(&(client, key.clone())) else { return true };
+        let Some(line) = pages.lines.get_mut(&(client, key.clone())) else { return Remaining::Nobody };
         let fair = line.remove(&number).is_some_and(|waits| waits.fair);
         let first = line.keys().next().copied();
-        let (is_empty, now) = (line.is_empty(), self.world.now());
-        // Who came at this very moment may have found the line empty: in an outage all in it are told at once.
-        if line.values().all(|waits| waits.since == now) {
-            pages.emptied.insert((client, key.clone()), now);
-        }
+        let now = self.world.now();
+        let remaining = match first {
+            None => Remaining::Nobody,
+            Some(_) if line.values().all(|waits| waits.since == now) => Remaining::Newcomers,
+            Some(_) => Remaining::Others,
+        };
+        let emptied = match remaining {
+            Remaining::Nobody => now,
+            // A place that is asked for at this moment is theirs.
+            Remaining::Newcomers => now.saturating_sub(1),
+            Remaining::Others => 0,
+        };
+        let last = pages.emptied.entry((client, key.clone())).or_default();
+        *last = emptied.max(*last);
         drop(pages);
         if let (true, true, Some(first)) = (granted, fair, first)
             && first < number
         {
             self.world.violate(|| format!("order: client {client} served caller {number} of {key} before caller {first}"));
         }
-        is_empty
+        remaining
     }
 
     /// Whether somebody of a machine has waited for the key at every moment since then, and somebody who came before `left` still does.
@@ -114,8 +132,7 @@ impl History {
     pub(crate) fn told(&self, client: usize, lease: &Lease, renewed_after: Option<Duration>, is_bounded: bool) -> usize {
         let now = self.world.now();
         self.world.note(lease.token());
-        // Closing may take it away between the grant and the moment when its caller runs.
-        if !lease.is_valid() && lease.status() != Status::Lost(LossReason::Closed) {
+        if !lease.is_valid() && !self.was_closed_on_the_way(client, lease) {
             self.world.violate(|| format!("told late: client {client}, token {} was over before it was told", lease.token()));
         }
         let mut pages = self.pages.lock();
@@ -131,6 +148,12 @@ impl History {
             gauge: Box::new(lease.gauge()),
         });
         pages.told.len() - 1
+    }
+
+    /// Closing may take a lease away between the grant and the moment when its caller runs. No time passes between the two.
+    fn was_closed_on_the_way(&self, client: usize, lease: &Lease) -> bool {
+        let is_new = |clock: &Arc<MachineClock>| lease.acquired_at() == clock.wall() && clock.now() < lease.valid_until();
+        lease.status() == Status::Lost(LossReason::Closed) && self.clocks.get(client).is_some_and(is_new)
     }
 
     /// From now on it is renewed otherwise.

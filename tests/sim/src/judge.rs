@@ -74,12 +74,12 @@ impl Judge {
     /// Whether a client has had the time to learn that it is being closed: who holds nothing of it and asks now is refused.
     pub(crate) fn refuses(&self, client: usize) -> bool {
         let since = self.closing.lock().get(client).copied().flatten();
-        since.is_some_and(|since| self.world.now() > since + TOLD && self.asleep.last(client) < since)
+        since.is_some_and(|since| self.world.now() > since.max(self.asleep.last(client)) + TOLD)
     }
 
-    /// One who holds nothing got a key of a client, `admitted` though that refuses them.
-    pub(crate) fn answered_outsider(&self, client: usize, admitted: bool) {
-        if admitted {
+    /// One who holds nothing got a key of a client, which `refused` them already when they asked, or does by now.
+    pub(crate) fn admitted_outsider(&self, client: usize, refused: bool) {
+        if refused || self.refuses(client) {
             self.world.violate(|| format!("drain: client {client} takes new work though it is being closed"));
         }
     }
@@ -155,11 +155,22 @@ impl Judge {
         }
     }
 
-    /// A release has returned, `in_time` while the lease would still have been vouched for: until then it is tried again, not given up.
-    pub(crate) fn given_back(&self, lease: &Lease, in_time: bool) {
-        if in_time && lease.status() == Status::Unconfirmed {
-            self.world.violate(|| format!("release: {} was given up before its time", lease.owner()));
+    /// How a release stands, `in_time` while the lease would still have been vouched for: until then it is tried again, not given up.
+    /// (That it is told "not held" is legal: a withdrawal that a late hint brings about may overtake it.)
+    pub(crate) fn given_back(&self, number: usize, lease: &Lease, in_time: bool) {
+        let wrong = self.history.read_one(number, |told| match lease.status() {
+            Status::Unconfirmed if !self.may_be_closed(told.client) => Some("given up before its time"),
+            _ => None,
+        });
+        if let (true, Some(Some(wrong))) = (in_time, wrong) {
+            self.world.violate(|| format!("release: {} was {wrong}", lease.owner()));
         }
+    }
+
+    /// Whether a client has been closed for so long that its requests may be refused.
+    fn may_be_closed(&self, client: usize) -> bool {
+        let since = self.closing.lock().get(client).copied().flatten();
+        since.is_some_and(|since| self.world.now() >= since + FAREWELL * 97 / 100)
     }
 
     /// Whether anything happened that a lease may be lost by.

@@ -15,7 +15,7 @@ use crate::world::{MS, Nanos, World};
 
 /// What a machine may take to tell a caller what it knows.
 const AIR: Nanos = 60 * MS;
-/// Callers of one moment are told one after the other.
+/// So short an outage may have begun too late for a caller whose time was up.
 const MOMENT: Nanos = 2 * MS;
 /// Between two requests of one attempt in an outage.
 const LONGEST_PAUSE: Nanos = 520 * MS;
@@ -86,6 +86,11 @@ impl Outages {
         self.on(client, key, |wire, _| (wire.asked, wire.failing) = (None, None));
     }
 
+    /// Who waits for the key came at this moment, perhaps to a new line: that knows nothing of an outage, and has asked just now if at all.
+    pub(crate) fn may_begin_anew(&self, client: usize, key: &Arc<str>) {
+        self.on(client, key, |wire, now| (wire.asked, wire.failing) = (wire.asked.map(|_| now), None));
+    }
+
     /// A caller that waited in line from `joined` on did not get the key.
     pub(crate) fn told(&self, client: usize, key: &Arc<str>, joined: Nanos, error: &Error) {
         let now = self.world.now();
@@ -94,14 +99,15 @@ impl Outages {
             return;
         }
         // Behind a lease of its own a machine asks nobody.
-        if let Some((first, last)) = wire.failing.filter(|(_, last)| *last > joined) {
-            let due = first.max(joined) + (self.connect_timeout + self.op_timeout) * 103 / 100 + AIR;
+        if let Some((first, _)) = wire.failing.filter(|(_, last)| *last >= joined) {
+            let known = first.max(joined);
+            let due = known + (self.connect_timeout + self.op_timeout) * 103 / 100 + AIR;
             if now > due {
                 let late = (now - due) / MS;
                 self.world
                     .violate(|| format!("told late: a caller of client {client} for {key} heard of the outage {late} ms too late"));
             }
-            if matches!(error, Error::AcquireTimeout { .. }) && last + MOMENT < now {
+            if matches!(error, Error::AcquireTimeout { .. }) && known + MOMENT < now {
                 self.world.violate(|| {
                     format!("told wrongly: client {client} could not ask for {key}, and told a caller that it is held: {error}")
                 });
@@ -109,8 +115,7 @@ impl Outages {
         }
         let silent = wire.asked.filter(|_| wire.answered.is_none_or(|answered| answered < joined));
         if let (Some(asked), Error::AcquireTimeout { .. }) = (silent, error)
-            // What was asked before it came may have been asked for a line that has ended since.
-            && now > asked.max(joined) + self.op_timeout / 2
+            && now > asked + self.op_timeout / 2
             && !self.history.was_held_by_itself(client, key, joined)
         {
             self.world

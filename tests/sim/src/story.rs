@@ -48,8 +48,8 @@ struct Story {
     events: u64,
     /// A machine left without saying goodbye.
     deserted: bool,
-    /// For how long machines were cut off, together.
-    cut_off: Nanos,
+    /// For how long each machine was cut off.
+    cut_off: Vec<Nanos>,
 }
 
 /// Runs one seed, with clocks that are wrong by at most `error` millionths.
@@ -113,7 +113,7 @@ impl Story {
             coming,
             events: 0,
             deserted: false,
-            cut_off: 0,
+            cut_off: vec![0; clients],
         })
     }
 
@@ -234,17 +234,12 @@ impl Story {
                 Fault::Pause
             }
             Disaster::Partition { client, cut, lasts } => {
-                // What could not be given up for a minute is left to the next who asks.
-                self.cut_off += lasts;
-                self.deserted |= self.cut_off > 50 * SECOND;
-                self.around.network.cut(client, cut, lasts);
+                self.cut(client, cut, lasts);
                 Fault::Partition
             }
             Disaster::Outage { lasts } => {
-                self.cut_off += lasts;
-                self.deserted |= self.cut_off > 50 * SECOND;
                 for client in 0..self.machines.len() {
-                    self.around.network.cut(client, Cut::Both, lasts);
+                    self.cut(client, Cut::Both, lasts);
                 }
                 Fault::Outage
             }
@@ -275,6 +270,13 @@ impl Story {
             }
         };
         self.tally.count(fault);
+    }
+
+    fn cut(&mut self, client: usize, cut: Cut, lasts: Nanos) {
+        // What a machine could not give up for a minute is left to the next who asks.
+        self.cut_off[client] += lasts;
+        self.deserted |= self.cut_off[client] > 50 * SECOND;
+        self.around.network.cut(client, cut, lasts);
     }
 
     fn crash(&mut self, client: usize) {
