@@ -25,7 +25,7 @@ use crate::process::Bound;
 /// was not used yet can.
 #[derive(Clone)]
 pub struct Client {
-    core: Arc<SharedClient>,
+    shared: Arc<SharedClient>,
 }
 
 impl fmt::Debug for Client {
@@ -59,7 +59,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`].
     pub fn with_clock(url: &str, options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Self> {
-        Ok(Self { core: SharedClient::at(Target::at(url.to_owned(), clock, options, ChosenBy::Argument)?) })
+        Ok(Self { shared: SharedClient::at(Target::at(url.to_owned(), clock, options, ChosenBy::Argument)?) })
     }
 
     /// [`Client::with_options`] in another environment, for simulations.
@@ -68,7 +68,7 @@ impl Client {
     /// [`Error::InvalidOptions`].
     #[doc(hidden)]
     pub fn in_environment(options: ClientOptions, environment: Environment) -> Result<Self> {
-        Ok(Self { core: SharedClient::at(Target::new(environment, options)?) })
+        Ok(Self { shared: SharedClient::at(Target::new(environment, options)?) })
     }
 
     /// A client for the URL in `DLOCK_URL`, or for `local:` if that is not set. `DLOCK_REQUIRE_URL=1` refuses that default, and so
@@ -98,7 +98,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`].
     pub fn choose(url: Option<&str>, variables: &Variables, options: ClientOptions) -> Result<Self> {
-        Ok(Self { core: SharedClient::at(Target::chosen(url, variables, options)?) })
+        Ok(Self { shared: SharedClient::at(Target::chosen(url, variables, options)?) })
     }
 
     /// The one client of a whole program, for hosts that have one. Its first operation decides where its locks are, so that
@@ -107,7 +107,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`] for a `DLOCK_URL` that cannot be used.
     pub fn of_program(variables: Option<Variables>) -> Result<Self> {
-        Ok(Self { core: SharedClient::of_program(variables)? })
+        Ok(Self { shared: SharedClient::of_program(variables)? })
     }
 
     /// Decides where the locks of [`Client::of_program`] are. Locks made before follow it; their options are checked again when
@@ -116,7 +116,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidOptions`], and [`Error::InUse`] after the first operation.
     pub fn configure(&self, url: Option<&str>, variables: Option<Variables>, options: ClientOptions) -> Result<()> {
-        self.core.configure(url, variables, options)
+        self.shared.configure(url, variables, options)
     }
 
     /// Puts a client of [`Client::of_program`] back to its beginning: it ends what is held and its observers, counts from zero, and
@@ -128,7 +128,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping it leaves the former leases renewed until their handles are gone.
     pub async fn reset(&self, variables: Option<Variables>) -> Result<()> {
-        close(self.core.reset(variables)?, Duration::ZERO).await
+        close(self.shared.reset(variables)?, Duration::ZERO).await
     }
 
     /// [`Client::new`], then one round trip.
@@ -166,7 +166,7 @@ impl Client {
 
     /// Whether this is a forked child whose parent has used the client: then the child needs another client.
     pub fn is_inherited(&self) -> bool {
-        self.core.is_inherited()
+        self.shared.is_inherited()
     }
 
     /// One round trip to the backend, connecting if need be.
@@ -250,7 +250,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping it leaves the client closed to new acquires, with its leases still renewed.
     pub async fn close(&self, timeout: Duration) -> Result<()> {
-        close(self.core.begin_close()?, timeout).await
+        close(self.shared.begin_close()?, timeout).await
     }
 
     /// Lets a closed client work again: its next operation starts another session, and locks made before follow it. Does nothing to
@@ -262,7 +262,7 @@ impl Client {
     /// # Errors
     /// [`Error::Forked`] in a child process.
     pub fn reopen(&self) -> Result<()> {
-        self.core.reopen()
+        self.shared.reopen()
     }
 
     pub(crate) fn session(&self, operation: &'static str) -> Result<Arc<Session>> {
@@ -271,25 +271,25 @@ impl Client {
 
     /// The session, started if need be.
     pub(crate) fn bound(&self, operation: &'static str) -> Result<Bound<Session>> {
-        self.core.bound(operation)
+        self.shared.bound(operation)
     }
 
     /// The session, if this process has started one.
     pub(crate) fn session_in_use(&self) -> Option<Arc<Session>> {
-        self.core.session_in_use()
+        self.shared.session_in_use()
     }
 
     pub(crate) fn target(&self) -> Arc<Target> {
-        self.core.target()
+        self.shared.target()
     }
 
     /// The target, and the session if there is one.
     pub(crate) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
-        self.core.standing()
+        self.shared.standing()
     }
 
     pub(crate) fn observer(&self) -> Arc<Observer> {
-        self.core.observer()
+        self.shared.observer()
     }
 
     async fn ask<T, A>(&self, operation: &'static str, key: Option<Arc<str>>, ask: A) -> Result<T>

@@ -69,14 +69,14 @@ impl Target {
 
 /// What the clones of a client share.
 pub(crate) struct SharedClient {
-    state: RwLock<CoreState>,
+    state: RwLock<SharedState>,
     /// The process that made it.
     maker: u32,
     /// The process that started the session; zero before that.
     user: AtomicU32,
 }
 
-struct CoreState {
+struct SharedState {
     target: Arc<Target>,
     /// Where to read the variables at the first operation; `None` once it is decided where the locks are.
     undecided: Option<VariablesSource>,
@@ -93,7 +93,7 @@ fn variables(source: &VariablesSource) -> Result<Variables> {
     source.clone().map_or_else(Variables::of_process, Ok)
 }
 
-impl CoreState {
+impl SharedState {
     fn new(target: Arc<Target>, undecided: Option<VariablesSource>) -> Self {
         Self { target, undecided, session: None, closed: false, observer: Arc::default() }
     }
@@ -125,15 +125,15 @@ impl CoreState {
 
 impl SharedClient {
     pub(crate) fn at(target: Arc<Target>) -> Arc<Self> {
-        Self::of(CoreState::new(target, None))
+        Self::of(SharedState::new(target, None))
     }
 
     /// See [`Client::of_program`](crate::Client::of_program).
     pub(crate) fn of_program(source: VariablesSource) -> Result<Arc<Self>> {
-        Ok(Self::of(CoreState::assumed(source, ClientOptions::default())?))
+        Ok(Self::of(SharedState::assumed(source, ClientOptions::default())?))
     }
 
-    fn of(state: CoreState) -> Arc<Self> {
+    fn of(state: SharedState) -> Arc<Self> {
         Arc::new(Self { state: RwLock::new(state), maker: process::id(), user: AtomicU32::new(0) })
     }
 
@@ -230,7 +230,7 @@ impl SharedClient {
     /// Forgets everything: target, observers and counts. Returns the session, to be closed.
     pub(crate) fn reset(&self, source: VariablesSource) -> Result<Option<Bound<Session>>> {
         self.mine()?;
-        let fresh = CoreState::assumed(source, ClientOptions::default())?;
+        let fresh = SharedState::assumed(source, ClientOptions::default())?;
         let mut state = self.write()?;
         let former = std::mem::replace(&mut *state, fresh);
         self.user.store(0, Ordering::Relaxed);
@@ -247,7 +247,7 @@ impl SharedClient {
         }
     }
 
-    fn write(&self) -> Result<RwLockWriteGuard<'_, CoreState>> {
+    fn write(&self) -> Result<RwLockWriteGuard<'_, SharedState>> {
         if self.maker == process::id() {
             return Ok(self.state.write());
         }

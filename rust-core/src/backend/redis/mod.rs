@@ -22,7 +22,7 @@
 //! | to find | look into |
 //! |---|---|
 //! | the URL | [`address`], [`parameters`] |
-//! | a connection, from making it to giving it up | [`connect`], [`dial`], [`tls`], [`sentinel`], [`link`], [`liveness`], [`lookout`] |
+//! | a connection, from making it to giving it up | [`reconnect`], [`dial`], [`tls`], [`sentinel`], [`link`], [`liveness`], [`lookout`] |
 //! | a request, from the contract to the script and back | [`request`], [`outbox`], [`batch`], [`scripts`], [`reply`] |
 //! | what an error means | [`failure`], [`answers`] |
 //! | hints, and the server's clock | [`wakeup`], [`server_clock`] |
