@@ -414,3 +414,16 @@ fn r13_no_engine_is_started_while_the_process_forks() {
     assert!(started.recv_timeout(5 * SECOND).unwrap());
     other.join().unwrap();
 }
+
+#[tokio::test]
+async fn r05_a_release_that_ends_may_release_another_lease() {
+    let client = client();
+    let inner = client.lock("inner").acquire().await.unwrap();
+    let outer = client.lock("outer").acquire().await.unwrap();
+    // Dropped with the record of `outer`, on the engine's thread, when the release has ended.
+    outer.on_lost(move |_| drop(inner));
+    drop(outer);
+    for key in ["outer", "inner"] {
+        eventually(async || !client.is_locked(key).await.unwrap()).await;
+    }
+}

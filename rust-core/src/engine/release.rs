@@ -142,7 +142,7 @@ impl Session {
     }
 
     /// Reports the end of a release that began at `since`.
-    fn note_release_ended(self: &Arc<Self>, record: &Arc<LeaseRecord>, since: Instant, status: Status) {
+    pub(crate) fn note_release_ended(self: &Arc<Self>, record: &Arc<LeaseRecord>, since: Instant, status: Status) {
         self.apply(record, LeaseEvent::ReleaseEnded(status));
         self.observer.released(record.subject_until(since), status.as_str());
     }

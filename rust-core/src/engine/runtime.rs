@@ -126,8 +126,10 @@ impl Engine {
     /// them.
     pub(crate) fn waking_under_lock<T>(&self, wake: impl FnOnce() -> T) -> Option<T> {
         self.waking_or(wake, |engine| {
-            let engine = engine.clone();
-            std::thread::spawn(move || engine.stop());
+            let stopping = engine.clone();
+            if std::thread::Builder::new().name("dlock".into()).spawn(move || stopping.stop()).is_err() {
+                engine.stop();
+            }
         })
     }
 
@@ -160,7 +162,7 @@ impl Engine {
         let engine = self.clone();
         self.spawn(async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                engine.stop();
+                engine.stop_from_task();
             }
         })
     }
@@ -176,7 +178,7 @@ impl Engine {
             // After a panic only the drop of the call is run.
             match AssertUnwindSafe(work).catch_unwind().await {
                 Ok(outcome) => answer.give(outcome),
-                Err(panic) if calls::says_the_engine_is_gone(&*panic) => engine.stop(),
+                Err(panic) if calls::says_the_engine_is_gone(&*panic) => engine.stop_from_task(),
                 Err(_) => answer.give(Err(calls::panicked())),
             }
         })
@@ -224,10 +226,18 @@ impl Engine {
 
     /// Ends the leases of the process and answers every call under way, once.
     fn stop(&self) {
-        // The leases that a forked child sees are its parent's.
-        if self.is_of_this_process() {
+        // The leases that a forked child sees are its parent's. The kernel is asked: hooks may have missed a fork.
+        if self.pid == std::process::id() {
             // The leases first: a caller that is answered finds them lost.
             self.calls.stop(|| self.end_attended());
+        }
+    }
+
+    /// [`Engine::stop`] on the engine's own thread, which then goes on with no other task.
+    fn stop_from_task(&self) {
+        self.stop();
+        if IS_WORKER.get() {
+            self.hold_back();
         }
     }
 
@@ -339,7 +349,10 @@ impl std::fmt::Debug for Call {
 impl Call {
     /// Ends the call at its next await. A grant that it may still get is released.
     pub fn abort(&self) {
-        if let Some(task) = &self.task {
+        if let Some(task) = &self.task
+            // In a forked child a thread that it does not have may hold what this locks.
+            && self.engine.is_of_this_process()
+        {
             self.engine.waking(|| task.abort());
         }
     }

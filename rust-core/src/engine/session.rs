@@ -96,7 +96,13 @@ impl Session {
     pub(crate) fn start(environment: &Environment, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
         let engine = environment.engine.clone().map_or_else(Engine::of_process, |handle| Ok(Engine::on(handle)))?;
         let session = engine
-            .waking_under_lock(|| Self::start_on(&engine, environment, options, observer))
+            .waking_under_lock(|| {
+                if environment.engine.is_none() {
+                    // A dead thread is noticed here rather than in the tasks below, which stop the engine at once.
+                    engine.handle().spawn(async {});
+                }
+                Self::start_on(&engine, environment, options, observer)
+            })
             .unwrap_or_else(|| Err(stopped()))?;
         if environment.engine.is_none() {
             let session: Arc<dyn Attended> = session.clone();
@@ -283,8 +289,8 @@ impl Session {
         let (session, number) = (self.clone(), self.leavings.fetch_add(1, Ordering::Relaxed));
         self.leaving.lock().insert(number, leaving);
         self.engine.spawn(self.tasks.track_future(async move {
+            let _left = Left { session, number };
             work.await;
-            session.leaving.lock().remove(&number);
         }));
         if self.engine.is_stopped() {
             // Whoever takes it out goes on with it: this thread, or the one that informs the session.
@@ -296,12 +302,15 @@ impl Session {
     }
 
     fn leave_on_next_engine(self: &Arc<Self>, Leaving { key, owner, unanswered, record }: Leaving) {
-        if let Some(record) = record {
-            self.apply(&record, LeaseEvent::ReleaseEnded(Status::Unconfirmed));
+        if let Some(record) = record.filter(|record| record.status() == Status::Releasing) {
+            self.note_release_ended(&record, self.clock.now(), Status::Unconfirmed);
         }
         let session = self.clone();
-        if let Ok(next) = Engine::of_process() {
-            next.spawn(self.tasks.track_future(async move { session.leave_and_return(key, owner, unanswered).await }));
+        match Engine::of_process() {
+            Ok(next) => {
+                next.spawn(self.tasks.track_future(async move { session.leave_and_return(key, owner, unanswered).await }));
+            }
+            Err(error) => tracing::error!(target: target::SESSION, %key, %owner, %error, "cannot be withdrawn, is left to expire"),
         }
     }
 
@@ -309,6 +318,20 @@ impl Session {
         for task in &self.loops {
             task.abort();
         }
+    }
+}
+
+/// Work in the background that is over, also by a panic.
+struct Left {
+    session: Arc<Session>,
+    number: u64,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        // Dropped with nothing locked: the last handle of a lease may release another one.
+        let left = self.session.leaving.lock().remove(&self.number);
+        drop(left);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use url::Url;
 
@@ -15,8 +16,9 @@ use crate::error::{BackendError, Error, Failure};
 pub(super) enum DirectoryChoice {
     /// This directory, named in the URL.
     Named(PathBuf),
-    /// What [`VARIABLE`] names when the first lock is taken, or else the user's own: see [`default_directory`].
-    OfUser,
+    /// What [`VARIABLE`] names when the directory is first needed, or else the user's own: see [`default_directory`]. It stays the same for
+    /// all sessions of a client.
+    OfUser(Arc<OnceLock<Option<PathBuf>>>),
 }
 
 impl DirectoryChoice {
@@ -35,7 +37,7 @@ impl DirectoryChoice {
             _ => return invalid("local: or local:///path with an absolute path"),
         }
         // A bad one is refused early. A program may still set another before it takes its first lock.
-        named_by(variable).map(|_| Self::OfUser)
+        named_by(variable).map(|_| Self::OfUser(Arc::default()))
     }
 
     /// As [`DirectoryChoice::new`], with the variable of this process.
@@ -52,11 +54,16 @@ impl DirectoryChoice {
     pub(super) fn resolve(&self) -> Result<ChosenDirectory, BackendError> {
         match self {
             Self::Named(path) => Ok(ChosenDirectory { path: prepare(path)?, in_use: Vec::new() }),
-            Self::OfUser => match named_by(std::env::var_os(VARIABLE)) {
-                Ok(Some(path)) => Ok(ChosenDirectory { path: prepare(&path)?, in_use: Vec::new() }),
-                Ok(None) => default_directory::resolve(&default_directory::BASES.map(Path::new)),
-                Err(invalid) => Err(BackendError::new(Failure::Refused, invalid.to_string())),
-            },
+            Self::OfUser(named) => {
+                if named.get().is_none() {
+                    let now = named_by(std::env::var_os(VARIABLE));
+                    let _ = named.set(now.map_err(|invalid| BackendError::new(Failure::Refused, invalid.to_string()))?);
+                }
+                match named.get().and_then(Option::as_ref) {
+                    Some(path) => Ok(ChosenDirectory { path: prepare(path)?, in_use: Vec::new() }),
+                    None => default_directory::resolve(&default_directory::BASES.map(Path::new)),
+                }
+            }
         }
     }
 }
@@ -82,8 +89,8 @@ mod tests {
 
     #[test]
     fn the_url_goes_before_the_variable_and_the_variable_before_the_default() {
-        assert_eq!(choice("local:", None).unwrap(), DirectoryChoice::OfUser);
-        assert_eq!(choice("local:", Some("/a")).unwrap(), DirectoryChoice::OfUser);
+        assert_eq!(choice("local:", None).unwrap(), DirectoryChoice::OfUser(Arc::default()));
+        assert_eq!(choice("local:", Some("/a")).unwrap(), DirectoryChoice::OfUser(Arc::default()));
         assert_eq!(named_by(None).unwrap(), None);
         assert_eq!(named_by(Some("".into())).unwrap(), None);
         assert_eq!(named_by(Some("/a".into())).unwrap(), Some("/a".into()));
