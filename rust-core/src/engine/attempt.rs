@@ -170,11 +170,7 @@ impl Session {
             (None, Some(note)) if note.is_of_this_process() => ": this process holds it, through another client".to_owned(),
             _ => String::new(),
         };
-        let queue = match attempt.line_status.ahead().filter(|_| own.is_none()) {
-            None | Some(0) => String::new(),
-            Some(1) => ", behind one other client".to_owned(),
-            Some(ahead) => format!(", behind {ahead} other clients"),
-        };
+        let queue = behind(attempt.line_status.ahead().filter(|_| own.is_none()));
         tracing::warn!(target: target::ATTEMPT, key = %attempt.key, holder, "still waiting for a lock after {LONG_WAIT:?}{queue}{remark}");
     }
 
@@ -236,5 +232,25 @@ impl Session {
             floor: self.floor(),
             timeout,
         }
+    }
+}
+
+/// Says how many other clients are ahead in the backend's queue, if there are any.
+fn behind(ahead: Option<u64>) -> String {
+    match ahead {
+        None | Some(0) => String::new(),
+        Some(1) => ", behind one other client".to_owned(),
+        Some(ahead) => format!(", behind {ahead} other clients"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r16_a_long_wait_says_how_many_clients_are_ahead() {
+        let said = [None, Some(0), Some(1), Some(12)].map(behind);
+        assert_eq!(said, ["", "", ", behind one other client", ", behind 12 other clients"]);
     }
 }

@@ -193,6 +193,17 @@ mod tests {
     }
 
     #[test]
+    fn r16_a_line_knows_how_many_clients_are_ahead() {
+        let status = LineStatus::default();
+        assert_eq!(status.ahead(), None);
+        let now = Instant::from_nanos(1);
+        status.held_by(now, None, Some(2));
+        assert_eq!(status.ahead(), Some(2));
+        status.held_by(now, None, None);
+        assert_eq!(status.ahead(), None);
+    }
+
+    #[test]
     fn r16_an_outage_is_told_to_each_when_its_own_time_is_up() {
         let (manual, known) = (ManualClock::new(), LineStatus::default());
         let clock: Arc<dyn Clock> = Arc::new(manual.clone());
