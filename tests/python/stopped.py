@@ -95,8 +95,15 @@ def releasing(url: str, what: str, close: Callable[[], None]) -> None:
         threading.Thread(target=call, args=("finder", lambda: client.lock("other").acquire()), daemon=True).start()
         until(lambda: "finder" in told)
     call("release", held.release)
-    call("again", lambda: client.lock("held", wait=10).acquire().release())
     told["status"] = [held.status, 0]
+
+    def again() -> bool:
+        return client.lock("held", wait=10).acquire().release()
+
+    call("again", again)
+    if told["release"][0] is True and told["again"][0] == "BackendUnavailable":
+        # The thread was awake and has released. It was the call after that which found out.
+        call("again", again)
 
 
 async def awaiting(url: str, what: str, close: Callable[[], None]) -> None:
