@@ -1,6 +1,6 @@
 //! How a session acquires a key.
 //!
-//! The caller joins the local line. With the turn, it asks the backend; while somebody else holds the key, it waits for a hint and
+//! The attempt has joined the local line (see [`attempt`](crate::engine::attempt)). With the turn, it asks the backend; while somebody else holds the key, it waits for a hint and
 //! asks again under the same owner id. The attempt may be dropped at any await: the next caller in line inherits its queue
 //! position, and a position that nobody inherits is withdrawn.
 

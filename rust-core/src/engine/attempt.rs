@@ -1,4 +1,5 @@
-//! One attempt to acquire a key: what is asked for, how long the caller waits, and what the attempt has seen.
+//! One attempt to acquire a key: it begins here and joins the local line. What is asked for, how long the caller waits, and what the attempt
+//! has seen.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
