@@ -1,7 +1,7 @@
 //! One seed, one history: sets the world up, lets it run, has it judged, and looks at what is left.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dlock::backend::{Acquire, Acquired, Capabilities, Hint, Release};
@@ -21,6 +21,9 @@ use crate::world::{MS, Nanos, SECOND, World};
 
 /// A history has fewer events than this, or something runs in circles.
 const EVENTS: u64 = 400_000;
+
+/// For so long after its last trouble a machine may be busy with it: it tries again, or withdraws what could still be executed late.
+const AFTERMATH: Nanos = 4 * SECOND;
 
 /// What came of a seed.
 #[derive(Debug)]
@@ -46,8 +49,8 @@ struct Story {
     /// Disasters, the last one first.
     coming: Vec<(Nanos, Disaster)>,
     events: u64,
-    /// A machine left without saying goodbye.
-    deserted: bool,
+    /// A machine left without saying goodbye, or in such trouble that it may have been unable to.
+    deserted: Arc<AtomicBool>,
     /// For how long each machine was cut off.
     cut_off: Vec<Nanos>,
 }
@@ -112,7 +115,7 @@ impl Story {
             busy,
             coming,
             events: 0,
-            deserted: false,
+            deserted: Arc::default(),
             cut_off: vec![0; clients],
         })
     }
@@ -275,7 +278,7 @@ impl Story {
     fn cut(&mut self, client: usize, cut: Cut, lasts: Nanos) {
         // What a machine could not give up for a minute is left to the next who asks.
         self.cut_off[client] += lasts;
-        self.deserted |= self.cut_off[client] > 50 * SECOND;
+        self.deserted.fetch_or(self.cut_off[client] > 50 * SECOND, Ordering::Relaxed);
         self.around.network.cut(client, cut, lasts);
     }
 
@@ -285,7 +288,7 @@ impl Story {
             return;
         }
         self.machines[client].crashed = true;
-        self.deserted = true;
+        self.deserted.store(true, Ordering::Relaxed);
         self.around.network.disconnect(client, true);
         self.around.judge.sleeps(client, Nanos::MAX / 2);
     }
@@ -295,13 +298,14 @@ impl Story {
         let Some(handle) = machine.client().cloned().filter(|_| !machine.crashed) else { return };
         let judge = self.around.judge.clone();
         judge.closing(client, self.world.now() + timeout * 97 / 100);
-        // What a troubled client cannot give back in time is left to expire.
-        self.deserted = true;
-        let world = self.world.clone();
+        let (world, ledger, deserted) = (self.world.clone(), self.ledger.clone(), self.deserted.clone());
         machine.callers().spawn(async move {
             let began = world.now();
             let _ = handle.close(Duration::from_nanos(timeout)).await;
             world.trace(|| format!("client {client} is closed"));
+            // What a client in trouble cannot give back in time is left to expire.
+            let trouble = ledger.troubles.last(client);
+            deserted.fetch_or(trouble > 0 && trouble + AFTERMATH >= began, Ordering::Relaxed);
             judge.closed(client, began, timeout);
         });
     }
@@ -309,14 +313,13 @@ impl Story {
     /// Nothing may be left: no lease, no place, no task.
     fn end(&mut self) -> (Sums, u64) {
         let sums = self.around.judge.compare();
-        let now = self.world.now();
-        if self.deserted {
+        let window = 2 * u64::try_from(self.plan.op_timeout.as_nanos()).unwrap_or(0);
+        // Whoever is being closed is closed by then.
+        self.run_until(self.world.now() + window.max(SECOND) + 4 * SECOND, false);
+        if self.deserted.load(Ordering::Relaxed) {
             // What a dead machine had runs out; what it had queued for is passed by.
-            self.run_until(now + 8 * self.plan.longest_ttl, false);
+            self.run_until(self.world.now() + 8 * self.plan.longest_ttl, false);
             self.probe();
-        } else {
-            let window = 2 * u64::try_from(self.plan.op_timeout.as_nanos()).unwrap_or(0);
-            self.run_until(now + window.max(SECOND) + 4 * SECOND, false);
         }
         for number in (0..self.plan.keys).chain([NESTED]) {
             self.look_at(&key(number));
