@@ -7,6 +7,7 @@ const { isMainThread } = require('node:worker_threads');
 const { setImmediate, setInterval } = require('node:timers');
 const native = require('./load.js');
 const { onAbort } = require('./aborts.js');
+const { readFor } = require('./direct.js');
 const { errorOf } = require('./errors.js');
 const { atExit } = require('./farewell.js');
 
@@ -15,7 +16,13 @@ const STRIDE = 6;
 const [, FLAG, GRANTED, BUSY, RELEASED, ANSWER, FAILED, LOST, HAPPENED] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 const STATUSES = ['releasing', 'released', 'not_held', 'unknown', 'lost', 'held'];
 
+// How far a call has got when it returns to JavaScript. `direct.rs` has the same list.
+const [, OVER, ON_SOCKET] = [0, 1, 2];
+
 const BATCH = 1024;
+
+// How many calls may be over at once before the event loop has its turn.
+const AT_ONCE = 64;
 
 /** Calls without an outcome so far, by number. @type {Map<number, {resolve, reject, made, unlisten}>} */
 const pending = new Map();
@@ -56,14 +63,14 @@ class Described {
 
 /**
  * Starts a call and returns a promise of its outcome.
- * @param {(id: number) => void} start hands the call to the engine under that number
+ * @param {(id: number) => number | void} start hands the call to the engine under that number, and returns how far it has got
  * @param {Function} [made] see `outcome`
  */
 async function call(start, made) {
   const id = nextId();
-  start(id);
+  const progress = start(id);
   try {
-    return await outcome(id, made);
+    return await outcome(id, progress, made);
   } catch (failure) {
     throw explained(failure);
   }
@@ -73,15 +80,18 @@ async function call(start, made) {
  * Returns a promise of the outcome of a call that was just started. The awaiting function turns what it is rejected with into an error, with
  * `explained`: an error made in the drain would have a stack without the callers.
  * @param {number} id the call's number
+ * @param {number | void} progress how far the call has got
  * @param {Function} [made] turns a grant, or the status after a release, into what the caller gets; what it refers to stays reachable meanwhile
  * @param {AbortSignal} [signal] aborting it gives the call up
  */
-function outcome(id, made, signal) {
+function outcome(id, progress, made, signal) {
   return new Promise((resolve, reject) => {
     const waiting = { resolve, reject, made, unlisten: undefined };
     pending.set(id, waiting);
     keepAlive();
     if (signal) waiting.unlisten = giveUpOnAbort(signal, id, reject);
+    if (progress === OVER) deliverSoon(id);
+    if (progress === ON_SOCKET) readFor(bridge, id, settle);
   });
 }
 
@@ -103,6 +113,9 @@ function giveUpOnAbort(signal, id, reject) {
 
 /** The error that the caller of a failed call gets. */
 const explained = (failure) => (failure instanceof Described ? errorOf(failure.text) : failure);
+
+/** How many calls were over at once in this turn of the event loop. */
+let atOnce = 0;
 
 /** Arrays for one drain each. Two drains overlap if user code in one of them runs the event loop itself, as `deasync` does. */
 const spare = [];
@@ -144,6 +157,26 @@ function deliver(items, at) {
     if (kind === GRANTED) bridge.discard(id);
     return waiting.reject(error);
   }
+}
+
+/** Delivers the outcome of a call that is over, and of no other. */
+function deliverOne(id) {
+  const items = spare.pop() ?? new Float64Array(BATCH * STRIDE);
+  if (bridge.take(id, items)) deliver(items, 0);
+  spare.push(items);
+}
+
+/** Delivers the outcome of a call that was over at once. Now and then the event loop has its turn first. */
+function deliverSoon(id) {
+  if (atOnce === 0) setImmediate(() => (atOnce = 0));
+  atOnce += 1;
+  if (atOnce <= AT_ONCE) deliverOne(id);
+  else setImmediate(deliverOne, id);
+}
+
+/** Goes on with a call for which something was read. */
+function settle(id, progress) {
+  if (progress === OVER) deliverOne(id);
 }
 
 /** Calls user code. What it throws becomes an uncaught exception, as with any listener, and does not stop the drain. */

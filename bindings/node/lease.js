@@ -79,6 +79,18 @@ class Lease {
     return lease;
   }
 
+  /** The lease, unless it ran out while the caller kept its event loop busy: then it is no lease. */
+  static claim(lease) {
+    if (!lease.valid) {
+      const loss = lease.#loss();
+      if (loss instanceof LockLost) {
+        lease.release().catch(() => {});
+        throw loss;
+      }
+    }
+    return lease;
+  }
+
   /** Enters the lease again, for a reentrant lock. False if it is no longer held. */
   static enter(lease) {
     return bridge.enter(lease.#id);
@@ -200,9 +212,9 @@ class Lease {
   async release() {
     if (this.#ended !== undefined) return this.#ended === 'released';
     const id = nextId();
-    bridge.release(this.#id, id);
+    const progress = bridge.release(this.#id, id);
     try {
-      return await outcome(id, (status) => this.#end(status));
+      return await outcome(id, progress, (status) => this.#end(status));
     } catch (failure) {
       throw explained(failure);
     }

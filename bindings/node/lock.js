@@ -77,9 +77,9 @@ class Lock {
     const wait = options?.wait === undefined ? this.#wait : options.wait;
     this.#warnIfWaiting(wait);
     const id = nextId();
-    bridge.acquire(this.#id, id, wait, inside(), false);
+    const progress = bridge.acquire(this.#id, id, wait, inside(), false);
     try {
-      return await outcome(id, this.#handed, options?.signal);
+      return Lease.claim(await outcome(id, progress, this.#handed, options?.signal));
     } catch (failure) {
       throw explained(failure);
     }
@@ -88,7 +88,8 @@ class Lock {
   async tryAcquire() {
     const again = this.#reentrant ? enterAgain(this) : undefined;
     if (again !== undefined) return Lease.entrust(again);
-    return call((id) => bridge.tryAcquire(this.#id, id, inside()), this.#handed);
+    const lease = await call((id) => bridge.tryAcquire(this.#id, id, inside()), this.#handed);
+    return lease && Lease.claim(lease);
   }
 
   /** Works only while exactly one lease of this lock is outstanding. */

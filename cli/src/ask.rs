@@ -20,7 +20,7 @@ pub(crate) fn inspect(options: &Inspect) -> Result<ExitCode, Failure> {
     let client = options.backend.client()?;
     let found = wait_for(client.inspect(&options.key))?;
     let keeps_queue = client.capabilities().fair;
-    print(&if json::wanted() { json::line(&json::inspection(&found, keeps_queue)) } else { describe(&found, keeps_queue) })?;
+    print(&if json::wanted() { json::inspection(&found, keeps_queue) } else { describe(&found, keeps_queue) })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn list(options: &Ls) -> Result<ExitCode, Failure> {
     let client = options.backend.client()?;
     let found = wait_for(client.list_locks(&options.prefix))?;
     let keeps_queue = client.capabilities().fair;
-    let shown = |found: &Inspection| if json::wanted() { json::line(&json::inspection(found, keeps_queue)) } else { line(found) };
+    let shown = |found: &Inspection| if json::wanted() { json::inspection(found, keeps_queue) } else { line(found) };
     let lines: Vec<_> = found.iter().map(shown).collect();
     print(&lines.concat())?;
     Ok(ExitCode::SUCCESS)

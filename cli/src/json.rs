@@ -37,11 +37,8 @@ pub(crate) fn message(level: &str, message: &dyn Display, code: Option<u8>) -> S
     line(&object)
 }
 
-/// `queue_counts` names what one entry of the queue stands for; it is null if the backend keeps no queue.
-pub(crate) fn inspection(found: &Inspection, keeps_queue: bool) -> Value {
-    let mut shown = found.to_json(Unit::Seconds);
-    shown["queue_counts"] = keeps_queue.then_some("clients").into();
-    shown
+pub(crate) fn inspection(found: &Inspection, keeps_queue: bool) -> String {
+    line(&found.to_json_of_command(Unit::Seconds, keeps_queue))
 }
 
 /// Without the figures of leases, since a command that checks health holds none.

@@ -233,8 +233,8 @@ impl Client {
         .await
     }
 
-    /// Refuses new work, waits up to `timeout` for holders to finish while their leases are still renewed, then ends the leases
-    /// that are left: their holders lose them. A client that was never used has nothing to close.
+    /// Refuses new work from this call on, waits up to `timeout` for holders to finish while their leases are still renewed, then ends
+    /// the leases that are left: their holders lose them. A client that was never used has nothing to close.
     ///
     /// Until then a caller that holds a lease of this client may acquire more and may ask about keys, and so may the callers that
     /// it started (see [`Caller`](crate::Caller)); their attempts go on waiting. Every other caller gets [`Error::ClientClosed`] at
@@ -249,8 +249,14 @@ impl Client {
     ///
     /// # Cancel safety
     /// Dropping it leaves the client closed to new acquires, with its leases still renewed.
-    pub async fn close(&self, timeout: Duration) -> Result<()> {
-        close(self.shared.begin_close()?, timeout).await
+    pub fn close(&self, timeout: Duration) -> impl Future<Output = Result<()>> + Send + use<> {
+        let begun = self.shared.begin_close();
+        if let Ok(Some(session)) = &begun
+            && let Ok(session) = session.get()
+        {
+            session.engine.waking(|| session.begin_closing());
+        }
+        async move { close(begun?, timeout).await }
     }
 
     /// Lets a closed client work again: its next operation starts another session, and locks made before follow it. Does nothing to

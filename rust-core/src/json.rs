@@ -29,14 +29,29 @@ impl Holder {
 }
 
 impl Inspection {
-    /// What the backend said, in JSON, with times in `unit`.
+    /// What a client learned, in JSON, with times in `unit`: what the backend said, and how many of the client's own callers wait.
     pub fn to_json(&self, unit: Unit) -> Value {
-        json!({
-            "key": self.key,
-            "holder": self.holder.as_ref().map(|holder| holder.to_json(unit)),
-            "queue": self.queue,
-            "cluster": self.cluster,
-        })
+        self.with(unit, "waiting_here", self.waiting_here.into())
+    }
+
+    /// What a command learned, which has no callers that could wait. `queue_counts` names what one entry of the queue stands for; it is null
+    /// if the backend keeps no queue.
+    pub fn to_json_of_command(&self, unit: Unit, keeps_queue: bool) -> Value {
+        self.with(unit, "queue_counts", keeps_queue.then_some("clients").into())
+    }
+
+    fn with(&self, unit: Unit, name: &str, value: Value) -> Value {
+        let holder = self.holder.as_ref().map(|holder| holder.to_json(unit));
+        named(
+            unit,
+            [
+                ("key", json!(self.key)),
+                ("holder", json!(holder)),
+                ("queue", json!(self.queue)),
+                (name, value),
+                ("cluster", json!(self.cluster)),
+            ],
+        )
     }
 }
 
@@ -162,5 +177,8 @@ mod tests {
         assert_eq!((&seconds["status"], &millis["atRisk"]), (&"down".into(), &0.into()));
         let stats = Stats { release_failures: [("not_held", 2)].into(), ..Stats::default() };
         assert_eq!(stats.to_json(Unit::Millis)["releaseFailures"]["not_held"], 2);
+        let found = Inspection { waiting_here: 3, ..Inspection::default() };
+        assert_eq!(found.to_json(Unit::Millis)["waitingHere"], 3);
+        assert_eq!(found.to_json_of_command(Unit::Seconds, true)["queue_counts"], "clients");
     }
 }

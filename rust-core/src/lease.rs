@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 
 use crate::caller::Caller;
 use crate::clock::Instant;
+use crate::driver::Reader;
+use crate::engine::call::Call;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{LeaseState, Status};
 use crate::engine::session::Session;
@@ -290,8 +292,15 @@ impl Lease {
         if self.leave() {
             return Ok(self.is_valid());
         }
-        self.begin_release_with(Session::release)?;
+        let mut call = None;
+        self.begin_release_with(|session, record| call = session.release_here(record, || session.engine.reader()))?;
         let (engine, record) = (session.engine.clone(), self.record().clone());
+        if let Some(call) = call {
+            engine.drive(&call, record.until(|status| !matches!(status, Status::Held | Status::Releasing))).await;
+        }
+        if let status @ (Status::Released | Status::NotHeld | Status::Lost(_)) = record.status() {
+            return Ok(status == Status::Released);
+        }
         let patience = session.clock.now() + record.op_timeout;
         // Of an engine that stops meanwhile nobody confirms anything.
         Ok(engine
@@ -300,19 +309,30 @@ impl Lease {
             .is_ok_and(|status| status == Status::Released))
     }
 
-    /// [`Lease::release`] for callers that wait elsewhere: calls `then` on the engine, once, with the status of the lease when the
-    /// backend has answered or `op_timeout` is over. False if this undid one of several entries: then the key is not released yet,
-    /// and `then` has been called.
+    /// [`Lease::release`] for callers that wait elsewhere: calls `then`, once, with the status of the lease when the backend has answered
+    /// or `op_timeout` is over, on the engine, or on this thread before this returns. False if this undid one of several entries: then
+    /// the key is not released yet, and `then` has been called.
     ///
     /// # Errors
     /// [`Error::Forked`] in a child process; then `then` is not called.
     pub fn release_then(&self, then: impl FnOnce(Status) + Send + 'static) -> Result<bool> {
-        self.handle.session.get()?;
+        self.release_for(Reader::Never, then).map(|call| call.is_some())
+    }
+
+    /// [`Lease::release_then`] for bindings that can wait for a socket. `None` if this undid one of several entries; otherwise a call that
+    /// may be over already, and that the caller may drive. Dropping it leaves the release to the engine.
+    ///
+    /// # Errors
+    /// As [`Lease::release_then`].
+    pub fn release_for(&self, reader: Reader, then: impl FnOnce(Status) + Send + 'static) -> Result<Option<Call>> {
+        let session = self.handle.session.get()?;
         if self.leave() {
             then(self.status());
-            return Ok(false);
+            return Ok(None);
         }
-        self.begin_release_with(|session, record| session.release_then(record, then)).map(|_| true)
+        let mut call = None;
+        self.begin_release_with(|session, record| call = session.release_then(record, || Some(reader), then))?;
+        Ok(Some(call.unwrap_or_else(|| Call::of_task(&session.engine, None))))
     }
 
     /// Ends validity and renewal at once and leaves the rest to the engine, however often the lease was entered.

@@ -13,10 +13,11 @@ use parking_lot::Mutex;
 
 use crate::caller::Caller;
 use crate::client::Client;
+use crate::driver::Reader;
 use crate::engine::attempt::Attempt;
+use crate::engine::call::Call;
 use crate::engine::calls::stopped;
 use crate::engine::lease_state::Status;
-use crate::engine::runtime::Call;
 use crate::engine::session::Session;
 use crate::engine::shared_client::Target;
 use crate::error::{Error, Result};
@@ -188,27 +189,28 @@ impl Lock {
         async move {
             let (session, attempt) = joined?;
             let (engine, outstanding) = (session.get()?.engine.clone(), lock.outstanding.clone());
+            let reader = reader_of(session.get()?, &attempt, || engine.reader());
             // Boxed because it is large and would be moved as a whole with every future around it.
             let granted = Box::pin(lease(session, attempt, outstanding));
-            let lease = engine.run(granted).await??;
+            let lease = engine.run_here(reader, granted).await??;
             // Kept only once the caller has it: a lock must not keep a lease that no caller received.
             remember(&lock.outstanding, lease.clone());
             Ok(lease)
         }
     }
 
-    /// [`Lock::acquire_within`] for callers that wait elsewhere: joins the local line now and calls `then` on the engine, once,
-    /// with the outcome. Aborting the call before that releases whatever is under way.
+    /// [`Lock::acquire_within`] for callers that wait elsewhere: joins the local line now and calls `then`, once, with the outcome: on the
+    /// engine, or on this thread before this returns. Aborting the call before that releases whatever is under way.
     ///
     /// # Errors
     /// Those of [`Lock::acquire`] that are known at once; then `then` is not called.
     pub fn acquire_then(&self, wait: Option<Duration>, then: impl FnOnce(Result<Lease>) + Send + 'static) -> Result<Call> {
         let caller = Caller::current();
-        self.go_on(self.begin(wait, caller.clone(), caller)?, then)
+        self.go_on(self.begin(wait, caller.clone(), caller)?, Reader::Never, then)
     }
 
     /// [`Lock::acquire_then`] for bindings, which name the caller and the `holder` (the caller itself or a body of it), and warn of
-    /// self-waits themselves.
+    /// self-waits themselves. A caller that can wait for a socket, in the way of `reader`, may drive the call.
     ///
     /// # Errors
     /// As [`Lock::acquire_then`].
@@ -217,19 +219,22 @@ impl Lock {
         caller: Caller,
         holder: Caller,
         wait: Option<Duration>,
+        reader: Reader,
         then: impl FnOnce(Result<Lease>) + Send + 'static,
     ) -> Result<Call> {
         let (session, mut attempt) = self.begin(wait, caller, holder)?;
         attempt.warns = false;
-        self.go_on((session, attempt), then)
+        self.go_on((session, attempt), reader, then)
     }
 
     fn go_on(
         &self,
         (session, attempt): (Bound<Session>, Box<Attempt>),
+        reader: Reader,
         then: impl FnOnce(Result<Lease>) + Send + 'static,
     ) -> Result<Call> {
         let (engine, outstanding) = (session.get()?.engine.clone(), self.outstanding.clone());
+        let reader = reader_of(session.get()?, &attempt, || Some(reader));
         let granted = lease(session, attempt, outstanding.clone());
         let remembered = move |lease: Result<Lease>| {
             if let Ok(lease) = &lease {
@@ -239,7 +244,10 @@ impl Lock {
             drop(outstanding);
             then(lease);
         };
-        Ok(engine.call(granted, remembered))
+        Ok(match reader {
+            Some(reader) => engine.call_here(reader, granted, remembered),
+            None => engine.call(granted, remembered),
+        })
     }
 
     /// Whether this client holds the key for an ancestor of the caller. True once for each lease, for bindings that warn.
@@ -318,6 +326,11 @@ impl Lock {
         let outstanding = self.outstanding.lock();
         outstanding.iter().filter(|lease| lease.is_last_handle()).map(|lease| (lease.key().clone(), lease.token())).collect()
     }
+}
+
+/// The reader, if a caller with it should poll the attempt itself: not behind others in the local line.
+fn reader_of(session: &Session, attempt: &Attempt, reader: impl FnOnce() -> Option<Reader>) -> Option<Reader> {
+    if attempt.is_behind() { None } else { session.served_here(reader) }
 }
 
 /// Drives an attempt until the key is granted.

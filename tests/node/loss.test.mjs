@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LockLost } from '../../bindings/node/index.mjs';
-import { failure, onBackends, spin } from './backends.mjs';
+import { eventually, failure, onBackends, spin } from './backends.mjs';
 
 onBackends('a loss', (backend) => {
   const pace = backend.pace(150);
@@ -65,10 +65,12 @@ onBackends('a loss', (backend) => {
   test('r02_a_grant_that_ran_out_before_it_was_delivered_is_not_delivered', async () => {
     const client = backend.client();
     const lock = client.lock('too late', shortLived);
-    await lock.withLock(() => {});
+    const held = await backend.client().lock('too late').acquire();
     const acquiring = lock.acquire();
-    await null;
+    await eventually(() => client.stats().waiting === 1, 'it waits');
+    const release = held.release();
     spin(pace(400));
+    assert.equal(await release, true);
     assert.ok((await failure(acquiring)) instanceof LockLost);
     const again = await lock.acquire({ wait: pace(1_000) });
     assert.equal(await again.release(), true);

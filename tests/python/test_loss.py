@@ -251,12 +251,18 @@ def test_r11_a_blocked_loop_keeps_its_lock_for_5_ttls(url: str, key: str, short_
 
 def test_r02_a_grant_that_ran_out_before_it_was_delivered_is_no_lease() -> None:
     async def main() -> None:
-        lock = dlock.Client("memory:").lock("k", ttl=0.1, renew=False)
+        held = await dlock.Client("memory:late").lock("k").acquire()
+        client = dlock.Client("memory:late")
+        lock = client.lock("k", ttl=0.1, renew=False)
         acquire = asyncio.create_task(lock.acquire())
-        await asyncio.sleep(0)
+        while client.stats().waiting == 0:
+            assert not acquire.done()
+            await asyncio.sleep(0)
+        release = held.release()
         time.sleep(0.2)
         with pytest.raises(dlock.LockLost):
             await acquire
+        assert await release
         lease = await lock.acquire(wait=1)
         await lease.release()
 

@@ -1,10 +1,12 @@
 //! The bridge: everything that one JavaScript environment has in the engine, by the numbers that JavaScript chose.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use dlock::{Reader, Socket};
 use napi::Env;
 use napi::bindgen_prelude::Function;
 use napi_derive::napi;
@@ -13,11 +15,16 @@ use crate::completion::{Completions, Outcome};
 use crate::error::describe;
 use crate::event::Delivery;
 
+/// The number of the next environment.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 /// Everything that one JavaScript environment (the main thread, or one worker) has in the engine.
 #[napi]
 pub struct Bridge {
     pub(crate) tables: Rc<RefCell<Tables>>,
     pub(crate) completions: Arc<Completions>,
+    /// How this environment can wait for a socket.
+    pub(crate) reader: Cell<Reader>,
     /// The texts that belong to outcomes, until JavaScript asks for them.
     pub(crate) texts: RefCell<HashMap<i64, String>>,
 }
@@ -31,6 +38,10 @@ pub(crate) struct Tables {
     pub(crate) leases: HashMap<i64, dlock::Lease>,
     /// Acquires under way.
     pub(crate) acquires: HashMap<i64, dlock::Call>,
+    /// The sockets that the event loop reads, by their own numbers.
+    pub(crate) sockets: HashMap<i64, Arc<Socket>>,
+    /// Releases whose answers come on a socket.
+    pub(crate) releases: HashMap<i64, dlock::Call>,
     pub(crate) subscriptions: HashMap<i64, Delivery>,
     /// Outcomes that were taken from the queue and for which JavaScript had no room.
     pub(crate) backlog: VecDeque<(i64, Outcome)>,
@@ -48,7 +59,8 @@ impl Bridge {
         let ends = (tables.clone(), completions.clone());
         // When a worker is terminated, no JavaScript runs, but this hook does.
         env.add_env_cleanup_hook(ends, |(tables, completions)| leave(&tables, &completions))?;
-        Ok(Self { tables, completions, texts: RefCell::default() })
+        let reader = Cell::new(Reader::Feed(NEXT.fetch_add(1, Ordering::Relaxed)));
+        Ok(Self { tables, completions, reader, texts: RefCell::default() })
     }
 
     /// Releases every lease of this environment and ends what it waits for, without waiting for answers. For the end of a worker.
@@ -89,6 +101,10 @@ fn leave(tables: &RefCell<Tables>, completions: &Completions) {
     completions.close();
     // Taken out first, because dropping them may call back.
     let left = tables.take();
+    // Nothing is read here any more.
+    for socket in left.sockets.values() {
+        socket.let_engine_read();
+    }
     for acquire in left.acquires.values() {
         acquire.abort();
     }

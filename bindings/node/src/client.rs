@@ -1,6 +1,6 @@
 //! Clients: they are made from a URL and options, asked about keys, and closed.
 
-use dlock::backend::{Inspection, Whom};
+use dlock::backend::Whom;
 use dlock::{Client, ClientOptions, Error, Renewal, Result, Unit, Variables};
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
@@ -173,7 +173,7 @@ impl Bridge {
     pub fn inspect(&self, client: i64, call: i64, inside: i64, key: String) {
         self.ask_as(client, call, inside, |client| async move {
             let found = client.inspect(&key).await?;
-            Ok(Outcome::Answer(inspection(&found).to_string()))
+            Ok(Outcome::Answer(found.to_json(Unit::Millis).to_string()))
         });
     }
 
@@ -182,7 +182,7 @@ impl Bridge {
     pub fn list_locks(&self, client: i64, call: i64, inside: i64, prefix: String) {
         self.ask_as(client, call, inside, |client| async move {
             let found = client.list_locks(&prefix).await?;
-            Ok(Outcome::Answer(found.iter().map(inspection).collect::<Value>().to_string()))
+            Ok(Outcome::Answer(found.iter().map(|found| found.to_json(Unit::Millis)).collect::<Value>().to_string()))
         });
     }
 
@@ -207,9 +207,10 @@ impl Bridge {
     /// Closes the client.
     #[napi]
     pub fn close_client(&self, client: i64, call: i64, timeout: f64) {
-        self.ask(client, call, |client| async move {
-            let timeout = Unit::Millis.duration("timeout", timeout)?;
-            client.close(timeout).await.map(|()| Outcome::Done)
+        self.ask(client, call, |client| {
+            // Called here: what is asked after this is refused.
+            let closing = Unit::Millis.duration("timeout", timeout).map(|timeout| client.close(timeout));
+            async move { closing?.await.map(|()| Outcome::Done) }
         });
     }
 
@@ -233,10 +234,4 @@ impl Bridge {
         let answer = work(client);
         self.start(call, answer);
     }
-}
-
-fn inspection(found: &Inspection) -> Value {
-    let mut shown = found.to_json(Unit::Millis);
-    shown["waitingHere"] = found.waiting_here.into();
-    shown
 }

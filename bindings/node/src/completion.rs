@@ -2,6 +2,7 @@
 //!
 //! A threadsafe call costs microseconds on both sides, so the loop is woken only if it is not about to check the queue already.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -9,6 +10,15 @@ use dlock::{Error, Lease, Status};
 use napi::bindgen_prelude::Function;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use parking_lot::Mutex;
+
+thread_local! {
+    /// The call that this thread polls by itself.
+    static DRIVEN: Cell<Option<Driven>> = const { Cell::new(None) };
+}
+
+/// A call that its caller polls: the address of its queue, and its number.
+#[derive(Clone, Copy, PartialEq)]
+struct Driven(usize, i64);
 
 /// How a call ended.
 pub(crate) enum Outcome {
@@ -57,6 +67,10 @@ impl Completions {
             return outcome.discard();
         }
         queue.items.push_back((call, outcome));
+        if DRIVEN.get() == Some(self.driven(call)) && !matches!(queue.items.back(), Some((_, Outcome::Lost))) {
+            // Who polls the call takes its outcome.
+            return;
+        }
         if std::mem::replace(&mut queue.armed, true) {
             return;
         }
@@ -65,6 +79,34 @@ impl Completions {
             // The environment is going away.
             self.close();
         }
+    }
+
+    /// Runs a step that may poll a call on this thread. Its outcome then wakes nobody: take it with [`Completions::take_one`].
+    pub(crate) fn driving<T>(&self, call: i64, step: impl FnOnce() -> T) -> T {
+        struct Before(Option<Driven>);
+        impl Drop for Before {
+            fn drop(&mut self) {
+                DRIVEN.set(self.0);
+            }
+        }
+        let _before = Before(DRIVEN.replace(Some(self.driven(call))));
+        step()
+    }
+
+    fn driven(&self, call: i64) -> Driven {
+        Driven(std::ptr::from_ref(self).addr(), call)
+    }
+
+    /// Whether the outcome of a call has come.
+    pub(crate) fn has(&self, call: i64) -> bool {
+        place(&self.queue.lock(), call).is_some()
+    }
+
+    /// Takes the outcome of one call, if it has come.
+    pub(crate) fn take_one(&self, call: i64) -> Option<Outcome> {
+        let mut queue = self.queue.lock();
+        let place = place(&queue, call)?;
+        queue.items.remove(place).map(|(_, outcome)| outcome)
     }
 
     /// Ends the reading. All outcomes are dropped, also later ones, and grants among them are released.
@@ -85,6 +127,10 @@ impl Completions {
         queue.armed = false;
         std::mem::take(&mut queue.items)
     }
+}
+
+fn place(queue: &Queue, call: i64) -> Option<usize> {
+    queue.items.iter().rposition(|(of, outcome)| *of == call && !matches!(outcome, Outcome::Lost))
 }
 
 impl Outcome {

@@ -40,6 +40,14 @@ impl Bridge {
         count
     }
 
+    /// Writes the outcome of one call, as [`Bridge::drain`] does. False if it has not come.
+    #[napi]
+    pub fn take(&self, call: i64, out: Numbers<'_>) -> bool {
+        let Some(outcome) = self.completions.take_one(call) else { return false };
+        let item = self.write(&mut self.tables.borrow_mut(), call, outcome);
+        out.first_chunk_mut().map(|place| *place = item).is_some()
+    }
+
     /// The text that belongs to an outcome.
     #[napi]
     pub fn text(&self, call: i64) -> Option<String> {
@@ -59,6 +67,7 @@ impl Bridge {
                 item[1] = kind::BUSY;
             }
             Outcome::Released(lease, status) => {
+                tables.releases.remove(&call);
                 if let Some(lease) = lease.filter(|_| !matches!(status, Status::Held | Status::Releasing | Status::Lost(_))) {
                     tables.leases.remove(&lease);
                 }

@@ -113,13 +113,14 @@ impl Bridge {
     }
 
     /// Releases the lease: validity and renewal end before this returns. Its record goes with a definite answer, unless that is a loss:
-    /// then JavaScript still asks for the error.
+    /// then JavaScript still asks for the error. Returns what [`Bridge::acquire`] returns.
     #[napi]
-    pub fn release(&self, lease: i64, call: i64) {
+    pub fn release(&self, lease: i64, call: i64) -> u32 {
         match self.lease(lease) {
             Some(held) => self.release_lease(call, Some(lease), &held),
             None => self.completions.push(call, Outcome::Released(None, dlock::Status::NotHeld)),
         }
+        self.progress(call)
     }
 
     /// Drops a lease that JavaScript can no longer reach. Returns it if it was still held and is released for that reason.
@@ -131,8 +132,12 @@ impl Bridge {
 
     pub(crate) fn release_lease(&self, call: i64, number: Option<i64>, lease: &Lease) {
         let completions = self.completions.clone();
-        if let Err(error) = lease.release_then(move |status| completions.push(call, Outcome::Released(number, status))) {
-            self.fail(call, error);
+        let answered = move |status| completions.push(call, Outcome::Released(number, status));
+        match self.completions.driving(call, || lease.release_for(self.reader.get(), answered)) {
+            // Any other one is over, or the engine's.
+            Ok(Some(release)) if release.socket().is_some() => drop(self.tables.borrow_mut().releases.insert(call, release)),
+            Ok(_) => {}
+            Err(error) => self.fail(call, error),
         }
     }
 

@@ -8,6 +8,7 @@
 mod bridge;
 mod client;
 mod completion;
+mod direct;
 mod drain;
 mod error;
 mod event;

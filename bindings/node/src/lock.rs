@@ -113,30 +113,35 @@ impl Bridge {
 
     /// Waits for the key, for ever if `wait` is nothing. The call's number becomes the lease's. `inside` identifies the caller: it is the
     /// lease of the innermost body around the call, 0 outside of any, and negative if bodies are not tracked. `body`: the lease is for a
-    /// body of its own.
+    /// body of its own. Returns how far it has got; see [`Progress`](crate::direct::Progress).
     #[napi]
-    pub fn acquire(&self, lock: i64, call: i64, wait: Option<f64>, inside: i64, body: bool) {
+    pub fn acquire(&self, lock: i64, call: i64, wait: Option<f64>, inside: i64, body: bool) -> u32 {
         let wait = match duration("wait", wait) {
             Ok(wait) => wait,
-            Err(error) => return self.fail(call, error),
+            Err(error) => {
+                self.fail(call, error);
+                return self.progress(call);
+            }
         };
-        self.begin(lock, call, wait, self.callers(inside, body), |granted| granted.map_or_else(Outcome::Failed, Outcome::Granted));
+        self.begin(lock, call, wait, self.callers(inside, body), |granted| granted.map_or_else(Outcome::Failed, Outcome::Granted))
     }
 
-    /// Tries once.
+    /// Tries once. Returns what [`Bridge::acquire`] returns.
     #[napi]
-    pub fn try_acquire(&self, lock: i64, call: i64, inside: i64) {
+    pub fn try_acquire(&self, lock: i64, call: i64, inside: i64) -> u32 {
         self.begin(lock, call, Some(Duration::ZERO), self.callers(inside, false), |granted| match granted {
             Ok(lease) => Outcome::Granted(lease),
             Err(Error::LockBusy { .. }) => Outcome::Busy,
             Err(error) => Outcome::Failed(error),
-        });
+        })
     }
 
     /// Ends the attempt of a caller that no longer wants the key. The call has no outcome, and a grant that is under way is released.
     #[napi]
     pub fn cancel(&self, call: i64) {
-        if let Some(acquire) = self.tables.borrow_mut().acquires.remove(&call) {
+        // Nothing may be borrowed while the attempt is dropped.
+        let acquire = self.tables.borrow_mut().acquires.remove(&call);
+        if let Some(acquire) = acquire {
             acquire.abort();
         }
     }
@@ -150,15 +155,15 @@ impl Bridge {
         }
     }
 
-    /// Releases the only outstanding lease of the lock.
+    /// Releases the only outstanding lease of the lock. Returns what [`Bridge::acquire`] returns.
     #[napi]
-    pub fn release_lock(&self, lock: i64, call: i64) {
+    pub fn release_lock(&self, lock: i64, call: i64) -> u32 {
         let lock = self.tables.borrow().locks.get(&lock).cloned();
-        let Some(lock) = lock else { return self.fail(call, Error::ClientClosed { operation: "release" }) };
-        match lock.only_lease("release") {
+        match lock.ok_or(Error::ClientClosed { operation: "release" }).and_then(|lock| lock.only_lease("release")) {
             Ok(lease) => self.release_lease(call, None, &lease),
             Err(error) => self.fail(call, error),
         }
+        self.progress(call)
     }
 
     /// Answers whether anybody holds the lock's key.
@@ -187,15 +192,17 @@ impl Bridge {
         wait: Option<Duration>,
         (caller, holder): (Caller, Caller),
         outcome: fn(Result<Lease>) -> Outcome,
-    ) {
+    ) -> u32 {
         let completions = self.completions.clone();
-        let begun = match self.tables.borrow().locks.get(&lock) {
-            Some(lock) => lock.acquire_for(caller, holder, wait, move |granted| completions.push(call, outcome(granted))),
-            None => Err(Error::ClientClosed { operation: "acquire" }),
-        };
+        // Cloned, since nothing may be borrowed while it is polled.
+        let lock = self.tables.borrow().locks.get(&lock).cloned().ok_or(Error::ClientClosed { operation: "acquire" });
+        let granted = move |granted| completions.push(call, outcome(granted));
+        let begun = lock
+            .and_then(|lock| self.completions.driving(call, || lock.acquire_for(caller, holder, wait, self.reader.get(), granted)));
         match begun {
             Ok(task) => drop(self.tables.borrow_mut().acquires.insert(call, task)),
             Err(error) => self.fail(call, error),
         }
+        self.progress(call)
     }
 }

@@ -20,6 +20,7 @@ from dlock._heartbeat import Heartbeats, Mortal
 from dlock._log import LOG
 from dlock._native import Call, Completions, Grant, tell
 from dlock._process import in_child
+from dlock._socket import SocketReader
 from dlock.errors import ForkedError, LockError
 
 # How often the thread of a loop without `add_reader` checks whether the loop was closed.
@@ -53,6 +54,7 @@ class LoopState:
         "_alarm_at",
         "_came",
         "_heartbeats",
+        "_sockets",
         "_watched",
         "completions",
         "listeners",
@@ -73,10 +75,13 @@ class LoopState:
         self._alarm: TimerHandle | None = None
         self._alarm_at = inf  # nanoseconds on the engine's clock
         self._heartbeats: Heartbeats | None = None
+        # By the numbers of the sockets.
+        self._sockets: dict[int, SocketReader] = {}
         reader = Reader(self)
         try:
             loop.add_reader(self.completions.fileno(), reader)
         except NotImplementedError:
+            self.completions.reads_nothing()
             threading.Thread(target=_read_for_loop, args=(self, reader), name="dlock-wake", daemon=True).start()
 
     def drain(self) -> None:
@@ -113,6 +118,16 @@ class LoopState:
         assert loop is not None  # it is running
         future = self.pending[number] = loop.create_future()
         return future
+
+    def read_for(self, call: Call) -> None:
+        """Reads the answer of a call from its socket, on this loop. A loop that cannot leaves the call to the engine."""
+        if (socket := call.socket) is None:
+            return  # it is the engine's by now
+        reader = self._sockets.get(socket) or SocketReader.start(self, socket, call)
+        if reader is None:
+            call.leave_to_engine()
+        else:
+            reader.call = call
 
     def give_up(self, number: int, call: Call | None, future: Future[Any]) -> None:
         """Ends a call whose caller was cancelled. A grant that is under way, or has come, is released. A release goes on."""

@@ -13,10 +13,10 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
 
+use crate::call::Call;
 use crate::caller::Caller;
-use crate::completion::Call;
 use crate::error::raise;
-use crate::event_loop::{current, current_task, next_number, taker};
+use crate::event_loop::{current, current_task, next_number, read_for, taker};
 use crate::exit::State;
 use crate::grant::Grant;
 use crate::handles::{Prepared, Unbound, entered, prepare, remember, take_out, warned};
@@ -51,7 +51,7 @@ enum Stage {
 
 /// An attempt that is under way.
 struct Waiting {
-    call: Call,
+    call: Py<Call>,
     future: Py<PyAny>,
     number: u64,
     state: Py<PyAny>,
@@ -63,7 +63,7 @@ struct Waiting {
 impl Waiting {
     /// Ends the attempt of a caller that no longer waits. A grant that comes, or has come, is released.
     fn give_up(&self, py: Python<'_>) -> PyResult<()> {
-        self.call.abort();
+        self.call.get().abort();
         let pending = self.state.bind(py).getattr(intern!(py, "pending"))?;
         if pending.cast::<PyDict>()?.contains(self.number)? {
             return pending.cast::<PyDict>()?.del_item(self.number);
@@ -98,7 +98,8 @@ impl Acquiring {
         std::mem::replace(&mut *self.stage.lock(), Stage::Over)
     }
 
-    /// Asks for the key and returns the future to await, or raises the end of the iteration if this task holds the lock already.
+    /// Asks for the key and returns the future to await, or raises the end of the iteration if this task holds the lock already, or has got it
+    /// at once.
     fn start<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let lock = self.lock.bind(py);
         let state = current(py)?;
@@ -110,19 +111,26 @@ impl Acquiring {
         let caller: Bound<'_, Caller> = hook(py, "caller_of_task")?.call1((&task,))?.cast_into()?;
         let native: Bound<'_, Lock> = lock.getattr(intern!(py, "_native"))?.cast_into()?;
         let (completions, number) = next_number(&state)?;
-        let future = state.call_method1(intern!(py, "expect"), (number,))?;
         let watch = !matches!(self.body, Body::None) && lock.getattr(intern!(py, "_on_lost"))?.eq("cancel")?;
-        let call = match native.get().acquire(completions.get(), number, watch, caller.get(), &self.wait(py)) {
-            Ok(call) => call,
-            Err(error) => {
-                state.getattr(intern!(py, "pending"))?.cast::<PyDict>()?.del_item(number)?;
-                return Err(error);
+        let completions = completions.get();
+        // From here on, an exception drops the call, which ends it.
+        let call = native.get().acquire(completions, number, watch, caller.get(), &self.wait(py))?;
+        let call = Bound::new(py, call)?;
+        if let Some(outcome) = completions.queue()?.take_one(number) {
+            if completions.goes_on(task.as_ptr().addr()) {
+                let grant = outcome.into_value(py).map_err(|error| warned(lock, &caller, error))?;
+                return Err(self.deliver(grant, &attempt, number, &state, &task)?);
             }
-        };
-        future.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
+            completions.queue()?.push(number, outcome);
+        }
+        let future = state.call_method1(intern!(py, "expect"), (number,))?;
+        let awaited = future.setattr(intern!(py, "_asyncio_future_blocking"), true).and_then(|()| read_for(&state, &call));
+        awaited.inspect_err(|_| {
+            let _ = state.getattr(intern!(py, "pending")).and_then(|pending| pending.cast::<PyDict>()?.del_item(number));
+        })?;
         let (state, task) = (state.unbind(), task.unbind());
         *self.stage.lock() = Stage::Waiting(Waiting {
-            call,
+            call: call.unbind(),
             future: future.clone().unbind(),
             number,
             state,
@@ -135,25 +143,37 @@ impl Acquiring {
 
     /// The end of the iteration, with the lease of a grant that has come, or the error that came instead.
     fn finish(&self, py: Python<'_>, waiting: &Waiting) -> PyResult<PyErr> {
-        let state = waiting.state.bind(py);
         let grant = waiting.future.bind(py).call_method0(intern!(py, "result")).inspect_err(|_| {
             let _ = waiting.give_up(py);
         })?;
+        self.deliver(grant, &waiting.attempt, waiting.number, waiting.state.bind(py), waiting.task.bind(py))
+    }
+
+    /// Makes the lease of a grant.
+    fn deliver<'py>(
+        &self,
+        grant: Bound<'py, PyAny>,
+        attempt: &Unbound,
+        number: u64,
+        state: &Bound<'py, PyAny>,
+        task: &Bound<'py, PyAny>,
+    ) -> PyResult<PyErr> {
+        let py = grant.py();
         let lease = class(py)?.call1((grant,))?.cast_into::<Lease>()?;
         let got = Got(Some(lease));
         let lease = got.lease()?;
-        lease.setattr(intern!(py, "_number"), waiting.number)?;
+        lease.setattr(intern!(py, "_number"), number)?;
         lease.setattr(intern!(py, "_state"), py.None())?;
         lease.setattr(intern!(py, "_body"), py.None())?;
         lease.setattr(intern!(py, "_cancelled"), false)?;
-        if let Some(lost) = waiting.attempt.bind(py).deliver(lease, taker(waiting.task.bind(py))?)? {
+        if let Some(lost) = attempt.bind(py).deliver(lease, taker(task)?)? {
             return Err(raise(lost));
         }
         if let Some(every) = lease.get().heartbeat_every() {
             state.call_method1(intern!(py, "send_heartbeats"), (lease, every))?;
         }
         if !matches!(self.body, Body::None) {
-            lease.call_method1(intern!(py, "_enter"), (state, waiting.task.bind(py), true))?;
+            lease.call_method1(intern!(py, "_enter"), (state, task, true))?;
         }
         self.hand_over(got)
     }

@@ -9,8 +9,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::acquiring::{Acquiring, Body};
+use crate::call::Call;
+use crate::completion::Completions;
 use crate::error::{is_forked, is_lock_error, raise};
-use crate::event_loop::{current, current_task, loop_runs, next_number, taker};
+use crate::event_loop::{current, current_task, loop_runs, next_number, read_for, taker};
 use crate::exit::{Exit, ExitMethod, Face};
 use crate::handles::{entered, take_out, to_leave, to_release};
 use crate::hooks::{hook, insist};
@@ -207,19 +209,37 @@ fn begin<'py>(lease: &Bound<'py, Lease>, ending: Ending) -> PyResult<Bound<'py, 
         }
     };
     let (completions, number) = next_number(&state)?;
-    let ended = if ending == Ending::Body {
+    let call = if ending == Ending::Body {
         Lease::end(lease, completions.get(), number)?
     } else {
         Lease::release(lease, completions.get(), number)?
     };
     // From here on an exception does no harm: the release has begun.
-    if (ended || ending != Ending::Release) && !watching.is_none() {
+    if (call.is_some() || ending != Ending::Release) && !watching.is_none() {
         let watched = state.getattr(intern!(py, "_watched"))?;
         let _ = watched.cast::<PyDict>()?.del_item(lease.getattr(intern!(py, "_number"))?);
         lease.setattr(intern!(py, "_state"), py.None())?;
     }
+    let end = end_of(&state, completions.get(), number, call)?;
+    interrupted.map_or(Ok(end), Err)
+}
+
+/// What the caller of a release awaits: it is ready if the answer has come.
+fn end_of<'py>(
+    state: &Bound<'py, PyAny>,
+    completions: &Completions,
+    number: u64,
+    call: Option<Call>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = state.py();
+    if let Some(outcome) = completions.queue()?.take_one(number) {
+        return Ok(Bound::new(py, Ready(outcome.into_value(py)?.unbind()))?.into_any());
+    }
     let future = state.call_method1(intern!(py, "expect"), (number,))?;
-    interrupted.map_or(Ok(future), Err)
+    if let Some(call) = call {
+        read_for(state, &Bound::new(py, call)?)?;
+    }
+    Ok(future)
 }
 
 fn begin_only<'py>(lock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -230,9 +250,9 @@ fn begin_only<'py>(lock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let _ = lease.begin_release();
     })?;
     let (completions, number) = next_number(&state)?;
-    lease::release(&lease, completions.get(), number)?;
-    let future = state.call_method1(intern!(py, "expect"), (number,))?;
-    interrupted.map_or(Ok(future), Err)
+    let call = lease::release(&lease, completions.get(), number)?;
+    let end = end_of(&state, completions.get(), number, call)?;
+    interrupted.map_or(Ok(end), Err)
 }
 
 /// A coroutine that awaits an answer.

@@ -3,13 +3,14 @@
 //! A signal handler runs only between two checks of the queue. An exception that it raises ends the call.
 
 use std::cell::Cell;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyTuple};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::completion::{Call, Completions, Outcome};
+use crate::call::Call;
+use crate::completion::{Completions, Outcome};
 use crate::error::exception;
 use crate::event_loop::loop_runs;
 use crate::hooks::hook;
@@ -28,7 +29,7 @@ pub(crate) fn queue(py: Python<'_>) -> PyResult<Completions> {
         Some(idle) if idle.queue().is_ok() => Ok(idle),
         _ => {
             hook(py, "start_log")?.call0()?;
-            Completions::new()
+            Completions::of_thread()
         }
     }
 }
@@ -40,10 +41,10 @@ pub(crate) fn block<'py>(start: &Bound<'py, PyAny>, arguments: &Bound<'py, PyTup
     let py = start.py();
     warn_in_loop(py)?;
     hook(py, "start_log")?.call0()?;
-    let completions = Bound::new(py, Completions::new()?)?;
+    let completions = Bound::new(py, Completions::of_thread()?)?;
     let first = (&completions, 0).into_pyobject(py)?;
     let call = start.call1(first.add(arguments)?.cast_into::<PyTuple>()?)?;
-    match outcome(py, completions.get()) {
+    match outcome(py, completions.get(), call.cast::<Call>().ok().map(Bound::get)) {
         Ok(Outcome::Failed(error)) => Err(failed(py, &error)?),
         Ok(outcome) => outcome.into_value(py),
         Err(raised) => {
@@ -65,7 +66,7 @@ pub(crate) fn run(py: Python<'_>, start: impl FnOnce(&Completions) -> PyResult<O
 
 /// Blocks until the outcome of a call has come. If a signal handler raises, the call ends, and a grant that still comes is released.
 pub(crate) fn wait(py: Python<'_>, completions: Completions, call: Option<Call>) -> PyResult<Outcome> {
-    match outcome(py, &completions) {
+    match outcome(py, &completions, call.as_ref()) {
         Ok(outcome) => {
             IDLE.set(Some(completions));
             match outcome {
@@ -93,26 +94,34 @@ pub(crate) fn warn_in_loop(py: Python<'_>) -> PyResult<()> {
     if loop_runs(py)? { hook(py, "warn_in_loop")?.call0().map(drop) } else { Ok(()) }
 }
 
-fn outcome(py: Python<'_>, completions: &Completions) -> PyResult<Outcome> {
+fn outcome(py: Python<'_>, completions: &Completions, call: Option<&Call>) -> PyResult<Outcome> {
     let queue = completions.queue()?;
     loop {
         if let Some((_, outcome)) = queue.take().pop() {
             return Ok(outcome);
         }
         if let Some(patched) = patched_poll(py)? {
+            call.inspect(|call| call.leave_to_engine());
             patched.call1((completions.fileno()?,))?;
-        } else {
-            let bell = queue.bell();
-            py.detach(|| sleep(bell)).map_err(|error| std::io::Error::from_raw_os_error(error.raw_os_error()))?;
-            py.check_signals()?;
+            continue;
         }
+        let (bell, socket) = (queue.bell(), call.and_then(Call::waits_for));
+        let slept = py.detach(|| sleep(bell, socket.as_deref()));
+        if slept.map_err(|error| std::io::Error::from_raw_os_error(error.raw_os_error()))? {
+            call.inspect(|call| call.go_on());
+        }
+        py.check_signals()?;
     }
 }
 
-/// Sleeps until the bell rings, a signal comes, or it is time to check for one.
-fn sleep(bell: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    match poll(&mut [PollFd::from_borrowed_fd(bell, PollFlags::IN)], Some(&LOOK_FOR_SIGNALS)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+/// Sleeps until the bell rings, the answer comes on the socket, a signal comes, or it is time to check for one. True for an answer.
+fn sleep(bell: BorrowedFd<'_>, socket: Option<&dlock::Socket>) -> rustix::io::Result<bool> {
+    let known = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+    let mut watched = [known(bell), known(socket.map_or(bell, AsFd::as_fd))];
+    let count = 1 + usize::from(socket.is_some());
+    match poll(&mut watched[..count], Some(&LOOK_FOR_SIGNALS)) {
+        Ok(_) => Ok(socket.is_some() && !watched[1].revents().is_empty()),
+        Err(rustix::io::Errno::INTR) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use dlock::{ClientOptions, LockOptions, Unit, Variables};
 use pyo3::prelude::*;
 
+use crate::call::Call;
 use crate::caller::Caller;
-use crate::completion::{Call, Completions, Outcome, start};
+use crate::completion::{Completions, Outcome, start};
 use crate::error::raise;
 use crate::lock::Lock;
 use crate::objects::{abilities, figures};
@@ -213,7 +214,9 @@ impl Client {
 
     /// Refuses new work, waits up to `timeout` for holders, then ends the leases that are left.
     fn close(&self, completions: &Completions, number: u64, timeout: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let (client, timeout): (_, Duration) = (self.0.clone(), duration("timeout", timeout)?);
-        start(completions, number, async move { client.close(timeout).await.map(|()| Outcome::Done) })
+        let timeout: Duration = duration("timeout", timeout)?;
+        // Called here: what is asked after this is refused.
+        let closing = self.0.close(timeout);
+        start(completions, number, async move { closing.await.map(|()| Outcome::Done) })
     }
 }

@@ -4,19 +4,30 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dlock::backend::Inspection;
-use dlock::{Error, Health, LossReason};
+use dlock::{Error, Health, LossReason, Reader};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyList};
 
+use crate::call::Call;
+use crate::driven::Driven;
 use crate::error::{exception, raise};
 use crate::grant::{Grant, Undelivered};
 use crate::objects::{condition, inspection};
 use crate::process::Owned;
+
+/// How many calls of one task in a row may be over at once before it waits for a turn of the loop.
+const AT_ONCE: u32 = 16;
+/// The same for all tasks together: a task may be made for each call, and never wait.
+const OF_ALL_AT_ONCE: u32 = 512;
+
+/// The number of the next event loop.
+static NEXT_LOOP: AtomicU64 = AtomicU64::new(1);
 
 /// How a call ended.
 pub(crate) enum Outcome {
@@ -72,9 +83,17 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct State {
     outcomes: Vec<(u64, Outcome)>,
-    /// The bell has rung for the outcomes in the queue.
+    /// The bell rings: it is written and read under the same lock as this, so it never rings for a reader that does not know.
     armed: bool,
     closed: bool,
+}
+
+impl State {
+    fn ring(&mut self, bell: &Bell) {
+        if !std::mem::replace(&mut self.armed, true) {
+            bell.ring();
+        }
+    }
 }
 
 impl Queue {
@@ -83,18 +102,22 @@ impl Queue {
         let refused = {
             let mut state = self.state.lock();
             if state.closed {
-                Some(outcome)
+                outcome
             } else {
+                let quiet = Driven::of(self, number).is_now() && !matches!(outcome, Outcome::Lost(_));
                 state.outcomes.push((number, outcome));
-                if std::mem::replace(&mut state.armed, true) {
-                    return;
+                if !quiet {
+                    state.ring(&self.bell);
                 }
-                None
+                return;
             }
         };
-        if refused.is_none() {
-            self.bell.ring();
-        }
+        // Outside the mutex: dropping a grant releases its lease.
+        drop(refused);
+    }
+
+    fn ring(&self) {
+        self.state.lock().ring(&self.bell);
     }
 
     /// Readable while the queue has outcomes.
@@ -102,12 +125,20 @@ impl Queue {
         self.bell.read.as_fd()
     }
 
-    /// Takes everything. The order matters: silence the bell, disarm it, take. A push after that rings again.
+    /// Takes everything and silences the bell. A push after that rings again.
     pub(crate) fn take(&self) -> Vec<(u64, Outcome)> {
-        self.bell.silence();
         let mut state = self.state.lock();
-        state.armed = false;
+        if std::mem::replace(&mut state.armed, false) {
+            self.bell.silence();
+        }
         std::mem::take(&mut state.outcomes)
+    }
+
+    /// Takes the outcome of one call, if it has come.
+    pub(crate) fn take_one(&self, number: u64) -> Option<Outcome> {
+        let mut state = self.state.lock();
+        let place = state.outcomes.iter().rposition(|(of, outcome)| *of == number && !matches!(outcome, Outcome::Lost(_)))?;
+        Some(state.outcomes.remove(place).1)
     }
 
     fn close(&self) {
@@ -159,18 +190,37 @@ impl Bell {
     }
 }
 
+/// The calls of a loop that were over at once since one waited for a turn.
+#[derive(Default)]
+struct AtOnce {
+    /// The last task, by its address.
+    task: usize,
+    in_a_row: u32,
+    of_all: u32,
+}
+
 /// The reader's end of a queue. Each event loop has one, and each blocking call.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Completions {
     queue: Owned<Arc<Queue>>,
+    /// The number of the loop; zero for a thread that blocks.
+    of_loop: u64,
+    at_once: Mutex<AtOnce>,
+    /// The loop can watch sockets, or the thread can wait for one.
+    reads: AtomicBool,
 }
 
 #[pymethods]
 impl Completions {
+    /// For an event loop.
     #[new]
-    pub(crate) fn new() -> PyResult<Self> {
-        let bell = Bell::new().map_err(|error| PyOSError::new_err((error.raw_os_error(), error.to_string())))?;
-        Ok(Self { queue: Owned::new(Arc::new(Queue { bell, state: Mutex::default() })) })
+    fn of_loop() -> PyResult<Self> {
+        Self::new(NEXT_LOOP.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// For a loop that cannot watch sockets.
+    fn reads_nothing(&self) {
+        self.reads.store(false, Ordering::Relaxed);
     }
 
     /// The descriptor to wait for: it is readable when there is something to drain.
@@ -195,7 +245,7 @@ impl Completions {
 
     /// Rings, so that the queue is drained again.
     fn ring(&self) -> PyResult<()> {
-        self.queue.get()?.bell.ring();
+        self.queue.get()?.ring();
         Ok(())
     }
 
@@ -242,6 +292,44 @@ fn schedule(future: &Bound<'_, PyAny>, callbacks: &Bound<'_, PyAny>) -> PyResult
 }
 
 impl Completions {
+    fn new(of_loop: u64) -> PyResult<Self> {
+        let bell = Bell::new().map_err(|error| PyOSError::new_err((error.raw_os_error(), error.to_string())))?;
+        let queue = Owned::new(Arc::new(Queue { bell, state: Mutex::default() }));
+        Ok(Self { queue, of_loop, at_once: Mutex::default(), reads: AtomicBool::new(true) })
+    }
+
+    /// For one call at a time of a thread that blocks.
+    pub(crate) fn of_thread() -> PyResult<Self> {
+        Self::new(0)
+    }
+
+    /// How the reader of this queue can wait for a socket.
+    pub(crate) fn reader(&self) -> Reader {
+        match (self.reads.load(Ordering::Relaxed), self.of_loop) {
+            (false, _) => Reader::Never,
+            (true, 0) => Reader::Once,
+            (true, number) => Reader::Loop(number),
+        }
+    }
+
+    /// Whether a task whose call is over may go on at once. A task that never waits would keep the others from running, so now and then it
+    /// waits for a turn of the loop.
+    pub(crate) fn goes_on(&self, task: usize) -> bool {
+        let mut at_once = self.at_once.lock();
+        let in_a_row = if at_once.task == task { at_once.in_a_row + 1 } else { 1 };
+        *at_once = AtOnce { task, in_a_row, of_all: at_once.of_all + 1 };
+        let goes_on = in_a_row <= AT_ONCE && at_once.of_all <= OF_ALL_AT_ONCE;
+        if !goes_on {
+            *at_once = AtOnce::default();
+        }
+        goes_on
+    }
+
+    /// A call whose outcome comes to this queue under this number.
+    pub(crate) fn driven(&self, number: u64) -> PyResult<Driven> {
+        Ok(Driven::of(self.queue.get()?.as_ref(), number))
+    }
+
     pub(crate) fn queue(&self) -> PyResult<Arc<Queue>> {
         self.queue.get().cloned()
     }
@@ -255,31 +343,6 @@ impl Drop for Completions {
     }
 }
 
-/// A call under way.
-#[pyclass(frozen, module = "dlock._native")]
-pub(crate) struct Call(dlock::Call);
-
-impl Drop for Call {
-    /// Ends the call of a caller that left before the outcome. It has no effect on a call that has ended.
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Call {
-    pub(crate) fn new(call: dlock::Call) -> Self {
-        Self(call)
-    }
-}
-
-#[pymethods]
-impl Call {
-    /// Ends the call. A grant that it may still get is released.
-    pub(crate) fn abort(&self) {
-        self.0.abort();
-    }
-}
-
 /// Starts a call on the engine. Its outcome comes to `completions` under `number`.
 pub(crate) fn start<F>(completions: &Completions, number: u64, work: F) -> PyResult<Call>
 where
@@ -288,5 +351,6 @@ where
     let queue = completions.queue()?;
     // `work` is dropped before the outcome is pushed, so no handle in it keeps a lease held.
     let answered = move |answer: dlock::Result<Outcome>| queue.push(number, answer.unwrap_or_else(Outcome::Failed));
-    dlock::call(work, answered).map(Call).map_err(raise)
+    let driven = completions.driven(number)?;
+    dlock::call(work, answered).map(|call| Call::new(call, driven)).map_err(raise)
 }

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyWeakrefReference;
 
+use crate::call::Call;
 use crate::completion::Completions;
 
 /// Whether an event loop of asyncio runs in this thread.
@@ -29,6 +30,14 @@ pub(crate) fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 /// make a circle that only the garbage collector ends.
 pub(crate) fn taker<'py>(task: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     if task.is_none() { Ok(task.clone()) } else { Ok(PyWeakrefReference::new(task)?.into_any()) }
+}
+
+/// Makes the loop read the answer of a call, if it comes on a socket.
+pub(crate) fn read_for(state: &Bound<'_, PyAny>, call: &Bound<'_, Call>) -> PyResult<()> {
+    if call.get().waits_for().is_some() {
+        state.call_method1(intern!(state.py(), "read_for"), (call,))?;
+    }
+    Ok(())
 }
 
 /// The loop's queue, and a number for the next call.

@@ -9,7 +9,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
-use crate::completion::{Call, Completions, Outcome, start};
+use crate::call::Call;
+use crate::completion::{Completions, Outcome, start};
 use crate::error::raise;
 use crate::grant::Grant;
 use crate::hooks::{aside, hook};
@@ -17,12 +18,23 @@ use crate::process::Owned;
 use crate::taker::{discard, warn_dropped};
 use crate::values::{duration, flag};
 
-/// Releases a lease and pushes the answer: whether the backend confirmed it. Returns false, and pushes true, if that undid one of several
+/// Releases a lease and pushes the answer: whether the backend confirmed it. Returns None, and pushes true, if that undid one of several
 /// entries and the lease is still held.
-pub(crate) fn release(lease: &dlock::Lease, completions: &Completions, number: u64) -> PyResult<bool> {
+pub(crate) fn release(lease: &dlock::Lease, completions: &Completions, number: u64) -> PyResult<Option<Call>> {
     let queue = completions.queue()?;
     let answered = move |status| queue.push(number, Outcome::Answer(matches!(status, Status::Released | Status::Held)));
-    lease.release_then(answered).map_err(raise)
+    release_and(lease, completions, number, answered)
+}
+
+fn release_and(
+    lease: &dlock::Lease,
+    completions: &Completions,
+    number: u64,
+    answered: impl FnOnce(Status) + Send + 'static,
+) -> PyResult<Option<Call>> {
+    let driven = completions.driven(number)?;
+    let call = driven.during(|| lease.release_for(completions.reader(), answered)).map_err(raise)?;
+    Ok(call.map(|call| Call::of_release(call, driven)))
 }
 
 /// What both faces have of a lease.
@@ -99,23 +111,23 @@ impl Lease {
         }
     }
 
-    /// Releases the lease, or undoes one entry, and pushes the answer.
-    pub(crate) fn release(slf: &Bound<'_, Self>, completions: &Completions, number: u64) -> PyResult<bool> {
-        let ended = release(slf.get().0.get()?, completions, number)?;
-        if ended {
-            Self::let_go(slf);
-        }
-        Ok(ended)
+    /// Releases the lease, or undoes one entry, and pushes the answer. None if that undid one of several entries.
+    pub(crate) fn release(slf: &Bound<'_, Self>, completions: &Completions, number: u64) -> PyResult<Option<Call>> {
+        Ok(Self::ended(slf, release(slf.get().0.get()?, completions, number)?))
     }
 
     /// As [`Lease::release`], with None as the answer: the end of a body awaits it.
-    pub(crate) fn end(slf: &Bound<'_, Self>, completions: &Completions, number: u64) -> PyResult<bool> {
+    pub(crate) fn end(slf: &Bound<'_, Self>, completions: &Completions, number: u64) -> PyResult<Option<Call>> {
         let queue = completions.queue()?;
-        let ended = slf.get().0.get()?.release_then(move |_| queue.push(number, Outcome::Done)).map_err(raise)?;
-        if ended {
+        let answered = move |_| queue.push(number, Outcome::Done);
+        Ok(Self::ended(slf, release_and(slf.get().0.get()?, completions, number, answered)?))
+    }
+
+    fn ended(slf: &Bound<'_, Self>, call: Option<Call>) -> Option<Call> {
+        if call.is_some() {
             Self::let_go(slf);
         }
-        Ok(ended)
+        call
     }
 
     /// Ends what Python does for the lease.

@@ -4,9 +4,11 @@
 mod acquiring;
 mod async_lock;
 mod blocking;
+mod call;
 mod caller;
 mod client;
 mod completion;
+mod driven;
 mod error;
 mod event;
 mod event_loop;
@@ -43,11 +45,13 @@ mod _native {
     #[pymodule_export]
     use crate::blocking::block;
     #[pymodule_export]
+    use crate::call::{Call, Descriptor};
+    #[pymodule_export]
     use crate::caller::Caller;
     #[pymodule_export]
     use crate::client::Client;
     #[pymodule_export]
-    use crate::completion::{Call, Completions, tell};
+    use crate::completion::{Completions, tell};
     #[pymodule_export]
     use crate::event::Event;
     #[pymodule_export]

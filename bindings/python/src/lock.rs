@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
+use crate::call::Call;
 use crate::caller::Caller;
-use crate::completion::{Call, Completions, Outcome};
+use crate::completion::{Completions, Outcome};
 use crate::error::raise;
 use crate::grant::Undelivered;
 use crate::hooks::hook;
@@ -69,7 +70,10 @@ impl Lock {
             queue.push(number, outcome);
         };
         let (asks, holds) = (caller.0.clone(), caller.0.clone());
-        self.0.get()?.acquire_for(asks, holds, wait, granted).map(Call::new).map_err(raise)
+        let (lock, reader) = (self.0.get()?, completions.reader());
+        let driven = completions.driven(number)?;
+        let call = driven.during(|| lock.acquire_for(asks, holds, wait, reader, granted));
+        call.map(|call| Call::new(call, driven)).map_err(raise)
     }
 
     /// Starts an attempt; the answer is a `Grant`. With `watch`, a loss of the lease comes under the same number.

@@ -61,10 +61,10 @@ pub(crate) fn release(lease: &Bound<'_, Lease>) -> PyResult<bool> {
             return Err(raised);
         }
     };
-    Lease::release(lease, &completions, 0)?;
+    let call = Lease::release(lease, &completions, 0)?;
     // From here on an exception does no harm: the release has begun.
     blocking::warn_in_loop(py)?;
-    match blocking::wait(py, completions, None)? {
+    match blocking::wait(py, completions, call)? {
         Outcome::Answer(confirmed) => Ok(confirmed),
         _ => Err(unexpected()),
     }

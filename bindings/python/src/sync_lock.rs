@@ -165,10 +165,10 @@ fn release_only(lock: &Bound<'_, PyAny>) -> PyResult<bool> {
             return Err(raised);
         }
     };
-    lease::release(&lease, &completions, 0)?;
+    let call = lease::release(&lease, &completions, 0)?;
     drop(lease);
     blocking::warn_in_loop(py)?;
-    match blocking::wait(py, completions, None)? {
+    match blocking::wait(py, completions, call)? {
         Outcome::Answer(confirmed) => Ok(confirmed),
         _ => Err(unexpected()),
     }

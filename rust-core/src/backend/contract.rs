@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, ready};
 
 use crate::clock::Clock;
+use crate::driver::Reader;
 use crate::error::BackendError;
 use crate::fencing::Token;
 use crate::holder::Holder;
@@ -40,6 +41,21 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// What is wrong with the servers' versions or health, as far as the backend knows; nothing on most backends.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Whether a request that need not wait for a key is answered when it is polled for the first time, on whichever thread.
+    fn answers_at_once(&self) -> bool {
+        false
+    }
+
+    /// Whether a caller that can wait for sockets in the way of `reader` should poll an acquire or a release itself, now: the answer comes on
+    /// a socket that the poll names ([`driver::wait_for`](crate::driver::wait_for)).
+    ///
+    /// # Behavior
+    /// Nothing depends on it: a request whose caller polls it once is served like any other.
+    fn serves_callers(&self, reader: Reader) -> bool {
+        let _ = reader;
+        false
     }
 
     /// Makes one round trip, connecting if need be.

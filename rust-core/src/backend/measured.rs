@@ -11,6 +11,7 @@ use super::{
     Acquire, Acquired, Backend, Capabilities, Handover, Inspection, Release, Renew, Renewed, Reply, Waiter, Waiting, Whom,
 };
 use crate::clock::Clock;
+use crate::driver::Reader;
 use crate::error::BackendError;
 use crate::holder::Holder;
 use crate::observe::{Observer, Operation};
@@ -70,6 +71,14 @@ impl Backend for Measured {
 
     fn warnings(&self) -> Vec<String> {
         self.inner.warnings()
+    }
+
+    fn answers_at_once(&self) -> bool {
+        self.inner.answers_at_once()
+    }
+
+    fn serves_callers(&self, reader: Reader) -> bool {
+        self.inner.serves_callers(reader)
     }
 
     fn ping(&self, timeout: Duration) -> Reply<'_, ()> {

@@ -67,6 +67,11 @@ impl Attempt {
         self.wait == Some(Duration::ZERO)
     }
 
+    /// True if others are before it in the local line, so that it certainly waits.
+    pub(crate) fn is_behind(&self) -> bool {
+        matches!(self.entered, Some(Joined::Behind(_)))
+    }
+
     /// Counts a request as under way until the guard is dropped.
     pub(crate) fn asking(&self) -> Asking<'_> {
         self.sent.fetch_add(1, Ordering::Relaxed);

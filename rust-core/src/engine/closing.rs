@@ -81,15 +81,21 @@ impl Session {
         }
     }
 
+    /// Refuses new attempts from now on. Whatever was asked before is the engine's.
+    pub(crate) fn begin_closing(&self) {
+        // Counted before attempts are refused: an attempt asks at once whether its caller holds a lease.
+        self.leases.lock().count_holders();
+        self.closing.begun.cancel();
+        self.engine.callers().take_over();
+    }
+
     /// Refuses new attempts, waits for holders to finish while their leases are still renewed, then ends the leases that are left.
     ///
     /// # Cancel safety
     ///
     /// Dropping it leaves the session closed to new attempts, with its leases still renewed.
     pub(crate) async fn close(self: &Arc<Self>, timeout: Duration) {
-        // Counted before attempts are refused: an attempt asks at once whether its caller holds a lease.
-        self.leases.lock().count_holders();
-        self.closing.begun.cancel();
+        self.begin_closing();
         let drained = self.until(|leases| leases.len() == 0 && self.closing.admitted.load(Ordering::Relaxed) == 0);
         tokio::select! {
             biased;

@@ -9,11 +9,14 @@ use tracing::Instrument;
 use crate::backend::{Outcome, Release};
 use crate::backoff::Backoff;
 use crate::clock::Instant;
+use crate::driver::Reader;
+use crate::engine::call::Call;
 use crate::engine::calls::Answer;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, LeaseEvent, Status};
+use crate::engine::leaving::Leaving;
 use crate::engine::line::{HandOverAnswer, HandOverRequest, QueuePosition};
-use crate::engine::session::{Leaving, Session};
+use crate::engine::session::Session;
 use crate::error::{Failure, Result};
 use crate::observe::logs::target;
 use crate::owner::OwnerId;
@@ -27,13 +30,29 @@ impl Session {
     /// Ends the validity and the renewal of a lease, then releases the key in the background. Does nothing to a lease that has
     /// ended.
     pub(crate) fn release(self: &Arc<Self>, record: &Arc<LeaseRecord>) {
-        if self.engine.waking(|| self.begin_release(record, None::<WhenReleased<fn(Result<Status>)>>)).is_none() {
-            self.apply(record, LeaseEvent::Unattended);
-        }
+        self.release_here(record, || None);
     }
 
-    /// [`Session::release`] that calls `then` once the release was answered, or after the lease's `op_timeout`.
-    pub(crate) fn release_then(self: &Arc<Self>, record: &Arc<LeaseRecord>, then: impl FnOnce(Status) + Send + 'static) {
+    /// [`Session::release`] by a caller whose thread goes as far as it can by itself.
+    pub(crate) fn release_here(
+        self: &Arc<Self>,
+        record: &Arc<LeaseRecord>,
+        reader: impl FnOnce() -> Option<Reader>,
+    ) -> Option<Call> {
+        let begun = self.engine.waking(|| self.begin_release(record, None::<WhenReleased<fn(Result<Status>)>>, reader));
+        if begun.is_none() {
+            self.apply(record, LeaseEvent::Unattended);
+        }
+        begun.and_then(std::result::Result::ok).flatten()
+    }
+
+    /// [`Session::release_here`] that calls `then` once the release was answered, or after the lease's `op_timeout`.
+    pub(crate) fn release_then(
+        self: &Arc<Self>,
+        record: &Arc<LeaseRecord>,
+        reader: impl FnOnce() -> Option<Reader>,
+        then: impl FnOnce(Status) + Send + 'static,
+    ) -> Option<Call> {
         if self.engine.is_stopped() {
             self.apply(record, LeaseEvent::Unattended);
         }
@@ -47,17 +66,27 @@ impl Session {
         });
         let then = WhenReleased(answer, record.clone());
         let begun = self.engine.waking(|| {
-            if let Some(then) = self.begin_release(record, Some(then)) {
-                self.call_when_released(record, self.clock.now() + record.op_timeout, then);
-            }
+            self.begin_release(record, Some(then), reader).unwrap_or_else(|then| {
+                if let Some(then) = then {
+                    self.call_when_released(record, self.clock.now() + record.op_timeout, then);
+                }
+                None
+            })
         });
         if begun.is_none() {
             self.apply(record, LeaseEvent::Unattended);
         }
+        begun.flatten()
     }
 
-    /// Returns `then` if there is no release to wait for here: the lease has ended, or another caller releases it already.
-    fn begin_release<F>(self: &Arc<Self>, record: &Arc<LeaseRecord>, then: Option<WhenReleased<F>>) -> Option<WhenReleased<F>>
+    /// The call that the caller may drive, if there is one. Returns `then` as the error if there is no release to wait for here: the lease
+    /// has ended, or another caller releases it already.
+    fn begin_release<F>(
+        self: &Arc<Self>,
+        record: &Arc<LeaseRecord>,
+        then: Option<WhenReleased<F>>,
+        reader: impl FnOnce() -> Option<Reader>,
+    ) -> std::result::Result<Option<Call>, Option<WhenReleased<F>>>
     where
         F: FnOnce(Result<Status>) + Send + 'static,
     {
@@ -65,11 +94,14 @@ impl Session {
         let _closing_waits = self.tasks.token();
         let since = self.clock.now();
         if self.apply_at(since, record, LeaseEvent::Release) != Action::Release {
-            return then;
+            return Err(then);
         }
+        // Noted first: a hint that no longer finds the lease in its line must find its release.
+        let leaving = self.note_release(record);
         let hand_over = self.deregister(record);
-        let leaving =
-            Leaving { key: record.key.clone(), owner: record.owner, unanswered: record.unanswered, record: Some(record.clone()) };
+        // What is handed over is answered to another caller, who must not depend on this one.
+        let is_waited_for = hand_over.is_some();
+        let reader = || if is_waited_for { None } else { reader() };
         let (session, record) = (self.clone(), record.clone());
         let span = tracing::debug_span!(target: target::GIVE_BACK, "release", key = %record.key, token = record.token);
         let given_back = async move {
@@ -80,8 +112,7 @@ impl Session {
             }
             session.withdraw_late(&record.key, record.owner, record.unanswered, since).await;
         };
-        self.in_background(leaving, given_back.instrument(span));
-        None
+        Ok(self.in_background(leaving, given_back.instrument(span), reader))
     }
 
     async fn release_until_confirmed<F>(
@@ -175,8 +206,8 @@ impl Session {
         let session = self.clone();
         // Whatever was handed over may still be executed.
         let unanswered = position.unanswered.or_else(|| position.handed_over.is_some().then(|| self.clock.now()));
-        let leaving = Leaving { key: key.clone(), owner: position.owner, unanswered, record: None };
-        self.in_background(leaving, async move { session.withdraw_position(key, position).await });
+        let leaving = Leaving::new(key.clone(), position.owner, unanswered, None);
+        self.withdraw_as(leaving, async move { session.withdraw_position(key, position).await });
     }
 
     async fn withdraw_position(self: Arc<Self>, key: Arc<str>, position: QueuePosition) {
@@ -199,8 +230,22 @@ impl Session {
 
     /// Withdraws in the background whatever an owner has, and what an unanswered request may still bring it.
     pub(crate) fn withdraw_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
-        let (session, leaving) = (self.clone(), Leaving { key: key.clone(), owner, unanswered, record: None });
-        self.in_background(leaving, async move { session.leave_and_return(key, owner, unanswered).await });
+        let (session, leaving) = (self.clone(), Leaving::new(key.clone(), owner, unanswered, None));
+        self.withdraw_as(leaving, async move { session.leave_and_return(key, owner, unanswered).await });
+    }
+
+    /// Withdraws in the background whatever an owner has, but not before the release of its lease was answered, if there is one:
+    /// overtaken by the withdrawal, that would be told "not held".
+    pub(crate) fn withdraw_after_release(self: &Arc<Self>, key: Arc<str>, owner: OwnerId) {
+        let releasing = self.releasing(owner);
+        let (session, leaving) = (self.clone(), Leaving::new(key.clone(), owner, None, None));
+        let withdrawn = async move {
+            if let Some(record) = releasing {
+                record.until(|status| status != Status::Releasing).await;
+            }
+            session.leave(&key, owner).await;
+        };
+        self.withdraw_as(leaving, withdrawn);
     }
 
     /// Withdraws, and once more for an unanswered request.

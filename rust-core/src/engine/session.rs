@@ -3,7 +3,6 @@
 //! Other rooms hold the rest of what it does: `acquire` and `retry` how it acquires a key, `release` how it releases one, `closing`
 //! how it ends.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -12,19 +11,22 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::measured::Measured;
 use crate::backend::{Backend, Context, Hint};
 use crate::clock::{Clock, Instant};
+use crate::driver::Reader;
 use crate::engine::calls::stopped;
 use crate::engine::environment::Environment;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, LeaseEvent, Status};
 use crate::engine::leases::{Closing, Leases};
+use crate::engine::leaving::LeavingList;
 use crate::engine::line::{HandOverRequest, Lines};
 use crate::engine::renewal::Renewals;
-use crate::engine::runtime::{Attended, Call, Engine};
+use crate::engine::runtime::{Attended, Engine};
 use crate::engine::waiter_heartbeats::WaiterHeartbeats;
 use crate::error::{BackendError, CLOSED, Error, Failure, LossReason, Result};
 use crate::fencing::Token;
@@ -33,6 +35,9 @@ use crate::observe::Observer;
 use crate::observe::logs::target;
 use crate::options::ClientOptions;
 use crate::owner::{OwnerId, SessionId};
+
+/// As many tasks as one caller has at the most: its attempt or its release, each counted twice while it begins.
+const FEW_TASKS: usize = 3;
 
 /// What ties together the leases, the waiters and the backend of one client.
 pub(crate) struct Session {
@@ -54,20 +59,9 @@ pub(crate) struct Session {
     pub(crate) leases_changed: Notify,
     sequence: AtomicU64,
     floor: AtomicU64,
-    loops: Vec<Call>,
-    /// What is being released or withdrawn in the background: the next engine goes on with it if this one stops.
-    leaving: Mutex<HashMap<u64, Leaving>>,
-    leavings: AtomicU64,
-}
-
-/// What one owner still has in the backend.
-pub(crate) struct Leaving {
-    pub(crate) key: Arc<str>,
-    pub(crate) owner: OwnerId,
-    /// When a request was sent that was never answered.
-    pub(crate) unanswered: Option<Instant>,
-    /// The lease that is being released.
-    pub(crate) record: Option<Arc<LeaseRecord>>,
+    loops: Vec<Option<AbortHandle>>,
+    /// What is being released or withdrawn in the background.
+    pub(super) leaving: LeavingList,
 }
 
 impl fmt::Debug for Session {
@@ -166,8 +160,7 @@ impl Session {
             sequence: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             loops,
-            leaving: Mutex::default(),
-            leavings: AtomicU64::new(0),
+            leaving: LeavingList::default(),
         });
         this.is(&session);
         Ok(session)
@@ -273,65 +266,28 @@ impl Session {
                     && let Some(owner) = owner
                 {
                     // The key was handed to an attempt that is over.
-                    self.withdraw_in_background(key.clone(), *owner, None);
+                    self.withdraw_after_release(key.clone(), *owner);
                 }
             }
         }
     }
 
-    /// Releases or withdraws in the background; closing waits for it. If the engine stops, the next one withdraws what is left: keys in
-    /// memory and in files outlive the engine that took them.
-    pub(crate) fn in_background(self: &Arc<Self>, leaving: Leaving, work: impl Future<Output = ()> + Send + 'static) {
-        if !self.engine.is_of_this_process() {
-            // The key is the parent's.
-            return;
+    /// How a caller waits that should poll its request itself, if it should. `reader` is asked only then.
+    pub(crate) fn served_here(&self, reader: impl FnOnce() -> Option<Reader>) -> Option<Reader> {
+        if self.backend.answers_at_once() {
+            return reader();
         }
-        let (session, number) = (self.clone(), self.leavings.fetch_add(1, Ordering::Relaxed));
-        self.leaving.lock().insert(number, leaving);
-        self.engine.spawn(self.tasks.track_future(async move {
-            let _left = Left { session, number };
-            work.await;
-        }));
-        if self.engine.is_stopped() {
-            // Whoever takes it out goes on with it: this thread, or the one that informs the session.
-            let left = self.leaving.lock().remove(&number);
-            if let Some(left) = left {
-                self.leave_on_next_engine(left);
-            }
+        // This is read first because it costs nothing: among many calls, none is alone.
+        if self.tasks.len() > FEW_TASKS {
+            return None;
         }
-    }
-
-    fn leave_on_next_engine(self: &Arc<Self>, Leaving { key, owner, unanswered, record }: Leaving) {
-        if let Some(record) = record.filter(|record| record.status() == Status::Releasing) {
-            self.note_release_ended(&record, self.clock.now(), Status::Unconfirmed);
-        }
-        let session = self.clone();
-        match Engine::of_process() {
-            Ok(next) => {
-                next.spawn(self.tasks.track_future(async move { session.leave_and_return(key, owner, unanswered).await }));
-            }
-            Err(error) => tracing::error!(target: target::SESSION, %key, %owner, %error, "cannot be withdrawn, is left to expire"),
-        }
+        reader().filter(|reader| self.backend.serves_callers(*reader))
     }
 
     pub(crate) fn stop(&self) {
-        for task in &self.loops {
-            task.abort();
+        for task in self.loops.iter().flatten() {
+            self.engine.waking(|| task.abort());
         }
-    }
-}
-
-/// Work in the background that is over, also by a panic.
-struct Left {
-    session: Arc<Session>,
-    number: u64,
-}
-
-impl Drop for Left {
-    fn drop(&mut self) {
-        // Dropped with nothing locked: the last handle of a lease may release another one.
-        let left = self.session.leaving.lock().remove(&self.number);
-        drop(left);
     }
 }
 
@@ -342,10 +298,7 @@ impl Attended for Session {
 
     fn engine_stopped(self: Arc<Self>) {
         self.backend.engine_stopped();
-        let leaving = std::mem::take(&mut *self.leaving.lock());
-        for left in leaving.into_values() {
-            self.leave_on_next_engine(left);
-        }
+        self.leave_rest_on_next_engine();
         for record in self.leases_now() {
             self.apply(&record, LeaseEvent::Unattended);
         }

@@ -92,6 +92,12 @@ impl Proxy {
         }
     }
 
+    /// Sets the gate for requests on one connection; they are numbered from 0, in the order in which they were made.
+    #[allow(dead_code)] // not every test program tells connections apart
+    pub fn requests_of(&self, connection: usize, gate: Gate) {
+        self.gates.lock().unwrap()[connection].to_server.send_replace(gate);
+    }
+
     /// Lets the kept requests pass, and nothing more on those connections, so that they are executed late.
     pub fn let_late_requests_through(&self) {
         for gates in self.gates.lock().unwrap().iter() {

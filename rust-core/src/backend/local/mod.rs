@@ -131,6 +131,10 @@ impl Backend for Local {
         &self.server
     }
 
+    fn answers_at_once(&self) -> bool {
+        true
+    }
+
     fn ping(&self, _timeout: Duration) -> Reply<'_, ()> {
         async move { directory::check_writable(&self.directory()?) }.boxed()
     }

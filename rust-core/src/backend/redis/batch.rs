@@ -2,21 +2,23 @@
 //!
 //! A request that finds a free call on its link is sent alone and at once. Those that come while all calls are in flight queue up, and
 //! the call that is answered next sends them as a batch. Requests leave the outbox in the order in which they came, and reach the connection
-//! in that order: a leave never overtakes its acquire.
+//! in that order: a leave never overtakes its acquire. A request on the direct connection is waited for where it is about the same key.
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{self, Poll};
 
 use futures_util::future::maybe_done;
+use redis::Value;
 use tokio::sync::oneshot;
 use tokio::task::unconstrained;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{self, timeout_at};
 
 use super::link::RedisLink;
 use super::outbox::{RequestOutboxState, RequestResult, SendingMark, WaitingRequest, link_given_up};
 use super::request::{self, Request, RequestAnswer};
 use super::{failure, reply};
+use crate::clock::Instant;
 use crate::error::{BackendError, Failure};
 
 /// How a request gets its answer.
@@ -31,7 +33,13 @@ impl RedisLink {
     ///
     /// # Cancel safety
     /// A request that is dropped may still be executed, if it is sent before its deadline.
-    pub(super) async fn ask(self: &Arc<Self>, request: Box<Request>, deadline: Instant) -> RequestResult {
+    pub(super) async fn ask(self: &Arc<Self>, request: Box<Request>, deadline: time::Instant) -> RequestResult {
+        if let Some(direct) = self.take_direct(&request, deadline) {
+            return Box::pin(direct.ask(&request)).await;
+        }
+        if self.direct.is_busy() {
+            Box::pin(self.settled(request.names.lock(), deadline)).await;
+        }
         match self.admit(request, deadline).await? {
             Admission::Alone(request, _slot) => {
                 let mut answers = Box::pin(self.send(std::iter::once(&*request), deadline)).await?;
@@ -41,7 +49,7 @@ impl RedisLink {
         }
     }
 
-    async fn admit(self: &Arc<Self>, request: Box<Request>, deadline: Instant) -> Result<Admission, BackendError> {
+    async fn admit(self: &Arc<Self>, request: Box<Request>, deadline: time::Instant) -> Result<Admission, BackendError> {
         if let Some(slot) = self.slot(&mut self.outbox.state()) {
             return Ok(Admission::Alone(request, slot));
         }
@@ -68,8 +76,8 @@ impl RedisLink {
         state.begin_call().then(|| CallSlot(self.clone()))
     }
 
-    async fn wait(&self, number: u64, mut answer: oneshot::Receiver<RequestResult>, deadline: Instant) -> RequestResult {
-        let asked = Instant::now();
+    async fn wait(&self, number: u64, mut answer: oneshot::Receiver<RequestResult>, deadline: time::Instant) -> RequestResult {
+        let asked = time::Instant::now();
         if let Ok(Ok(answered)) = timeout_at(deadline, &mut answer).await {
             return answered;
         }
@@ -82,17 +90,27 @@ impl RedisLink {
         Err(BackendError::new(if was_sent { Failure::Unknown } else { Failure::NotSent }, "no answer in time"))
     }
 
-    /// Sends requests in one call, and learns the server's time from the answer.
+    /// Sends requests in one call.
     async fn send<'a>(
         &self,
         batch: impl ExactSizeIterator<Item = &'a Request> + Clone,
-        deadline: Instant,
+        deadline: time::Instant,
     ) -> Result<Vec<RequestResult>, BackendError> {
         let count = batch.len();
         let call = request::call(batch);
         let sent = self.clock.now();
         let answer = self.call(&call, deadline).await?;
-        let received = self.clock.now();
+        self.read_batch(answer, count, sent, self.clock.now())
+    }
+
+    /// Takes the answer to a call apart, and learns the server's time from it.
+    pub(super) fn read_batch(
+        &self,
+        answer: Value,
+        count: usize,
+        sent: Instant,
+        received: Instant,
+    ) -> Result<Vec<RequestResult>, BackendError> {
         let (server_us, answers) = reply::batch(answer, count)?;
         let mut too_late = false;
         let answers = answers.map(|answer| {
@@ -123,7 +141,7 @@ impl RedisLink {
     }
 
     async fn send_batch(self: Arc<Self>, batch: Vec<WaitingRequest>) {
-        let deadline = batch.iter().map(|waiting| waiting.deadline).max().unwrap_or_else(Instant::now);
+        let deadline = batch.iter().map(|waiting| waiting.deadline).max().unwrap_or_else(time::Instant::now);
         match self.send(batch.iter().map(|waiting| &*waiting.request), deadline).await {
             Ok(answers) => {
                 for (waiting, answer) in batch.into_iter().zip(answers) {

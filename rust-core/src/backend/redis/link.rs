@@ -10,7 +10,8 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerError
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
-use super::dial::Wire;
+use super::dial::{DialTarget, Wire};
+use super::direct_line::DirectLine;
 use super::failure;
 use super::liveness::Liveness;
 use super::lookout::Lookout;
@@ -29,6 +30,10 @@ pub(super) struct RedisLink {
     pub(super) clock: Arc<dyn Clock>,
     /// The requests that wait for a batch.
     pub(super) outbox: RequestOutbox,
+    /// For requests that nothing else is under way with.
+    pub(super) direct: DirectLine,
+    /// The name that CLIENT LIST shows.
+    pub(super) client_name: Arc<str>,
     /// Where the connection lives.
     pub(super) runtime: Handle,
     /// False once the link is given up, or the connection has ended.
@@ -42,18 +47,31 @@ pub(super) struct RedisLink {
 
 impl RedisLink {
     /// `usable` turns false when the connection ends. Called on the runtime on which the connection lives.
-    pub(super) fn new(wire: Wire, server_clock: ServerClock, clock: Arc<dyn Clock>, usable: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(
+        wire: Wire,
+        client_name: Arc<str>,
+        server_clock: ServerClock,
+        clock: Arc<dyn Clock>,
+        usable: Arc<AtomicBool>,
+    ) -> Self {
         Self {
             wire,
             server_clock,
             clock,
             outbox: RequestOutbox::new(),
+            direct: DirectLine::default(),
+            client_name,
             runtime: Handle::current(),
             usable,
             liveness: Liveness::new(),
             lookout: OnceLock::new(),
             sent_scripts: Mutex::default(),
         }
+    }
+
+    /// Where its connection leads.
+    pub(super) fn target(&self) -> &DialTarget {
+        &self.wire.target
     }
 
     /// Keeps a lookout for as long as the link lives.
@@ -131,6 +149,7 @@ impl RedisLink {
     pub(super) fn retire(&self) {
         self.usable.store(false, Ordering::Release);
         self.outbox.close();
+        self.direct.close();
     }
 
     pub(super) fn is_usable(&self) -> bool {
@@ -138,6 +157,6 @@ impl RedisLink {
     }
 }
 
-fn is_unknown_script(answer: &RedisResult<Value>) -> bool {
+pub(super) fn is_unknown_script(answer: &RedisResult<Value>) -> bool {
     answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
 }

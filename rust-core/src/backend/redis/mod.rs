@@ -17,13 +17,15 @@
 //! another holder believes to hold it, until that holder's next renewal. Clients pass on the highest token that they have seen, and the token
 //! protects the data.
 //!
+//! **Lone requests.** A request with which nothing else is under way goes over a connection of its own, which its caller reads: see [`direct`].
+//!
 //! **Batches.** Acquires and releases that would queue for the connection share one call, each with its own answer: see [`batch`].
 //!
 //! | to find | look into |
 //! |---|---|
 //! | the URL | [`address`], [`parameters`] |
 //! | a connection, from making it to giving it up | [`reconnect`], [`dial`], [`tls`], [`sentinel`], [`link`], [`liveness`], [`lookout`] |
-//! | a request, from the contract to the script and back | [`request`], [`outbox`], [`batch`], [`scripts`], [`reply`] |
+//! | a request, from the contract to the script and back | [`request`], [`outbox`], [`batch`], [`direct`], [`scripts`], [`reply`] |
 //! | what an error means | [`failure`], [`answers`] |
 //! | hints, and the server's clock | [`wakeup`], [`server_clock`] |
 
@@ -31,6 +33,9 @@ mod address;
 mod answers;
 mod batch;
 mod dial;
+mod direct;
+mod direct_connection;
+mod direct_line;
 mod failure;
 mod link;
 mod liveness;
@@ -69,6 +74,7 @@ use super::{
     Whom,
 };
 use crate::clock;
+use crate::driver::Reader;
 use crate::error::{BackendError, Error, Failure};
 use crate::fencing::MAX_TOKEN;
 use crate::owner::OwnerId;
@@ -286,6 +292,10 @@ impl Backend for Redis {
 
     fn server(&self) -> &Arc<str> {
         &self.server
+    }
+
+    fn serves_callers(&self, reader: Reader) -> bool {
+        self.connector.current().is_some_and(|link| link.serves_callers(reader))
     }
 
     fn ping(&self, timeout: Duration) -> Reply<'_, ()> {

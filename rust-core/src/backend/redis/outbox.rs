@@ -149,6 +149,11 @@ impl RequestOutboxState {
         true
     }
 
+    /// Whether nothing is in flight, and nothing waits to be.
+    pub(super) fn is_idle(&self) -> bool {
+        self.calls == 0 && self.waiting.is_empty() && !self.sending && !self.closed
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.closed
     }

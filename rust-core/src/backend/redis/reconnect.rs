@@ -1,6 +1,6 @@
 //! One link for everything: made at first use, and replaced when it seems broken.
 //!
-//! - All requests share one connection. Callers that need a link at the same time share one attempt to connect.
+//! - All requests share one connection, but for lone ones (see [`direct`](super::direct)). Callers that need a link at the same time share one attempt to connect.
 //! - An attempt that was begun goes on for the next caller when the first one gives up. It has no task: whoever needs the link polls it.
 //! - After a failure the next attempt pauses first, longer with each further failure.
 //! - A replaced link ends once the requests in flight are answered.
@@ -51,7 +51,7 @@ pub(super) struct Connector {
 struct LinkFactory {
     address: ServerAddress,
     context: Context,
-    client_name: String,
+    client_name: Arc<str>,
     shown: Arc<str>,
     /// What the last server does when its memory is full; `None` where the server does not say.
     policy: Mutex<Option<String>>,
@@ -80,6 +80,7 @@ struct FailedAttempt {
 impl Connector {
     pub(super) fn new(url: RedisUrl, context: Context) -> Self {
         let RedisUrl { address, client_name, shown } = url;
+        let client_name = client_name.into();
         let factory = LinkFactory { address, context, client_name, shown, policy: Mutex::default() };
         Self { factory: Arc::new(factory), state: Mutex::default() }
     }
@@ -109,6 +110,13 @@ impl Connector {
             }
             Err(_) => Err(self.known_trouble().unwrap_or_else(|| self.factory.late("not connected in time"))),
         }
+    }
+
+    /// The current link, if there is one that can be used.
+    pub(super) fn current(&self) -> Option<Arc<RedisLink>> {
+        let state = self.state.lock();
+        let link = state.attempt.as_ref()?.peek()?.as_ref().ok()?;
+        (!state.closed && link.is_usable()).then(|| link.clone())
     }
 
     /// Ends the link once the requests in flight are answered. Later calls fail.
@@ -239,7 +247,7 @@ impl LinkFactory {
             );
         }
         *self.policy.lock() = policy;
-        Ok((RedisLink::new(wire, server_clock, self.context.clock.clone(), usable), master))
+        Ok((RedisLink::new(wire, self.client_name.clone(), server_clock, self.context.clock.clone(), usable), master))
     }
 
     async fn subscribe(&self, connection: &MultiplexedConnection) -> RedisResult<()> {
@@ -256,7 +264,7 @@ impl LinkFactory {
     /// Sets the name that CLIENT LIST shows. An error is ignored, since a server that forbids it serves locks all the same.
     async fn set_name(&self, connection: &MultiplexedConnection) {
         let mut command = redis::cmd("CLIENT");
-        command.arg("SETNAME").arg(&self.client_name);
+        command.arg("SETNAME").arg(&*self.client_name);
         let _: Result<(), RedisError> = command.query_async(&mut connection.clone()).await;
     }
 }

@@ -70,6 +70,14 @@ impl Request {
         Box::new(Self { names, kind })
     }
 
+    /// The request of the waiter to whom a release hands over.
+    pub(super) fn hands_over(&self) -> Option<&AcquireArguments> {
+        match &self.kind {
+            RequestKind::Acquire(_) => None,
+            RequestKind::Release(_, next) => next.as_ref(),
+        }
+    }
+
     fn acquire(&self) -> Option<&AcquireArguments> {
         match &self.kind {
             RequestKind::Acquire(acquire) => Some(acquire),

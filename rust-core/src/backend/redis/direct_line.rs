@@ -1,0 +1,205 @@
+//! The direct connection of a link: who may use it now, and when one is made or given up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::{Cmd, RedisError, Value};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::direct_connection::DirectConnection;
+use super::failure;
+use crate::driver::{Reader, Socket};
+use crate::error::{BackendError, Failure};
+use crate::observe::logs::target;
+
+/// After so many lone requests a link gets a direct connection. A program that takes one lock and ends needs none.
+const WORTHWHILE: u32 = 3;
+/// How long to wait after a failure before another direct connection is made.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The direct connection of one link.
+#[derive(Default)]
+pub(super) struct DirectLine {
+    state: Mutex<DirectState>,
+    /// A request is under way. It is read for each request, so it needs no lock.
+    is_busy: AtomicBool,
+    /// Notified when a request is over.
+    over: Notify,
+}
+
+#[derive(Default)]
+struct DirectState {
+    connection: Option<DirectConnection>,
+    /// The lock about which a request is under way.
+    asks: Option<String>,
+    /// The loop that reads the socket by itself. No other caller may use it, since the loop would take its answers.
+    fed_by: Option<u64>,
+    /// How many requests the connection has served.
+    served: u64,
+    /// Lone requests that came while there was no connection.
+    lone: u32,
+    /// It is being made.
+    connecting: bool,
+    /// No other one is made before.
+    not_before: Option<Instant>,
+    /// The link has ended.
+    closed: bool,
+}
+
+impl DirectState {
+    fn is_free(&self, reader: Reader) -> bool {
+        let may_watch = match reader {
+            Reader::Never => false,
+            // A loop that still watches it ends its watch when it is woken for nothing.
+            Reader::Once | Reader::Loop(_) => self.fed_by.is_none(),
+            Reader::Feed(number) => self.fed_by.is_none_or(|known| known == number),
+        };
+        may_watch && self.connection.is_some() && self.asks.is_none()
+    }
+
+    /// Gives the connection up; no other one is made at once. Returned, so that it is dropped with nothing locked.
+    fn give_up(&mut self) -> Option<DirectConnection> {
+        (self.lone, self.fed_by) = (0, None);
+        self.not_before = Some(Instant::now() + AFTER_FAILURE);
+        self.connection.take()
+    }
+}
+
+impl DirectLine {
+    /// Whether a caller with this reader could use the connection now.
+    pub(super) fn is_free(&self, reader: Reader) -> bool {
+        self.state.lock().is_free(reader)
+    }
+
+    /// Ends the connection, and makes none any more.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let ended = state.give_up();
+        drop(state);
+        drop(ended);
+    }
+
+    /// Notes a lone request for which there is no connection. True once one is worthwhile; then it counts as being made.
+    pub(super) fn is_worthwhile(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.connection.is_some() || state.connecting || state.closed {
+            return false;
+        }
+        state.lone += 1;
+        if state.lone < WORTHWHILE || state.not_before.is_some_and(|at| Instant::now() < at) {
+            return false;
+        }
+        (state.connecting, state.lone) = (true, 0);
+        true
+    }
+
+    /// Ends the connection with this socket if it has served no more than that. Returns how many requests it has served; `None` if it is gone.
+    pub(super) fn end_unless_used(&self, number: u64, seen: u64) -> Option<u64> {
+        let mut state = self.state.lock();
+        state.connection.as_ref().filter(|connection| connection.socket().number() == number)?;
+        if state.served != seen || state.asks.is_some() {
+            return Some(state.served);
+        }
+        let ended = state.give_up();
+        state.not_before = None;
+        drop(state);
+        drop(ended);
+        None
+    }
+
+    /// Takes a connection that was made, or not. Returns the number of its socket.
+    pub(super) fn connected(&self, dialed: Result<DirectConnection, BackendError>) -> Option<u64> {
+        let mut state = self.state.lock();
+        state.connecting = false;
+        match dialed {
+            Ok(connection) if !state.closed => {
+                let number = connection.socket().number();
+                (state.connection, state.served) = (Some(connection), 0);
+                return Some(number);
+            }
+            Ok(unwanted) => {
+                drop(state);
+                drop(unwanted);
+            }
+            Err(error) => {
+                // Lone requests go over the link, as they did.
+                state.not_before = Some(Instant::now() + AFTER_FAILURE);
+                drop(state);
+                tracing::debug!(target: target::REDIS_CONNECT, %error, "no direct connection");
+            }
+        }
+        None
+    }
+
+    /// Takes the connection for a request about this lock, if it is free and well.
+    pub(super) fn begin(&self, lock: &str, reader: Reader) -> bool {
+        let mut state = self.state.lock();
+        if !state.is_free(reader) {
+            return false;
+        }
+        if state.connection.as_mut().is_some_and(|connection| !connection.is_quiet()) {
+            let ended = state.give_up();
+            drop(state);
+            drop(ended);
+            return false;
+        }
+        if let Reader::Feed(number) = reader {
+            state.fed_by = Some(number);
+        }
+        state.asks = Some(lock.to_owned());
+        self.is_busy.store(true, Ordering::SeqCst);
+        state.served += 1;
+        true
+    }
+
+    /// Ends the request under way. Without its answer the connection is of no use any more.
+    pub(super) fn end(&self, answered: bool) {
+        let mut state = self.state.lock();
+        state.asks = None;
+        self.is_busy.store(false, Ordering::SeqCst);
+        let ended = if answered { None } else { state.give_up() };
+        drop(state);
+        drop(ended);
+        self.over.notify_waiters();
+    }
+
+    /// Sends a command. Returns the socket on which its answer will come.
+    pub(super) fn send(&self, command: &Cmd) -> Result<Arc<Socket>, BackendError> {
+        let mut state = self.state.lock();
+        let connection = state.connection.as_mut().ok_or_else(|| BackendError::because(Failure::NotSent, hung_up()))?;
+        connection.send(command).map_err(|error| failure::of_request(error.into()))?;
+        Ok(connection.socket().clone())
+    }
+
+    /// The answer, or the socket on which it will come.
+    pub(super) fn receive(&self) -> Result<Result<Value, Arc<Socket>>, RedisError> {
+        let mut state = self.state.lock();
+        let connection = state.connection.as_mut().ok_or_else(hung_up)?;
+        Ok(connection.receive()?.ok_or_else(|| connection.socket().clone()))
+    }
+
+    /// Whether a request is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_busy.load(Ordering::SeqCst)
+    }
+
+    /// Waits until no request about this lock is under way.
+    pub(super) async fn settled(&self, lock: &str) {
+        loop {
+            let over = self.over.notified();
+            tokio::pin!(over);
+            over.as_mut().enable();
+            if self.state.lock().asks.as_deref() != Some(lock) {
+                return;
+            }
+            over.await;
+        }
+    }
+}
+
+pub(super) fn hung_up() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into()
+}

@@ -1,0 +1,61 @@
+//! The list of what is being released or withdrawn in the background.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::clock::Instant;
+use crate::engine::lease_record::LeaseRecord;
+use crate::owner::OwnerId;
+
+/// How many are recorded before the first look for those that are over.
+const TIDY: usize = 64;
+
+/// What one owner still has in the backend.
+pub(crate) struct Leaving {
+    pub(crate) key: Arc<str>,
+    pub(crate) owner: OwnerId,
+    /// When a request was sent that was never answered.
+    pub(crate) unanswered: Option<Instant>,
+    /// The lease that is being released.
+    pub(crate) record: Option<Arc<LeaseRecord>>,
+    /// Nobody else need go on with it: it is done, or taken over.
+    over: AtomicBool,
+}
+
+/// All that is under way. Whatever is over stays listed until the next look.
+#[derive(Default)]
+pub(crate) struct LeavingList(Mutex<Listed>);
+
+#[derive(Default)]
+struct Listed {
+    leaving: Vec<Weak<Leaving>>,
+    tidy_at: usize,
+}
+
+impl LeavingList {
+    pub(super) fn add(&self, leaving: &Arc<Leaving>) {
+        let mut listed = self.0.lock();
+        if listed.leaving.len() >= listed.tidy_at {
+            listed.leaving.retain(|known| known.strong_count() > 0);
+            listed.tidy_at = TIDY.max(listed.leaving.len() * 2);
+        }
+        listed.leaving.push(Arc::downgrade(leaving));
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Leaving>> {
+        self.0.lock().leaving.iter().filter_map(Weak::upgrade).filter(|leaving| !leaving.over.load(Ordering::Acquire)).collect()
+    }
+}
+
+impl Leaving {
+    pub(crate) fn new(key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>, record: Option<Arc<LeaseRecord>>) -> Arc<Self> {
+        Arc::new(Self { key, owner, unanswered, record, over: AtomicBool::new(false) })
+    }
+
+    /// Whoever is first goes on with it, or has done it.
+    pub(super) fn is_over_now(&self) -> bool {
+        !self.over.swap(true, Ordering::AcqRel)
+    }
+}

@@ -1,0 +1,203 @@
+"""Lone requests: the caller's own thread sends them and reads the answers."""
+
+import asyncio
+import gc
+import os
+import subprocess
+import threading
+import time
+
+import pytest
+
+import dlock
+import dlock.sync
+from dlock._loop import current
+from services import RedisServer
+
+PAIRS = 20
+
+
+async def warm(client: dlock.Client) -> None:
+    """Uses a client until its lone requests have a connection of their own, which this loop reads."""
+    lock = client.lock("warm")
+    for _ in range(2_000):
+        async with lock:
+            pass
+        if current()._sockets:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("there is no direct connection")
+
+
+def test_a_lone_caller_reads_its_answers_on_its_own_loop(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with dlock.Client(redis_server.url) as client:
+            await warm(client)
+            (reader,) = current()._sockets.values()
+            for number in range(PAIRS):
+                acquire = asyncio.ensure_future(client.lock(f"k {number}").acquire())
+                await asyncio.sleep(0)
+                assert reader.call is not None, "the engine reads it"
+                assert await (await acquire).release()
+            assert [*current()._sockets.values()] == [reader]
+            assert reader.call is None
+
+    asyncio.run(main())
+
+
+def test_r11_a_loop_that_stands_still_keeps_no_answer_from_the_engine(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with dlock.Client(redis_server.url) as client:
+            await warm(client)
+            acquire = asyncio.ensure_future(client.lock("still", ttl=0.3).acquire())
+            await asyncio.sleep(0)
+            # Longer than the lease: the engine has it and renews it.
+            time.sleep(0.8)
+            lease = await acquire
+            assert lease.valid
+            release = lease.release()
+            time.sleep(0.3)
+            assert lease.status == "released", "the engine has read it"
+            assert await release
+
+    asyncio.run(main())
+
+
+def test_r04_a_caller_that_is_cancelled_leaves_nothing_behind(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with dlock.Client(redis_server.url) as client:
+            await warm(client)
+            for number in range(PAIRS):
+                acquire = asyncio.ensure_future(client.lock(f"cancelled {number}", ttl=600).acquire())
+                await asyncio.sleep(0)
+                acquire.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await acquire
+                await warm(client)
+            end = time.monotonic() + 5
+            while await client.list_locks("cancelled"):
+                assert time.monotonic() < end, "a key that nobody wants is held"
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_r04_a_loop_that_ends_leaves_nothing_behind(redis_server: RedisServer) -> None:
+    client = dlock.Client(redis_server.url)
+
+    async def main() -> None:
+        await warm(client)
+        # Nobody awaits it, and nobody reads the answer.
+        asyncio.ensure_future(client.lock("ended", ttl=600).acquire())  # noqa: RUF006
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    with dlock.sync.Client(redis_server.url) as other:
+        assert other.lock("ended", wait=5).acquire().release()
+    asyncio.run(main())
+    asyncio.run(client.close())
+
+
+def test_two_clients_of_one_loop_keep_their_readers(redis_server: RedisServer) -> None:
+    async def pairs(client: dlock.Client, name: str) -> None:
+        for _ in range(100):
+            async with client.lock(name):
+                pass
+
+    async def main() -> None:
+        async with dlock.Client(redis_server.url) as one, dlock.Client(redis_server.url) as other:
+            await warm(one)
+            before = len(current()._sockets)
+            await pairs(other, "other")
+            assert (before, len(current()._sockets)) == (1, 2)
+            since = time.monotonic()
+            await asyncio.gather(pairs(one, "a"), pairs(other, "b"))
+            # An answer that only the engine reads takes 50 ms.
+            assert time.monotonic() - since < 2, "the engine reads them"
+
+    asyncio.run(main())
+
+
+def test_r13_a_forked_child_leaves_the_answer_of_its_parent_alone(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with dlock.Client(redis_server.url) as client:
+            await warm(client)
+            (reader,) = current()._sockets.values()
+            for number in range(PAIRS):
+                acquire = asyncio.ensure_future(client.lock(f"forked {number}").acquire())
+                await asyncio.sleep(0)
+                child = os.fork()
+                if child == 0:
+                    # As the parent's loop would do, if it ran on in the child.
+                    reader()
+                    del acquire
+                    gc.collect()
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+                lease = await asyncio.wait_for(acquire, 5)
+                assert lease.valid
+                assert await lease.release()
+
+    asyncio.run(main())
+
+
+def test_two_threads_and_a_loop_share_one_client(redis_server: RedisServer) -> None:
+    client = dlock.sync.Client(redis_server.url)
+    wrong: list[object] = []
+
+    def pairs(name: str) -> None:
+        for number in range(200):
+            with client.lock(f"{name} {number % 3}") as lease:
+                if not lease.valid:
+                    wrong.append((name, number))
+
+    threads = [threading.Thread(target=pairs, args=(name,)) for name in ("a", "b", "a")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+    assert not any(thread.is_alive() for thread in threads)
+    assert client.list_locks() == []
+    client.close()
+
+
+def test_a_loop_has_its_turn_whatever_is_over_at_once() -> None:
+    async def main() -> int:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        async with dlock.Client("memory:") as client:
+            lock = client.lock("k")
+            for _ in range(1_000):
+                async with lock:
+                    pass
+        counting.cancel()
+        return turns
+
+    assert asyncio.run(main()) >= 1_000 // 17
+
+
+def test_a_server_that_hangs_up_is_no_reason_to_spin(redis_server: RedisServer) -> None:
+    port = redis_server.url.rpartition(":")[2].split("/")[0]
+
+    async def main() -> None:
+        async with dlock.Client(redis_server.url) as client:
+            await warm(client)
+            # The link listens to a channel, so it is not of this type.
+            killed = subprocess.run(["redis-cli", "-p", port, "CLIENT", "KILL", "TYPE", "normal"], capture_output=True, check=True)
+            assert int(killed.stdout) > 0
+            before = time.process_time()
+            await asyncio.sleep(0.3)
+            assert time.process_time() - before < 0.15, "the loop spins"
+            async with client.lock("k"):
+                pass
+            await warm(client)
+
+    asyncio.run(main())
