@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use dlock::{Call, Caller, Client, ClientOptions, Lease, Lock, Reader, Result, Status};
+use support::certificates::{self, Authority};
 use support::proxy::{Gate, Proxy};
 use support::redis::{Cli, Server};
 use tokio::task::spawn_blocking;
@@ -226,4 +227,30 @@ async fn a_server_that_forgets_scripts_gets_them_again() {
     let (call, heard) = begin(&client.lock("k"));
     assert!(call.socket().is_some());
     assert!(outcome(heard).await.unwrap().release().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_direct_connection_goes_where_the_link_goes_and_logs_in_as_it_does() {
+    let authority = Authority::new();
+    let (plain, closed) = (Server::start().await, Server::start_with(&["--requirepass", "s3cret"]).await);
+    let secure = Server::start_secure(&authority, true).await;
+    let server = format!("rediss://127.0.0.1:{}", secure.port);
+    for url in [
+        format!("redis+unix://{}?db=3", plain.socket().display()),
+        format!("redis://:s3cret@127.0.0.1:{}/2", closed.port),
+        certificates::url(&server, &authority.certificate(), Some(&authority.issue("client"))),
+    ] {
+        let client = Client::new(&url).unwrap();
+        warm(&client).await;
+        for number in 0..20 {
+            let (call, heard) = begin(&client.lock(&format!("k {number}")));
+            assert!(call.socket().is_some(), "{url}");
+            while call.socket().is_some() {
+                call.drive();
+            }
+            assert!(heard.recv().unwrap().unwrap().release().await.unwrap());
+        }
+        assert!(client.list_locks("").await.unwrap().is_empty(), "in another database, {url}");
+        client.close(Duration::ZERO).await.unwrap();
+    }
 }
