@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::backend::{Backend, Capabilities, Inspection, Whom};
 use crate::caller::Caller;
 use crate::choice::{ChosenBy, DEFAULT_CHOSEN, Variables};
-use crate::clock::{BootClock, Clock};
+use crate::clock::{BootClock, Clock, Instant};
 use crate::engine::environment::Environment;
 use crate::engine::session::Session;
 use crate::engine::shared_client::{SharedClient, Target};
@@ -128,7 +128,12 @@ impl Client {
     /// # Cancel safety
     /// Dropping it leaves the former leases renewed until their handles are gone.
     pub async fn reset(&self, variables: Option<Variables>) -> Result<()> {
-        close(self.shared.reset(variables)?, Duration::ZERO).await
+        if let Some(session) = self.shared.reset(variables)? {
+            let session = session.get()?.clone();
+            let now = session.clock.now();
+            close(session, now).await;
+        }
+        Ok(())
     }
 
     /// [`Client::new`], then one round trip.
@@ -233,7 +238,7 @@ impl Client {
         .await
     }
 
-    /// Refuses new work from this call on, waits up to `timeout` for holders to finish while their leases are still renewed, then ends
+    /// Refuses new work, waits up to `timeout` for holders to finish while their leases are still renewed, then ends
     /// the leases that are left: their holders lose them. A client that was never used has nothing to close.
     ///
     /// Until then a caller that holds a lease of this client may acquire more and may ask about keys, and so may the callers that
@@ -250,13 +255,21 @@ impl Client {
     /// # Cancel safety
     /// Dropping it leaves the client closed to new acquires, with its leases still renewed.
     pub fn close(&self, timeout: Duration) -> impl Future<Output = Result<()>> + Send + use<> {
-        let begun = self.shared.begin_close();
-        if let Ok(Some(session)) = &begun
-            && let Ok(session) = session.get()
-        {
-            session.engine.waking(|| session.begin_closing());
+        let begun = self.begin_close(timeout);
+        async move {
+            if let Some((session, until)) = begun? {
+                close(session.get()?.clone(), until).await;
+            }
+            Ok(())
         }
-        async move { close(begun?, timeout).await }
+    }
+
+    fn begin_close(&self, timeout: Duration) -> Result<Option<(Bound<Session>, Instant)>> {
+        let Some(session) = self.shared.begin_close()? else { return Ok(None) };
+        let known = session.get()?;
+        let until = known.clock.now() + timeout;
+        known.engine.waking(|| known.announce_closing());
+        Ok(Some((session, until)))
     }
 
     /// Lets a closed client work again: its next operation starts another session, and locks made before follow it. Does nothing to
@@ -316,14 +329,11 @@ impl Client {
     }
 }
 
-async fn close(session: Option<Bound<Session>>, timeout: Duration) -> Result<()> {
-    let Some(session) = session else { return Ok(()) };
-    let session = session.get()?.clone();
+async fn close(session: Arc<Session>, until: Instant) {
     let engine = session.engine.clone();
     let closing = session.clone();
-    if engine.run(async move { closing.close(timeout).await }).await.is_err() {
+    if engine.run(async move { closing.close(until).await }).await.is_err() {
         // The engine has stopped, and nothing of the session goes on. It is closed for those who ask later.
         session.closing.begun.cancel();
     }
-    Ok(())
 }

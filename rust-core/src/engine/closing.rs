@@ -3,9 +3,9 @@
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use crate::caller::Caller;
+use crate::clock::Instant;
 use crate::engine::lease_state::LeaseEvent;
 use crate::engine::leases::{HolderStanding, Leases};
 use crate::engine::session::Session;
@@ -81,27 +81,29 @@ impl Session {
         }
     }
 
-    /// Refuses new attempts from now on. Whatever was asked before is the engine's.
-    pub(crate) fn begin_closing(&self) {
-        // Counted before attempts are refused: an attempt asks at once whether its caller holds a lease.
-        self.leases.lock().count_holders();
-        self.closing.begun.cancel();
+    /// From now on the engine serves everybody, in the order in which they ask: [`Session::close`] comes before whatever is asked later.
+    pub(crate) fn announce_closing(&self) {
+        self.closing.announced.store(true, Ordering::Relaxed);
         self.engine.callers().take_over();
     }
 
-    /// Refuses new attempts, waits for holders to finish while their leases are still renewed, then ends the leases that are left.
+    /// Refuses new attempts, waits for holders to finish while their leases are still renewed, at most until `until`, then ends the leases
+    /// that are left.
     ///
     /// # Cancel safety
     ///
     /// Dropping it leaves the session closed to new attempts, with its leases still renewed.
-    pub(crate) async fn close(self: &Arc<Self>, timeout: Duration) {
-        self.begin_closing();
+    pub(crate) async fn close(self: &Arc<Self>, until: Instant) {
+        self.announce_closing();
+        // Counted before attempts are refused: an attempt asks at once whether its caller holds a lease.
+        self.leases.lock().count_holders();
+        self.closing.begun.cancel();
         let drained = self.until(|leases| leases.len() == 0 && self.closing.admitted.load(Ordering::Relaxed) == 0);
         tokio::select! {
             biased;
             () = drained => {}
             () = self.closing.closed.cancelled() => {}
-            () = self.clock.sleep_until(self.clock.now() + timeout) => {}
+            () = self.clock.sleep_until(until) => {}
         }
         self.closing.closed.cancel();
         let mut left = self.leases_now();

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +12,8 @@ use crate::engine::lease_record::LeaseRecord;
 /// How far a session has been closed.
 #[derive(Default)]
 pub(crate) struct Closing {
+    /// No caller drives its call any more, so that what closing begins with is not overtaken.
+    pub(super) announced: AtomicBool,
     /// New work is refused from here on.
     pub(crate) begun: CancellationToken,
     /// The drain is over: everything is refused from here on.

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -274,6 +273,9 @@ impl Session {
 
     /// How a caller waits that should poll its request itself, if it should. `reader` is asked only then.
     pub(crate) fn served_here(&self, reader: impl FnOnce() -> Option<Reader>) -> Option<Reader> {
+        if self.closing.announced.load(Ordering::Relaxed) {
+            return None;
+        }
         if self.backend.answers_at_once() {
             return reader();
         }
@@ -293,7 +295,7 @@ impl Session {
 
 impl Attended for Session {
     fn close_now(self: Arc<Self>) -> BoxFuture<'static, ()> {
-        Box::pin(async move { self.close(Duration::ZERO).await })
+        Box::pin(async move { self.close(self.clock.now()).await })
     }
 
     fn engine_stopped(self: Arc<Self>) {
