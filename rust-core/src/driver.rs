@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
@@ -71,7 +72,7 @@ impl Socket {
                 fed.waiting.take()
             })
         };
-        waiting.inspect(Waker::wake_by_ref);
+        wake(waiting.as_ref());
     }
 
     /// Whether a loop reads the socket by itself.
@@ -88,7 +89,12 @@ impl Socket {
             fed.ended |= bytes.is_empty();
             fed.waiting.take()
         };
-        waiting.inspect(Waker::wake_by_ref);
+        wake(waiting.as_ref());
+    }
+
+    /// Whether a loop has read it once. It may still take what comes, so nobody else should ask on it.
+    pub(crate) fn is_handed_back(&self) -> bool {
+        self.fed.lock().as_ref().is_some_and(|fed| fed.handed_back)
     }
 
     /// Whether there is nothing to read of what a loop passes on. Then the task of `context` is woken when there is.
@@ -131,6 +137,11 @@ impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
+}
+
+/// Wakes a task of the engine. If the engine's thread has ended, whoever asks it next finds out.
+fn wake(waiting: Option<&Waker>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| waiting.inspect(|waker| waker.wake_by_ref())));
 }
 
 /// What is known while a caller polls its call.

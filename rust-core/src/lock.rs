@@ -328,9 +328,9 @@ impl Lock {
     }
 }
 
-/// The reader, if a caller with it should poll the attempt itself: not behind others in the local line.
+/// The reader, if a caller with it should poll the attempt itself: not behind others in the local line, nor before a release that the engine has.
 fn reader_of(session: &Session, attempt: &Attempt, reader: impl FnOnce() -> Option<Reader>) -> Option<Reader> {
-    if attempt.is_behind() { None } else { session.served_here(reader) }
+    if attempt.is_behind() || session.has_left_to_engine() { None } else { session.served_here(reader) }
 }
 
 /// Drives an attempt until the key is granted.

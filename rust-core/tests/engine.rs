@@ -427,3 +427,13 @@ async fn r05_a_release_that_ends_may_release_another_lease() {
         eventually(async || !client.is_locked(key).await.unwrap()).await;
     }
 }
+
+#[tokio::test]
+async fn a_lease_that_is_dropped_is_no_obstacle_for_its_own_program() {
+    let client = client();
+    for _ in 0..100 {
+        drop(client.lock("dropped").acquire().await.unwrap());
+        let next = client.lock("dropped").try_acquire().await.unwrap();
+        assert!(next.expect("free").release().await.unwrap());
+    }
+}

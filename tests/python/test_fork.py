@@ -229,3 +229,32 @@ def test_r13_a_child_that_closes_everything_takes_no_lease_of_its_parent(url: st
         assert await held.release()
 
     asyncio.run(main())
+
+
+def test_a_fork_that_takes_long_while_another_thread_locks_ends() -> None:
+    program = """if True:
+        import os, time
+        # Registered before dlock's own hooks, so it runs while those keep the lock files from being used.
+        os.register_at_fork(before=lambda: time.sleep(0.02), after_in_parent=lambda: time.sleep(0.02))
+        import threading
+        import dlock.sync
+        client = dlock.sync.Client("local:", namespace=f"fork-{os.getpid()}")
+        ended = threading.Event()
+
+        def pairs():
+            while not ended.is_set():
+                with client.lock("k"):
+                    pass
+
+        thread = threading.Thread(target=pairs)
+        thread.start()
+        for _ in range(20):
+            if (child := os.fork()) == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+        ended.set()
+        thread.join(10)
+        print(thread.is_alive())
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"

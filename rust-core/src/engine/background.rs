@@ -1,6 +1,7 @@
 //! Releases and withdrawals in the background: closing waits for them, and if the engine stops, the next one goes on with them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::driver::Reader;
 use crate::engine::call::Call;
@@ -20,6 +21,22 @@ struct Leave {
     is_done: bool,
 }
 
+/// Counts what the engine has.
+struct OnEngine(Arc<Session>);
+
+impl OnEngine {
+    fn of(session: &Arc<Session>) -> Self {
+        session.left_to_engine.fetch_add(1, Ordering::Relaxed);
+        Self(session.clone())
+    }
+}
+
+impl Drop for OnEngine {
+    fn drop(&mut self) {
+        self.0.left_to_engine.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Leave {
     fn drop(&mut self) {
         // An engine that has stopped drops its work: the next one goes on with it.
@@ -30,6 +47,11 @@ impl Drop for Leave {
 }
 
 impl Session {
+    /// Whether the engine releases or withdraws something now.
+    pub(crate) fn has_left_to_engine(&self) -> bool {
+        self.left_to_engine.load(Ordering::Relaxed) > 0
+    }
+
     /// The lease of an owner that is being released.
     pub(super) fn releasing(&self, owner: OwnerId) -> Option<Arc<LeaseRecord>> {
         self.leaving.all().into_iter().filter(|leaving| leaving.owner == owner).find_map(|leaving| leaving.record.clone())
@@ -81,7 +103,11 @@ impl Session {
     }
 
     fn leave_on_engine(self: &Arc<Self>, leaving: &Leaving, work: impl Future<Output = ()> + Send + 'static) {
-        self.engine.spawn(work);
+        let counted = OnEngine::of(self);
+        self.engine.spawn(async move {
+            work.await;
+            drop(counted);
+        });
         if self.engine.is_stopped() {
             self.leave_on_next_engine(leaving);
         }

@@ -96,15 +96,18 @@ impl PendingCalls {
     pub(crate) fn stop(&self, first: impl FnOnce()) {
         let calls = {
             let mut under_way = self.under_way.lock();
-            // With the calls locked, so that a call that begins now is either in the list or sees the flag.
-            if self.stopped.swap(true, Ordering::AcqRel) {
+            if self.is_stopped() {
                 return;
             }
-            std::mem::take(&mut under_way.calls)
+            // Kept from before the flag is set: whoever sees it drops what it has of its call.
+            let calls: Vec<_> = std::mem::take(&mut under_way.calls).iter().filter_map(Weak::upgrade).collect();
+            // With the calls locked, so that a call that begins now is either in the list or sees the flag.
+            self.stopped.store(true, Ordering::Release);
+            calls
         };
         first();
         self.stop.notify_waiters();
-        for call in calls.iter().filter_map(Weak::upgrade) {
+        for call in calls {
             // A callback that panics must not keep the others from their answers.
             let _ = catch_unwind(AssertUnwindSafe(|| call.engine_stopped()));
         }

@@ -106,6 +106,10 @@ impl Driven {
                 if let Some(watch) = self.engine.callers().watch(known) {
                     self.engine.spawn(watch);
                 }
+                if self.socket().is_none() {
+                    // It was taken over in between.
+                    self.engine.callers().forget(self);
+                }
             }
             _ => {
                 *state = DrivenState::WithEngine(None);

@@ -109,7 +109,7 @@ impl Engine {
             Some(value) => value,
             None => self.unless_stopped(told).await?,
         };
-        value.map_err(|_| calls::panicked())
+        value.map_err(|_| if self.is_stopped() { calls::stopped() } else { calls::panicked() })
     }
 }
 

@@ -4,7 +4,7 @@
 //! how it ends.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use futures_util::future::BoxFuture;
@@ -61,6 +61,8 @@ pub(crate) struct Session {
     loops: Vec<Option<AbortHandle>>,
     /// What is being released or withdrawn in the background.
     pub(super) leaving: LeavingList,
+    /// How much of it the engine has. Acquires then queue behind it, since they must not overtake the release before them.
+    pub(super) left_to_engine: AtomicUsize,
 }
 
 impl fmt::Debug for Session {
@@ -160,6 +162,7 @@ impl Session {
             floor: AtomicU64::new(0),
             loops,
             leaving: LeavingList::default(),
+            left_to_engine: AtomicUsize::new(0),
         });
         this.is(&session);
         Ok(session)
@@ -283,7 +286,7 @@ impl Session {
         if self.tasks.len() > FEW_TASKS {
             return None;
         }
-        reader().filter(|reader| self.backend.serves_callers(*reader))
+        reader().filter(|reader| self.engine.waking(|| self.backend.serves_callers(*reader)).unwrap_or(false))
     }
 
     pub(crate) fn stop(&self) {

@@ -132,7 +132,8 @@ impl Backend for Local {
     }
 
     fn answers_at_once(&self) -> bool {
-        true
+        // Else the engine waits for the end of the fork, which has nothing that the forking thread may want.
+        !forking::is_under_way()
     }
 
     fn ping(&self, _timeout: Duration) -> Reply<'_, ()> {

@@ -38,7 +38,7 @@ impl RedisLink {
             return Box::pin(direct.ask(&request)).await;
         }
         if self.direct.is_busy() {
-            Box::pin(self.settled(request.names.lock(), deadline)).await;
+            Box::pin(self.settled(request.names.lock(), deadline)).await?;
         }
         match self.admit(request, deadline).await? {
             Admission::Alone(request, _slot) => {

@@ -62,8 +62,9 @@ impl RedisLink {
     }
 
     /// Waits until the lone request about this lock, if there is one under way, is answered or given up.
-    pub(super) async fn settled(&self, lock: &str, deadline: Instant) {
-        let _ = timeout_at(deadline, self.direct.settled(lock)).await;
+    pub(super) async fn settled(&self, lock: &str, deadline: Instant) -> Result<(), BackendError> {
+        let late = |_| BackendError::new(Failure::NotSent, "an earlier request about the key has no answer");
+        timeout_at(deadline, self.direct.settled(lock)).await.map_err(late)
     }
 }
 
@@ -171,7 +172,14 @@ impl Answers {
         let deadline = self.deadline;
         let wait = self.late.get_or_insert_with(|| EngineWait { watched: None, deadline: sleep_until(deadline).boxed() });
         if wait.deadline.poll_unpin(context).is_ready() {
-            self.link.suspect(self.asked.elapsed());
+            if socket.is_read_by_loop() {
+                // The loop has stood still all the time: what has come is still in the socket. `poll` looks once more, and comes back here.
+                socket.let_engine_read();
+                return Poll::Ready(Ok(()));
+            }
+            if !socket.is_handed_back() {
+                self.link.suspect(self.asked.elapsed());
+            }
             return Poll::Ready(Err(BackendError::new(Failure::Unknown, "no answer in time")));
         }
         if socket.is_read_by_loop() {

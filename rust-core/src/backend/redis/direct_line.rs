@@ -160,7 +160,8 @@ impl DirectLine {
         let mut state = self.state.lock();
         state.asks = None;
         self.is_busy.store(false, Ordering::SeqCst);
-        let ended = if answered { None } else { state.give_up() };
+        let keeps = answered && !state.connection.as_ref().is_some_and(|connection| connection.socket().is_handed_back());
+        let ended = if keeps { None } else { state.give_up() };
         drop(state);
         drop(ended);
         self.over.notify_waiters();
