@@ -199,7 +199,11 @@ async fn r14_closing_takes_over_what_nobody_reads() {
     let (call, heard) = begin(&client.lock("k").ttl(3_600_000 * MS));
     assert!(call.socket().is_some());
     client.close(Duration::ZERO).await.unwrap();
-    assert_eq!(outcome(heard).await.map(drop).unwrap_err().code(), "CLIENT_CLOSED");
+    match outcome(heard).await {
+        Err(error) => assert_eq!(error.code(), "CLIENT_CLOSED"),
+        // The answer was faster than the end of the client.
+        Ok(lease) => assert!(!lease.is_valid()),
+    }
     support::eventually("nobody holds it", || async { is_free(&cli, "dlock/k").await }).await;
 }
 

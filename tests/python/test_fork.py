@@ -239,6 +239,8 @@ def test_a_fork_that_takes_long_while_another_thread_locks_ends() -> None:
         import threading
         import dlock.sync
         client = dlock.sync.Client("local:", namespace=f"fork-{os.getpid()}")
+        with client.lock("k"):
+            pass
         ended = threading.Event()
 
         def pairs():
