@@ -41,7 +41,7 @@ impl Drop for Leave {
     fn drop(&mut self) {
         // An engine that has stopped drops its work: the next one goes on with it.
         if self.is_done || !self.session.engine.is_stopped() {
-            self.leaving.is_over_now();
+            self.leaving.take_over();
         }
     }
 }
@@ -122,7 +122,7 @@ impl Session {
 
     /// Whoever comes first goes on with it: the thread that began it, or the one that informs the session of the stop.
     fn leave_on_next_engine(self: &Arc<Self>, leaving: &Leaving) {
-        if !leaving.is_over_now() {
+        if !leaving.take_over() {
             return;
         }
         let Leaving { key, owner, unanswered, record, .. } = leaving;

@@ -54,8 +54,8 @@ impl Leaving {
         Arc::new(Self { key, owner, unanswered, record, over: AtomicBool::new(false) })
     }
 
-    /// Whoever is first goes on with it, or has done it.
-    pub(super) fn is_over_now(&self) -> bool {
+    /// True for the first caller: it goes on with it, or has done it. Nobody else need.
+    pub(super) fn take_over(&self) -> bool {
         !self.over.swap(true, Ordering::AcqRel)
     }
 }

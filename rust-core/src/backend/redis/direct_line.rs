@@ -19,6 +19,7 @@ use crate::observe::logs::target;
 const WORTHWHILE: u32 = 3;
 /// How long to wait after a failure before another direct connection is made.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
 /// The direct connection of one link.
 #[derive(Default)]
 pub(super) struct DirectLine {
