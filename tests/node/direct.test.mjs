@@ -55,6 +55,16 @@ onBackends(
       await client.lock('still').withLock(() => {});
     });
 
+    together('r11_an_answer_that_has_come_counts_however_long_the_loop_stands_still', async (client) => {
+      const trying = client.lock('very still', { ttl: 30_000, opTimeout: 500 }).tryAcquire();
+      spin(1_200);
+      const lease = await trying;
+      assert.ok(lease.valid);
+      const releasing = lease.release();
+      spin(1_200);
+      assert.equal(await releasing, true);
+    });
+
     together('r04_an_acquire_that_is_given_up_leaves_nothing_behind', async (client) => {
       for (let number = 0; number < 50; number += 1) {
         const controller = new AbortController();
