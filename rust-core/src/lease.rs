@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use crate::caller::Caller;
 use crate::clock::Instant;
@@ -292,21 +293,24 @@ impl Lease {
         if self.leave() {
             return Ok(self.is_valid());
         }
+        let (tell, mut told) = oneshot::channel();
         let mut call = None;
-        self.begin_release_with(|session, record| call = session.release_here(record, || session.engine.reader()))?;
-        let (engine, record) = (session.engine.clone(), self.record().clone());
-        if let Some(call) = call {
-            engine.drive(&call, record.until(|status| !matches!(status, Status::Held | Status::Releasing))).await;
-        }
-        if let status @ (Status::Released | Status::NotHeld | Status::Lost(_)) = record.status() {
-            return Ok(status == Status::Released);
-        }
-        let patience = session.clock.now() + record.op_timeout;
-        // Of an engine that stops meanwhile nobody confirms anything.
-        Ok(engine
-            .run(async move { session.released(&record, patience).await })
-            .await
-            .is_ok_and(|status| status == Status::Released))
+        self.begin_release_with(|session, record| {
+            let then = move |status| {
+                let _ = tell.send(status);
+            };
+            call = session.release_then(record, || session.engine.reader(), then);
+        })?;
+        let status = match call {
+            Some(call) => session.engine.drive(&call, &mut told).await,
+            None => None,
+        };
+        let status = match status {
+            Some(status) => status,
+            None => told.await,
+        };
+        // An engine that stops drops what it was to call.
+        Ok(status.unwrap_or_else(|_| self.record().status()) == Status::Released)
     }
 
     /// [`Lease::release`] for callers that wait elsewhere: calls `then`, once, with the status of the lease when the backend has answered

@@ -30,23 +30,14 @@ impl Session {
     /// Ends the validity and the renewal of a lease, then releases the key in the background. Does nothing to a lease that has
     /// ended.
     pub(crate) fn release(self: &Arc<Self>, record: &Arc<LeaseRecord>) {
-        self.release_here(record, || None);
-    }
-
-    /// [`Session::release`] by a caller whose thread goes as far as it can by itself.
-    pub(crate) fn release_here(
-        self: &Arc<Self>,
-        record: &Arc<LeaseRecord>,
-        reader: impl FnOnce() -> Option<Reader>,
-    ) -> Option<Call> {
-        let begun = self.engine.waking(|| self.begin_release(record, None::<WhenReleased<fn(Result<Status>)>>, reader));
-        if begun.is_none() {
+        let nobody = None::<WhenReleased<fn(Result<Status>)>>;
+        if self.engine.waking(|| drop(self.begin_release(record, nobody, || None))).is_none() {
             self.apply(record, LeaseEvent::Unattended);
         }
-        begun.and_then(std::result::Result::ok).flatten()
     }
 
-    /// [`Session::release_here`] that calls `then` once the release was answered, or after the lease's `op_timeout`.
+    /// [`Session::release`] by a caller whose thread goes as far as it can by itself. Calls `then` once the release was answered, or after
+    /// the lease's `op_timeout`.
     pub(crate) fn release_then(
         self: &Arc<Self>,
         record: &Arc<LeaseRecord>,
@@ -179,10 +170,10 @@ impl Session {
     }
 
     /// Waits until a release was answered, at most until `patience` is over.
-    pub(crate) async fn released(&self, record: &Arc<LeaseRecord>, patience: Instant) -> Status {
+    async fn released(&self, record: &Arc<LeaseRecord>, patience: Instant) -> Status {
         tokio::select! {
             biased;
-            status = record.until(|status| !matches!(status, Status::Held | Status::Releasing)) => status,
+            status = record.until(is_over) => status,
             () = self.clock.sleep_until(patience) => record.status(),
         }
     }
@@ -191,6 +182,10 @@ impl Session {
     where
         F: FnOnce(Result<Status>) + Send + 'static,
     {
+        if is_over(record.status()) {
+            drop(then);
+            return;
+        }
         let (session, record) = (self.clone(), record.clone());
         self.engine.spawn(async move {
             session.released(&record, patience).await;
@@ -286,6 +281,11 @@ impl<F: FnOnce(Result<Status>)> Drop for WhenReleased<F> {
     fn drop(&mut self) {
         self.0.give(Ok(self.1.status()));
     }
+}
+
+/// Whether nothing is left to wait for.
+fn is_over(status: Status) -> bool {
+    !matches!(status, Status::Held | Status::Releasing)
 }
 
 /// What a definite answer says about the release.
