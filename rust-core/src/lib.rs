@@ -69,8 +69,3 @@ pub use unit::Unit;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
-
-/// The samples of the page for users of go-lynx, as tests.
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/lynx.md")]
-struct Lynx;

@@ -106,28 +106,57 @@ class Grant:
 class Lease:
     def __new__(cls, grant: Grant, *_face: object) -> Lease: ...
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """The key that was granted."""
+
     @property
-    def token(self) -> int: ...
+    def token(self) -> int:
+        """The fencing token: greater than every token granted for this key before."""
+
     @property
-    def owner(self) -> str: ...
+    def owner(self) -> str:
+        """The owner id of the attempt that acquired the lease, as other processes see it."""
+
     @property
-    def acquired_at(self) -> datetime: ...
+    def acquired_at(self) -> datetime:
+        """Wall time of the grant, for display."""
+
     @property
-    def expires_at(self) -> datetime: ...
+    def expires_at(self) -> datetime:
+        """Wall time at which the lease ends, for display."""
+
     @property
-    def ttl(self) -> float: ...
+    def ttl(self) -> float:
+        """The lease time in seconds, of the latest grant or extension."""
+
     @property
-    def remaining(self) -> float: ...
+    def remaining(self) -> float:
+        """For how many seconds the holder may still rely on the lease; zero once it is not valid."""
+
     @property
-    def valid(self) -> bool: ...
+    def valid(self) -> bool:
+        """Whether the holder may rely on the lease now. It reads the clock. False in a forked child."""
+
     @property
-    def lost(self) -> bool: ...
+    def lost(self) -> bool:
+        """Whether the lease ended without being released."""
+
     @property
-    def status(self) -> str: ...
-    def check(self) -> None: ...
-    def auto_renew(self, renew: bool) -> None: ...
-    def heartbeat(self) -> bool: ...
+    def status(self) -> str:
+        """`held`, `releasing`, `released`, `not_held`, `unknown` or `lost`."""
+
+    def check(self) -> None:
+        """Raises `LockLost` or `NotHeld` unless the lease is valid."""
+
+    def auto_renew(self, renew: bool) -> None:
+        """Switches automatic renewal on or off while the lease is held."""
+
+    def heartbeat(self) -> bool:
+        """A heartbeat: with `max_stall`, the lease ends if none comes for that long. False once the lease has ended.
+
+        In asyncio, the event loop that acquired the lease sends heartbeats by itself. In `dlock.sync`, the holder calls this.
+        """
+
     @property
     def _released(self) -> bool: ...
     def _dropped(self) -> None: ...

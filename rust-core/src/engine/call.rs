@@ -150,7 +150,7 @@ impl Engine {
 /// on the thread that notices that the engine has stopped, which may be this one: it must be quick and take no lock that callers hold.
 ///
 /// # Errors
-/// [`Error::BackendUnavailable`] if the engine cannot be started; `then` is not called.
+/// [`Error::BackendUnavailable`](crate::Error::BackendUnavailable) if the engine cannot be started; `then` is not called.
 pub fn call<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
     then: impl FnOnce(Result<T>) + Send + 'static,

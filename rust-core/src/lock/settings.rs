@@ -51,14 +51,15 @@ impl Lock {
     }
 
     /// Ends a lease whose holder sends no heartbeat for this long. Default: never. [`Lock::with`] sends heartbeats while the task
-    /// that awaits it is polled; other holders call [`Lease::heartbeat`].
+    /// that awaits it is polled; other holders call [`Lease::heartbeat`](crate::Lease::heartbeat).
     #[must_use]
     pub fn max_stall(mut self, max_stall: Duration) -> Self {
         self.change().max_stall = Some(max_stall);
         self
     }
 
-    /// Bounded attempts instead of waiting: [`Error::RetriesExhausted`] ends them. `wait` bounds them all together. Default: wait.
+    /// Bounded attempts instead of waiting: [`Error::RetriesExhausted`](crate::Error::RetriesExhausted) ends them. `wait` bounds
+    /// them all together. Default: wait.
     #[must_use]
     pub fn retry(mut self, retry: Retry) -> Self {
         self.change().retry = Some(retry);
