@@ -1,7 +1,7 @@
 # Everything a contributor runs. Each recipe calls one small script in tools/.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup services fmt lint test sim mutants chaos chaos-check chaos-totals dist demo bench bench-bridge clean
+.PHONY: help setup services fmt lint test docs sim mutants chaos chaos-check chaos-totals dist demo bench bench-quick bench-bridge clean
 
 # Holds servers only where the machine has none that will do: see tools/fetch-redis and tools/fetch-etcd.
 export PATH := $(CURDIR)/.cache/services/bin:$(PATH)
@@ -33,6 +33,9 @@ lint: setup ## Run every static check
 test: setup services ## Run every test; the last line counts them all
 	@.venv/bin/python tools/run-tests
 
+docs: setup ## Build the site of the documentation into .cache/site; SERVE=1 shows it and builds it anew as pages change
+	@.venv/bin/python tools/make-docs $(if $(SERVE),--serve)
+
 sim: ## Run 20,000 histories on virtual time, or SEEDS=n; SEED=n runs one again with its trace
 	@tools/check-toolchain
 	@cargo run --quiet --release --locked --package dlock-sim
@@ -55,8 +58,13 @@ dist: setup services ## Build wheel, sdist and npm tarball, and try each in an e
 demo: setup ## Show the lock at work between Python, Node and shell
 	@.venv/bin/python examples/demo/run.py
 
-bench: setup services ## Compare with other lock libraries, on redis and on etcd
-	@.venv/bin/python benches/run.py $(SERVERS)
+bench: setup services ## Compare with other lock libraries and write docs/benchmarks.md, or print ONLY=one_task; ROUNDS=5
+	@tools/setup-bench-peers
+	@.cache/benches/python/bin/python benches/run.py $(addprefix --rounds ,$(ROUNDS)) $(ONLY)
+
+bench-quick: setup services ## Compare in less than two minutes; fails where dlock is far too slow
+	@tools/setup-bench-peers --few
+	@.cache/benches/python/bin/python benches/run.py --quick
 
 bench-bridge: ## Compare ways to hand a result to an event loop (ADR 1)
 	@tools/check-toolchain
