@@ -3,9 +3,12 @@
 import asyncio
 import gc
 import os
+import select
+import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -129,9 +132,11 @@ def test_r13_a_forked_child_leaves_the_answer_of_its_parent_alone(redis_server: 
             for number in range(PAIRS):
                 acquire = asyncio.ensure_future(client.lock(f"forked {number}").acquire())
                 await asyncio.sleep(0)
+                socket = reader._descriptor.fileno()
                 child = os.fork()
                 if child == 0:
-                    # As the parent's loop would do, if it ran on in the child.
+                    # As the parent's loop would do, if it ran on in the child. The answer is there: the parent waits for the child.
+                    select.select([socket], [], [], 5)
                     reader()
                     del acquire
                     gc.collect()
@@ -142,6 +147,43 @@ def test_r13_a_forked_child_leaves_the_answer_of_its_parent_alone(redis_server: 
                 assert await lease.release()
 
     asyncio.run(main())
+
+
+class Interrupted(BaseException):
+    """What the signal handler raises."""
+
+
+def interrupt(_number: int, _frame: object) -> None:
+    raise Interrupted
+
+
+def test_r10_ctrl_c_between_a_request_and_its_answer_leaves_nothing_behind(redis_server: RedisServer) -> None:
+    before = signal.signal(signal.SIGALRM, interrupt)
+    client = dlock.sync.Client(redis_server.url)
+
+    def interrupted(call: Callable[[], object]) -> None:
+        """Sends the request; no answer comes before the signal."""
+        with redis_server.frozen():
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            with pytest.raises(Interrupted):
+                call()
+
+    try:
+        for number in range(5):
+            # As many pairs as it takes for lone requests to have a connection of their own.
+            for _ in range(20):
+                assert client.lock("warm").acquire().release()
+            lease = client.lock("released", ttl=600).acquire()
+            interrupted(lease.release)
+            # What the interrupted call was answered is not the answer of the next one.
+            with client.lock("after", ttl=600) as after:
+                assert (after.key, after.valid) == ("after", True)
+            interrupted(client.lock("acquired", ttl=600).acquire)
+            assert client.lock("released", wait=5).acquire().release()
+            assert client.lock("acquired", wait=5).acquire().release(), number
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        client.close()
 
 
 def test_two_threads_and_a_loop_share_one_client(redis_server: RedisServer) -> None:
