@@ -13,7 +13,7 @@ TTL = 3
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    return {name: measure_on(arena, max(1, rounds // 2)) for name, arena in ARENAS.items()}
+    return {name: measure_on(arena, max(1, rounds // 3)) for name, arena in ARENAS.items()}
 
 
 def measure_on(arena: Arena, rounds: int) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def present(figures: dict[str, Any]) -> Section:
     tables = [
         Table(
             [f"{ARENAS[name].title}: from the kill to the next grant", "ms"],
-            [[one.name, spread(found[one.name]["ms"])] for one in ARENAS[name].contenders if one.name in found],
+            [[one.name, spread(found[one.name]["ms"], 1)] for one in ARENAS[name].contenders if one.name in found],
         )
         for name, found in figures.items()
     ]

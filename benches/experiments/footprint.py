@@ -8,7 +8,7 @@ from typing import Any
 
 from contenders import ARENAS, DLOCK, REDIS, Contender
 from report import Section, Table
-from rounds import median, note, opened, spread
+from rounds import median, note, opened, spread, workers
 from server_costs import commands_so_far
 from worker import ContenderFailed, Worker
 
@@ -20,7 +20,7 @@ IDLE_AFTER = 11.5
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    rounds = max(1, rounds // 2)
+    rounds = max(1, rounds // 3)
     return {"held": held(rounds), "waiting": waiting(rounds), "idle": idle()}
 
 
@@ -86,20 +86,20 @@ def idle() -> dict[str, Any]:
     """What a program that used a lock has when it no longer does."""
     found: dict[str, Any] = {}
     for arena in ARENAS.values():
-        for one in DLOCK:
-            with opened(arena) as (url, _), Worker(one, url) as worker:
-                before = worker.footprint()
-                for _ in range(3):
-                    worker.ask(do="pairs", keys=["one"], seconds=0.3)
+        with opened(arena) as (url, _), workers(DLOCK, url) as working:
+            before = {name: worker.footprint() for name, worker in working.items()}
+            for worker in working.values():
+                worker.ask(do="pairs", keys=["one"], seconds=0.5)
                 worker.ask(do="pairs", keys=[f"key-{number}" for number in range(50)], seconds=0.3)
-                time.sleep(IDLE_AFTER)
-                used, began = worker.processor_seconds, time.monotonic()
-                time.sleep(SECONDS)
+            time.sleep(IDLE_AFTER)
+            used, began = {name: worker.processor_seconds for name, worker in working.items()}, time.monotonic()
+            time.sleep(SECONDS)
+            for name, worker in working.items():
                 after = worker.footprint()
-                found[f"{one.name} on {arena.title}"] = {
-                    "threads": after.threads - before.threads,
-                    "descriptors": after.descriptors - before.descriptors,
-                    "processor": 100 * (worker.processor_seconds - used) / (time.monotonic() - began),
+                found[f"{name} on {arena.title}"] = {
+                    "threads": after.threads - before[name].threads,
+                    "descriptors": after.descriptors - before[name].descriptors,
+                    "processor": 100 * (worker.processor_seconds - used[name]) / (time.monotonic() - began),
                 }
         note(f"idle programs on {arena.name}")
     return found

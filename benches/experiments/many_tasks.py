@@ -11,13 +11,13 @@ from worker import Worker
 
 from services import ServerProcess
 
-SECONDS = 1.0
+SECONDS = 0.7
 MOST_THREADS = 100
 """A thread for each task is no way to have more."""
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    return {name: measure_on(arena, rounds) for name, arena in ARENAS.items()}
+    return {name: measure_on(arena, max(1, rounds * 3 // 5)) for name, arena in ARENAS.items()}
 
 
 def measure_on(arena: Arena, rounds: int) -> dict[str, Any]:
