@@ -30,11 +30,12 @@ function inside() {
   return body === undefined ? NO_BODY : Lease.numberOf(body.lease);
 }
 
-/** Warns if the running code is about to wait for a key that a body around it holds. It warns once for each body. */
-function warnOfOwnBody(session, key) {
+/** Warns, once for each body, if the running code is about to wait (`waits` says so) for a key that a body around it holds. */
+function warnOfOwnBody(session, key, waits) {
   for (let body = openBody(bodies?.getStore()); body !== undefined; body = body.outer) {
     if (body.session !== session || body.lease.key !== key) continue;
-    if (!body.warned) warnOfDeadlock(key, warnOfOwnBody);
+    if (body.warned || !waits()) return;
+    warnOfDeadlock(key, warnOfOwnBody);
     body.warned = true;
     return;
   }
@@ -54,4 +55,4 @@ function openBody(body) {
   return innermost;
 }
 
-module.exports = { asBody, inside, warnOfOwnBody };
+module.exports = { asBody, inside, openBody, warnOfOwnBody };

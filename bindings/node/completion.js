@@ -21,7 +21,8 @@ const [, OVER, ON_SOCKET] = [0, 1, 2];
 
 const BATCH = 1024;
 
-// How many calls may be over at once before the event loop has its turn.
+// How many calls may be over at once before the event loop has its turn. It is one count for all callers, since JavaScript does not
+// tell which async function asks. They take a millisecond (ADR 18), for which timers and sockets wait.
 const AT_ONCE = 64;
 
 /** Calls without an outcome so far, by number. @type {Map<number, {resolve, reject, made, unlisten}>} */
@@ -38,7 +39,7 @@ const bridge = new native.Bridge(drain);
 let lastId = 0;
 const nextId = () => (lastId += 1);
 
-atExit(() => (isMainThread ? bridge.shutdown() : bridge.leave()));
+atExit(() => (isMainThread ? bridge.shutdown() : bridge.end()));
 
 // Keeps the event loop alive while a call waits or a body runs, and only then.
 const anchor = setInterval(() => {}, 2 ** 31 - 1).unref();
@@ -49,7 +50,7 @@ function keepAlive() {
   if (busy === 1) anchor.ref();
 }
 
-function letGo() {
+function endKeepAlive() {
   busy -= 1;
   if (busy === 0) anchor.unref();
 }
@@ -91,14 +92,14 @@ function outcome(id, progress, made, signal) {
     keepAlive();
     if (signal) waiting.unlisten = giveUpOnAbort(signal, id, reject);
     if (progress === OVER) deliverSoon(id);
-    if (progress === ON_SOCKET) readFor(bridge, id, settle);
+    if (progress === ON_SOCKET) readFor(bridge, id, deliverIfOver);
   });
 }
 
 function giveUpOnAbort(signal, id, reject) {
   const giveUp = (reason) => {
     if (!pending.delete(id)) return;
-    letGo();
+    endKeepAlive();
     bridge.cancel(id);
     reject(reason);
   };
@@ -147,7 +148,7 @@ function deliver(items, at) {
     return undefined;
   }
   pending.delete(id);
-  letGo();
+  endKeepAlive();
   try {
     waiting.unlisten?.();
     if (kind === FAILED) return waiting.reject(new Described(text));
@@ -174,8 +175,8 @@ function deliverSoon(id) {
   else setImmediate(deliverOne, id);
 }
 
-/** Goes on with a call for which something was read. */
-function settle(id, progress) {
+/** Delivers the outcome of a call for which something was read, once it is over. */
+function deliverIfOver(id, progress) {
   if (progress === OVER) deliverOne(id);
 }
 
@@ -219,11 +220,11 @@ module.exports = {
   DEFAULT_CHOSEN: native.DEFAULT_CHOSEN,
   bridge,
   call,
+  endKeepAlive,
   explained,
   guarded,
   happenings,
   keepAlive,
-  letGo,
   nextId,
   outcome,
   version: native.VERSION,

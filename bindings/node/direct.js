@@ -15,18 +15,18 @@ const reading = new Map();
  * Reads the answer of a call. A loop that cannot leaves the call to the engine.
  * @param {import('./native.js').Bridge} bridge
  * @param {number} id the call's number
- * @param {(id: number, progress: number) => void} settle takes how far the call has got
+ * @param {(id: number, progress: number) => void} report takes how far the call has got
  */
-function readFor(bridge, id, settle) {
+function readFor(bridge, id, report) {
   const number = bridge.socket(id);
   // The engine has taken the call over by now.
   if (number === undefined || number === null) return;
   const known = reading.get(number);
   if (known !== undefined) known.call = id;
-  else start(bridge, number, id, settle);
+  else start(bridge, number, id, report);
 }
 
-function start(bridge, number, id, settle) {
+function start(bridge, number, id, report) {
   const reader = { call: id };
   const feed = (bytes) => {
     bridge.feed(number, bytes);
@@ -35,7 +35,7 @@ function start(bridge, number, id, settle) {
     const progress = bridge.goOn(call);
     // What is delivered may ask again, and set another call.
     if (progress !== ON_SOCKET) reader.call = undefined;
-    settle(call, progress);
+    report(call, progress);
   };
   // Nothing if the engine has taken the call over a moment ago.
   const fd = bridge.openSocket(id) ?? undefined;

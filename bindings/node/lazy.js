@@ -5,13 +5,13 @@
 const { isGeneratorFunction, isGeneratorObject } = require('node:util').types;
 const { InvalidOptions } = require('./errors.js').classes;
 
-const ADVICE =
-  'a function whose work is done when it returns or its promise settles; a generator runs only when its values are used, after the key was ' +
-  'released: use the values inside, or return an array of them';
+const FINISHED =
+  'a function that returns a finished result, or a promise of one. A generator runs only when its values are used, after the key ' +
+  'was released: use them inside the function';
 
 /** Refuses a generator function before the key is acquired. */
 function checkBody(fn) {
-  if (isGeneratorFunction(fn)) throw InvalidOptions.because('fn', 'a generator function', ADVICE);
+  if (isGeneratorFunction(fn)) throw InvalidOptions.because('fn', 'a generator function', FINISHED);
 }
 
 /** Refuses a generator that a body returned. It closes the generator, whose values nobody will use. */
@@ -23,7 +23,7 @@ async function checkResult(result) {
   } catch (error) {
     cause = error;
   }
-  const refusal = InvalidOptions.because('fn', 'a function that returned a generator', ADVICE);
+  const refusal = InvalidOptions.because('fn', 'a function that returned a generator', FINISHED);
   if (cause !== undefined) refusal.cause = cause;
   throw refusal;
 }

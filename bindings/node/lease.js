@@ -3,12 +3,12 @@
 const { setMaxListeners } = require('node:events');
 const { setTimeout } = require('node:timers');
 const { transferableAbortController } = require('node:util');
-const { bridge, call, explained, keepAlive, letGo, nextId, outcome, watched } = require('./completion.js');
+const { bridge, call, endKeepAlive, explained, keepAlive, nextId, outcome, watched } = require('./completion.js');
 const { classes, errorOf } = require('./errors.js');
 const { custom, inspectHandle } = require('./console.js');
 const { checkResult } = require('./lazy.js');
 const { checkType } = require('./options.js');
-const { warnForgotten } = require('./warnings.js');
+const { warnDropped } = require('./warnings.js');
 
 const { LockLost } = classes;
 
@@ -17,8 +17,8 @@ const AbortController = transferableAbortController?.().constructor ?? globalThi
 
 /** Leases that user code holds. When code can no longer reach one, the engine releases it. */
 const reachable = new FinalizationRegistry((id) => {
-  const forgotten = bridge.dropLease(id);
-  if (forgotten) warnForgotten(forgotten);
+  const dropped = bridge.dropLease(id);
+  if (dropped) warnDropped(dropped);
 });
 
 /** Leases that were acquired a moment ago. Registering is slow and most leases are released soon, so only older ones are registered. */
@@ -81,14 +81,10 @@ class Lease {
 
   /** The lease, unless it ran out while the caller kept its event loop busy: then it is no lease. */
   static claim(lease) {
-    if (!lease.valid) {
-      const loss = lease.#loss();
-      if (loss instanceof LockLost) {
-        lease.release().catch(() => {});
-        throw loss;
-      }
-    }
-    return lease;
+    const lost = bridge.claim(lease.#id);
+    if (!lost) return lease;
+    young.delete(lease);
+    throw errorOf(lost);
   }
 
   /** Enters the lease again, for a reentrant lock. False if it is no longer held. */
@@ -130,7 +126,7 @@ class Lease {
       await lease.release();
       return result;
     } finally {
-      letGo();
+      endKeepAlive();
     }
   }
 
@@ -237,7 +233,7 @@ class Lease {
   #takeLossListeners() {
     const listeners = this.#lossListeners ?? [];
     this.#lossListeners = undefined;
-    listeners.forEach(letGo);
+    listeners.forEach(endKeepAlive);
     return listeners;
   }
 

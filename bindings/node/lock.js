@@ -10,10 +10,10 @@ const { checkBody } = require('./lazy.js');
 const { Lease } = require('./lease.js');
 const { ACQUIRE, LOCK, checkKey, checkOptions, checkSignal, checkType } = require('./options.js');
 const { asHolder, enterAgain } = require('./reentry.js');
-const { warnForgotten } = require('./warnings.js');
+const { warnDropped } = require('./warnings.js');
 
-/** Locks that user code holds. When code can no longer reach a lock, the engine releases the leases that only this lock remembers. */
-const reachable = new FinalizationRegistry((id) => bridge.dropLock(id).forEach(warnForgotten));
+/** Locks that user code holds. When code can no longer reach a lock, the engine releases the leases that only this lock keeps. */
+const reachable = new FinalizationRegistry((id) => bridge.dropLock(id).forEach(warnDropped));
 
 /** A reusable handle: a key and options. Each acquire gets a lease of its own. */
 class Lock {
@@ -23,7 +23,6 @@ class Lock {
   #wait;
   #needsHeartbeats;
   #reentrant;
-  #retries;
 
   constructor(session, key, options) {
     checkKey(key);
@@ -34,7 +33,6 @@ class Lock {
     this.#wait = settings?.wait ?? null;
     this.#needsHeartbeats = settings?.maxStall !== undefined;
     this.#reentrant = settings?.reentrant ?? false;
-    this.#retries = settings?.retry !== undefined;
     const problem = bridge.createLock(this.#id, session.client, key, settings);
     if (problem) throw errorOf(problem);
   }
@@ -106,7 +104,7 @@ class Lock {
   }
 
   #warnIfWaiting(wait) {
-    if (wait !== 0 && !this.#retries) warnOfOwnBody(this.#session, this.#key);
+    warnOfOwnBody(this.#session, this.#key, () => bridge.waits(this.#id, wait));
   }
 
   /** The lease for a `withLock` body. */

@@ -3,6 +3,7 @@
 // Lets code inside a `withLock` body of a reentrant lock acquire that lock again.
 
 const { AsyncLocalStorage } = require('node:async_hooks');
+const { openBody } = require('./bodies.js');
 const { Lease } = require('./lease.js');
 
 /** The innermost body that the running code belongs to: { lock, lease, outer }. Made for the first reentrant lock, because it has a cost. */
@@ -19,13 +20,6 @@ function enterAgain(lock) {
   let body = bodies?.getStore();
   while (body !== undefined && !(body.lock === lock && Lease.enter(body.lease))) body = body.outer;
   return body?.lease;
-}
-
-/** Unlinks bodies that have ended: code that they started may run for ever. */
-function openBody(body) {
-  let next = body;
-  while (next !== undefined && !next.lease.valid) next = next.outer;
-  return next;
 }
 
 module.exports = { asHolder, enterAgain };

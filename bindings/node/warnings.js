@@ -2,8 +2,8 @@
 
 // What the package warns of, as process warnings of the type `LockWarning`.
 
-/** Warns of a lease that was released because no code could reach it any more. */
-function warnForgotten({ key, token }) {
+/** Warns of a held lease that was dropped: no code can reach it any more. */
+function warnDropped({ key, token }) {
   const message = `the lease of ${JSON.stringify(key)} (token ${token}) was dropped without release; the engine releases it`;
   process.emitWarning(message, { type: 'LockWarning', code: 'DLOCK_FORGOTTEN' });
 }
@@ -25,4 +25,4 @@ function warnOfObserver({ kind, key }, words, detail) {
   process.emitWarning(message, { type: 'LockWarning', code: 'DLOCK_OBSERVER', detail });
 }
 
-module.exports = { warnForgotten, warnOfDeadlock, warnOfObserver };
+module.exports = { warnDropped, warnOfDeadlock, warnOfObserver };

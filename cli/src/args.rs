@@ -54,8 +54,9 @@ pub(crate) enum Task {
 /// Which backend keeps the locks.
 #[derive(Debug, Args)]
 pub(crate) struct BackendArgs {
-    /// `local:`, `local:///directory`, `redis://[user:password@]host[:port][/db]`, `redis+sentinel://host[:port],host.../service` or
-    /// `etcd://host[:port],host...`, with TLS `rediss` or `etcds` [default: what `DLOCK_URL` names, where a password is safer than here, else `local:`]
+    /// `local:`, `local:///directory`, `redis://[user:password@]host[:port][/db]`, `redis+sentinel://host[:port],host.../service`
+    /// or `etcd://host[:port],host...`, with TLS `rediss` or `etcds` [default: `DLOCK_URL`, the safer place for a password; without
+    /// it `local:`]
     #[arg(long)]
     url: Option<String>,
     /// Refuse the default, `local:`, if neither `--url` nor `DLOCK_URL` names a backend. `DLOCK_REQUIRE_URL=1` does the same

@@ -101,7 +101,7 @@ fn an_empty_variable_is_as_unset() {
     let mut command = scratch.dlock(&["-v", "inspect", "k"]);
     let (code, out, said) = outcome_of(command.env("DLOCK_URL", "").env("DLOCK_DIR", scratch.path("elsewhere")));
     assert_eq!((code, &*out), (0, "k: free\n"), "{said}");
-    assert!(said.starts_with("dlock: info: no URL was given and DLOCK_URL is not set: local:"), "{said}");
+    assert!(said.starts_with("dlock: info: no URL was given and DLOCK_URL is not set: using `local:`"), "{said}");
     assert!(scratch.path("elsewhere").exists());
     let (_, _, said) = outcome(scratch.dlock(&["-v", "inspect", "k"]));
     assert!(!said.contains("no URL"), "{said}");

@@ -12,7 +12,8 @@ pub const REQUIRE_VARIABLE: &str = "DLOCK_REQUIRE_URL";
 /// The backend if nothing names one.
 const DEFAULT_URL: &str = "local:";
 /// The log message for that case.
-pub const DEFAULT_CHOSEN: &str = "no URL was given and DLOCK_URL is not set: local: excludes this user's processes on this machine; DLOCK_REQUIRE_URL=1 refuses that";
+pub const DEFAULT_CHOSEN: &str = "no URL was given and DLOCK_URL is not set: using `local:`, which excludes only this user's processes \
+     on this machine; DLOCK_REQUIRE_URL=1 refuses this default";
 
 /// What chose a client's backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -303,8 +303,8 @@ impl Client {
     }
 
     /// The target, and the session if there is one.
-    pub(crate) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
-        self.shared.standing()
+    pub(crate) fn target_and_session(&self) -> (Arc<Target>, Option<Bound<Session>>) {
+        self.shared.target_and_session()
     }
 
     pub(crate) fn observer(&self) -> Arc<Observer> {

@@ -3,7 +3,7 @@
 //! A call that needs no waiting is over after its first poll, so its caller polls it and no other thread is woken. A call that waits for one
 //! answer can tell its caller on which socket the answer comes ([`wait_for`]): the caller waits for the socket and polls again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -18,6 +18,7 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
     static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+    static DRIVEN: Cell<Option<QueuedOutcome>> = const { Cell::new(None) };
 }
 
 /// How a caller that polls its own call can wait for a socket.
@@ -182,6 +183,38 @@ pub(crate) fn wait_for(socket: &Arc<Socket>) -> bool {
     })
 }
 
+/// The outcome of a call that comes to a queue, as a binding has one for each event loop. It wakes nobody if the thread that brings
+/// it drives the call by itself: then that thread takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuedOutcome {
+    queue: usize,
+    number: i128,
+}
+
+impl QueuedOutcome {
+    /// The outcome of the call with this number, in this queue.
+    pub fn of<T>(queue: &T, number: impl Into<i128>) -> Self {
+        Self { queue: std::ptr::from_ref(queue).addr(), number: number.into() }
+    }
+
+    /// Whether this thread drives the call now.
+    pub fn is_driven_here(self) -> bool {
+        DRIVEN.get() == Some(self)
+    }
+
+    /// Runs a step that may drive the call on this thread. The thread then takes the outcome, if it has come.
+    pub fn driving<T>(self, step: impl FnOnce() -> T) -> T {
+        struct Before(Option<QueuedOutcome>);
+        impl Drop for Before {
+            fn drop(&mut self) {
+                DRIVEN.set(self.0);
+            }
+        }
+        let _before = Before(DRIVEN.replace(Some(self)));
+        step()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,6 +251,16 @@ mod tests {
         socket.let_engine_read();
         assert!(!socket.is_read_by_loop() && socket.read_fed(&mut buffer).unwrap().unwrap() == 1, "what it has read is not lost");
         assert!(socket.read_fed(&mut buffer).is_none());
+    }
+
+    #[test]
+    fn a_thread_knows_which_call_it_drives() {
+        let (one, other) = (QueuedOutcome::of(&0_u8, 1_u64), QueuedOutcome::of(&1_u8, 2_i64));
+        one.driving(|| {
+            other.driving(|| assert!(other.is_driven_here() && !one.is_driven_here()));
+            assert!(one.is_driven_here());
+        });
+        assert!(!one.is_driven_here());
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub enum Error {
     },
 
     /// The client was closed. Class: `ClientClosed`.
-    #[error("{operation}: the client is closed")]
+    #[error("{operation}: {CLOSED}")]
     ClientClosed {
         /// The call that was refused.
         operation: &'static str,
@@ -190,6 +190,12 @@ impl Error {
         }
     }
 
+    /// The error of a call for which no engine can be started.
+    pub(crate) fn engine_not_started(cause: impl std::error::Error + Send + Sync + 'static) -> Self {
+        let source = BackendError::because(Failure::NotSent, cause);
+        Self::BackendUnavailable { key: None, operation: "start", server: "engine".into(), source }
+    }
+
     pub(crate) fn invalid(field: impl Into<String>, value: impl Into<String>, allowed: impl Into<String>) -> Self {
         let value = value.into();
         let value = if printable::is_harmless(&value, LONGEST_ANSWER) { value } else { printable::cut(&value, LONGEST_ANSWER) };
@@ -238,8 +244,16 @@ impl std::fmt::Display for LossReason {
     }
 }
 
-/// The message of a backend that was closed.
+/// What users read of a client that is closed, or is being closed.
 pub(crate) const CLOSED: &str = "the client is closed";
+
+/// What users read of a server that is silent.
+pub(crate) const NO_ANSWER: &str = "no answer in time";
+
+/// The cause of a failure of a backend that was closed, by which the engine recognises it.
+#[derive(Debug, thiserror::Error)]
+#[error("{CLOSED}")]
+struct BackendClosed;
 
 /// A request that a backend could not answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -267,6 +281,21 @@ impl BackendError {
     pub fn because(failure: Failure, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
         let message = cause.to_string();
         Self { cause: Some(Arc::new(cause)), ..Self::new(failure, message) }
+    }
+
+    /// The failure of a request for which the time is up.
+    pub(crate) fn no_answer(failure: Failure) -> Self {
+        Self::new(failure, NO_ANSWER)
+    }
+
+    /// The failure of a backend that was closed.
+    pub(crate) fn closed() -> Self {
+        Self::because(Failure::Refused, BackendClosed)
+    }
+
+    /// Whether the backend was closed while the request was under way.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.cause.as_ref().is_some_and(|cause| cause.is::<BackendClosed>())
     }
 
     /// The same failure, known to last.

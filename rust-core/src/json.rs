@@ -134,20 +134,7 @@ impl Capabilities {
 
 /// An object whose names are written as the language writes them that counts in `unit`.
 fn named<const N: usize>(unit: Unit, fields: [(&str, Value); N]) -> Value {
-    let name = |name: &str| match unit {
-        Unit::Seconds => name.to_owned(),
-        Unit::Millis => in_camel_case(name),
-    };
-    Value::Object(fields.into_iter().map(|(field, value)| (name(field), value)).collect::<Map<_, _>>())
-}
-
-fn in_camel_case(name: &str) -> String {
-    let mut words = name.split('_');
-    let first = words.next().unwrap_or_default().to_owned();
-    words.fold(first, |name, word| {
-        let (initial, rest) = word.split_at(word.len().min(1));
-        name + &initial.to_ascii_uppercase() + rest
-    })
+    Value::Object(fields.into_iter().map(|(field, value)| (unit.name(field), value)).collect::<Map<_, _>>())
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::process::Bound;
 /// One grant of a lock.
 ///
 /// Cloning gives another handle of the same lease. When the last handle is dropped while the lease is held, the engine releases it
-/// and logs a warning: a forgotten lease is not renewed for ever. The [`Lock`](crate::Lock) that acquired it keeps a handle as
+/// and logs a warning: a dropped lease is not renewed for ever. The [`Lock`](crate::Lock) that acquired it keeps a handle as
 /// well.
 #[derive(Clone)]
 pub struct Lease {
@@ -192,8 +192,8 @@ impl Lease {
         entered
     }
 
-    /// Takes one entry back. False if there was none: then the key is to be released.
-    fn leave(&self) -> bool {
+    /// Undoes one entry. False if there was none: then the key is to be released.
+    fn undo_entry(&self) -> bool {
         let entered = &self.handle.entered;
         // Almost no lease is entered again, so a plain read comes first.
         entered.load(Ordering::Relaxed) > 0
@@ -290,17 +290,17 @@ impl Lease {
     /// The release goes on when the future is dropped.
     pub async fn release(&self) -> Result<bool> {
         let session = self.handle.session.get()?.clone();
-        if self.leave() {
+        if self.undo_entry() {
             return Ok(self.is_valid());
         }
         let (tell, mut told) = oneshot::channel();
         let mut call = None;
-        self.begin_release_with(|session, record| {
+        self.begin_release_with(|record| {
             let then = move |status| {
                 let _ = tell.send(status);
             };
             call = session.release_then(record, || session.engine.reader(), then);
-        })?;
+        });
         let status = match call {
             Some(call) => session.engine.drive(&call, &mut told).await,
             None => None,
@@ -330,12 +330,12 @@ impl Lease {
     /// As [`Lease::release_then`].
     pub fn release_for(&self, reader: Reader, then: impl FnOnce(Status) + Send + 'static) -> Result<Option<Call>> {
         let session = self.handle.session.get()?;
-        if self.leave() {
+        if self.undo_entry() {
             then(self.status());
             return Ok(None);
         }
         let mut call = None;
-        self.begin_release_with(|session, record| call = session.release_then(record, || Some(reader), then))?;
+        self.begin_release_with(|record| call = session.release_then(record, || Some(reader), then));
         Ok(Some(call.unwrap_or_else(|| Call::of_task(&session.engine, None))))
     }
 
@@ -344,22 +344,22 @@ impl Lease {
     /// # Errors
     /// [`Error::Forked`] in a child process.
     pub fn begin_release(&self) -> Result<()> {
-        self.begin_release_with(Session::release).map(drop)
+        let session = self.handle.session.get()?;
+        self.begin_release_with(|record| session.release(record));
+        Ok(())
     }
 
-    fn begin_release_with(&self, release: impl FnOnce(&Arc<Session>, &Arc<LeaseRecord>)) -> Result<&Arc<Session>> {
-        let session = self.handle.session.get()?;
-        release(session, self.record());
+    fn begin_release_with(&self, release: impl FnOnce(&Arc<LeaseRecord>)) {
+        release(self.record());
         if let Some(outstanding) = self.handle.lock.upgrade() {
-            let forgotten = {
+            let kept = {
                 let mut outstanding = outstanding.lock();
                 let position = outstanding.iter().position(|lease| Arc::ptr_eq(&lease.handle, &self.handle));
                 position.map(|position| outstanding.swap_remove(position))
             };
             // Dropped outside the lock.
-            drop(forgotten);
+            drop(kept);
         }
-        Ok(session)
     }
 
     /// Whether this is the last handle of a lease that is still held: dropping it releases the lease with a warning.
@@ -384,8 +384,8 @@ impl Lease {
         Arc::downgrade(&self.handle)
     }
 
-    /// Whether only its lock keeps the lease.
-    pub(crate) fn is_forgotten(&self) -> bool {
+    /// Whether the caller has dropped every handle, so that only its lock keeps the lease.
+    pub(crate) fn is_discarded(&self) -> bool {
         Arc::strong_count(&self.handle) == 1
     }
 }

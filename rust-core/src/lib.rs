@@ -49,7 +49,7 @@ pub mod unit;
 pub use caller::Caller;
 pub use choice::{ChosenBy, Variables};
 pub use client::Client;
-pub use driver::{Reader, Socket};
+pub use driver::{QueuedOutcome, Reader, Socket};
 pub use engine::call::{Call, call};
 #[doc(hidden)]
 pub use engine::environment;

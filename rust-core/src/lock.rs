@@ -16,8 +16,8 @@ use crate::client::Client;
 use crate::driver::Reader;
 use crate::engine::attempt::Attempt;
 use crate::engine::call::Call;
-use crate::engine::calls::stopped;
 use crate::engine::lease_state::Status;
+use crate::engine::pending_calls::stopped;
 use crate::engine::session::Session;
 use crate::engine::shared_client::Target;
 use crate::error::{Error, Result};
@@ -188,10 +188,12 @@ impl Lock {
         let joined = lock.begin(wait, caller, holder);
         async move {
             let (session, attempt) = joined?;
-            let (engine, outstanding) = (session.get()?.engine.clone(), lock.outstanding.clone());
-            let reader = reader_of(session.get()?, &attempt, || engine.reader());
+            let (engine, reader) = {
+                let session = session.get()?;
+                (session.engine.clone(), reader_of(session, &attempt, || session.engine.reader()))
+            };
             // Boxed because it is large and would be moved as a whole with every future around it.
-            let granted = Box::pin(lease(session, attempt, outstanding));
+            let granted = Box::pin(lease(session, attempt, lock.outstanding.clone()));
             let lease = engine.run_here(reader, granted).await??;
             // Kept only once the caller has it: a lock must not keep a lease that no caller received.
             remember(&lock.outstanding, lease.clone());
@@ -233,9 +235,13 @@ impl Lock {
         reader: Reader,
         then: impl FnOnce(Result<Lease>) + Send + 'static,
     ) -> Result<Call> {
-        let (engine, outstanding) = (session.get()?.engine.clone(), self.outstanding.clone());
-        let reader = reader_of(session.get()?, &attempt, || Some(reader));
-        let granted = lease(session, attempt, outstanding.clone());
+        let (engine, reader) = {
+            let session = session.get()?;
+            (session.engine.clone(), reader_of(session, &attempt, || Some(reader)))
+        };
+        let outstanding = self.outstanding.clone();
+        // Boxed as in `join_as`.
+        let granted = Box::pin(lease(session, attempt, outstanding.clone()));
         let remembered = move |lease: Result<Lease>| {
             if let Ok(lease) = &lease {
                 remember(&outstanding, lease.clone());
@@ -256,7 +262,7 @@ impl Lock {
     }
 
     fn begin(&self, wait: Option<Duration>, caller: Caller, holder: Caller) -> Result<(Bound<Session>, Box<Attempt>)> {
-        let (target, session) = self.client.standing();
+        let (target, session) = self.client.target_and_session();
         self.validate_for(&target, wait)?;
         let session = if let Some(session) = session {
             session
@@ -318,7 +324,7 @@ impl Lock {
         self.client.is_locked(&self.key).await
     }
 
-    /// The leases that only this lock keeps and that are still held: dropping the lock releases them.
+    /// The discarded leases that are still held: only this lock keeps them, and dropping it releases them.
     pub fn forgotten(&self) -> Vec<(Arc<str>, u64)> {
         if Arc::strong_count(&self.outstanding) > 1 {
             return Vec::new();
@@ -333,7 +339,7 @@ fn reader_of(session: &Session, attempt: &Attempt, reader: impl FnOnce() -> Opti
     if attempt.is_behind() || session.has_left_to_engine() { None } else { session.served_here(reader) }
 }
 
-/// Drives an attempt until the key is granted.
+/// Carries an attempt through until the key is granted.
 async fn lease(session: Bound<Session>, attempt: Box<Attempt>, outstanding: Arc<Outstanding>) -> Result<Lease> {
     let record = session.get()?.clone().acquire(attempt).await?;
     Ok(Lease::new(record, session, &outstanding))
@@ -342,7 +348,7 @@ async fn lease(session: Bound<Session>, attempt: Box<Attempt>, outstanding: Arc<
 /// Keeps a lease; drops those that have ended and that no caller can ask about any more.
 fn remember(outstanding: &Outstanding, lease: Lease) {
     let mut all = outstanding.lock();
-    let ended: Vec<_> = all.extract_if(.., |lease| lease.status() != Status::Held && lease.is_forgotten()).collect();
+    let ended: Vec<_> = all.extract_if(.., |lease| lease.status() != Status::Held && lease.is_discarded()).collect();
     all.push(lease);
     drop(all);
     // Dropped last: the last handle of a lease that has run out may report the loss, to a callback that asks for this lock.

@@ -72,6 +72,12 @@ impl Default for LockOptions {
 }
 
 impl LockOptions {
+    /// Whether an acquire with this `wait` waits for the key in line. It does not if it tries once, or makes the bounded attempts
+    /// of `retry`.
+    pub fn waits(&self, wait: Option<Duration>) -> bool {
+        wait != Some(Duration::ZERO) && self.retry.is_none()
+    }
+
     /// Checks every field against its range and against what the backend can do.
     ///
     /// # Errors

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// How long the end of a process, or of a client, waits for the releases that are under way: long enough for a server that answers, short
-/// enough for a program that wants to end.
+/// How long the end of a process, or of a client, waits for the releases that are under way, and a backend for what it ends then:
+/// long enough for a server that answers, short enough for a program that wants to end.
 pub const EXIT_GRACE: Duration = Duration::from_secs(2);
 
 /// The id of this process, once the host language has promised to report every fork; zero while the kernel must be asked.

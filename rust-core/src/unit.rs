@@ -63,6 +63,20 @@ impl Unit {
         }
     }
 
+    /// A name such as `op_timeout` as the language writes names that counts in this unit: `opTimeout` in Node. Names of environment
+    /// variables stay as they are.
+    pub fn name(self, name: &str) -> String {
+        if self == Self::Seconds || !name.contains(|letter: char| letter.is_ascii_lowercase()) {
+            return name.to_owned();
+        }
+        let mut words = name.split('_');
+        let first = words.next().unwrap_or_default().to_owned();
+        words.fold(first, |name, word| {
+            let (initial, rest) = word.split_at(word.len().min(1));
+            name + &initial.to_ascii_uppercase() + rest
+        })
+    }
+
     /// A duration in this unit, for errors.
     pub fn text(self, duration: Duration) -> String {
         self.shown(self.number(duration))
@@ -87,6 +101,13 @@ mod tests {
             assert_eq!(error.to_string(), format!("wait: {value} s is not valid: a number from 0 to 86400 s"));
         }
         assert_eq!(Unit::Millis.duration("ttl", 30_000.0).unwrap(), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn names_are_written_as_the_language_writes_them() {
+        let names = ["ttl", "op_timeout", "retry.max_retries", "DLOCK_REQUIRE_URL"];
+        assert_eq!(names.map(|name| Unit::Seconds.name(name)), names);
+        assert_eq!(names.map(|name| Unit::Millis.name(name)), ["ttl", "opTimeout", "retry.maxRetries", "DLOCK_REQUIRE_URL"]);
     }
 
     #[test]

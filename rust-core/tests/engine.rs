@@ -216,7 +216,7 @@ async fn r01_a_lease_ends_by_the_clock_without_renewal() {
 }
 
 #[tokio::test]
-async fn r01_whoever_gives_back_late_is_told_of_the_loss_and_the_key_is_freed() {
+async fn r01_whoever_releases_late_is_told_of_the_loss_and_the_key_is_freed() {
     let (client, clock) = on_manual_clock();
     let lock = client.lock("k").renew(false).ttl(10 * SECOND).max_hold(5 * SECOND);
     // Release and engine race for who notices: both must come to the same.
@@ -310,7 +310,7 @@ async fn r11_a_callback_that_panics_ends_no_renewal() {
 }
 
 #[tokio::test]
-async fn r05_a_lease_that_was_dropped_is_given_back() {
+async fn r05_a_lease_that_was_dropped_is_released() {
     let client = client();
     drop(client.lock("k").acquire().await.unwrap());
     eventually(async || !client.is_locked("k").await.unwrap()).await;

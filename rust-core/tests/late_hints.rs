@@ -1,4 +1,4 @@
-//! Hints that arrive when their waiter has the key, and gives it back.
+//! Hints that arrive when their waiter has the key, and releases it.
 
 #![allow(clippy::unwrap_used)]
 

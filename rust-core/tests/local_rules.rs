@@ -180,7 +180,7 @@ async fn r01_a_forced_release_does_not_end_a_successor() {
 }
 
 #[tokio::test]
-async fn r07_a_grant_that_cannot_rise_is_refused_and_given_back() {
+async fn r07_a_grant_that_cannot_rise_is_refused_and_released() {
     let scratch = Scratch::new();
     let (backend, _hints) = open(&scratch.locks(), Arc::new(BootClock));
     let (path, _) = slot(&scratch, &backend).await;

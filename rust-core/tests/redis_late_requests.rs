@@ -64,7 +64,7 @@ async fn r04_an_acquire_that_is_executed_after_the_release_does_not_keep_the_key
     proxy.requests(Gate::Open);
     support::eventually("the late request is executed", || async { evals(&cli).await > before }).await;
     assert_eq!(cli.run::<i64>(&["EXISTS", "dlock/k"]).await, 1, "it was not too late");
-    support::eventually("it is given back", || async { cli.run::<i64>(&["EXISTS", "dlock/k"]).await == 0 }).await;
+    support::eventually("it is released", || async { cli.run::<i64>(&["EXISTS", "dlock/k"]).await == 0 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

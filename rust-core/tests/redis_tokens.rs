@@ -110,7 +110,7 @@ async fn r07_what_cannot_be_granted_for_want_of_a_token_keeps_nobody_out() {
     cli.run::<()>(&["SET", &slot(&cli).await, &MAX_TOKEN.to_string()]).await;
     let error = session.release_to("k", 2, Some(session.request("k", 3))).await.unwrap_err();
     assert_eq!(error.failure, Failure::Refused, "the next one is told");
-    assert_eq!(session.release("k", 2).await, Outcome::Released, "and the key is given back without it");
+    assert_eq!(session.release("k", 2).await, Outcome::Released, "and the key is released without it");
     assert_eq!(cli.run::<i64>(&["EXISTS", "ns/k"]).await, 0);
 }
 
@@ -136,7 +136,7 @@ async fn r07_a_lock_whose_own_token_was_spoilt_is_confirmed_with_a_new_one() {
 
 /// The value of a key names its holder and token. A value whose token somebody has set back must not be believed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r07_a_grant_that_does_not_rise_is_refused_and_given_back() {
+async fn r07_a_grant_that_does_not_rise_is_refused_and_released() {
     let server = Server::start().await;
     let (cli, client) = (server.cli().await, Client::new(&server.url()).unwrap());
     let first = client.lock("k").acquire().await.unwrap();
@@ -156,7 +156,7 @@ async fn r07_a_grant_that_does_not_rise_is_refused_and_given_back() {
     let error = waiting.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("the token 77, which is not above the last one"), "{error}");
     assert!(!matches!(error, Error::LockLost { .. }), "{error:?}");
-    eventually("it was given back", || async { cli.run::<i64>(&["EXISTS", "dlock/k"]).await == 0 }).await;
+    eventually("it was released", || async { cli.run::<i64>(&["EXISTS", "dlock/k"]).await == 0 }).await;
     assert!(client.lock("k").acquire().await.unwrap().token() > first.token());
 }
 

@@ -111,7 +111,7 @@ def losers_are_told(history: History) -> Verdict:
     bound = history.ttl / 3 + TOLD_AFTER
     for fault, lease in _forgotten(history):
         deadline = fault.ended + bound
-        # Told, given back, run out, dead: in all these cases nobody relies on it any more.
+        # Told, released, run out, dead: in all these cases nobody relies on it any more.
         ended = min(lease.lost, lease.releasing, lease.vouched, lease.died)
         others = [
             other for other in history.faults if other is not fault and other.touches(lease.life, history.proxied(lease.life))

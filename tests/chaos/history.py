@@ -21,7 +21,7 @@ class Attempt:
     """`wait`, or `unfair`, `cancel` and `try`."""
     asked: float
     ended: float = NEVER
-    """When it failed or was cancelled, or when its lease was given back or not at all."""
+    """When it failed or was cancelled, or when its lease was released or not at all."""
     outcome: str = ""
     token: int = 0
     owner: str = ""

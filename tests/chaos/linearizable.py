@@ -44,7 +44,7 @@ def operations(history: History) -> Iterator[dict[str, Any]]:
 
 
 def _parts(history: History, leases: list[Attempt]) -> Iterator[list[Attempt]]:
-    """Cut where the key was surely free: after a lease that was asked for when all others had been granted, and that was given back
+    """Cut where the key was surely free: after a lease that was asked for when all others had been granted, and that was released
     before anybody asked again."""
     part: list[Attempt] = []
     granted = 0.0

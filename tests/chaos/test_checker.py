@@ -25,7 +25,7 @@ GOOD_END = {"held": [], "leftovers": [], "complaints": [], "register": {"writes"
 
 
 def lease(life: str, token: int, granted: float, **changes: float | str) -> Attempt:
-    """Asked for 10 ms before, held for 100 ms, given back 5 ms later."""
+    """Asked for 10 ms before, held for 100 ms, released 5 ms later."""
     made = Attempt(life, token, "k", "wait", granted - 10)
     made.granted, made.token, made.owner = granted, token, f"{life}:{token}"
     made.vouched, made.renewed = granted + TTL, granted
@@ -36,7 +36,7 @@ def lease(life: str, token: int, granted: float, **changes: float | str) -> Atte
 
 
 def held_on(life: str, token: int, granted: float, **changes: float | str) -> Attempt:
-    """Never given back."""
+    """Never released."""
     return lease(life, token, granted, releasing=NEVER, ended=NEVER, outcome="", **changes)
 
 

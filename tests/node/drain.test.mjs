@@ -1,4 +1,4 @@
-// Rule 4: user code that runs while outcomes are delivered (listeners of `lease.signal`, observers) strands none of them. Each is told or given back.
+// Rule 4: user code that runs while outcomes are delivered (listeners of `lease.signal`, observers) strands none of them. Each is told or released.
 
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
@@ -25,7 +25,7 @@ const aborters = {
 
 onBackends('a drain', (backend) => {
   for (const [name, aborter] of Object.entries(aborters)) {
-    test(`r04_a_grant_whose_acquire_is_aborted_in_its_own_drain_is_given_back: ${name}`, async () => {
+    test(`r04_a_grant_whose_acquire_is_aborted_in_its_own_drain_is_released: ${name}`, async () => {
       const [client, other] = [backend.client(), backend.client()];
       const key = `drained ${name}`;
       // The engine ends both leases by itself, one after the other, while the event loop is busy.
@@ -38,7 +38,7 @@ onBackends('a drain', (backend) => {
       spin(1_100);
       const reason = await told;
       assert.ok(reason instanceof LockLost || reason.message === 'all over', reason.stack);
-      await eventually(async () => !(await other.isLocked(key)), 'the grant that nobody got is given back');
+      await eventually(async () => !(await other.isLocked(key)), 'the grant that nobody got is released');
       assert.equal(client.stats().held, 0);
       off();
       await Promise.all([client.close(), other.close()]);
@@ -71,7 +71,7 @@ onBackends('a drain', (backend) => {
 });
 
 describe('a drain', () => {
-  test('r04_an_outcome_that_cannot_be_told_ends_only_itself_and_its_grant_is_given_back', async (t) => {
+  test('r04_an_outcome_that_cannot_be_told_ends_only_itself_and_its_grant_is_released', async (t) => {
     const [client, other] = [new Client('memory:drain one fails'), new Client('memory:drain one fails')];
     await other.lock('warm').withLock(() => {});
     const { owner } = Bridge.prototype;
@@ -84,7 +84,7 @@ describe('a drain', () => {
     const [first, second, third] = await Promise.allSettled([client, other, client].map((each, number) => each.lock(`k ${number}`).acquire()));
     assert.equal(first.reason?.message, 'no owner');
     assert.deepEqual([second.status, third.status], ['fulfilled', 'fulfilled']);
-    await eventually(async () => !(await client.isLocked('k 0')), 'the grant that could not be told is given back');
+    await eventually(async () => !(await client.isLocked('k 0')), 'the grant that could not be told is released');
     await Promise.all([second.value.release(), third.value.release()]);
     await Promise.all([client.close(), other.close()]);
   });
@@ -104,7 +104,7 @@ describe('a drain', () => {
     await client.close();
   });
 
-  test('r14_the_end_of_a_worker_in_the_middle_of_a_drain_gives_back_what_was_not_delivered', async () => {
+  test('r14_the_end_of_a_worker_in_the_middle_of_a_drain_releases_what_was_not_delivered', async () => {
     const { code, stdout, stderr } = await runProgram(
       'memory:drain of a worker',
       `const { Worker } = await import('node:worker_threads');

@@ -83,7 +83,7 @@ onBackends(
       'running out of work': '',
     };
     for (const [name, end] of Object.entries(ends)) {
-      test(`r14_leases_are_given_back at ${name}`, async () => {
+      test(`r14_leases_are_released at ${name}`, async () => {
         const { stderr } = await runProgram(
           backend.url,
           `const client = new Client(url);
@@ -99,7 +99,7 @@ onBackends(
       });
     }
 
-    test('r14_leases_are_given_back by every instance of the module, through one listener', async () => {
+    test('r14_leases_are_released by every instance of the module, through one listener', async () => {
       // As Jest's `resetModules`, hot reload and a second copy of the package have it.
       const { code, stdout, stderr } = await runProgram(
         backend.url,
@@ -119,7 +119,7 @@ onBackends(
       assert.deepEqual(await backend.client().listLocks(), []);
     });
 
-    test('r14_a_worker_that_ends_gives_back_its_leases_and_no_others', async () => {
+    test('r14_a_worker_that_ends_releases_its_leases_and_no_others', async () => {
       const { code, stdout, stderr } = await runProgram(
         backend.url,
         `const { Worker } = await import('node:worker_threads');

@@ -30,7 +30,7 @@ describe('without a URL', () => {
     for (const DLOCK_URL of [undefined, '']) {
       const said = await runProgram('', program, { env: { DLOCK_URL, NODE_DEBUG: 'dlock' } });
       assert.equal(said.stdout, "Client { server: 'local:' }\n");
-      assert.match(said.stderr, /^DLOCK \d+: no URL was given and DLOCK_URL is not set: local:/);
+      assert.match(said.stderr, /^DLOCK \d+: no URL was given and DLOCK_URL is not set: using `local:`/);
       assert.equal((await runProgram('', program, { env: { DLOCK_URL } })).stderr, '');
     }
   });

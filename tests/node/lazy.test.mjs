@@ -1,4 +1,4 @@
-// A generator's body runs when its values are used: with `withLock` that would be after the key was given back. It is refused.
+// A generator's body runs when its values are used: with `withLock` that would be after the key was released. It is refused.
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -32,7 +32,7 @@ const doors = {
 
 describe('withLock', () => {
   for (const [name, door] of Object.entries(doors)) {
-    test(`refuses a body that is a generator, or returns one, and gives the key back: ${name}`, async () => {
+    test(`refuses a body that is a generator, or returns one, and releases the key: ${name}`, async () => {
       const client = new Client('memory:');
       const run = door(client);
       const closed = [];
@@ -50,7 +50,7 @@ describe('withLock', () => {
         const error = await failure(run(body));
         assert.ok(error instanceof InvalidOptions, error.stack);
         assert.deepEqual([error.field, error.code], ['fn', 'INVALID_OPTIONS']);
-        assert.match(error.message, /generator.*array/);
+        assert.match(error.message, /finished result.*inside the function/);
         assert.equal(await run((lease) => lease.valid), true);
       }
       assert.deepEqual([ran, closed], [[], ['compiled']]);

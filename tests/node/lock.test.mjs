@@ -1,4 +1,4 @@
-// Taking, keeping and giving back.
+// Taking, keeping and releasing.
 
 import assert from 'node:assert/strict';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -45,7 +45,7 @@ onBackends('a lock', (backend) => {
     assert.equal(await client.isLocked('fails'), false);
   });
 
-  test('a body may give the key back early', async () => {
+  test('a body may release the key early', async () => {
     const client = backend.client();
     await client.withLock('early', async (lease) => {
       assert.equal(await lease.release(), true);

@@ -1,4 +1,4 @@
-"""Lets a signal handler raise at random instants while a lock is taken and given back: `interrupted.py FACE URL INTERRUPTS`.
+"""Lets a signal handler raise at random instants while a lock is taken and released: `interrupted.py FACE URL INTERRUPTS`.
 
 Job queues do so when a job's time is over, and Ctrl-C does. Whatever it hits, the key must be free afterwards. Prints how many
 interrupts came inside a call of the lock, and fails where a lease was left behind.
@@ -120,7 +120,7 @@ def stacked(lock: sync.Lock) -> None:
 
 
 def leftovers(client: sync.Client | dlock.Client, locks: list[Any]) -> None:
-    """Fails unless all has been given back, at once or as soon as the backend has answered."""
+    """Fails unless all has been released, at once or as soon as the backend has answered."""
     deadline = time.monotonic() + DEADLINE
     while client.stats().held or other.is_locked(KEY):
         if time.monotonic() > deadline:
@@ -223,7 +223,7 @@ def interrupt_async() -> None:
 
 
 def pair(work: Callable[[], object]) -> float:
-    """What taking the key and giving it back takes, in seconds."""
+    """What taking the key and releasing it takes, in seconds."""
     work()
     started = time.perf_counter()
     for _ in range(10):

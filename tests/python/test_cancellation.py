@@ -44,7 +44,7 @@ def test_r10_1000_cancelled_attempts_leave_no_key_and_no_waiter(url: str, key: s
     asyncio.run(main())
 
 
-def test_r04_a_grant_for_a_caller_cancelled_in_the_same_step_is_given_back(key: str) -> None:
+def test_r04_a_grant_for_a_caller_cancelled_in_the_same_step_is_released(key: str) -> None:
     async def main() -> None:
         client = dlock.Client("memory:")
         errors = []
@@ -62,7 +62,7 @@ def test_r04_a_grant_for_a_caller_cancelled_in_the_same_step_is_given_back(key: 
                 errors.append(error)  # keeps the tracebacks, and all that hangs on them
             else:
                 await lease.release()
-            await eventually(lambda: is_free(client), "the grant is given back", patience=1.0)
+            await eventually(lambda: is_free(client), "the grant is released", patience=1.0)
 
     async def is_free(client: dlock.Client) -> bool:
         return not await client.is_locked(key)

@@ -111,7 +111,7 @@ def test_the_default_says_so_once_to_who_listens(caplog: pytest.LogCaptureFixtur
         sync.Client("memory:")
     said = [record.message for record in caplog.records if "DLOCK_URL" in record.message]
     assert len(said) == 1
-    assert said[0].startswith("no URL was given and DLOCK_URL is not set: local:")
+    assert said[0].startswith("no URL was given and DLOCK_URL is not set: using `local:`")
 
 
 def test_locks_made_before_configure_follow_it(key: str) -> None:

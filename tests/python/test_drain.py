@@ -24,7 +24,7 @@ async def free(client: dlock.Client, key: str) -> None:
     async def is_free() -> bool:
         return not await client.is_locked(key)
 
-    await eventually(is_free, "the grant that nobody got is given back")
+    await eventually(is_free, "the grant that nobody got is released")
     assert client.stats().held == 0
 
 
@@ -32,7 +32,7 @@ async def waiting(client: dlock.Client) -> None:
     await eventually(lambda: asyncio.sleep(0, client.stats().waiting == 1), "the acquire waits")
 
 
-def test_r04_a_grant_for_a_body_that_is_lost_in_the_same_drain_is_given_back(url: str, key: str) -> None:
+def test_r04_a_grant_for_a_body_that_is_lost_in_the_same_drain_is_released(url: str, key: str) -> None:
     async def main() -> None:
         async with dlock.Client(url) as client, dlock.Client(url) as other:
             holder = await other.lock(key, max_hold=HOLDER).acquire()
@@ -52,7 +52,7 @@ def test_r04_a_grant_for_a_body_that_is_lost_in_the_same_drain_is_given_back(url
     asyncio.run(main())
 
 
-def test_r04_a_grant_whose_task_an_observer_cancels_in_the_same_drain_is_given_back(url: str, key: str) -> None:
+def test_r04_a_grant_whose_task_an_observer_cancels_in_the_same_drain_is_released(url: str, key: str) -> None:
     async def main() -> None:
         async with dlock.Client(url) as client, dlock.Client(url) as other:
             ended = [await other.lock(key, max_hold=HOLDER).acquire(), await client.lock(f"outer {key}", max_hold=OUTER).acquire()]

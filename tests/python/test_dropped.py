@@ -1,4 +1,4 @@
-"""Rule 5: a lease that nobody can reach any more is given back, with a `ResourceWarning`."""
+"""Rule 5: a lease that nobody can reach any more is released, with a `ResourceWarning`."""
 
 import asyncio
 import gc
@@ -11,7 +11,7 @@ import dlock
 from polling import eventually, until
 
 
-def test_r05_a_dropped_lease_is_given_back_with_a_warning(url: str, key: str) -> None:
+def test_r05_a_dropped_lease_is_released_with_a_warning(url: str, key: str) -> None:
     async def is_free(client: dlock.Client) -> bool:
         return not await client.is_locked(key)
 
@@ -24,7 +24,7 @@ def test_r05_a_dropped_lease_is_given_back_with_a_warning(url: str, key: str) ->
         assert lease.valid
         with pytest.warns(ResourceWarning, match=f"token {lease.token}"):
             del lease
-        await eventually(lambda: is_free(client), "the dropped lease is given back")
+        await eventually(lambda: is_free(client), "the dropped lease is released")
         await client.close()
 
     asyncio.run(main())
@@ -51,11 +51,11 @@ def test_r05_the_same_for_sync(key: str) -> None:
     assert lease.valid
     with pytest.warns(ResourceWarning, match=key):
         del lease
-    until(lambda: not client.is_locked(key), "the dropped lease is given back")
+    until(lambda: not client.is_locked(key), "the dropped lease is released")
 
 
 @pytest.mark.parametrize("fails", [True, False])
-def test_r05_a_lease_is_given_back_when_its_task_has_ended_though_its_lock_lives_on(url: str, key: str, fails: bool) -> None:
+def test_r05_a_lease_is_released_when_its_task_has_ended_though_its_lock_lives_on(url: str, key: str, fails: bool) -> None:
     async def is_free(client: dlock.Client) -> bool:
         return not await client.is_locked(key)
 
@@ -84,7 +84,7 @@ def test_r05_a_lease_is_given_back_when_its_task_has_ended_though_its_lock_lives
             with suppress(ValueError):
                 await task
             del task
-            await eventually(lambda: is_free(client), "the discarded lease is given back")
+            await eventually(lambda: is_free(client), "the discarded lease is released")
 
         with pytest.warns(ResourceWarning, match=key):
             await ends()
@@ -111,7 +111,7 @@ def test_r05_the_same_for_threads(key: str) -> None:
         thread = threading.Thread(target=discards)
         thread.start()
         thread.join()
-        until(lambda: not client.is_locked(key), "the discarded lease is given back")
+        until(lambda: not client.is_locked(key), "the discarded lease is released")
 
     with pytest.warns(ResourceWarning, match=key):
         ends()
@@ -122,7 +122,7 @@ def test_r05_the_same_for_threads(key: str) -> None:
     assert kept[0].valid
     with pytest.warns(ResourceWarning, match=key):
         kept.clear()
-    until(lambda: not client.is_locked(key), "the lease is given back when it is discarded at last")
+    until(lambda: not client.is_locked(key), "the lease is released when it is discarded at last")
     lock.acquire()
     gc.collect()
     assert client.is_locked(key)

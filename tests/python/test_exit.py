@@ -1,4 +1,4 @@
-"""Rule 14: at exit what is held is given back; no panic, no hang, no signal handler."""
+"""Rule 14: at exit what is held is released; no panic, no hang, no signal handler."""
 
 import subprocess
 import sys

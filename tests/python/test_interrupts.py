@@ -29,14 +29,14 @@ def test_r05_a_signal_handler_that_raises_leaves_no_lease_behind(url: str, face:
     assert inside > (INTERRUPTS / 20 if face == "sync" else 0)
 
 
-def test_r05_a_body_that_never_begins_is_given_back(key: str) -> None:
+def test_r05_a_body_that_never_begins_is_released(key: str) -> None:
     """From Python 3.14 on `with` runs signal handlers when `__enter__` has returned: this is what it does then."""
     client = sync.Client("memory:")
     for lock in (client.lock(key), client.lock(key, reentrant=True)):
         with pytest.raises(ZeroDivisionError):
             print(lock.__exit__, lock.__enter__(), 1 / 0)
         assert lock._entered == []
-        until(lambda: not client.is_locked(key), "the lease is given back")
+        until(lambda: not client.is_locked(key), "the lease is released")
         with lock, pytest.raises(ZeroDivisionError):
             print(lock.__exit__, 1 / 0)
         assert client.stats().held == 0
@@ -53,16 +53,16 @@ def test_r05_a_body_that_never_begins_inside_of_another_one_takes_back_one_entry
     assert lease.status == "released"
 
 
-def test_r05_a_lease_that_is_never_stored_is_given_back(key: str) -> None:
+def test_r05_a_lease_that_is_never_stored_is_released(key: str) -> None:
     client = sync.Client("memory:")
     lock = client.lock(key)
     for take in (lock.acquire, lock.try_acquire):
         with pytest.raises(ZeroDivisionError), pytest.warns(ResourceWarning, match=key):
             print(take(), 1 / 0)
-        until(lambda: not client.is_locked(key), "the lease is given back")
+        until(lambda: not client.is_locked(key), "the lease is released")
 
 
-def test_an_exit_stack_gives_back_what_it_entered_and_what_it_lost(key: str) -> None:
+def test_an_exit_stack_releases_what_it_entered_and_what_it_lost(key: str) -> None:
     client = sync.Client("memory:")
     lock = client.lock(key)
     with ExitStack() as stack:
@@ -87,10 +87,10 @@ def test_r05_the_same_for_asyncio(key: str) -> None:
             with pytest.raises(ZeroDivisionError):
                 print(lock.__aexit__, await lock.__aenter__(), 1 / 0)
             assert lock._entered == []
-            await eventually(lambda: is_free(client), "the lease is given back")
+            await eventually(lambda: is_free(client), "the lease is released")
             with pytest.raises(ZeroDivisionError), pytest.warns(ResourceWarning, match=key):
                 print(await lock.acquire(), 1 / 0)
-            await eventually(lambda: is_free(client), "the lease is given back")
+            await eventually(lambda: is_free(client), "the lease is released")
             async with lock as lease:
                 pass
             assert lease.status == "released"
@@ -98,7 +98,7 @@ def test_r05_the_same_for_asyncio(key: str) -> None:
     asyncio.run(main())
 
 
-def test_r10_what_is_cancelled_before_its_grant_is_delivered_is_given_back(url: str, key: str) -> None:
+def test_r10_what_is_cancelled_before_its_grant_is_delivered_is_released(url: str, key: str) -> None:
     """Cancelled at each step of an acquire, and at each of a release."""
 
     async def pair(lock: dlock.Lock) -> None:

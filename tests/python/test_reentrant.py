@@ -97,7 +97,7 @@ def test_r02_a_body_inside_a_bare_lease_is_cancelled(key: str) -> None:
     asyncio.run(main())
 
 
-def test_r05_a_lease_entered_more_often_than_released_is_given_back_with_its_last_handle(key: str) -> None:
+def test_r05_a_lease_entered_more_often_than_released_is_released_with_its_last_handle(key: str) -> None:
     async def main() -> None:
         client = dlock.Client(f"memory:{key}")
         lock = client.lock("k", reentrant=True)
@@ -110,7 +110,7 @@ def test_r05_a_lease_entered_more_often_than_released_is_given_back_with_its_las
         async def free() -> bool:
             return not await client.is_locked("k")
 
-        await eventually(free, "the key is given back")
+        await eventually(free, "the key is released")
 
     asyncio.run(main())
 

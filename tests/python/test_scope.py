@@ -1,4 +1,4 @@
-"""Taking and giving back: `async with`, with_lock, acquire, try_acquire, release, extend, and whose lease it is."""
+"""Taking and releasing: `async with`, with_lock, acquire, try_acquire, release, extend, and whose lease it is."""
 
 import asyncio
 from datetime import UTC, timedelta
@@ -15,7 +15,7 @@ async def is_free(client: dlock.Client, key: str) -> bool:
     return not await client.is_locked(key)
 
 
-def test_async_with_holds_and_gives_back(url: str, key: str) -> None:
+def test_async_with_holds_and_releases(url: str, key: str) -> None:
     async def main() -> None:
         async with dlock.Client(url) as client:
             lock = client.lock(key, ttl=5, metadata="job 7")
@@ -147,7 +147,7 @@ def test_the_body_keeps_its_exception(url: str, key: str) -> None:
             async with lock as lease:
                 await lease.wait_lost()
                 raise ZeroDivisionError
-        await eventually(lambda: is_free(client, key), "what was lost is given back")
+        await eventually(lambda: is_free(client, key), "what was lost is released")
         await client.close()
 
     asyncio.run(main())

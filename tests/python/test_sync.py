@@ -15,7 +15,7 @@ from dlock import sync
 from polling import until
 
 
-def test_with_holds_and_gives_back(url: str, key: str) -> None:
+def test_with_holds_and_releases(url: str, key: str) -> None:
     with sync.Client(url) as client:
         lock = client.lock(key, ttl=5)
         with lock as lease:

@@ -58,22 +58,22 @@ impl Bridge {
         let tables = Rc::<RefCell<Tables>>::default();
         let ends = (tables.clone(), completions.clone());
         // When a worker is terminated, no JavaScript runs, but this hook does.
-        env.add_env_cleanup_hook(ends, |(tables, completions)| leave(&tables, &completions))?;
+        env.add_env_cleanup_hook(ends, |(tables, completions)| end(&tables, &completions))?;
         let reader = Cell::new(Reader::Feed(NEXT.fetch_add(1, Ordering::Relaxed)));
         Ok(Self { tables, completions, reader, texts: RefCell::default() })
     }
 
     /// Releases every lease of this environment and ends what it waits for, without waiting for answers. For the end of a worker.
     #[napi]
-    pub fn leave(&self) {
-        leave(&self.tables, &self.completions);
+    pub fn end(&self) {
+        end(&self.tables, &self.completions);
     }
 
-    /// As [`Bridge::leave`], and then closes every client of the process, within the time that the engine allows at exit. For the end of
-    /// the process.
+    /// As [`Bridge::end`], and then closes every client of the process, within the time that the engine allows at exit. For the end
+    /// of the process.
     #[napi]
     pub fn shutdown(&self) {
-        self.leave();
+        self.end();
         dlock::shutdown(dlock::EXIT_GRACE);
     }
 
@@ -97,7 +97,7 @@ impl Bridge {
     }
 }
 
-fn leave(tables: &RefCell<Tables>, completions: &Completions) {
+fn end(tables: &RefCell<Tables>, completions: &Completions) {
     completions.close();
     // Taken out first, because dropping them may call back.
     let left = tables.take();

@@ -90,14 +90,20 @@ impl ClientSettings {
 impl Bridge {
     /// Makes a client for a URL. Without one the environment names it. Returns the error, or nothing.
     #[napi]
-    pub fn create_client(&self, client: i64, url: Option<String>, said: NodeVariables, settings: ClientSettings) -> Option<String> {
-        self.keep(client, settings.options().and_then(|options| Client::choose(url.as_deref(), &said.into(), options)))
+    pub fn create_client(
+        &self,
+        client: i64,
+        url: Option<String>,
+        variables: NodeVariables,
+        settings: ClientSettings,
+    ) -> Option<String> {
+        self.keep(client, settings.options().and_then(|options| Client::choose(url.as_deref(), &variables.into(), options)))
     }
 
     /// Makes the client of the whole program. Without an environment, that of the process counts.
     #[napi]
-    pub fn create_program_client(&self, client: i64, said: Option<NodeVariables>) -> Option<String> {
-        self.keep(client, Client::of_program(said.map(Variables::from)))
+    pub fn create_program_client(&self, client: i64, variables: Option<NodeVariables>) -> Option<String> {
+        self.keep(client, Client::of_program(variables.map(Variables::from)))
     }
 
     fn keep(&self, client: i64, made: Result<Client>) -> Option<String> {
@@ -116,19 +122,19 @@ impl Bridge {
         &self,
         client: i64,
         url: Option<String>,
-        said: NodeVariables,
+        variables: NodeVariables,
         settings: ClientSettings,
     ) -> Option<String> {
         let tables = self.tables.borrow();
         let client = tables.clients.get(&client)?;
-        let configured = settings.options().and_then(|options| client.configure(url.as_deref(), Some(said.into()), options));
+        let configured = settings.options().and_then(|options| client.configure(url.as_deref(), Some(variables.into()), options));
         configured.err().map(|error| describe(&error))
     }
 
     /// Puts the whole program's client back to its first state.
     #[napi]
-    pub fn reset_client(&self, client: i64, call: i64, said: Option<NodeVariables>) {
-        self.ask(client, call, |client| async move { client.reset(said.map(Variables::from)).await.map(|()| Outcome::Done) });
+    pub fn reset_client(&self, client: i64, call: i64, variables: Option<NodeVariables>) {
+        self.ask(client, call, |client| async move { client.reset(variables.map(Variables::from)).await.map(|()| Outcome::Done) });
     }
 
     /// Lets a closed client work again. Returns the error, or nothing.

@@ -2,23 +2,13 @@
 //!
 //! A threadsafe call costs microseconds on both sides, so the loop is woken only if it is not about to check the queue already.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use dlock::{Error, Lease, Status};
+use dlock::{Error, Lease, QueuedOutcome, Status};
 use napi::bindgen_prelude::Function;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use parking_lot::Mutex;
-
-thread_local! {
-    /// The call that this thread polls by itself.
-    static DRIVEN: Cell<Option<Driven>> = const { Cell::new(None) };
-}
-
-/// A call that its caller polls: the address of its queue, and its number.
-#[derive(Clone, Copy, PartialEq)]
-struct Driven(usize, i64);
 
 /// How a call ended.
 pub(crate) enum Outcome {
@@ -67,8 +57,8 @@ impl Completions {
             return outcome.discard();
         }
         queue.items.push_back((call, outcome));
-        if DRIVEN.get() == Some(self.driven(call)) && !matches!(queue.items.back(), Some((_, Outcome::Lost))) {
-            // Who polls the call takes its outcome.
+        if QueuedOutcome::of(self, call).is_driven_here() && !matches!(queue.items.back(), Some((_, Outcome::Lost))) {
+            // Whoever drives the call takes its outcome.
             return;
         }
         if std::mem::replace(&mut queue.armed, true) {
@@ -81,20 +71,9 @@ impl Completions {
         }
     }
 
-    /// Runs a step that may poll a call on this thread. Its outcome then wakes nobody: take it with [`Completions::take_one`].
+    /// Runs a step that may drive a call on this thread. Its outcome then wakes nobody: take it with [`Completions::take_one`].
     pub(crate) fn driving<T>(&self, call: i64, step: impl FnOnce() -> T) -> T {
-        struct Before(Option<Driven>);
-        impl Drop for Before {
-            fn drop(&mut self) {
-                DRIVEN.set(self.0);
-            }
-        }
-        let _before = Before(DRIVEN.replace(Some(self.driven(call))));
-        step()
-    }
-
-    fn driven(&self, call: i64) -> Driven {
-        Driven(std::ptr::from_ref(self).addr(), call)
+        QueuedOutcome::of(self, call).driving(step)
     }
 
     /// Whether the outcome of a call has come.

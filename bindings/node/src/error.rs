@@ -11,7 +11,7 @@ use crate::numbers::millis;
 
 /// The error with its fields. Names of options are in camel case, as in JavaScript.
 pub(crate) fn describe(error: &Error) -> String {
-    let error = &in_camel_case(error);
+    let error = &with_own_names(error);
     let mut fields = Map::new();
     let mut set = |name: &str, value: Value| {
         fields.insert(name.to_owned(), value);
@@ -51,24 +51,11 @@ pub(crate) fn describe(error: &Error) -> String {
     Value::Object(fields).to_string()
 }
 
-fn in_camel_case(error: &Error) -> Error {
+/// The error with the names of options as JavaScript writes them.
+fn with_own_names(error: &Error) -> Error {
     let mut error = error.clone();
     if let Error::InvalidOptions { field, .. } = &mut error {
-        *field = camel_case(field);
+        *field = Unit::Millis.name(field);
     }
     error
-}
-
-/// Names of environment variables stay as they are.
-fn camel_case(name: &str) -> String {
-    if !name.contains(|letter: char| letter.is_ascii_lowercase()) {
-        return name.to_owned();
-    }
-    let mut words = name.split('_');
-    let first = words.next().unwrap_or_default().to_owned();
-    words.fold(first, |name, word| {
-        let mut letters = word.chars();
-        let head = letters.next().map(|letter| letter.to_ascii_uppercase());
-        name + &head.into_iter().chain(letters).collect::<String>()
-    })
 }

@@ -10,16 +10,16 @@ use crate::completion::Outcome;
 use crate::error::describe;
 use crate::numbers::{date, millis};
 
-/// A held lease that JavaScript can no longer reach.
+/// A held lease that nobody can reach any more.
 #[napi(object)]
-pub struct Forgotten {
+pub struct DroppedLease {
     /// Its key.
     pub key: String,
     /// Its token, below 2^53.
     pub token: i64,
 }
 
-impl Forgotten {
+impl DroppedLease {
     pub(crate) fn new((key, token): (Arc<str>, u64)) -> Self {
         Self { key: key.to_string(), token: i64::try_from(token).unwrap_or(i64::MAX) }
     }
@@ -55,6 +55,17 @@ impl Bridge {
     #[napi]
     pub fn expires_at(&self, lease: i64) -> f64 {
         self.lease(lease).map_or(0.0, |lease| date(lease.expires_at()))
+    }
+
+    /// Checks a grant that has reached its caller. A lease that was lost on the way is released, and its record goes. Returns the
+    /// loss, or nothing.
+    #[napi]
+    pub fn claim(&self, lease: i64) -> Option<String> {
+        let lost = self.lease(lease)?.claim().err().filter(|error| matches!(error, Error::LockLost { .. }))?;
+        // Dropped with nothing borrowed: a callback for the loss may ask for a lease.
+        let dropped = self.tables.borrow_mut().leases.remove(&lease);
+        drop(dropped);
+        Some(describe(&lost))
     }
 
     /// Returns the error for a holder that must not go on, or nothing.
@@ -125,9 +136,9 @@ impl Bridge {
 
     /// Drops a lease that JavaScript can no longer reach. Returns it if it was still held and is released for that reason.
     #[napi]
-    pub fn drop_lease(&self, lease: i64) -> Option<Forgotten> {
+    pub fn drop_lease(&self, lease: i64) -> Option<DroppedLease> {
         let lease = self.tables.borrow_mut().leases.remove(&lease)?;
-        lease.is_last_handle().then(|| Forgotten::new((lease.key().clone(), lease.token())))
+        lease.is_last_handle().then(|| DroppedLease::new((lease.key().clone(), lease.token())))
     }
 
     pub(crate) fn release_lease(&self, call: i64, number: Option<i64>, lease: &Lease) {

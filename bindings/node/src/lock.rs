@@ -8,7 +8,7 @@ use napi_derive::napi;
 use crate::bridge::Bridge;
 use crate::completion::Outcome;
 use crate::error::describe;
-use crate::lease::Forgotten;
+use crate::lease::DroppedLease;
 
 /// What a user may set on a lock; times in milliseconds.
 #[napi(object)]
@@ -103,12 +103,12 @@ impl Bridge {
         Ok(())
     }
 
-    /// Drops a lock that JavaScript can no longer reach. Returns the held leases that only this lock remembered and that are released with
-    /// it.
+    /// Drops a lock that JavaScript can no longer reach. Returns the held leases that are dropped with it: only this lock kept
+    /// them.
     #[napi]
-    pub fn drop_lock(&self, lock: i64) -> Vec<Forgotten> {
+    pub fn drop_lock(&self, lock: i64) -> Vec<DroppedLease> {
         let Some(lock) = self.tables.borrow_mut().locks.remove(&lock) else { return Vec::new() };
-        lock.forgotten().into_iter().map(Forgotten::new).collect()
+        lock.forgotten().into_iter().map(DroppedLease::new).collect()
     }
 
     /// Waits for the key, for ever if `wait` is nothing. The call's number becomes the lease's. `inside` identifies the caller: it is the
@@ -124,6 +124,14 @@ impl Bridge {
             }
         };
         self.begin(lock, call, wait, self.callers(inside, body), |granted| granted.map_or_else(Outcome::Failed, Outcome::Granted))
+    }
+
+    /// Whether an acquire with this `wait` waits for the key in line.
+    #[napi]
+    pub fn waits(&self, lock: i64, wait: Option<f64>) -> bool {
+        // A `wait` that is refused is told by the acquire.
+        let waits = |lock: &dlock::Lock| duration("wait", wait).is_ok_and(|wait| lock.options().waits(wait));
+        self.tables.borrow().locks.get(&lock).is_some_and(waits)
     }
 
     /// Tries once. Returns what [`Bridge::acquire`] returns.

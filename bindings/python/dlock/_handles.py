@@ -12,7 +12,7 @@ from dlock._native import Caller, Handle, block, check_seconds, ttl_hint
 from dlock._native import Client as NativeClient
 from dlock._native import Lease as NativeLease
 from dlock._observe import Capabilities, Observers, Stats
-from dlock._options import DEFAULT, UNSET, ClientOptions, LockOptions, Seconds, Unset, checked, open_client, split_on_lost
+from dlock._options import DEFAULT, ClientOptions, LockOptions, Seconds, checked, open_client, split_on_lost
 from dlock._signals import END, close_on_signal
 from dlock._warn import warn_caller
 from dlock._words import unexpected
@@ -137,9 +137,6 @@ class LeaseHandle(NativeLease):
             pass
         return None
 
-    def _abandoned(self) -> None:
-        """A body that was about to begin never did, and the lease was released."""
-
 
 L = TypeVar("L", bound=LeaseHandle)
 
@@ -179,14 +176,13 @@ class LockHandle(Handle, Generic[L]):
     def __repr__(self) -> str:
         return f"<{_public_name(self)} {self.key!r}>"
 
-    def _warn_of_own_lease(self, taker: object, wait: Seconds | Unset | None) -> None:
-        """Warns a taker that is about to wait for a key that it holds itself."""
+    def _warn_of_own_lease(self, taker: object) -> None:
+        """Warns a taker that is about to wait for a key, if it holds that itself."""
         known = self._client._leases.get(self.key)
         if known is None or (own := known()) is None or own._taker != taker or not own.valid:
             return
-        if not self._native.retries and (self._native.waits if wait is UNSET else wait != 0):
-            name = self._taker_name
-            warn_caller(f'deadlock: this {name} already holds lock "{self.key}" and is waiting to acquire it again', RuntimeWarning)
+        name = self._taker_name
+        warn_caller(f'deadlock: this {name} already holds lock "{self.key}" and is waiting to acquire it again', RuntimeWarning)
 
     def _warn_of_starter(self, caller: Caller) -> None:
         """Warns a taker that timed out waiting for a key which its starter still holds. Once for each lease: it may be intended."""

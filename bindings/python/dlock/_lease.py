@@ -63,7 +63,7 @@ class Lease(LeaseHandle, AsyncLease):
             self._cancelled = True
             body.cancel()
 
-    async def _leave(
+    async def _end_body(
         self, kind: type[BaseException] | None, error: BaseException | None, loss: LockLost | None, answer: Future[bool] | None
     ) -> None:
         """Awaits the release that has begun, and raises what the end of the body means. Nothing cancels the task from here on."""
@@ -79,7 +79,7 @@ class Lease(LeaseHandle, AsyncLease):
         if kind is None or (by_us and issubclass(kind, CancelledError)):
             raise loss from error
 
-    async def _leave_inner(
+    async def _end_inner_body(
         self, kind: type[BaseException] | None, error: BaseException | None, loss: LockLost | None, answer: Future[bool] | None
     ) -> None:
         """Ends a body inside another one of the same lease. Only the outermost explains a cancellation."""
@@ -88,7 +88,7 @@ class Lease(LeaseHandle, AsyncLease):
         if loss is not None and kind is None and self._on_lost != "ignore":
             raise loss from error
 
-    def _abandoned(self) -> None:
+    def _body_never_began(self) -> None:
         self._body = None
         self._unwatch()
 

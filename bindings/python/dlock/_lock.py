@@ -8,7 +8,7 @@ from dlock._handles import LockHandle, check_callable, refuse_words
 from dlock._lease import Lease
 from dlock._native import Acquiring, AsyncLock
 from dlock._options import UNSET, Seconds, Unset
-from dlock._results import DONE, looks_lazy, settled
+from dlock._results import FINISHED, looks_lazy, settled
 from dlock.errors import LockBusy, invalid
 
 T = TypeVar("T")
@@ -58,6 +58,6 @@ class Lock(LockHandle[Lease], AsyncLock):
         """
         check_callable(fn)
         if looks_lazy(fn):
-            raise invalid("fn", "a generator function", f"a function that returns {DONE}")
+            raise invalid("fn", "a generator function", f"a function that returns {FINISHED}")
         async with self as lease:
-            return await settled(fn(lease), f"one that returns {DONE}")
+            return await settled(fn(lease), f"one that returns {FINISHED}")

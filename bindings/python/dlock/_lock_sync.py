@@ -7,7 +7,7 @@ from dlock._calls import IS_LOCKED, ask_blocking
 from dlock._handles import LeaseHandle, LockHandle, check_callable, warn_of_unit
 from dlock._native import SyncLease, SyncLock, block
 from dlock._options import Seconds
-from dlock._results import DONE, finished, looks_async, looks_lazy
+from dlock._results import FINISHED, finished, looks_async, looks_lazy
 from dlock.errors import LockBusy, invalid
 
 T = TypeVar("T")
@@ -68,6 +68,6 @@ class Lock(LockHandle[Lease], SyncLock):
         if looks_async(fn):
             raise invalid("fn", "a coroutine function", "a plain function; dlock.with_lock takes coroutine functions")
         if looks_lazy(fn):
-            raise invalid("fn", "a generator function", f"a function that returns {DONE}")
+            raise invalid("fn", "a generator function", f"a function that returns {FINISHED}")
         with self as lease:
-            return finished(fn(lease), f"one that returns {DONE}; dlock.with_lock awaits what is returned")
+            return finished(fn(lease), f"one that returns {FINISHED}. dlock.with_lock awaits what is returned")

@@ -17,7 +17,7 @@ from dlock._lock import Lock
 from dlock._lock_sync import Lease as PlainLease
 from dlock._lock_sync import Lock as PlainLock
 from dlock._options import LockOptions, checked
-from dlock._results import finished, looks_async, looks_lazy, settled
+from dlock._results import FINISHED, finished, looks_async, looks_lazy, settled
 from dlock._template import KeyTemplate
 from dlock._words import unexpected
 from dlock.errors import LockError, invalid
@@ -28,11 +28,8 @@ K = TypeVar("K", bound=LockHandle[Any])
 
 MakeLock = Callable[[str, LockOptions], K]
 
-_OF_COROUTINE = "what has been done when it returns: hold the lock where the values are used"
-_OF_FUNCTION = (
-    "what has been done when it returns: declare the function `async def`, or await it in one that is decorated with dlock.locked; "
-    "hold the lock where the values of a generator are used"
-)
+_OF_COROUTINE = f"one that returns {FINISHED}"
+_OF_FUNCTION = f"{_OF_COROUTINE}. To have what it returns awaited, declare it `async def` and decorate it with dlock.locked"
 
 _current: ContextVar[Lease | PlainLease] = ContextVar("dlock.current_lease")
 
@@ -134,6 +131,6 @@ def _check_function(fn: object, coroutines: bool) -> None:
     if not callable(fn) or inspect.isclass(fn):
         raise invalid("fn", f"an object of type {type(fn).__name__}", "a function")
     if looks_lazy(fn):
-        raise invalid("fn", "a generator function", "a function that ends when it returns: hold the lock where the values are used")
+        raise invalid("fn", "a generator function", f"a function that returns {FINISHED}")
     if not coroutines and looks_async(fn):
         raise invalid("fn", "a coroutine function", "a plain function; dlock.locked takes coroutine functions")

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from dlock._heartbeat import Heartbeats, Mortal
 from dlock._log import LOG
-from dlock._native import Call, Completions, Grant, tell
+from dlock._native import Call, Completions, tell
 from dlock._process import in_child
 from dlock._socket import SocketReader
 from dlock.errors import ForkedError, LockError
@@ -113,7 +113,7 @@ class LoopState:
             raise
 
     def expect(self, number: int) -> Future[Any]:
-        """The future that gets the outcome of a call. If the call must not outlive the caller, see `give_up`."""
+        """The future that gets the outcome of a call."""
         loop = self.loop()
         assert loop is not None  # it is running
         future = self.pending[number] = loop.create_future()
@@ -129,13 +129,6 @@ class LoopState:
         else:
             reader.call = call
 
-    def give_up(self, number: int, call: Call | None, future: Future[Any]) -> None:
-        """Ends a call whose caller was cancelled. A grant that is under way, or has come, is released. A release goes on."""
-        if self.pending.pop(number, None) is None:
-            _release_grant(future)
-        elif call is not None:
-            call.abort()
-
     async def run(self, start: Callable[..., Call | None], *arguments: Any) -> Any:
         """Starts a call and awaits its outcome. Cancelling the caller ends the call."""
         number = self.next_number()
@@ -144,7 +137,8 @@ class LoopState:
         try:
             return await future
         except BaseException:
-            self.give_up(number, call, future)
+            if self.pending.pop(number, None) is not None and call is not None:
+                call.abort()
             raise
 
     def watch(self, number: int, lease: Watched) -> None:
@@ -210,14 +204,6 @@ class Reader:
 def _look(known: weakref.ref[LoopState]) -> None:
     if (state := known()) is not None:
         state.look()
-
-
-def _release_grant(future: Future[Any]) -> None:
-    """For a caller that was cancelled after its answer had come. Tracebacks may keep the future, so its grant must not wait for
-    them."""
-    answered = future.done() and not future.cancelled() and future.exception() is None
-    if answered and isinstance(grant := future.result(), Grant):
-        grant.release()
 
 
 _states: dict[int, weakref.ref[LoopState]] = {}

@@ -10,7 +10,9 @@ from dlock.errors import InvalidOptions, invalid
 
 T = TypeVar("T")
 
-DONE = "what has been done by then: use the values of a generator in it"
+FINISHED = (
+    "a finished result. A generator runs only when its values are used, after the key was released: use them inside the function"
+)
 
 # How many wrappers are followed. A function that wraps itself would never end.
 _DEEPEST = 100

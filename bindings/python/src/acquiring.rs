@@ -20,8 +20,8 @@ use crate::event_loop::{current, current_task, next_number, read_for, taker};
 use crate::exit::State;
 use crate::grant::Grant;
 use crate::handles::{Prepared, Unbound, entered, prepare, remember, take_out, warned};
-use crate::hooks::{aside, hook, unexpected};
-use crate::lease::Lease;
+use crate::hooks::{aside, hook};
+use crate::lease::{Got, Lease};
 use crate::lock::{Lock, Wait};
 
 /// An attempt to acquire a lock. The task that made it awaits it once. If the wait ends early, a grant that still comes is released.
@@ -160,7 +160,7 @@ impl Acquiring {
     ) -> PyResult<PyErr> {
         let py = grant.py();
         let lease = class(py)?.call1((grant,))?.cast_into::<Lease>()?;
-        let got = Got(Some(lease));
+        let got = Got::new(lease);
         let lease = got.lease()?;
         lease.setattr(intern!(py, "_number"), number)?;
         lease.setattr(intern!(py, "_state"), py.None())?;
@@ -181,7 +181,7 @@ impl Acquiring {
     /// Goes on with a lease that this task has entered again.
     fn own(&self, own: Bound<'_, Lease>, state: &Bound<'_, PyAny>, task: &Bound<'_, PyAny>) -> PyResult<PyErr> {
         let (py, lock) = (own.py(), self.lock.bind(own.py()));
-        let got = Got(Some(own));
+        let got = Got::new(own);
         let lease = got.lease()?;
         if !matches!(self.body, Body::None) && !entered(lock)?.iter().any(|other| other.is(lease)) {
             // The task had acquired it without a body.
@@ -292,31 +292,6 @@ impl Drop for Acquiring {
     fn drop(&mut self) {
         if let Stage::Waiting(waiting) = self.next_stage() {
             Python::try_attach(|py| aside(py, || waiting.give_up(py)));
-        }
-    }
-}
-
-/// A lease that is released unless every step up to its caller succeeds.
-struct Got<'py>(Option<Bound<'py, Lease>>);
-
-impl<'py> Got<'py> {
-    fn lease(&self) -> PyResult<&Bound<'py, Lease>> {
-        self.0.as_ref().ok_or_else(unexpected)
-    }
-
-    fn keep(mut self) -> PyResult<Bound<'py, Lease>> {
-        self.0.take().ok_or_else(unexpected)
-    }
-}
-
-impl Drop for Got<'_> {
-    fn drop(&mut self) {
-        if let Some(lease) = &self.0 {
-            Lease::begin_release(lease);
-            let py = lease.py();
-            if lease.get().is_released() {
-                aside(py, || lease.call_method0(intern!(py, "_abandoned")).map(drop));
-            }
         }
     }
 }

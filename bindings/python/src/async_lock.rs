@@ -14,7 +14,7 @@ use crate::completion::Completions;
 use crate::error::{is_forked, is_lock_error, raise};
 use crate::event_loop::{current, current_task, loop_runs, next_number, read_for, taker};
 use crate::exit::{Exit, ExitMethod, Face};
-use crate::handles::{entered, take_out, to_leave, to_release};
+use crate::handles::{entered, take_out, to_end, to_release};
 use crate::hooks::{hook, insist};
 use crate::lease::{self, Lease};
 use crate::lock::{Lock, Wait};
@@ -53,7 +53,7 @@ impl AsyncLock {
 }
 
 /// How bodies of asyncio end.
-static FACE: Face = Face { leave: leave_entered, close: Some(leave_closed) };
+static FACE: Face = Face { end: end_entered, close: Some(end_closed) };
 
 /// The part of `dlock.Lease` that releases it.
 #[pyclass(frozen, subclass, module = "dlock._native")]
@@ -97,7 +97,7 @@ impl AsyncLease {
         error: &Bound<'py, PyAny>,
         _trace: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        leave(slf.as_any().cast()?, kind, error, false)
+        end_body(slf.as_any().cast()?, kind, error, false)
     }
 }
 
@@ -121,7 +121,7 @@ impl Ready {
 }
 
 /// Ends a body. `lease` is known if the body has its own `__aexit__`; otherwise the running task identifies it.
-fn leave_entered<'py>(
+fn end_entered<'py>(
     lock: &Bound<'py, PyAny>,
     lease: Option<Bound<'py, Lease>>,
     kind: &Bound<'py, PyAny>,
@@ -134,26 +134,26 @@ fn leave_entered<'py>(
         (lease, None)
     } else {
         let (task, interrupted) = insist(|| current_task(py))?;
-        (to_leave(lock, &taker(&task)?, "__aexit__")?, interrupted)
+        (to_end(lock, &taker(&task)?, "__aexit__")?, interrupted)
     };
     let inner = list.iter().any(|other| other.is(&lease));
-    let left = leave(&lease, kind, error, inner);
-    interrupted.map_or(left, Err)
+    let ended = end_body(&lease, kind, error, inner);
+    interrupted.map_or(ended, Err)
 }
 
 /// Ends the body of a coroutine that is closed while no loop runs. Nothing can be awaited then.
-fn leave_closed<'py>(lock: &Bound<'py, PyAny>, lease: Option<Bound<'py, Lease>>) -> PyResult<Bound<'py, PyAny>> {
+fn end_closed<'py>(lock: &Bound<'py, PyAny>, lease: Option<Bound<'py, Lease>>) -> PyResult<Bound<'py, PyAny>> {
     let py = lock.py();
     if let Some(lease) = lease {
         take_out(&entered(lock)?, |other| other.is(&lease))?;
         Lease::begin_release(&lease);
-        lease.call_method0(intern!(py, "_abandoned"))?;
+        lease.call_method0(intern!(py, "_body_never_began"))?;
     }
     Ok(Bound::new(py, Ready(py.None()))?.into_any())
 }
 
 /// Begins the release and returns an awaitable for its end. `inner`: other bodies of the same task use this lease too.
-fn leave<'py>(
+fn end_body<'py>(
     lease: &Bound<'py, Lease>,
     kind: &Bound<'py, PyAny>,
     error: &Bound<'py, PyAny>,
@@ -183,7 +183,7 @@ fn leave<'py>(
         begun => begun?,
     };
     let lost = lost.map(|lost| raise(lost).into_value(py));
-    let end = if inner { intern!(py, "_leave_inner") } else { intern!(py, "_leave") };
+    let end = if inner { intern!(py, "_end_inner_body") } else { intern!(py, "_end_body") };
     lease.call_method1(end, (kind, error, lost, future))
 }
 

@@ -3,38 +3,29 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use dlock::QueuedOutcome;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
-use crate::driven::Driven;
 use crate::process::Owned;
 
 /// A call under way.
 #[pyclass(frozen, module = "dlock._native")]
 pub(crate) struct Call {
     inner: dlock::Call,
-    driven: Driven,
-    /// It goes on without its caller, as a release does.
-    goes_on: bool,
+    outcome: QueuedOutcome,
 }
 
 impl Drop for Call {
-    /// Ends the call of a caller that left before the outcome. It has no effect on a call that has ended.
+    /// Ends the call of a caller that left before the outcome. It has no effect on a call that has ended, and a release goes on.
     fn drop(&mut self) {
-        if !self.goes_on {
-            self.inner.abort();
-        }
+        self.inner.abort();
     }
 }
 
 impl Call {
-    pub(crate) fn new(call: dlock::Call, driven: Driven) -> Self {
-        Self { inner: call, driven, goes_on: false }
-    }
-
-    /// A release, which the engine goes on with when the caller leaves.
-    pub(crate) fn of_release(call: dlock::Call, driven: Driven) -> Self {
-        Self { inner: call, driven, goes_on: true }
+    pub(crate) fn new(call: dlock::Call, outcome: QueuedOutcome) -> Self {
+        Self { inner: call, outcome }
     }
 
     /// The socket for which the caller may wait.
@@ -43,7 +34,7 @@ impl Call {
     }
 
     pub(crate) fn go_on(&self) {
-        self.driven.during(|| self.inner.drive());
+        self.outcome.driving(|| self.inner.drive());
     }
 }
 
@@ -51,11 +42,7 @@ impl Call {
 impl Call {
     /// Ends the call. A grant that it may still get is released. A release goes on.
     pub(crate) fn abort(&self) {
-        if self.goes_on {
-            self.inner.leave_to_engine();
-        } else {
-            self.inner.abort();
-        }
+        self.inner.abort();
     }
 
     /// Leaves the call to the engine.

@@ -29,18 +29,18 @@ thread_local! {
 /// How the bodies of one face end.
 pub(crate) struct Face {
     /// Ends a body, given its lock, its lease if that is known, and the type and the value of the exception that ends it, or None.
-    pub(crate) leave: Leave,
+    pub(crate) end: EndBody,
     /// Ends the body of a coroutine that is closed while no event loop runs. None for bodies that need no loop.
-    pub(crate) close: Option<Close>,
+    pub(crate) close: Option<CloseBody>,
 }
 
-type Leave = for<'py> fn(
+type EndBody = for<'py> fn(
     &Bound<'py, PyAny>,
     Option<Bound<'py, Lease>>,
     &Bound<'py, PyAny>,
     &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>>;
-type Close = for<'py> fn(&Bound<'py, PyAny>, Option<Bound<'py, Lease>>) -> PyResult<Bound<'py, PyAny>>;
+type CloseBody = for<'py> fn(&Bound<'py, PyAny>, Option<Bound<'py, Lease>>) -> PyResult<Bound<'py, PyAny>>;
 
 /// The descriptor that is `__exit__` in the class.
 #[pyclass(frozen, module = "dlock._native")]
@@ -135,7 +135,7 @@ impl Exit {
             return close(&lock, lease);
         }
         let lease = if this.state.spend() { this.state.lease(py) } else { None };
-        (this.face.leave)(&lock, lease, &kind, &error)
+        (this.face.end)(&lock, lease, &kind, &error)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -146,18 +146,18 @@ impl Exit {
 impl Drop for Exit {
     fn drop(&mut self) {
         if self.state.lease.get().is_some() && self.state.spend() {
-            Python::try_attach(|py| aside(py, || self.abandon(py)));
+            Python::try_attach(|py| aside(py, || self.release_unbegun(py)));
         }
     }
 }
 
 impl Exit {
-    /// Releases the lease of a body that nothing will end.
-    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+    /// Releases the lease of a body that never began, and that nothing will end.
+    fn release_unbegun(&self, py: Python<'_>) -> PyResult<()> {
         let (Some(lock), Some(lease)) = (self.state.lock.get(), self.state.lease(py)) else { return Ok(()) };
         if take_out(&entered(lock.bind(py))?, |other| other.is(&lease))?.is_some() {
             Lease::begin_release(&lease);
-            lease.getattr(intern!(py, "_abandoned"))?.call0()?;
+            lease.getattr(intern!(py, "_body_never_began"))?.call0()?;
         }
         Ok(())
     }

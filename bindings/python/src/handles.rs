@@ -34,8 +34,8 @@ impl Handle {
             entered.cast::<PyList>()?.set_slice(0, usize::MAX, PyList::empty(py).as_any())?;
         }
         let Some(native) = lock.getattr_opt(intern!(py, "_native"))? else { return Ok(()) };
-        let forgotten = native.cast::<Lock>()?.get().forgotten();
-        if forgotten.is_empty() { Ok(()) } else { warn_dropped(py, forgotten, Some(lock)) }
+        let dropped = native.cast::<Lock>()?.get().dropped_with_it();
+        if dropped.is_empty() { Ok(()) } else { warn_dropped(py, dropped, Some(lock)) }
     }
 }
 
@@ -106,7 +106,7 @@ fn again<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>) -> PyResult<O
 }
 
 /// Takes out the lease whose body this taker began last, else the only one that has a body.
-pub(crate) fn to_leave<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>, operation: &str) -> PyResult<Bound<'py, Lease>> {
+pub(crate) fn to_end<'py>(lock: &Bound<'py, PyAny>, taker: &Bound<'py, PyAny>, operation: &str) -> PyResult<Bound<'py, Lease>> {
     let list = entered(lock)?;
     let own = |lease: &Bound<'py, PyAny>| lease.cast::<Lease>().is_ok_and(|lease| is_of(lease, taker).unwrap_or(false));
     let lease = match take_out(&list, own)? {
@@ -174,7 +174,10 @@ pub(crate) fn prepare<'py>(
         {
             return Ok(Prepared::Again(own));
         }
-        lock.call_method1(intern!(py, "_warn_of_own_lease"), (taker, wait.value(py)?))?;
+        let native: Bound<'_, Lock> = lock.getattr(intern!(py, "_native"))?.cast_into()?;
+        if native.get().waits(wait)? {
+            lock.call_method1(intern!(py, "_warn_of_own_lease"), (taker,))?;
+        }
     }
     Ok(Prepared::Ask(Attempt { lock: lock.clone(), key, leases }))
 }

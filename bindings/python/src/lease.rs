@@ -13,7 +13,7 @@ use crate::call::Call;
 use crate::completion::{Completions, Outcome, start};
 use crate::error::raise;
 use crate::grant::Grant;
-use crate::hooks::{aside, hook};
+use crate::hooks::{aside, hook, unexpected};
 use crate::process::Owned;
 use crate::taker::{discard, warn_dropped};
 use crate::values::{duration, flag};
@@ -32,9 +32,9 @@ fn release_and(
     number: u64,
     answered: impl FnOnce(Status) + Send + 'static,
 ) -> PyResult<Option<Call>> {
-    let driven = completions.driven(number)?;
-    let call = driven.during(|| lease.release_for(completions.reader(), answered)).map_err(raise)?;
-    Ok(call.map(|call| Call::of_release(call, driven)))
+    let outcome = completions.outcome(number)?;
+    let call = outcome.driving(|| lease.release_for(completions.reader(), answered)).map_err(raise)?;
+    Ok(call.map(|call| Call::new(call, outcome)))
 }
 
 /// What both faces have of a lease.
@@ -87,7 +87,7 @@ impl Lease {
         }
         let lost = lease.claim().err().filter(|error| matches!(error, dlock::Error::LockLost { .. }));
         if lost.is_some() {
-            Self::let_go(slf);
+            Self::mark_released(slf);
         }
         Ok(lost)
     }
@@ -107,7 +107,7 @@ impl Lease {
     pub(crate) fn begin_release(slf: &Bound<'_, Self>) {
         let lease = slf.get();
         if !lease.is_released() && lease.0.mine().is_some_and(|lease| lease.release_then(drop).unwrap_or(false)) {
-            Self::let_go(slf);
+            Self::mark_released(slf);
         }
     }
 
@@ -125,16 +125,46 @@ impl Lease {
 
     fn ended(slf: &Bound<'_, Self>, call: Option<Call>) -> Option<Call> {
         if call.is_some() {
-            Self::let_go(slf);
+            Self::mark_released(slf);
         }
         call
     }
 
-    /// Ends what Python does for the lease.
-    fn let_go(slf: &Bound<'_, Self>) {
+    /// Marks the lease as released through this handle, and ends what Python does for it.
+    fn mark_released(slf: &Bound<'_, Self>) {
         slf.get().1.released.store(true, Ordering::Relaxed);
         // It fails only for a lease that its client does not know yet.
         let _ = forget(slf);
+    }
+}
+
+/// A lease on its way to its caller. It is released unless every step up to there succeeds.
+pub(crate) struct Got<'py>(Option<Bound<'py, Lease>>);
+
+impl<'py> Got<'py> {
+    pub(crate) fn new(lease: Bound<'py, Lease>) -> Self {
+        Self(Some(lease))
+    }
+
+    pub(crate) fn lease(&self) -> PyResult<&Bound<'py, Lease>> {
+        self.0.as_ref().ok_or_else(unexpected)
+    }
+
+    /// The lease, for the caller that has it now.
+    pub(crate) fn keep(mut self) -> PyResult<Bound<'py, Lease>> {
+        self.0.take().ok_or_else(unexpected)
+    }
+}
+
+impl Drop for Got<'_> {
+    fn drop(&mut self) {
+        if let Some(lease) = &self.0 {
+            Lease::begin_release(lease);
+            let py = lease.py();
+            if lease.get().is_released() {
+                aside(py, || lease.call_method0(intern!(py, "_body_never_began")).map(drop));
+            }
+        }
     }
 }
 
@@ -270,6 +300,10 @@ impl Lease {
     fn _released(&self) -> bool {
         self.is_released()
     }
+
+    /// A body that was about to begin never did, and the lease was released. asyncio's class does more.
+    #[allow(clippy::unused_self)] // a method that Python overrides
+    fn _body_never_began(&self) {}
 
     /// What `__del__` does. It is native: an exception of a signal handler in Python code would reach nobody.
     fn _dropped(slf: &Bound<'_, Self>) -> PyResult<()> {

@@ -8,7 +8,6 @@ mod call;
 mod caller;
 mod client;
 mod completion;
-mod driven;
 mod error;
 mod event;
 mod event_loop;

@@ -34,16 +34,6 @@ impl<'py> FromPyObject<'_, 'py> for Wait<'py> {
     }
 }
 
-impl<'py> Wait<'py> {
-    /// The value as Python passes it on.
-    pub(crate) fn value(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        match self {
-            Self::Own => hook(py, "UNSET"),
-            Self::Given(wait) => Ok(wait.clone()),
-        }
-    }
-}
-
 impl Lock {
     pub(crate) fn new(lock: dlock::Lock) -> Self {
         Self(Owned::unused(lock))
@@ -71,9 +61,9 @@ impl Lock {
         };
         let (asks, holds) = (caller.0.clone(), caller.0.clone());
         let (lock, reader) = (self.0.get()?, completions.reader());
-        let driven = completions.driven(number)?;
-        let call = driven.during(|| lock.acquire_for(asks, holds, wait, reader, granted));
-        call.map(|call| Call::new(call, driven)).map_err(raise)
+        let outcome = completions.outcome(number)?;
+        let call = outcome.driving(|| lock.acquire_for(asks, holds, wait, reader, granted));
+        call.map(|call| Call::new(call, outcome)).map_err(raise)
     }
 
     /// Starts an attempt; the answer is a `Grant`. With `watch`, a loss of the lease comes under the same number.
@@ -85,11 +75,26 @@ impl Lock {
         caller: &Caller,
         wait: &Wait<'_>,
     ) -> PyResult<Call> {
-        let wait = match wait {
-            Wait::Own => self.0.read_only().and_then(|lock| lock.options().wait),
-            Wait::Given(wait) => duration_or_none("wait", Some(wait).filter(|wait| !wait.is_none()))?,
-        };
-        self.start(completions, number, watch, caller, wait)
+        self.start(completions, number, watch, caller, self.wait_of(wait)?)
+    }
+
+    /// Whether an acquire with this `wait` waits for the key in line.
+    pub(crate) fn waits(&self, wait: &Wait<'_>) -> PyResult<bool> {
+        let wait = self.wait_of(wait)?;
+        Ok(self.0.read_only().is_some_and(|lock| lock.options().waits(wait)))
+    }
+
+    fn wait_of(&self, wait: &Wait<'_>) -> PyResult<Option<Duration>> {
+        match wait {
+            Wait::Own => Ok(self.0.read_only().and_then(|lock| lock.options().wait)),
+            Wait::Given(wait) => duration_or_none("wait", Some(wait).filter(|wait| !wait.is_none())),
+        }
+    }
+
+    /// `(key, token)` of the discarded leases that are still held. They are dropped with this lock.
+    pub(crate) fn dropped_with_it(&self) -> Vec<(String, u64)> {
+        let Some(lock) = self.0.mine() else { return Vec::new() };
+        lock.forgotten().into_iter().map(|(key, token)| (key.to_string(), token)).collect()
     }
 
     /// The only lease that was acquired and not released.
@@ -106,26 +111,8 @@ impl Lock {
         self.0.read_only().map_or("", |lock| lock.key())
     }
 
-    /// Whether an acquire with the lock's own `wait` may wait.
-    #[getter]
-    fn waits(&self) -> bool {
-        self.0.read_only().is_some_and(|lock| lock.options().wait != Some(Duration::ZERO))
-    }
-
-    /// Whether an acquire makes bounded attempts instead of waiting.
-    #[getter]
-    fn retries(&self) -> bool {
-        self.0.read_only().is_some_and(|lock| lock.options().retry.is_some())
-    }
-
     /// Whether a caller that started this one holds the key through this client. True only once for each lease.
     fn is_held_by_starter_of(&self, caller: &Caller) -> bool {
         self.0.mine().is_some_and(|lock| lock.is_held_by_starter_of(&caller.0))
-    }
-
-    /// `(key, token)` of the held leases that only this lock remembers. They are released with it.
-    pub(crate) fn forgotten(&self) -> Vec<(String, u64)> {
-        let Some(lock) = self.0.mine() else { return Vec::new() };
-        lock.forgotten().into_iter().map(|(key, token)| (key.to_string(), token)).collect()
     }
 }

@@ -88,10 +88,10 @@ pub(crate) fn logger(target: &str) -> String {
 /// The queue that learns of new records, and its process.
 static BELL: Mutex<Option<(u32, Arc<Queue>)>> = Mutex::new(None);
 /// How long to wait for the mutex. In a forked child a thread that no longer exists may hold it; then the child gets no records.
-const PATIENCE: Duration = Duration::from_millis(100);
+const LONGEST_LOCK_IN_CHILD: Duration = Duration::from_millis(100);
 
 fn ring() {
-    let bell = BELL.try_lock_for(PATIENCE).and_then(|bell| bell.clone());
+    let bell = BELL.try_lock_for(LONGEST_LOCK_IN_CHILD).and_then(|bell| bell.clone());
     if let Some((pid, queue)) = bell
         && pid == process_id()
     {
@@ -103,7 +103,7 @@ fn ring() {
 #[pyfunction]
 pub(crate) fn listen_to_logs(completions: &Completions) -> PyResult<()> {
     let queue = completions.queue()?;
-    if let Some(mut bell) = BELL.try_lock_for(PATIENCE) {
+    if let Some(mut bell) = BELL.try_lock_for(LONGEST_LOCK_IN_CHILD) {
         *bell = Some((process_id(), queue));
     }
     logs::listen(ring);

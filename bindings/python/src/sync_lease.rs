@@ -5,7 +5,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::blocking;
-use crate::completion::Outcome;
+use crate::call::Call;
+use crate::completion::{Completions, Outcome};
 use crate::error::{is_forked, raise};
 use crate::hooks::unexpected;
 use crate::lease::Lease;
@@ -41,7 +42,7 @@ impl SyncLease {
         _error: &Bound<'_, PyAny>,
         _trace: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        leave(slf.as_any().cast()?, kind)
+        end_body(slf.as_any().cast()?, kind)
     }
 }
 
@@ -53,15 +54,27 @@ pub(crate) fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
 
 /// Begins the release and waits for the answer.
 pub(crate) fn release(lease: &Bound<'_, Lease>) -> PyResult<bool> {
-    let py = lease.py();
+    answer_to(lease.py(), |completions| {
+        if let Some(completions) = completions {
+            return Lease::release(lease, completions, 0);
+        }
+        Lease::begin_release(lease);
+        Ok(None)
+    })
+}
+
+/// Waits for the answer to a release that `begin` begins, and that comes to the queue. Without a queue, because a signal handler
+/// has raised, the release begins all the same.
+pub(crate) fn answer_to(py: Python<'_>, begin: impl FnOnce(Option<&Completions>) -> PyResult<Option<Call>>) -> PyResult<bool> {
     let completions = match blocking::queue(py) {
         Ok(completions) => completions,
         Err(raised) => {
-            Lease::begin_release(lease);
+            // It fails only in a forked child, which has nothing to release.
+            let _ = begin(None);
             return Err(raised);
         }
     };
-    let call = Lease::release(lease, &completions, 0)?;
+    let call = begin(Some(&completions))?;
     // From here on an exception does no harm: the release has begun.
     blocking::warn_in_loop(py)?;
     match blocking::wait(py, completions, call)? {
@@ -71,7 +84,7 @@ pub(crate) fn release(lease: &Bound<'_, Lease>) -> PyResult<bool> {
 }
 
 /// Ends a body: releases the lease, and raises the loss if the body did not raise.
-pub(crate) fn leave(lease: &Bound<'_, Lease>, kind: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn end_body(lease: &Bound<'_, Lease>, kind: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = lease.py();
     let lost = lease.get().loss();
     match release(lease) {

@@ -1,7 +1,6 @@
 //! A lock of `dlock.sync`. Only native code runs from the grant to the beginning of the body, and from the body's end to the release: a
 //! signal handler may raise between two steps of Python, and here it runs only where that loses no lease.
 
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -12,11 +11,11 @@ use crate::completion::{Completions, Outcome};
 use crate::error::raise;
 use crate::exit::{Exit, ExitMethod, Face};
 use crate::grant::Grant;
-use crate::handles::{Prepared, entered, prepare, remember, take_out, to_leave, to_release, warned};
+use crate::handles::{Prepared, entered, prepare, remember, take_out, to_end, to_release, warned};
 use crate::hooks::{hook, insist, unexpected};
-use crate::lease::{self, Lease};
+use crate::lease::{self, Got, Lease};
 use crate::lock::{Lock, Wait};
-use crate::sync_lease::{self, leave};
+use crate::sync_lease::{self, end_body};
 use crate::taker::taker;
 
 /// The part of `dlock.sync.Lock` that acquires and releases.
@@ -33,13 +32,13 @@ impl SyncLock {
     /// In `dlock.sync`, an exception that a signal handler raises ends the attempt, and a grant that is under way is released.
     #[pyo3(signature = (*, wait = Wait::Own, **other), text_signature = "($self, *, wait=..., **other)")]
     #[allow(clippy::needless_pass_by_value)] // extracted
-    fn acquire<'py>(slf: &Bound<'py, Self>, wait: Wait<'py>, other: Option<Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+    fn acquire<'py>(slf: &Bound<'py, Self>, wait: Wait<'py>, other: Option<Bound<'py, PyDict>>) -> PyResult<Bound<'py, Lease>> {
         if let Some(other) = other {
             hook(slf.py(), "refuse_words")?.call1(("acquire", other, "wait"))?;
         }
         let got = get(slf.as_any(), &wait)?;
         remember(slf.as_any(), got.lease()?)?;
-        got.keep(slf.py())
+        hand_over(slf.py(), got)
     }
 
     /// Releases the lease that this thread acquired last with this lock, else the only outstanding one. See `Lease.release`.
@@ -54,7 +53,7 @@ impl SyncLock {
         interrupted.map_or(released, Err)
     }
 
-    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Lease>> {
         let (py, lock) = (slf.py(), slf.as_any());
         let exit = Exit::claim(lock);
         let got = get(lock, &Wait::Own)?;
@@ -66,7 +65,7 @@ impl SyncLock {
             exit.enters(lock, &lease)?;
         }
         // From Python 3.14 on, signal handlers could otherwise run between here and the body, where nothing calls `__exit__`.
-        got.keep(py).inspect_err(|_| {
+        hand_over(py, got).inspect_err(|_| {
             if let Some(exit) = &exit {
                 exit.spend();
             }
@@ -82,10 +81,10 @@ impl SyncLock {
 }
 
 /// How bodies of `dlock.sync` end.
-static FACE: Face = Face { leave: leave_entered, close: None };
+static FACE: Face = Face { end: end_entered, close: None };
 
 /// Ends a body. `lease` is known if the body has its own `__exit__`; otherwise the running thread identifies it.
-fn leave_entered<'py>(
+fn end_entered<'py>(
     lock: &Bound<'py, PyAny>,
     lease: Option<Bound<'py, Lease>>,
     kind: &Bound<'py, PyAny>,
@@ -95,39 +94,17 @@ fn leave_entered<'py>(
     let nothing = py.None().into_bound(py);
     if let Some(lease) = lease {
         take_out(&entered(lock)?, |other| other.is(&lease))?;
-        return leave(&lease, kind).map(|()| nothing);
+        return end_body(&lease, kind).map(|()| nothing);
     }
     let (taker, interrupted) = insist(|| taker(py))?;
-    let left = leave(&to_leave(lock, &taker, "__exit__")?, kind);
-    interrupted.map_or(left, Err).map(|()| nothing)
+    let ended = end_body(&to_end(lock, &taker, "__exit__")?, kind);
+    interrupted.map_or(ended, Err).map(|()| nothing)
 }
 
-/// A lease that is released unless every step up to its caller succeeds.
-struct Got<'py> {
-    lease: Option<Bound<'py, PyAny>>,
-}
-
-impl<'py> Got<'py> {
-    fn lease(&self) -> PyResult<&Bound<'py, Lease>> {
-        let lease = self.lease.as_ref().ok_or_else(|| PyRuntimeError::new_err("the lease was kept before"))?;
-        Ok(lease.cast()?)
-    }
-
-    /// Hands the lease to the caller, unless a signal handler raises.
-    fn keep(mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        py.check_signals()?;
-        self.lease.take().ok_or_else(unexpected)
-    }
-}
-
-impl Drop for Got<'_> {
-    fn drop(&mut self) {
-        if let Some(lease) = &self.lease
-            && let Ok(lease) = lease.cast()
-        {
-            Lease::begin_release(lease);
-        }
-    }
+/// Hands the lease to the caller, unless a signal handler raises.
+fn hand_over<'py>(py: Python<'py>, got: Got<'py>) -> PyResult<Bound<'py, Lease>> {
+    py.check_signals()?;
+    got.keep()
 }
 
 /// Waits for the key, or enters the lease of this thread again.
@@ -135,7 +112,7 @@ fn get<'py>(lock: &Bound<'py, PyAny>, wait: &Wait<'py>) -> PyResult<Got<'py>> {
     let py = lock.py();
     let taker = taker(py)?;
     let attempt = match prepare(lock, wait, || Ok(taker.clone()))? {
-        Prepared::Again(own) => return Ok(Got { lease: Some(own.into_any()) }),
+        Prepared::Again(own) => return Ok(Got::new(own)),
         Prepared::Ask(attempt) => attempt,
     };
     let class = sync_lease::class(py)?;
@@ -145,8 +122,7 @@ fn get<'py>(lock: &Bound<'py, PyAny>, wait: &Wait<'py>) -> PyResult<Got<'py>> {
     let outcome = blocking::run(py, start).map_err(|error| warned(lock, &caller, error))?;
     let Outcome::Granted(grant) = outcome else { return Err(unexpected()) };
     let grant = Bound::new(py, Grant::new(grant))?;
-    let lease = class.call1((grant,))?;
-    let got = Got { lease: Some(lease) };
+    let got = Got::new(class.call1((grant,))?.cast_into()?);
     let lease = got.lease()?;
     if let Some(lost) = attempt.deliver(lease, taker)? {
         return Err(raise(lost));
@@ -158,18 +134,8 @@ fn release_only(lock: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = lock.py();
     let native: Bound<'_, Lock> = lock.getattr(intern!(py, "_native"))?.cast_into()?;
     let lease = native.get().only_lease()?;
-    let completions = match blocking::queue(py) {
-        Ok(completions) => completions,
-        Err(raised) => {
-            let _ = lease.begin_release();
-            return Err(raised);
-        }
-    };
-    let call = lease::release(&lease, &completions, 0)?;
-    drop(lease);
-    blocking::warn_in_loop(py)?;
-    match blocking::wait(py, completions, call)? {
-        Outcome::Answer(confirmed) => Ok(confirmed),
-        _ => Err(unexpected()),
-    }
+    sync_lease::answer_to(py, move |completions| match completions {
+        Some(completions) => lease::release(&lease, completions, 0),
+        None => lease.begin_release().map(|()| None).map_err(raise),
+    })
 }

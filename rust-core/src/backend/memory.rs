@@ -21,7 +21,7 @@ use super::contract::{
 use super::hosts::shown;
 use super::plan::Plan;
 use crate::clock::Instant;
-use crate::error::{BackendError, CLOSED, Error, Failure};
+use crate::error::{BackendError, Error, Failure};
 use crate::fencing::{Token, next_token};
 use crate::holder::{Holder, Note};
 use crate::owner::{OwnerId, SessionId};
@@ -123,7 +123,7 @@ impl Memory {
     fn answer<T: Send + 'static>(&self, act: impl FnOnce(&mut Store, Moment, &mut Hints) -> T + Send + 'static) -> Reply<'_, T> {
         Box::pin(async move {
             if !self.store.lock().sessions.contains_key(&self.context.session) {
-                return Err(BackendError::new(Failure::Refused, CLOSED));
+                return Err(BackendError::closed());
             }
             Ok(self.with(act))
         })

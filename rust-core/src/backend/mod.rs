@@ -6,6 +6,7 @@ mod contract;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod hosts;
+mod limits;
 pub mod local;
 pub(crate) mod measured;
 pub mod memory;

@@ -1,7 +1,7 @@
 //! What a client shows to observers: figures, events, metrics, health.
 
 use crate::client::Client;
-use crate::error::{Error, Result};
+use crate::error::{CLOSED, Error, Result};
 use crate::health::Health;
 use crate::observe::{Event, Gauges, Kinds, Stats, Subscription};
 
@@ -52,7 +52,7 @@ impl Client {
                     Err(error) => Health::down(self.server(), error.to_string()),
                 }
             }
-            Err(Error::ClientClosed { .. }) => Health::down(self.server(), "the client is closed".to_owned()),
+            Err(Error::ClientClosed { .. }) => Health::down(self.server(), CLOSED.to_owned()),
             Err(error) => return Err(error),
         };
         Ok(Health { chosen_by: self.chosen_by(), ..health })

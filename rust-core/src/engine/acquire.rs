@@ -16,19 +16,19 @@ use crate::clock::Instant;
 use crate::engine::attempt::Attempt;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{LeaseEvent, LeaseState, Terms};
-use crate::engine::line::{HandOverAnswer, Joined, QueuePosition, Turn};
+use crate::engine::line::{HandoverAnswer, Joined, QueuePosition, Turn};
 use crate::engine::session::Session;
 use crate::error::{BackendError, Error, Failure, Result};
 use crate::fencing::is_token;
 use crate::observe::logs::target;
 
-/// Pauses between requests that fail.
-const BACKOFF: Backoff = Backoff::millis(20, 500);
+/// Pauses between acquires that fail.
+const ACQUIRE_BACKOFF: Backoff = Backoff::millis(20, 500);
 /// The shortest pause between two requests of a waiter, also where the backend answers that it may ask again at once.
 const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 impl Session {
-    /// Drives an attempt until it is granted or fails.
+    /// Carries an attempt through until it is granted or fails.
     ///
     /// # Cancel safety
     /// May be dropped at any time: nothing stays behind in the backend.
@@ -64,7 +64,7 @@ impl Session {
     async fn get(self: &Arc<Self>, attempt: &Attempt, entered: Option<Joined>) -> Result<Arc<LeaseRecord>> {
         let turn = match entered {
             None => match attempt.options.retry {
-                Some(retry) if attempt.wait != Some(Duration::ZERO) => return Box::pin(self.retry(attempt, retry)).await,
+                Some(retry) if !attempt.is_single() => return Box::pin(self.retry(attempt, retry)).await,
                 _ => {
                     // Boxed so that the future of a queued attempt does not reserve space for this branch.
                     let record = Box::pin(self.try_once(attempt)).await?;
@@ -114,7 +114,7 @@ impl Session {
         }
         // During an outage the turn passes through callers whose time is up: no request is sent for them.
         self.check_outage(attempt)?;
-        let mut pauses = BACKOFF.pauses();
+        let mut pauses = ACQUIRE_BACKOFF.pauses();
         loop {
             let Some((sent, answer)) = self.ask(&mut turn, attempt).await else { continue };
             match answer {
@@ -128,7 +128,7 @@ impl Session {
                     self.note_failure(attempt, grant_ran_out())?;
                 }
                 Ok(Acquired::Waiting(waiting)) => {
-                    pauses = BACKOFF.pauses();
+                    pauses = ACQUIRE_BACKOFF.pauses();
                     let token = waiting.holder.as_ref().and_then(|holder| holder.token);
                     let span = tracing::debug_span!(target: target::ACQUIRE, "wait", key = %attempt.key, token);
                     Box::pin(self.wait(&turn, attempt, waiting).instrument(span)).await;
@@ -149,7 +149,7 @@ impl Session {
         if let Some(handed_over) = position.handed_over.as_mut() {
             let answer = handed_over.await;
             position.handed_over = None;
-            let HandOverAnswer { sent, answer } = answer.ok()?;
+            let HandoverAnswer { sent, answer } = answer.ok()?;
             position.answered(sent, &answer);
             self.note_holder(attempt, &answer);
             return Some((sent, answer.and_then(|answer| position.checked(answer))));
@@ -202,7 +202,7 @@ impl Session {
     ) -> Result<Option<Arc<LeaseRecord>>> {
         let give_up = self.clock.now() + attempt.op_timeout;
         let unreachable = give_up.min(self.clock.now() + self.options.connect_timeout);
-        let mut pauses = BACKOFF.pauses();
+        let mut pauses = ACQUIRE_BACKOFF.pauses();
         loop {
             let position = try_guard.position.get_or_insert_with(|| QueuePosition::new(self.next_owner()));
             let timeout = give_up.since(self.clock.now()).max(SHORTEST_LOOK);
@@ -349,7 +349,7 @@ impl Turn {
         let Some(handed_over) = &mut position.handed_over else { return };
         let handed_over = handed_over.await;
         position.handed_over = None;
-        if let Ok(HandOverAnswer { sent, answer }) = handed_over {
+        if let Ok(HandoverAnswer { sent, answer }) = handed_over {
             position.answered(sent, &answer);
         }
     }

@@ -105,12 +105,12 @@ impl Session {
         caller: Caller,
         holder: Caller,
     ) -> Box<Attempt> {
-        let once = wait == Some(Duration::ZERO) || options.retry.is_some();
+        let waits = options.waits(wait);
         let started = self.clock.now();
         let mut attempt = Box::new(Attempt {
             observed: ObservedAttempt::new(&self.observer, &self.clock, &key, started),
             entered: None,
-            is_in_line: !once,
+            is_in_line: waits,
             note: self.notes.line(self.clock.wall(), options.metadata.as_deref()),
             op_timeout: options.op_timeout.unwrap_or(self.options.op_timeout),
             started,
@@ -126,7 +126,7 @@ impl Session {
             ended: AtomicU64::default(),
             _counted: self.tasks.token(),
         });
-        if !once {
+        if waits {
             let request = || self.request(&attempt, self.next_owner(), true, attempt.op_timeout);
             let mut line_status = attempt.line_status.clone();
             attempt.entered = Some(self.lines.enter(&attempt.key, &mut line_status, request));

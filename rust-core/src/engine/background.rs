@@ -15,7 +15,7 @@ use crate::observe::logs::target;
 use crate::owner::OwnerId;
 
 /// Work that is under way for something that is leaving.
-struct Leave {
+struct BackgroundWork {
     session: Arc<Session>,
     leaving: Arc<Leaving>,
     is_done: bool,
@@ -37,7 +37,7 @@ impl Drop for OnEngine {
     }
 }
 
-impl Drop for Leave {
+impl Drop for BackgroundWork {
     fn drop(&mut self) {
         // An engine that has stopped drops its work: the next one goes on with it.
         if self.is_done || !self.session.engine.is_stopped() {
@@ -83,11 +83,11 @@ impl Session {
         work: impl Future<Output = ()> + Send + 'static,
         reader: impl FnOnce() -> Option<Reader>,
     ) -> Option<Call> {
-        let leave = Leave { session: self.clone(), leaving: leaving.clone(), is_done: false };
+        let guard = BackgroundWork { session: self.clone(), leaving: leaving.clone(), is_done: false };
         let work = self.tasks.track_future(async move {
-            let mut leave = leave;
+            let mut guard = guard;
             work.await;
-            leave.is_done = true;
+            guard.is_done = true;
         });
         let Some(reader) = self.served_here(reader) else {
             self.leave_on_engine(&leaving, work);
@@ -132,9 +132,11 @@ impl Session {
         let (session, key, owner, unanswered) = (self.clone(), key.clone(), *owner, *unanswered);
         match Engine::of_process() {
             Ok(next) => {
-                next.spawn(self.tasks.track_future(async move { session.leave_and_return(key, owner, unanswered).await }));
+                next.spawn(self.tasks.track_future(async move { session.withdraw_twice(key, owner, unanswered).await }));
             }
-            Err(error) => tracing::error!(target: target::SESSION, %key, %owner, %error, "cannot be withdrawn, is left to expire"),
+            Err(error) => {
+                tracing::error!(target: target::SESSION, %key, %owner, %error, "a waiter could not be withdrawn; it is left to expire");
+            }
         }
     }
 }

@@ -9,10 +9,10 @@ use futures_util::FutureExt;
 use tokio::task::AbortHandle;
 
 use crate::driver::{Reader, Socket};
-use crate::engine::callers::DrivenCall;
-use crate::engine::calls;
 use crate::engine::driven::Driven;
+use crate::engine::pending_calls;
 use crate::engine::runtime::Engine;
+use crate::engine::takeover::DrivenCall;
 use crate::error::Result;
 
 /// A call under way.
@@ -71,6 +71,11 @@ impl Call {
 
     /// Ends the call at its next await. A grant that it may still get is released. A release goes on.
     pub fn abort(&self) {
+        if let Course::Task(task) = &self.course
+            && task.as_ref().is_none_or(AbortHandle::is_finished)
+        {
+            return;
+        }
         // In a forked child a thread that it does not have may hold what this locks.
         if !self.engine.is_of_this_process() {
             return;
@@ -138,8 +143,8 @@ impl Engine {
             // After a panic only the drop of the call is run.
             match AssertUnwindSafe(work).catch_unwind().await {
                 Ok(outcome) => answer.give(outcome),
-                Err(panic) if calls::says_the_engine_is_gone(&*panic) => engine.stop_from_task(),
-                Err(_) => answer.give(Err(calls::panicked())),
+                Err(panic) if pending_calls::says_the_engine_is_gone(&*panic) => engine.stop_from_task(),
+                Err(_) => answer.give(Err(pending_calls::panicked())),
             }
         }
     }
@@ -169,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::driver;
-    use crate::engine::callers::PATIENCE;
+    use crate::engine::takeover::LONGEST_UNREAD;
 
     fn socket() -> Arc<Socket> {
         Socket::new(rustix::pipe::pipe().unwrap().0)
@@ -265,9 +270,9 @@ mod tests {
         let engine = Engine::on(Handle::current());
         let (said, _heard) = mpsc::channel();
         let call = started(&engine, waits(said));
-        assert!(engine.callers().is_watching());
+        assert!(engine.driven_calls().is_watching());
         call.abort();
-        tokio::time::sleep(PATIENCE * 3).await;
-        assert!(!engine.callers().is_watching());
+        tokio::time::sleep(LONGEST_UNREAD * 3).await;
+        assert!(!engine.driven_calls().is_watching());
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::caller::Caller;
 use crate::clock::Instant;
 use crate::engine::lease_state::LeaseEvent;
-use crate::engine::leases::{HolderStanding, Leases};
+use crate::engine::leases::{Leases, Relation};
 use crate::engine::session::Session;
 use crate::observe::logs::target;
 use crate::process::EXIT_GRACE;
@@ -38,12 +38,12 @@ impl Session {
     async fn refusal_while_draining(&self, caller: &Caller) {
         let admitted = {
             let leases = self.leases.lock();
-            let standing = leases.are_of(caller);
-            if self.closing.closed.is_cancelled() || standing == HolderStanding::Outside {
+            let relation = leases.relation_of(caller);
+            if self.closing.closed.is_cancelled() || relation == Relation::Outside {
                 return;
             }
             // Counted while the leases are locked: the end of the drain sees either the lease or this attempt.
-            (standing == HolderStanding::Holds).then(|| {
+            (relation == Relation::Holds).then(|| {
                 self.closing.admitted.fetch_add(1, Ordering::Relaxed);
                 Admitted(self)
             })
@@ -64,7 +64,7 @@ impl Session {
     /// Whether this caller may ask about keys. Before closing begins everybody may; until the drain ends a caller that holds a
     /// lease may, and the callers that it started.
     pub(crate) fn may_ask(&self, caller: &Caller) -> bool {
-        let drains = || !self.closing.closed.is_cancelled() && self.leases.lock().are_of(caller) == HolderStanding::Holds;
+        let drains = || !self.closing.closed.is_cancelled() && self.leases.lock().relation_of(caller) == Relation::Holds;
         !self.closing.begun.is_cancelled() || drains()
     }
 
@@ -84,7 +84,7 @@ impl Session {
     /// From now on the engine serves everybody, in the order in which they ask: [`Session::close`] comes before whatever is asked later.
     pub(crate) fn announce_closing(&self) {
         self.closing.announced.store(true, Ordering::Relaxed);
-        self.engine.callers().take_over();
+        self.engine.driven_calls().take_over();
     }
 
     /// Refuses new attempts, waits for holders to finish while their leases are still renewed, at most until `until`, then ends the leases

@@ -1,7 +1,7 @@
 //! A call that its caller drives: polled on the caller's thread as far as it gets, and the engine's from then on.
 //!
 //! Whatever wakes the call, other than the answer on its socket, leaves it to the engine. So does a caller that stands still
-//! ([`crate::engine::callers`]).
+//! ([`crate::engine::takeover`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
@@ -13,8 +13,8 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::driver::{self, Reader, Socket};
-use crate::engine::callers::{DrivenCall, PATIENCE};
 use crate::engine::runtime::Engine;
+use crate::engine::takeover::{DrivenCall, LONGEST_UNREAD};
 use crate::observe::logs::target;
 
 /// The rest of a call.
@@ -68,7 +68,7 @@ impl Driven {
             }
         };
         if let Some((work, rest)) = taken {
-            self.engine.callers().forget(self);
+            self.engine.driven_calls().forget(self);
             self.poll_taken(work, rest);
         }
     }
@@ -103,12 +103,12 @@ impl Driven {
                 *state = DrivenState::Here { work, rest, socket, since: Instant::now() };
                 drop(state);
                 let known: Weak<Self> = Arc::downgrade(self);
-                if let Some(watch) = self.engine.callers().watch(known) {
+                if let Some(watch) = self.engine.driven_calls().watch(known) {
                     self.engine.spawn(watch);
                 }
                 if self.socket().is_none() {
                     // It was taken over in between.
-                    self.engine.callers().forget(self);
+                    self.engine.driven_calls().forget(self);
                 }
             }
             _ => {
@@ -135,7 +135,7 @@ impl Driven {
         let before = std::mem::replace(&mut *self.state.lock(), DrivenState::Over);
         match before {
             DrivenState::Here { work, .. } => {
-                self.engine.callers().forget(self);
+                self.engine.driven_calls().forget(self);
                 self.drop_work(work);
             }
             DrivenState::WithEngine(Some(task)) => drop(self.engine.waking(|| task.abort())),
@@ -155,7 +155,7 @@ impl Driven {
 impl DrivenCall for Driven {
     fn stands_still(&self, now: Instant) -> bool {
         match self.state.try_lock().as_deref() {
-            Some(DrivenState::Here { since, .. }) => now.saturating_duration_since(*since) >= PATIENCE,
+            Some(DrivenState::Here { since, .. }) => now.saturating_duration_since(*since) >= LONGEST_UNREAD,
             _ => false,
         }
     }
@@ -165,7 +165,7 @@ impl DrivenCall for Driven {
         match std::mem::replace(&mut *state, DrivenState::WithEngine(None)) {
             DrivenState::Here { work, rest, .. } => {
                 drop(state);
-                self.engine.callers().forget(&self);
+                self.engine.driven_calls().forget(&self);
                 self.pass_on(work, rest);
             }
             DrivenState::Polled { .. } => *state = DrivenState::Polled { woken: true },

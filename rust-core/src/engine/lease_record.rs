@@ -43,7 +43,7 @@ pub(crate) struct LeaseRecord {
     pub(crate) unanswered: Option<Instant>,
     /// Who holds it. While the client is being closed, this caller and those that it started may acquire more.
     pub(crate) holder: Caller,
-    pub(crate) said: Warned,
+    pub(crate) warned: Warned,
     /// When it was granted.
     since: Instant,
     clock: Arc<dyn Clock>,
@@ -90,7 +90,7 @@ impl LeaseRecord {
             op_timeout,
             unanswered: None,
             holder: Caller::unknown(),
-            said: Warned::default(),
+            warned: Warned::default(),
             since,
             clock,
             state: Mutex::new(state),
@@ -225,7 +225,7 @@ impl LeaseRecord {
         let Some(on_lost) = on_lost else { return };
         // A panic here would end the loop that renews every lease of the session.
         if catch_unwind(AssertUnwindSafe(|| on_lost(status))).is_err() {
-            tracing::error!(target: target::HELD, key = %self.key, token = self.token, "the callback for a lost lease panicked");
+            tracing::error!(target: target::LEASE_RECORD, key = %self.key, token = self.token, "the callback for a lost lease panicked");
         }
     }
 

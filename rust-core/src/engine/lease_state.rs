@@ -103,10 +103,6 @@ pub enum LeaseEvent {
     Unattended,
 }
 
-/// The name that [`LeaseEvent`] had before.
-#[doc(hidden)]
-pub use LeaseEvent as Event;
-
 /// What the engine has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {

@@ -209,9 +209,9 @@ fn at_risk_is_what_has_lost_half_of_the_life_left_when_renewal_was_due() {
     assert!(!state.is_at_risk(after(19.0)) && state.is_at_risk(after(20.0)));
     let unrenewed = LeaseState::granted(SENT, TTL, Terms { renew: false, ..terms() });
     assert!(!unrenewed.is_at_risk(after(29.0)), "it is meant to end");
-    let mut given_back = held();
-    given_back.on(after(20.0), LeaseEvent::Release);
-    assert!(!given_back.is_at_risk(after(25.0)) && given_back.lag(after(25.0)).is_zero());
+    let mut released = held();
+    released.on(after(20.0), LeaseEvent::Release);
+    assert!(!released.is_at_risk(after(25.0)) && released.lag(after(25.0)).is_zero());
 }
 
 fn stalling() -> LeaseState {

@@ -103,15 +103,15 @@ impl Leases {
         }
     }
 
-    /// Whether this caller, or one of its ancestors, holds a lease.
-    pub(super) fn are_of(&self, caller: &Caller) -> HolderStanding {
-        let Some(holders) = &self.holders else { return HolderStanding::Outside };
+    /// How this caller and its ancestors stand to the leases.
+    pub(super) fn relation_of(&self, caller: &Caller) -> Relation {
+        let Some(holders) = &self.holders else { return Relation::Outside };
         if caller.lineage().any(|id| holders.known.contains_key(&id)) {
-            HolderStanding::Holds
+            Relation::Holds
         } else if holders.unknown > 0 || !(caller.is_known() || holders.first.is_empty()) {
-            HolderStanding::MayHold
+            Relation::MayHold
         } else {
-            HolderStanding::Outside
+            Relation::Outside
         }
     }
 
@@ -120,9 +120,9 @@ impl Leases {
     }
 }
 
-/// How a caller stands to the leases of a session.
+/// How a caller stands to the leases of a session: it counts as a holder if an ancestor of it holds one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum HolderStanding {
+pub(super) enum Relation {
     Holds,
     /// Nobody can know.
     MayHold,

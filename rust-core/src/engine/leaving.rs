@@ -1,16 +1,14 @@
 //! The list of what is being released or withdrawn in the background.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use crate::clock::Instant;
 use crate::engine::lease_record::LeaseRecord;
+use crate::engine::weak_list::WeakList;
 use crate::owner::OwnerId;
-
-/// How many are recorded before the first look for those that are over.
-const TIDY: usize = 64;
 
 /// What one owner still has in the backend.
 pub(crate) struct Leaving {
@@ -24,28 +22,17 @@ pub(crate) struct Leaving {
     over: AtomicBool,
 }
 
-/// All that is under way. Whatever is over stays listed until the next look.
+/// All that is under way.
 #[derive(Default)]
-pub(crate) struct LeavingList(Mutex<Listed>);
-
-#[derive(Default)]
-struct Listed {
-    leaving: Vec<Weak<Leaving>>,
-    tidy_at: usize,
-}
+pub(crate) struct LeavingList(Mutex<WeakList<Leaving>>);
 
 impl LeavingList {
     pub(super) fn add(&self, leaving: &Arc<Leaving>) {
-        let mut listed = self.0.lock();
-        if listed.leaving.len() >= listed.tidy_at {
-            listed.leaving.retain(|known| known.strong_count() > 0);
-            listed.tidy_at = TIDY.max(listed.leaving.len() * 2);
-        }
-        listed.leaving.push(Arc::downgrade(leaving));
+        self.0.lock().add(Arc::downgrade(leaving));
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Leaving>> {
-        self.0.lock().leaving.iter().filter_map(Weak::upgrade).filter(|leaving| !leaving.over.load(Ordering::Acquire)).collect()
+        self.0.lock().all().filter(|leaving| !leaving.over.load(Ordering::Acquire)).collect()
     }
 }
 

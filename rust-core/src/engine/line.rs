@@ -25,7 +25,7 @@ use crate::owner::OwnerId;
 
 /// The backend's answer to a hand-over request, and when the release that took it along was sent.
 #[derive(Debug)]
-pub(crate) struct HandOverAnswer {
+pub(crate) struct HandoverAnswer {
     pub(crate) sent: Instant,
     pub(crate) answer: Result<Acquired, BackendError>,
 }
@@ -39,7 +39,7 @@ pub(crate) struct QueuePosition {
     /// When the last unanswered request was sent: it may still be executed, whatever later requests were answered.
     pub(crate) unanswered: Option<Instant>,
     /// A release has taken the hand-over request along and answers here.
-    pub(crate) handed_over: Option<oneshot::Receiver<HandOverAnswer>>,
+    pub(crate) handed_over: Option<oneshot::Receiver<HandoverAnswer>>,
     /// The highest token that the session had seen at the first request: whatever is granted for the position is above it.
     pub(crate) floor: Option<Token>,
 }
@@ -51,9 +51,9 @@ impl QueuePosition {
 }
 
 /// A hand-over request: it waits for the local release to take it along.
-pub(crate) struct HandOverRequest {
+pub(crate) struct HandoverRequest {
     pub(crate) request: Acquire,
-    pub(crate) reply: oneshot::Sender<HandOverAnswer>,
+    pub(crate) reply: oneshot::Sender<HandoverAnswer>,
 }
 
 /// Withdraws a queue position that no local caller wants any more.
@@ -85,7 +85,7 @@ struct QueuedCaller {
 struct FirstInLine {
     ask_again: Arc<Notify>,
     owner: Option<OwnerId>,
-    hand_over: Option<HandOverRequest>,
+    hand_over: Option<HandoverRequest>,
 }
 
 /// What a caller gets that joins a line.
@@ -150,7 +150,7 @@ impl Lines {
 
     /// Notes that the lease has ended. Its release takes the hand-over request along, if there is one; without a release, the first
     /// in line asks for itself.
-    pub(crate) fn end_holder(&self, record: &Arc<LeaseRecord>) -> Option<HandOverRequest> {
+    pub(crate) fn end_holder(&self, record: &Arc<LeaseRecord>) -> Option<HandoverRequest> {
         let mut lines = self.lines.lock();
         let line = lines.get_mut(&record.key)?;
         if !line.holder.as_ref().is_some_and(|holder| Arc::ptr_eq(holder, record)) {
@@ -266,7 +266,7 @@ impl Turn {
         let (Some(first), Some(position)) = (line.first.as_mut(), self.position.as_mut()) else { return };
         let (reply, handed_over) = oneshot::channel();
         position.floor.get_or_insert(request.floor);
-        first.hand_over = Some(HandOverRequest { request, reply });
+        first.hand_over = Some(HandoverRequest { request, reply });
         position.handed_over = Some(handed_over);
     }
 
@@ -361,7 +361,7 @@ impl Line {
                 floor: Some(request.floor),
                 ..QueuePosition::new(request.owner)
             });
-            hand_over = Some(HandOverRequest { request, reply });
+            hand_over = Some(HandoverRequest { request, reply });
         }
         let has_asked = hand_over.is_some();
         let owner = position.as_ref().map(|position| position.owner);

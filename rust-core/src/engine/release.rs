@@ -11,20 +11,20 @@ use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::driver::Reader;
 use crate::engine::call::Call;
-use crate::engine::calls::Answer;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, LeaseEvent, Status};
 use crate::engine::leaving::Leaving;
-use crate::engine::line::{HandOverAnswer, HandOverRequest, QueuePosition};
+use crate::engine::line::{HandoverAnswer, HandoverRequest, QueuePosition};
+use crate::engine::pending_calls::Answer;
 use crate::engine::session::Session;
 use crate::error::{Failure, Result};
 use crate::observe::logs::target;
 use crate::owner::OwnerId;
 
-/// Pauses between requests that fail.
-const BACKOFF: Backoff = Backoff::millis(50, 800);
+/// Pauses between releases, and between withdrawals, that fail.
+const RELEASE_BACKOFF: Backoff = Backoff::millis(50, 800);
 /// For how long a withdrawal is tried again when the backend does not answer: no queue position and no claim lives longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LONGEST_WITHDRAWAL: Duration = Duration::from_secs(60);
 
 impl Session {
     /// Ends the validity and the renewal of a lease, then releases the key in the background. Does nothing to a lease that has
@@ -94,23 +94,24 @@ impl Session {
         let is_waited_for = hand_over.is_some();
         let reader = || if is_waited_for { None } else { reader() };
         let (session, record) = (self.clone(), record.clone());
-        let span = tracing::debug_span!(target: target::GIVE_BACK, "release", key = %record.key, token = record.token);
-        let given_back = async move {
+        let span = tracing::debug_span!(target: target::RELEASE, "release", key = %record.key, token = record.token);
+        // Boxed because it is large and would be moved as a whole with every future around it.
+        let released = Box::pin(async move {
             session.release_until_confirmed(&record, since, hand_over, then).await;
             if record.status() == Status::Unconfirmed {
                 // The lease has run out, but a backend may keep the key alive under something that others renew.
-                session.leave(&record.key, record.owner).await;
+                session.withdraw_until_confirmed(&record.key, record.owner).await;
             }
             session.withdraw_late(&record.key, record.owner, record.unanswered, since).await;
-        };
-        Ok(self.in_background(leaving, given_back.instrument(span), reader))
+        });
+        Ok(self.in_background(leaving, released.instrument(span), reader))
     }
 
     async fn release_until_confirmed<F>(
         self: &Arc<Self>,
         record: &Arc<LeaseRecord>,
         since: Instant,
-        mut hand_over: Option<HandOverRequest>,
+        mut hand_over: Option<HandoverRequest>,
         mut then: Option<WhenReleased<F>>,
     ) where
         F: FnOnce(Result<Status>) + Send + 'static,
@@ -121,7 +122,7 @@ impl Session {
         let late = record.op_timeout.max(self.backend.capabilities().late_window);
         let give_up = valid_until.max(since + longest) + late;
         let patience = since + record.op_timeout;
-        let mut pauses = BACKOFF.pauses();
+        let mut pauses = RELEASE_BACKOFF.pauses();
         let mut maybe_done = false;
         loop {
             let next = hand_over.as_ref().map(|hand_over| hand_over.request.clone());
@@ -135,12 +136,12 @@ impl Session {
                     if let (Some(hand_over), Some(granted)) = (hand_over, answer.next) {
                         // The receiver is the waiter, its successor or the cleanup task; with none of them left the answer may be
                         // dropped.
-                        let _ = hand_over.reply.send(HandOverAnswer { sent, answer: Ok(granted) });
+                        let _ = hand_over.reply.send(HandoverAnswer { sent, answer: Ok(granted) });
                     }
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(target: target::GIVE_BACK, key = %record.key, token = record.token, %error, "release failed; it will be tried again");
+                    tracing::warn!(target: target::RELEASE, key = %record.key, token = record.token, %error, "release failed; it will be tried again");
                     maybe_done |= error.failure == Failure::Unknown;
                     if let Some(then) = then.take() {
                         self.call_when_released(record, patience, then);
@@ -149,7 +150,7 @@ impl Session {
                     // The waiter must not wait for this release to succeed: it asks for itself from here on, under the same owner
                     // id.
                     if let Some(hand_over) = hand_over.take() {
-                        let _ = hand_over.reply.send(HandOverAnswer { sent, answer: Err(error) });
+                        let _ = hand_over.reply.send(HandoverAnswer { sent, answer: Err(error) });
                     }
                     refused
                 }
@@ -209,7 +210,7 @@ impl Session {
         let QueuePosition { owner, mut sent, mut unanswered, handed_over, .. } = position;
         if let Some(handed_over) = handed_over {
             // A withdrawal that overtakes the request would be undone by it, so the answer comes first.
-            if let Ok(HandOverAnswer { sent: at, answer }) = handed_over.await {
+            if let Ok(HandoverAnswer { sent: at, answer }) = handed_over.await {
                 sent = Some(at);
                 if answer.is_err_and(|error| error.failure == Failure::Unknown) {
                     unanswered = Some(at);
@@ -217,16 +218,14 @@ impl Session {
             }
         }
         if sent.is_some() {
-            let since = self.clock.now();
-            self.leave(&key, owner).await;
-            self.withdraw_late(&key, owner, unanswered, since).await;
+            self.withdraw_twice(key, owner, unanswered).await;
         }
     }
 
     /// Withdraws in the background whatever an owner has, and what an unanswered request may still bring it.
     pub(crate) fn withdraw_in_background(self: &Arc<Self>, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
         let (session, leaving) = (self.clone(), Leaving::new(key.clone(), owner, unanswered, None));
-        self.withdraw_as(leaving, async move { session.leave_and_return(key, owner, unanswered).await });
+        self.withdraw_as(leaving, async move { session.withdraw_twice(key, owner, unanswered).await });
     }
 
     /// Withdraws in the background whatever an owner has, but not before the release of its lease was answered, if there is one:
@@ -238,15 +237,15 @@ impl Session {
             if let Some(record) = releasing {
                 record.until(|status| status != Status::Releasing).await;
             }
-            session.leave(&key, owner).await;
+            session.withdraw_until_confirmed(&key, owner).await;
         };
         self.withdraw_as(leaving, withdrawn);
     }
 
-    /// Withdraws, and once more for an unanswered request.
-    pub(crate) async fn leave_and_return(&self, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
+    /// Withdraws, and once more for an unanswered request, if there is one.
+    pub(super) async fn withdraw_twice(&self, key: Arc<str>, owner: OwnerId, unanswered: Option<Instant>) {
         let since = self.clock.now();
-        self.leave(&key, owner).await;
+        self.withdraw_until_confirmed(&key, owner).await;
         self.withdraw_late(&key, owner, unanswered, since).await;
     }
 
@@ -256,17 +255,18 @@ impl Session {
         let Some(late) = unanswered.map(|sent| sent + self.backend.capabilities().late_window) else { return };
         if since < late {
             self.clock.sleep_until(late).await;
-            self.leave(key, owner).await;
+            self.withdraw_until_confirmed(key, owner).await;
         }
     }
 
-    /// Withdraws until the backend has confirmed it.
-    async fn leave(&self, key: &Arc<str>, owner: OwnerId) {
-        let give_up: Instant = self.clock.now() + PATIENCE;
-        let mut pauses = BACKOFF.pauses();
+    /// Withdraws whatever an owner has, until the backend has confirmed it. To a backend that is
+    /// [`leave`](crate::backend::Backend::leave).
+    async fn withdraw_until_confirmed(&self, key: &Arc<str>, owner: OwnerId) {
+        let give_up: Instant = self.clock.now() + LONGEST_WITHDRAWAL;
+        let mut pauses = RELEASE_BACKOFF.pauses();
         while let Err(error) = self.backend.leave(key.clone(), owner, self.options.op_timeout).await {
             if error.failure == Failure::Refused || self.clock.now() >= give_up {
-                tracing::warn!(target: target::GIVE_BACK, %key, %owner, %error, "a waiter could not be withdrawn; it is left to expire");
+                tracing::warn!(target: target::RELEASE, %key, %owner, %error, "a waiter could not be withdrawn; it is left to expire");
                 return;
             }
             self.clock.sleep_until(self.clock.now() + pauses.next()).await;

@@ -245,7 +245,7 @@ mod tests {
 
     /// A renewal that was decided on and not sent yet.
     #[tokio::test]
-    async fn r06_a_lease_that_is_given_back_meanwhile_is_not_renewed() {
+    async fn r06_a_lease_that_is_released_meanwhile_is_not_renewed() {
         let clock = ManualClock::new();
         let owner = OwnerId { session: SessionId::from_u128(1), sequence: 1 };
         let context = Context {

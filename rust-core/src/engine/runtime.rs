@@ -2,7 +2,7 @@
 //!
 //! A forked child must not use its parent's runtime, whose threads did not survive the fork. So the runtime knows the process that
 //! made it: a child starts another one and leaves the old one alone. An engine whose thread has ended is left alone in the same way
-//! (see [`crate::engine::calls`]).
+//! (see [`crate::engine::pending_calls`]).
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -16,9 +16,9 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use crate::engine::callers::Callers;
-use crate::engine::calls::{self, Answer, PendingCalls};
-use crate::error::{BackendError, Error, Failure, Result};
+use crate::engine::pending_calls::{self, Answer, PendingCalls};
+use crate::engine::takeover::DrivenCalls;
+use crate::error::{Error, Result};
 use crate::observe::logs::target;
 use crate::process;
 
@@ -79,7 +79,7 @@ struct EngineState {
     /// The process whose thread it is. A forked child has a copy of everything here, and must not act on it.
     pid: u32,
     calls: Arc<PendingCalls>,
-    callers: Arc<Callers>,
+    driven_calls: Arc<DrivenCalls>,
     attended: parking_lot::Mutex<Vec<Weak<dyn Attended>>>,
     /// When a caller whose call needs no engine wakes it all the same, in nanoseconds after the first engine began.
     next_proof: AtomicU64,
@@ -92,7 +92,7 @@ impl Engine {
             handle,
             pid: process::id(),
             calls: PendingCalls::new(),
-            callers: Arc::default(),
+            driven_calls: Arc::default(),
             attended: parking_lot::Mutex::default(),
             next_proof: AtomicU64::new(0),
         }))
@@ -124,9 +124,9 @@ impl Engine {
         &self.0.handle
     }
 
-    /// The callers that drive their calls.
-    pub(crate) fn callers(&self) -> &Arc<Callers> {
-        &self.0.callers
+    /// The calls that their callers drive.
+    pub(crate) fn driven_calls(&self) -> &Arc<DrivenCalls> {
+        &self.0.driven_calls
     }
 
     /// Whether its thread has ended, so that none of its tasks goes on.
@@ -168,7 +168,7 @@ impl Engine {
         }
         match catch_unwind(AssertUnwindSafe(wake)) {
             Ok(value) => Some(value),
-            Err(panic) if calls::says_the_engine_is_gone(&*panic) => {
+            Err(panic) if pending_calls::says_the_engine_is_gone(&*panic) => {
                 stop(self);
                 None
             }
@@ -279,12 +279,7 @@ fn start() -> Result<Engine> {
             }
         }))
         .build();
-    let runtime = built.map_err(|error| Error::BackendUnavailable {
-        key: None,
-        operation: "start",
-        server: "engine".into(),
-        source: BackendError::because(Failure::NotSent, error),
-    })?;
+    let runtime = built.map_err(Error::engine_not_started)?;
     let engine = Engine::on(runtime.handle().clone());
     let _ = slot.set(engine.clone());
     // It is never shut down. In a forked child that would wait for threads that the child does not have; and one that has stopped would close

@@ -42,7 +42,7 @@ impl Session {
         }
         self.clock.sleep_until(attempt.started + grace).await;
         let still = self.lines.holder(&attempt.key).is_some_and(|holder| Arc::ptr_eq(&holder, record));
-        if still && !record.said.in_log.swap(true, Ordering::Relaxed) {
+        if still && !record.warned.in_log.swap(true, Ordering::Relaxed) {
             tracing::warn!(target: target::SELF_WAIT, key = %record.key, token = record.token, "a caller waits for a key that is held by the caller that started it");
         }
     }
@@ -50,6 +50,6 @@ impl Session {
     /// Whether this session holds the key for an ancestor of the caller. True once for each lease.
     pub(crate) fn is_held_by_starter(&self, key: &str, caller: &Caller) -> bool {
         let started = |record: &Arc<LeaseRecord>| caller.related_to(&record.holder) == Kinship::Started;
-        self.lines.holder(key).filter(started).is_some_and(|record| !record.said.by_binding.swap(true, Ordering::Relaxed))
+        self.lines.holder(key).filter(started).is_some_and(|record| !record.warned.by_binding.swap(true, Ordering::Relaxed))
     }
 }

@@ -17,17 +17,17 @@ use crate::backend::measured::Measured;
 use crate::backend::{Backend, Context, Hint};
 use crate::clock::{Clock, Instant};
 use crate::driver::Reader;
-use crate::engine::calls::stopped;
 use crate::engine::environment::Environment;
 use crate::engine::lease_record::LeaseRecord;
 use crate::engine::lease_state::{Action, LeaseEvent, Status};
 use crate::engine::leases::{Closing, Leases};
 use crate::engine::leaving::LeavingList;
-use crate::engine::line::{HandOverRequest, Lines};
+use crate::engine::line::{HandoverRequest, Lines};
+use crate::engine::pending_calls::stopped;
 use crate::engine::renewal::Renewals;
 use crate::engine::runtime::{Attended, Engine};
 use crate::engine::waiter_heartbeats::WaiterHeartbeats;
-use crate::error::{BackendError, CLOSED, Error, Failure, LossReason, Result};
+use crate::error::{BackendError, Error, LossReason, Result};
 use crate::fencing::Token;
 use crate::holder::Notes;
 use crate::observe::Observer;
@@ -108,12 +108,7 @@ impl Session {
 
     fn start_on(engine: &Engine, environment: &Environment, options: ClientOptions, observer: Arc<Observer>) -> Result<Arc<Self>> {
         let clock = environment.clock.clone();
-        let id = environment.session.map_or_else(SessionId::random, Ok).map_err(|error| Error::BackendUnavailable {
-            key: None,
-            operation: "start",
-            server: "engine".into(),
-            source: BackendError::because(Failure::NotSent, error),
-        })?;
+        let id = environment.session.map_or_else(SessionId::random, Ok).map_err(Error::engine_not_started)?;
         let this = Myself::default();
         let (hinted, keeper, leaver) = (this.clone(), this.clone(), this.clone());
         let context = Context {
@@ -199,7 +194,7 @@ impl Session {
     }
 
     /// Deregisters a lease that has ended; returns the hand-over request that waits for its release.
-    pub(crate) fn deregister(&self, record: &Arc<LeaseRecord>) -> Option<HandOverRequest> {
+    pub(crate) fn deregister(&self, record: &Arc<LeaseRecord>) -> Option<HandoverRequest> {
         self.renewals.forget(record);
         let is_awaited = self.leases.lock().remove(record);
         if is_awaited {
@@ -214,8 +209,7 @@ impl Session {
 
     /// The error of a call that the backend failed: unavailable or refused.
     pub(crate) fn unavailable(&self, operation: &'static str, key: Option<Arc<str>>, source: BackendError) -> Error {
-        if source.message.ends_with(CLOSED) {
-            // The client was closed while the request was under way.
+        if source.is_closed() {
             return Error::ClientClosed { operation };
         }
         Error::of_backend(operation, key, self.backend.server().clone(), source)

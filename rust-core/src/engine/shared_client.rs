@@ -1,5 +1,5 @@
-//! What the clones of a client share: where its locks are, and its session there. The first operation settles both, closing ends
-//! the session, and reopening makes another one.
+//! What the clones of a client share: where its locks are, and its session there. The first operation decides the one and starts
+//! the other, closing ends the session, and reopening makes another one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,7 +19,7 @@ use crate::options::ClientOptions;
 use crate::process::{self, Bound};
 
 /// How long a forked child waits for a lock that a thread may hold which the child does not have.
-const PATIENCE: Duration = Duration::from_millis(100);
+const LONGEST_LOCK_IN_CHILD: Duration = Duration::from_millis(100);
 
 /// A backend, and how to speak to it.
 pub(crate) struct Target {
@@ -111,12 +111,13 @@ impl SharedState {
         self.session.as_ref().filter(|session| !session.get().is_ok_and(|session| session.engine.is_stopped()))
     }
 
-    fn settle(&mut self) -> Result<()> {
+    /// Decides where the locks are, unless that is decided.
+    fn decide_target(&mut self) -> Result<()> {
         if let Some(source) = &self.undecided {
             self.target = self.target.chosen_again(&variables(source)?)?;
             self.undecided = None;
             if self.target.chosen_by == ChosenBy::Default {
-                tracing::info!(target: target::CLIENT_PLACE, "{DEFAULT_CHOSEN}");
+                tracing::info!(target: target::CLIENT_CHOICE, "{DEFAULT_CHOSEN}");
             }
         }
         Ok(())
@@ -146,7 +147,7 @@ impl SharedClient {
     }
 
     /// The target, and the session if there is one. The caller must check that this process may use it.
-    pub(crate) fn standing(&self) -> (Arc<Target>, Option<Bound<Session>>) {
+    pub(crate) fn target_and_session(&self) -> (Arc<Target>, Option<Bound<Session>>) {
         let state = self.state.read();
         (state.target.clone(), state.session_that_runs().cloned())
     }
@@ -158,7 +159,7 @@ impl SharedClient {
     /// [`Error::InvalidOptions`] if the variables refuse to name a backend, [`Error::ClientClosed`], [`Error::Forked`].
     pub(crate) fn bound(&self, operation: &'static str) -> Result<Bound<Session>> {
         self.mine()?;
-        if let (_, Some(session)) = self.standing() {
+        if let (_, Some(session)) = self.target_and_session() {
             return Ok(session);
         }
         let mut state = self.write()?;
@@ -169,7 +170,7 @@ impl SharedClient {
         if state.closed || state.session.as_ref().is_some_and(closed) {
             return Err(Error::ClientClosed { operation });
         }
-        state.settle()?;
+        state.decide_target()?;
         let Target { environment, options, .. } = &*state.target;
         let session = Bound::new(Session::start(environment, options.clone(), state.observer.clone())?);
         state.session = Some(session.clone());
@@ -251,7 +252,7 @@ impl SharedClient {
         if self.maker == process::id() {
             return Ok(self.state.write());
         }
-        self.state.try_write_for(PATIENCE).ok_or(Error::Forked { parent: self.maker })
+        self.state.try_write_for(LONGEST_LOCK_IN_CHILD).ok_or(Error::Forked { parent: self.maker })
     }
 }
 

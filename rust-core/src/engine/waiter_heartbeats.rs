@@ -88,7 +88,7 @@ impl WaiterHeartbeats {
         // The next heartbeat is due by then: requests without an answer must not pile up.
         let answers = self.backend.keep_waiting(waiters, self.op_timeout.min(self.heartbeat)).await;
         if let Err(error) = &answers {
-            tracing::warn!(target: target::PLACES, server = %self.backend.server(), places = batch.len(), %error, "heartbeat of waiters failed");
+            tracing::warn!(target: target::WAITER_HEARTBEATS, server = %self.backend.server(), waiters = batch.len(), %error, "heartbeat of waiters failed");
         }
         for (index, entry) in batch.into_iter().enumerate() {
             if let Err(error) = &answers

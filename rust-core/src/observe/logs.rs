@@ -31,13 +31,13 @@ pub(crate) mod target {
     pub(crate) const REDIS_CONNECT: &str = "dlock::backend::redis::connect";
     pub(crate) const REDIS_LOOKOUT: &str = "dlock::backend::redis::lookout";
     pub(crate) const CLIENT: &str = "dlock::client";
-    pub(crate) const CLIENT_PLACE: &str = "dlock::client::place";
+    pub(crate) const CLIENT_CHOICE: &str = "dlock::client::place";
     pub(crate) const CLOSING: &str = "dlock::closing";
-    pub(crate) const GIVE_BACK: &str = "dlock::give_back";
-    pub(crate) const HELD: &str = "dlock::held";
+    pub(crate) const RELEASE: &str = "dlock::give_back";
+    pub(crate) const LEASE_RECORD: &str = "dlock::held";
     pub(crate) const LEASE: &str = "dlock::lease";
     pub(crate) const EVENTS: &str = "dlock::observe::events";
-    pub(crate) const PLACES: &str = "dlock::places";
+    pub(crate) const WAITER_HEARTBEATS: &str = "dlock::places";
     pub(crate) const RENEWAL: &str = "dlock::renewal";
     pub(crate) const RUNTIME: &str = "dlock::runtime";
     pub(crate) const SELF_WAIT: &str = "dlock::self_wait";
@@ -57,13 +57,13 @@ pub const TARGETS: &[&str] = &[
     target::REDIS_CONNECT,
     target::REDIS_LOOKOUT,
     target::CLIENT,
-    target::CLIENT_PLACE,
+    target::CLIENT_CHOICE,
     target::CLOSING,
-    target::GIVE_BACK,
-    target::HELD,
+    target::RELEASE,
+    target::LEASE_RECORD,
     target::LEASE,
     target::EVENTS,
-    target::PLACES,
+    target::WAITER_HEARTBEATS,
     target::RENEWAL,
     target::RUNTIME,
     target::SELF_WAIT,

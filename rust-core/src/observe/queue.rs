@@ -130,7 +130,7 @@ impl EventQueue {
     }
 
     /// The subscriber wants nothing more.
-    pub(super) fn leave(&self) {
+    pub(super) fn unsubscribe(&self) {
         self.ended.store(true, Ordering::Relaxed);
         self.kinds.store(0, Ordering::Relaxed);
     }

@@ -76,7 +76,7 @@ impl Subscription {
 
     /// Ends the subscription. What has not been taken is dropped.
     pub fn end(&self) {
-        self.queue.leave();
+        self.queue.unsubscribe();
         if let Some(observer) = self.observer.upgrade() {
             observer.remove(&self.queue);
         }

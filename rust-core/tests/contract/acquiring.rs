@@ -80,7 +80,7 @@ pub(crate) async fn r04_a_confirmation_does_not_shorten(fixture: &Fixture) {
     assert!(client.remaining("k").await > short, "it had more");
 }
 
-pub(crate) async fn r04_a_dropped_request_can_be_given_back(fixture: &Fixture) {
+pub(crate) async fn r04_a_dropped_request_can_be_released(fixture: &Fixture) {
     let client = fixture.client();
     client.take("warm").await;
     for _ in 0..20 {

@@ -29,7 +29,7 @@ macro_rules! contract {
             acquiring::r07_a_floor_that_is_no_token_is_none,
             acquiring::r04_the_same_owner_is_confirmed,
             acquiring::r04_a_confirmation_does_not_shorten,
-            acquiring::r04_a_dropped_request_can_be_given_back,
+            acquiring::r04_a_dropped_request_can_be_released,
             acquiring::a_failed_try_names_the_holder_and_leaves_nothing,
             acquiring::keys_and_namespaces_are_apart,
             acquiring::one_key_is_never_held_twice,

@@ -1,4 +1,4 @@
-"""The Python worker: takes keys, holds them, touches the fenced register, gives them back and logs it. It judges nothing.
+"""The Python worker: takes keys, holds them, touches the fenced register, releases them and logs it. It judges nothing.
 
 Its one argument is a JSON object, see `crew.py`. It goes on until stdin ends; then it ends what is under way. Times are
 milliseconds of CLOCK_MONOTONIC, which all processes of the machine share. A line is in the log before the next step is taken.

@@ -1,4 +1,4 @@
-//! A caller: asks for keys as its plan says, holds them, and gives them back or does not.
+//! A caller: asks for keys as its plan says, holds them, and releases them or does not.
 
 use std::future::Future;
 use std::pin::pin;
@@ -223,12 +223,12 @@ impl Caller {
         match step.end {
             End::Release(cancel) => {
                 let _ = self.until(cancel, lease.release()).await;
-                self.given_back(&lease, number, vouched_until);
+                self.released(&lease, number, vouched_until);
             }
             End::ReleaseThen => drop(lease.release_then(drop)),
             End::Loss => {
                 let _ = lease.release().await;
-                self.given_back(&lease, number, vouched_until);
+                self.released(&lease, number, vouched_until);
             }
             End::Forget => {
                 drop(lock);
@@ -238,13 +238,13 @@ impl Caller {
     }
 
     /// A call waits for `op_timeout` and the engine goes on: what came of it is looked at once more, just before the lease would have ended.
-    fn given_back(&self, lease: &Lease, number: usize, vouched_until: Instant) {
-        self.judge.given_back(number, lease, self.clock.now() < vouched_until);
+    fn released(&self, lease: &Lease, number: usize, vouched_until: Instant) {
+        self.judge.released(number, lease, self.clock.now() < vouched_until);
         if lease.status() == Status::Releasing {
             let (judge, clock, lease) = (self.judge.clone(), self.clock.clone(), lease.clone());
             let left = self.clock.true_time(vouched_until).saturating_sub(self.world.now() + 1);
             // Sooner than tasks are counted: the handle keeps the session.
-            self.world.after(left.min(60 * SECOND), move || judge.given_back(number, &lease, clock.now() < vouched_until));
+            self.world.after(left.min(60 * SECOND), move || judge.released(number, &lease, clock.now() < vouched_until));
         }
     }
 

@@ -58,7 +58,7 @@ pub(crate) enum Remaining {
 #[derive(Default)]
 struct Pages {
     told: Vec<Told>,
-    /// Owners that have been given back, from the moment their caller said so.
+    /// Owners that have been released, from the moment their caller said so.
     released: HashSet<OwnerId>,
     lines: BTreeMap<(usize, Arc<str>), Line>,
     /// When the last one left a line.
@@ -163,7 +163,7 @@ impl History {
         }
     }
 
-    /// Its caller gives it back: nothing may renew it any more.
+    /// Its caller releases it: nothing may renew it any more.
     pub(crate) fn releasing(&self, number: usize) {
         let mut pages = self.pages.lock();
         let Some(told) = pages.told.get_mut(number) else { return };

@@ -157,7 +157,7 @@ impl Judge {
 
     /// How a release stands, `in_time` while the lease would still have been vouched for: until then the server has the lease, and the
     /// release is tried again, not given up.
-    pub(crate) fn given_back(&self, number: usize, lease: &Lease, in_time: bool) {
+    pub(crate) fn released(&self, number: usize, lease: &Lease, in_time: bool) {
         let wrong = self.history.read_one(number, |told| match lease.status() {
             Status::Unconfirmed if !self.may_be_closed(told.client) => Some("given up before its time"),
             Status::NotHeld if !self.was_forgotten(told) => Some("told that it is not held"),

@@ -44,8 +44,8 @@ pub(crate) struct Server {
 #[derive(Default)]
 struct State {
     url: Option<Url>,
-    sessions: Vec<SessionId>,
-    seats: Vec<Arc<dyn Backend>>,
+    ids: Vec<SessionId>,
+    sessions: Vec<Arc<dyn Backend>>,
     /// When an owner last asked to be forgotten, for [`Bound::Guard`].
     gone: HashMap<OwnerId, Nanos>,
 }
@@ -59,7 +59,7 @@ impl Server {
             bound,
             age,
             post: OnceLock::new(),
-            state: Mutex::new(State { sessions, ..State::default() }),
+            state: Mutex::new(State { ids: sessions, ..State::default() }),
         })
     }
 
@@ -87,7 +87,7 @@ impl Server {
             };
             memory::open(&url, context).ok()
         };
-        state.seats = state.sessions.iter().enumerate().filter_map(open).collect();
+        state.sessions = state.ids.iter().enumerate().filter_map(open).collect();
     }
 
     /// Restarts, having forgotten everything.
@@ -98,16 +98,16 @@ impl Server {
 
     /// The store, through one client's session.
     fn ask<T>(&self, client: usize, ask: impl FnOnce(&dyn Backend) -> Reply<'_, T>) -> Answer<T> {
-        let seat = self.state.lock().seats.get(client).cloned();
+        let session = self.state.lock().sessions.get(client).cloned();
         let nobody = || Err(BackendError::new(Failure::Refused, "the simulated store did not answer"));
-        seat.map_or_else(nobody, |seat| ask(&*seat).now_or_never().unwrap_or_else(nobody))
+        session.map_or_else(nobody, |session| ask(&*session).now_or_never().unwrap_or_else(nobody))
     }
 
     pub(crate) fn acquire(&self, client: usize, sent: Nanos, request: &Acquire) -> Answer<Acquired> {
         if self.is_ghost(request.owner, sent) {
             return Err(BackendError::new(Failure::Unknown, "the owner has left since"));
         }
-        let answer = self.ask(client, |seat| seat.acquire(self.aged(request.clone())));
+        let answer = self.ask(client, |session| session.acquire(self.aged(request.clone())));
         answer.map(|acquired| self.noted(client, sent, request, acquired))
     }
 
@@ -136,7 +136,7 @@ impl Server {
     }
 
     pub(crate) fn renew(&self, client: usize, batch: Vec<Renew>) -> Answer<Vec<Renewed>> {
-        self.ask(client, |seat| seat.renew(batch, PATIENCE))
+        self.ask(client, |session| session.renew(batch, PATIENCE))
     }
 
     pub(crate) fn release(&self, client: usize, sent: Nanos, mut release: Release) -> Answer<Handover> {
@@ -144,7 +144,7 @@ impl Server {
         let (key, owner, next) = (release.key.clone(), release.owner, release.next.clone());
         release.next = next.clone().map(|next| self.aged(next));
         self.gone(owner);
-        let handover = self.ask(client, |seat| seat.release(release))?;
+        let handover = self.ask(client, |session| session.release(release))?;
         if let (Some(request), Outcome::Released) = (&next, handover.outcome) {
             // It had its place before the key was free.
             self.ledger.queued(&key, request.owner, client, sent);
@@ -157,7 +157,7 @@ impl Server {
 
     pub(crate) fn leave(&self, client: usize, key: &Arc<str>, owner: OwnerId) -> Answer<()> {
         self.gone(owner);
-        self.ask(client, |seat| seat.leave(key.clone(), owner, PATIENCE))?;
+        self.ask(client, |session| session.leave(key.clone(), owner, PATIENCE))?;
         self.ledger.left(key, owner);
         Ok(())
     }
@@ -177,7 +177,7 @@ impl Server {
     }
 
     pub(crate) fn inspect(&self, client: usize, key: &Arc<str>) -> Answer<Inspection> {
-        self.ask(client, |seat| seat.inspect(key.clone(), PATIENCE))
+        self.ask(client, |session| session.inspect(key.clone(), PATIENCE))
     }
 
     /// Drops the lease of a key. True if there was one.
@@ -185,7 +185,7 @@ impl Server {
         let Ok(Inspection { holder: Some(holder), .. }) = self.inspect(0, key) else { return false };
         let Some(token) = holder.token else { return false };
         self.ledger.forget(key, token)
-            && self.ask(0, |seat| seat.force_release(key.clone(), Whom::Token(token), PATIENCE)).unwrap_or(false)
+            && self.ask(0, |session| session.force_release(key.clone(), Whom::Token(token), PATIENCE)).unwrap_or(false)
     }
 
     fn gone(&self, owner: OwnerId) {

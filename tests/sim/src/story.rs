@@ -79,7 +79,7 @@ impl Story {
         let clients = plan.machines.len();
         let clocks: Vec<_> = plan.machines.iter().map(|machine| MachineClock::new(world, machine.origin, machine.rate)).collect();
         let ledger = Ledger::new(world, &Troubles::new(clients));
-        // One seat more, for ourselves at the end.
+        // One session more, for ourselves at the end.
         let sessions = (0..=clients).map(session_of).collect();
         let server = Server::new(world, &ledger, plan.bound, plan.age, sessions);
         let op_timeout = u64::try_from(plan.op_timeout.as_nanos()).unwrap_or(0);
@@ -303,7 +303,7 @@ impl Story {
             let began = world.now();
             let _ = handle.close(Duration::from_nanos(timeout)).await;
             world.trace(|| format!("client {client} is closed"));
-            // What a client in trouble cannot give back in time is left to expire.
+            // What a client in trouble cannot release in time is left to expire.
             let trouble = ledger.troubles.last(client);
             deserted.fetch_or(trouble > 0 && trouble + AFTERMATH >= began, Ordering::Relaxed);
             judge.closed(client, began, timeout);

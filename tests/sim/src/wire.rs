@@ -49,7 +49,7 @@ impl fmt::Debug for Wire {
 /// Requests that outlive their caller differ in what may still become of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Executed late, it may take or give back a key.
+    /// Executed late, it may take or release a key.
     Lasting,
     /// The same, and what it leaves behind is another thing each time: not executed twice if it is answered.
     Once,

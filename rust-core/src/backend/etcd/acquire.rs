@@ -81,7 +81,7 @@ impl EtcdStore {
             // A round that failed because other requests moved the guard says nothing about the key, and does not count.
             rounds -= usize::from(self.guard.known() == guard);
         }
-        Err(BackendError::new(Failure::Unknown, "things changed faster than they could be looked at"))
+        Err(BackendError::new(Failure::Unknown, "the queue kept changing while it was read"))
     }
 
     /// Makes the queue key. `None`: look at it, or make it again.

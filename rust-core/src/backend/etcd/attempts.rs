@@ -70,7 +70,7 @@ impl Attempts {
         self.table.lock().attempts.get(&owner).map(|(_, attempt)| access(attempt))
     }
 
-    /// Gives access back. An attempt that is over is forgotten, unless another request waits for access.
+    /// Ends the access. An attempt that is over is forgotten, unless another request waits for access.
     pub(super) fn finish(&self, owner: OwnerId, attempt: AttemptGuard) {
         let mut table = self.table.lock();
         // Two references are the table's and the guard's.

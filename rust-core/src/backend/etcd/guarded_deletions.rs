@@ -16,12 +16,12 @@ use tokio::time::{Instant as Timer, timeout_at};
 use super::answer::{deleted_keys, error_that_may_run, names_a_lease_that_is_gone, unexpected};
 use super::batch::Batches;
 use super::guard::{Guard, ROUNDS, guard_too_fast};
+use super::outbox::MOST_BYTES;
 use super::request::delete_and_move_guard;
 use crate::error::{BackendError, Failure};
 
-/// How many deletions go together. etcd allows 128 operations, and limits the bytes of a request.
+/// How many deletions go together: etcd allows 128 operations.
 const MOST: usize = 100;
-const MOST_BYTES: usize = 256 * 1024;
 
 type DeletionResult = Result<DeletedKey, BackendError>;
 
@@ -75,7 +75,7 @@ impl GuardedDeletions {
         match timeout_at(deadline, answered).await {
             Ok(Ok(answered)) => answered,
             // Sent and not answered; or not sent, because its deadline passed in the queue or the engine is shutting down.
-            Ok(Err(_)) | Err(_) => Err(BackendError::new(Failure::Unknown, "no answer in time")),
+            Ok(Err(_)) | Err(_) => Err(BackendError::no_answer(Failure::Unknown)),
         }
     }
 

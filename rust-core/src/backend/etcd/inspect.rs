@@ -15,13 +15,13 @@ use super::answer::{holder, unexpected};
 use super::leases::remaining;
 use super::names;
 use super::store::EtcdStore;
+use crate::backend::limits::LISTED_LOCKS;
 use crate::backend::{Inspection, Whom};
 use crate::error::BackendError;
 use crate::holder::Holder;
 
-/// How many waiters `inspect` names, and how many locks `list` returns.
+/// How many waiters `inspect` names.
 const NAMED_WAITERS: i64 = 500;
-const LISTED_LOCKS: usize = 10_000;
 
 /// How many keys `list` reads at a time: etcd limits the size of an answer.
 const PAGE: i64 = 500;

@@ -98,14 +98,12 @@ use super::{
     Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Plan, Release, Renew, Renewed, Reply, Whom,
 };
 use crate::backend::timers::deadline_after;
-use crate::error::{BackendError, CLOSED, Error, Failure};
+use crate::error::{BackendError, Error};
 use crate::owner::OwnerId;
+use crate::process::EXIT_GRACE;
 
 /// How many leases the engine renews in one call. Their keys are read in a few requests.
 const BATCH: usize = 500;
-
-/// How long closing takes at most.
-const LONGEST_CLOSE: Duration = Duration::from_secs(2);
 
 /// Opens a backend on `url`; connects at first use.
 ///
@@ -171,11 +169,11 @@ impl Etcd {
         let work = self.tasks().runtime.spawn(async move {
             tokio::select! {
                 biased;
-                () = closed.cancelled() => Err(is_closed()),
+                () = closed.cancelled() => Err(BackendError::closed()),
                 result = work => result,
             }
         });
-        async move { work.await.unwrap_or_else(|_| Err(is_closed())) }.boxed()
+        async move { work.await.unwrap_or_else(|_| Err(BackendError::closed())) }.boxed()
     }
 
     fn tasks(&self) -> &EtcdTasks {
@@ -208,7 +206,7 @@ impl Etcd {
     }
 
     fn check_open(&self) -> Result<(), BackendError> {
-        if self.store.closed.is_cancelled() { Err(is_closed()) } else { Ok(()) }
+        if self.store.closed.is_cancelled() { Err(BackendError::closed()) } else { Ok(()) }
     }
 }
 
@@ -284,7 +282,7 @@ impl Backend for Etcd {
     fn close(&self) -> BoxFuture<'_, ()> {
         self.stop();
         async {
-            self.store.pool.close(deadline_after(LONGEST_CLOSE)).await;
+            self.store.pool.close(deadline_after(EXIT_GRACE)).await;
             self.store.endpoints.close();
         }
         .boxed()
@@ -295,8 +293,4 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn is_closed() -> BackendError {
-    BackendError::new(Failure::Refused, CLOSED)
 }

@@ -19,11 +19,12 @@ use tokio::time::{Instant as Timer, timeout_at};
 
 use super::answer::TxnAnswer;
 use super::request::Step;
+use crate::backend::limits::LONGEST_OUTBOX;
 use crate::error::{BackendError, Failure};
 
 /// How many transactions go together. etcd allows 128 operations, and limits the bytes of a request.
 const MOST_STEPS: usize = 100;
-const MOST_BYTES: usize = 256 * 1024;
+pub(super) const MOST_BYTES: usize = 256 * 1024;
 
 /// How many requests are under way at most: one travels while the cluster works on another.
 const MOST_CALLS: usize = 2;
@@ -34,9 +35,6 @@ pub(super) const LARGE: usize = 16;
 
 /// How long a call waits for the callers of a large batch to come back. They come back one by one, and the first would go alone.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
-
-/// How many transactions may wait in the outbox.
-const LONGEST_LINE: usize = 4_096;
 
 pub(super) type TxnResult = Result<TxnAnswer, BackendError>;
 
@@ -88,7 +86,7 @@ impl PendingAnswer {
                 // Under the outbox's lock: a batch is taken as a whole, and nothing is taken after its deadline.
                 let _nothing_leaves = self.outbox.state.lock();
                 let failure = if self.taken.load(Ordering::Relaxed) { Failure::Unknown } else { Failure::NotSent };
-                Err(BackendError::new(failure, "no answer in time"))
+                Err(BackendError::no_answer(failure))
             }
         }
     }
@@ -98,7 +96,7 @@ impl TxnOutbox {
     /// Puts steps in the outbox, which go in this order and if possible in one request. True if they are worth another call of [`Self::next`].
     pub(super) fn submit<const N: usize>(self: &Arc<Self>, steps: [Step; N], deadline: Timer) -> ([PendingAnswer; N], bool) {
         let mut state = self.state.lock();
-        let is_full = state.queued.len() + N > LONGEST_LINE;
+        let is_full = state.queued.len() + N > LONGEST_OUTBOX;
         let pending = steps.map(|step| {
             let (answer, receiver) = oneshot::channel();
             let taken = Arc::new(AtomicBool::new(false));

@@ -112,7 +112,7 @@ impl EtcdStore {
             _ => None,
         };
         let Some((created, held, (prepared, request))) = prepared else {
-            // An unanswered request has to be settled first, or the next attempt has a key already: one after the other.
+            // One after the other: an unanswered request has to be ended first, or the next attempt has a key already.
             let outcome = self.withdraw(queue, owner, attempt, *deadline).await?;
             let acquired = self.get(next, next_attempt).await.map(Some);
             let acquired = acquired.map_err(|error| next_attempt.judge(error)).or_else(none_if_not_asked)?;

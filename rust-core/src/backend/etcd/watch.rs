@@ -31,7 +31,7 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(2);
 const MOST_UNCONFIRMED: usize = 64;
 
 /// The pauses between streams that end early.
-const PAUSES: Backoff = Backoff::millis(50, 800);
+const WATCH_BACKOFF: Backoff = Backoff::millis(50, 800);
 
 /// All watches of a session.
 pub(super) struct Watches {
@@ -113,7 +113,7 @@ impl Watches {
 
     /// Keeps a stream open while there are watches. Runs until it is dropped.
     pub(super) async fn run(self: Arc<Self>) {
-        let mut pauses = PAUSES.pauses();
+        let mut pauses = WATCH_BACKOFF.pauses();
         loop {
             while self.table.lock().watches.is_empty() {
                 self.changed.notified().await;
@@ -123,8 +123,8 @@ impl Watches {
                 let server = self.endpoints.shown();
                 tracing::warn!(target: target::ETCD_WATCH, %server, %error, "the watch stream ended, opening another one");
             }
-            if started.elapsed() > PAUSES.longest {
-                pauses = PAUSES.pauses();
+            if started.elapsed() > WATCH_BACKOFF.longest {
+                pauses = WATCH_BACKOFF.pauses();
             }
             sleep(pauses.next()).await;
         }

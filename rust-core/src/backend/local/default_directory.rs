@@ -25,12 +25,12 @@ use crate::error::{BackendError, Failure};
 pub(super) const BASES: [&str; 3] = ["/run/lock", "/dev/shm", "/tmp"];
 
 /// How long to wait while another process chooses.
-const PATIENCE: Duration = Duration::from_secs(1);
+const LONGEST_CHOICE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Finds the directory, and makes it if there is none.
 pub(super) fn resolve(bases: &[&Path]) -> Result<ChosenDirectory, BackendError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LONGEST_CHOICE;
     loop {
         // `None`: another process chooses at this moment, or removed a file under our eyes.
         if let Some(chosen) = choose(bases)? {

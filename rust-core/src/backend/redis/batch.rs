@@ -38,7 +38,7 @@ impl RedisLink {
             return Box::pin(direct.ask(&request)).await;
         }
         if self.direct.is_busy() {
-            Box::pin(self.settled(request.names.lock(), deadline)).await?;
+            Box::pin(self.wait_for_lone_request(request.names.lock(), deadline)).await?;
         }
         match self.admit(request, deadline).await? {
             Admission::Alone(request, _slot) => {
@@ -87,7 +87,7 @@ impl RedisLink {
         // A request that is still in the outbox will not be sent any more: `next_batch` skips those past their deadline.
         let was_sent = self.outbox.has_left(number);
         self.suspect(asked.elapsed());
-        Err(BackendError::new(if was_sent { Failure::Unknown } else { Failure::NotSent }, "no answer in time"))
+        Err(BackendError::no_answer(if was_sent { Failure::Unknown } else { Failure::NotSent }))
     }
 
     /// Sends requests in one call.

@@ -6,8 +6,8 @@
 //!
 //! - There is at most one request on the connection. While its answer is open, others go over the link.
 //! - A request that is dropped unanswered leaves its answer to the engine, which reads it.
-//! - Two connections keep no order. So whatever else is asked about the same key waits for the answer ([`RedisLink::settled`]): a withdrawal
-//!   must not overtake its acquire, nor an acquire the release before it.
+//! - Two connections keep no order. So whatever else is asked about the same key waits for the answer
+//!   ([`RedisLink::wait_for_lone_request`]): a withdrawal must not overtake its acquire, nor an acquire the release before it.
 //! - The connection is made by the engine once a link has had a few lone requests, and ends with the link, or when it was not used for a while.
 
 use std::future::poll_fn;
@@ -35,7 +35,7 @@ use crate::error::{BackendError, Failure};
 /// How long a direct connection is kept that nobody uses.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long making it may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST_DIAL: Duration = Duration::from_secs(5);
 
 impl RedisLink {
     /// Takes the direct connection for a request, if its caller polls it and nothing else is under way.
@@ -62,17 +62,17 @@ impl RedisLink {
     }
 
     /// Waits until the lone request about this lock, if there is one under way, is answered or given up.
-    pub(super) async fn settled(&self, lock: &str, deadline: Instant) -> Result<(), BackendError> {
+    pub(super) async fn wait_for_lone_request(&self, lock: &str, deadline: Instant) -> Result<(), BackendError> {
         let late = |_| BackendError::new(Failure::NotSent, "an earlier request about the key has no answer");
-        timeout_at(deadline, self.direct.settled(lock)).await.map_err(late)
+        timeout_at(deadline, self.direct.wait_for_request_about(lock)).await.map_err(late)
     }
 }
 
 /// Makes the direct connection of a link, and ends it when it is not used any more. It does not keep the link.
 async fn connect(link: Weak<RedisLink>) {
     let Some((target, name)) = link.upgrade().map(|link| (link.target().clone(), link.client_name.clone())) else { return };
-    let dialed = timeout_at(deadline_after(PATIENCE), target.dial_direct(&name)).await;
-    let dialed = dialed.unwrap_or_else(|_| Err(BackendError::new(Failure::NotSent, "no answer in time")));
+    let dialed = timeout_at(deadline_after(LONGEST_DIAL), target.dial_direct(&name)).await;
+    let dialed = dialed.unwrap_or_else(|_| Err(BackendError::no_answer(Failure::NotSent)));
     if let Some(number) = link.upgrade().and_then(|link| link.direct.connected(dialed)) {
         end_when_idle(&link, number).await;
     }
@@ -180,7 +180,7 @@ impl Answers {
             if !socket.is_handed_back() {
                 self.link.suspect(self.asked.elapsed());
             }
-            return Poll::Ready(Err(BackendError::new(Failure::Unknown, "no answer in time")));
+            return Poll::Ready(Err(BackendError::no_answer(Failure::Unknown)));
         }
         if socket.is_read_by_loop() {
             return if socket.is_empty(context) { Poll::Pending } else { Poll::Ready(Ok(())) };

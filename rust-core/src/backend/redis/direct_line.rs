@@ -189,7 +189,7 @@ impl DirectLine {
     }
 
     /// Waits until no request about this lock is under way.
-    pub(super) async fn settled(&self, lock: &str) {
+    pub(super) async fn wait_for_request_about(&self, lock: &str) {
         loop {
             let over = self.over.notified();
             tokio::pin!(over);

@@ -8,7 +8,7 @@ use redis::{ErrorKind, RedisError, Value};
 use tokio_rustls::rustls;
 
 use super::answers::{self, REPEATED, codes};
-use crate::error::{BackendError, Failure};
+use crate::error::{BackendError, Failure, NO_ANSWER};
 
 /// Codes of a server that cannot serve now and may do so soon: nothing was executed.
 const TRANSIENT: [&str; 8] = ["LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "BUSY", "CLUSTERDOWN", "NOREPLICAS", "MISCONF"];
@@ -91,7 +91,7 @@ fn is_of_rustls(error: &RedisError) -> bool {
 
 /// The failure to get any answer to the TLS handshake.
 pub(super) fn of_silence() -> BackendError {
-    of_tls(Failure::NotSent, PLAIN, io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))
+    of_tls(Failure::NotSent, PLAIN, io::Error::new(io::ErrorKind::TimedOut, NO_ANSWER))
 }
 
 fn of_tls(failure: Failure, hint: &str, cause: impl std::error::Error + Send + Sync + 'static) -> BackendError {

@@ -122,7 +122,7 @@ impl RedisLink {
             Ok(Err(error)) => Err(self.failed(error)),
             Err(_) => {
                 self.suspect(asked.elapsed());
-                Err(BackendError::new(Failure::Unknown, "no answer in time"))
+                Err(BackendError::no_answer(Failure::Unknown))
             }
         }
     }

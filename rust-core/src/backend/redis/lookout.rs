@@ -22,7 +22,7 @@ const SHORTEST: Duration = Duration::from_millis(250);
 /// What is added to the pause while nothing is refused.
 const CALM: Duration = Duration::from_millis(1_750);
 /// How long a sentinel, or a new master, may take to answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+const LONGEST_SENTINEL_ANSWER: Duration = Duration::from_secs(1);
 
 /// Asks the sentinels for as long as it is kept.
 pub(super) struct Lookout {
@@ -64,7 +64,7 @@ impl Service {
             let asked = self.sentinels.iter().zip(&mut wires).map(|(sentinel, wire)| self.ask_again(sentinel, wire));
             let answers = join_all(asked).await;
             if let Some((number, other)) = successor(&answers, master)
-                && let Ok(Ok(_)) = timeout(PATIENCE, self.dial_master(other, &unpushed())).await
+                && let Ok(Ok(_)) = timeout(LONGEST_SENTINEL_ANSWER, self.dial_master(other, &unpushed())).await
             {
                 self.prefer(number);
                 return other.clone();
@@ -76,7 +76,7 @@ impl Service {
 
     /// The master that a sentinel names; `None` if it does not answer. `wire` is the connection to it, kept from round to round.
     async fn ask_again(&self, sentinel: &Sentinel, wire: &mut Option<Wire>) -> Option<NamedMaster> {
-        let asked = timeout(PATIENCE, async {
+        let asked = timeout(LONGEST_SENTINEL_ANSWER, async {
             let open = match wire.take() {
                 Some(open) => open,
                 None => sentinel.target.dial(&unpushed()).await?,

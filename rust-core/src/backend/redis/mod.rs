@@ -68,6 +68,7 @@ use self::names::Names;
 use self::reconnect::Connector;
 use self::request::{AcquireArguments, Request, RequestKind, granted_ttl, millis};
 use self::scripts::ScriptCall;
+use super::limits::LISTED_LOCKS;
 use super::timers::deadline_after;
 use super::{
     Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Plan, Release, Renew, Renewed, Reply, Waiter,
@@ -85,9 +86,8 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// The most keys of one script call: about a millisecond of the server's time.
 const BATCH: usize = 500;
 
-/// How many waiters `inspect` names, and how many locks `list` does.
+/// How many waiters `inspect` names.
 const NAMED_WAITERS: usize = 1_000;
-const LISTED_LOCKS: usize = 10_000;
 
 /// Opens a backend on `url`; connects at first use.
 ///

@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::request::{Request, RequestAnswer};
+use crate::backend::limits::LONGEST_OUTBOX;
 use crate::error::{BackendError, Failure};
 
 /// The most requests of one batch: some 450 µs of the server's time.
@@ -16,9 +17,6 @@ const LARGEST: usize = 128;
 
 /// The most calls in flight: one is on its way while the server works on another.
 const CALLS: usize = 2;
-
-/// How many requests may queue up before the next one has to wait for room.
-const LONGEST_LINE: usize = 4_096;
 
 pub(super) type RequestResult = Result<RequestAnswer, BackendError>;
 
@@ -52,7 +50,7 @@ pub(super) struct WaitingRequest {
 
 impl RequestOutbox {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), sending: Mutex::default(), room: Semaphore::new(LONGEST_LINE) }
+        Self { state: Mutex::default(), sending: Mutex::default(), room: Semaphore::new(LONGEST_OUTBOX) }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, RequestOutboxState> {

@@ -26,14 +26,14 @@ use super::{failure, names, wakeup};
 use crate::backend::timers::deadline_after;
 use crate::backend::{Context, Hint};
 use crate::backoff::{Backoff, Pauses};
-use crate::error::{BackendError, CLOSED, Failure};
+use crate::error::{BackendError, Failure, NO_ANSWER};
 use crate::observe::logs::target;
 
 /// How many requests may wait to be written before the next one has to.
 const WRITE_QUEUE: usize = 1024;
 
 /// The pauses between attempts to connect that fail.
-const BACKOFF: Backoff = Backoff::millis(25, 500);
+const RECONNECT_BACKOFF: Backoff = Backoff::millis(25, 500);
 /// After this long without a failure, the next one counts as the first.
 const FAILURE_MEMORY: Duration = Duration::from_secs(2);
 
@@ -93,7 +93,7 @@ impl Connector {
         let (number, attempt) = {
             let mut state = self.state.lock();
             if state.closed {
-                return Err(BackendError::new(Failure::Refused, CLOSED));
+                return Err(BackendError::closed());
             }
             match state.attempt.as_ref().map(|attempt| (attempt.peek(), attempt)) {
                 Some((Some(Ok(link)), _)) if link.is_usable() => return Ok(link.clone()),
@@ -157,7 +157,7 @@ impl Connector {
         let now = Instant::now();
         let mut pauses = match &state.last_failure {
             Some(failed) if now - failed.at < FAILURE_MEMORY => failed.pauses,
-            _ => BACKOFF.pauses(),
+            _ => RECONNECT_BACKOFF.pauses(),
         };
         let pause_until = now + pauses.next();
         state.last_failure = Some(FailedAttempt { at: now, pause_until, pauses, error: error.clone() });
@@ -234,7 +234,7 @@ impl LinkFactory {
             )
         });
         let Ok((subscribed, clock, policy, ())) = ready.await else {
-            return Err(BackendError::new(Failure::NotSent, "connected, but no answer in time"));
+            return Err(BackendError::new(Failure::NotSent, format!("connected, but {NO_ANSWER}")));
         };
         subscribed.map_err(failure::of_connecting)?;
         let server_clock = clock.map_err(failure::of_connecting)?;

@@ -102,7 +102,7 @@ impl Service {
 
     async fn in_time<T>(&self, deadline: Instant, step: impl Future<Output = Result<T, BackendError>>) -> Result<T, BackendError> {
         let done = timeout_at(deadline, step).await;
-        done.unwrap_or_else(|_| Err(self.late().unwrap_or_else(|| BackendError::new(Failure::NotSent, "no answer in time"))))
+        done.unwrap_or_else(|_| Err(self.late().unwrap_or_else(|| BackendError::no_answer(Failure::NotSent))))
     }
 
     /// Asks the sentinel of this number first from now on.

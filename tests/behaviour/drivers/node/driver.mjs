@@ -62,7 +62,7 @@ const operations = {
     bodies.get(lease)?.();
     return bodies.delete(lease);
   },
-  /** Acquires as often as `levels` says in one async context, then gives back as often; tells whether the key was held after each release. */
+  /** Acquires as often as `levels` says in one async context, then releases as often; tells whether the key was held after each release. */
   async nest(client, args) {
     const lock = lockOf(client, args);
     const tokens = [];

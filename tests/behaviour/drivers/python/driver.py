@@ -105,7 +105,7 @@ class Driver:
         return True
 
     async def nest(self, levels: int, **args: Any) -> dict[str, Any]:
-        """Acquires as often as `levels` says, then gives back as often; tells whether the key was held after each release."""
+        """Acquires as often as `levels` says, then releases as often; tells whether the key was held after each release."""
         lock = self.lock_of(**args)
         leases = [await lock.acquire() for _ in range(levels)]
         held = []

@@ -22,7 +22,7 @@ use super::link::{EtcdLogin, ServerLink};
 use super::member::Member;
 use crate::backend::timers::deadline_after;
 use crate::backoff::Backoff;
-use crate::error::{BackendError, Failure};
+use crate::error::{BackendError, Failure, NO_ANSWER};
 
 /// How long a call waits for one server while it could ask another one.
 const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
@@ -31,7 +31,7 @@ const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
 const PATIENCE_WITH_ALL: Duration = Duration::from_secs(1);
 
 /// The pauses before a call asks a cluster again that could not serve.
-const PAUSES: Backoff = Backoff::millis(20, 200);
+const ASK_AGAIN_BACKOFF: Backoff = Backoff::millis(20, 200);
 
 /// The servers of one cluster.
 pub struct Endpoints {
@@ -168,7 +168,7 @@ impl Endpoints {
         Fut: Future<Output = Result<T, ServerFailure>>,
     {
         let mut asked = FuturesUnordered::new();
-        let (mut pauses, mut patience_with_all) = (PAUSES.pauses(), PATIENCE_WITH_ALL);
+        let (mut pauses, mut patience_with_all) = (ASK_AGAIN_BACKOFF.pauses(), PATIENCE_WITH_ALL);
         loop {
             failures.is_hopeless = true;
             let ranked = self.ranked();
@@ -275,7 +275,7 @@ where
         Ok(Err(error)) => ServerFailure::of_request(&member.endpoint, error),
         Err(_) => {
             member.suspect(asked);
-            return Err(member.failed(FailureScope::Silent, Failure::Unknown, "no answer in time"));
+            return Err(member.failed(FailureScope::Silent, Failure::Unknown, NO_ANSWER));
         }
     };
     if failed.error.failure != Failure::Unknown {
@@ -326,7 +326,7 @@ impl EarlierFailures {
             () => Failure::NotSent,
         };
         let texts: Vec<_> = self.failures.iter().map(|(_, failed)| &*failed.error.message).collect();
-        let message = if texts.is_empty() { "no answer in time".to_owned() } else { texts.join("; ") };
+        let message = if texts.is_empty() { NO_ANSWER.to_owned() } else { texts.join("; ") };
         let cause = self.failures.last().and_then(|(_, failed)| failed.error.cause.clone());
         let is_definite = |failed: &ServerFailure| failed.error.definite || failed.error.failure == Failure::Refused;
         // Definite only if every server is: one dead server of three does not end a single try.

@@ -39,6 +39,12 @@ impl ServerFailure {
         Self { scope, error: BackendError::new(failure, format!("{server}: {message}")) }
     }
 
+    /// The failure of a client that has closed its connections.
+    pub(super) fn closed(server: &Endpoint) -> Self {
+        let error = BackendError::closed().reworded(|message| format!("{server}: {message}"));
+        Self { scope: FailureScope::Request, error }
+    }
+
     fn because(server: &Endpoint, (scope, failure, message): FailureReading, cause: impl StdError + Send + Sync + 'static) -> Self {
         let error = BackendError::because(failure, cause).reworded(|_| format!("{server}: {message}"));
         Self { scope, error }

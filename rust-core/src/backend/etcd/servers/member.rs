@@ -17,11 +17,11 @@ use super::cluster::Cluster;
 use super::failure::{FailureScope, ServerFailure};
 use super::link::{EtcdLogin, ServerLink};
 use crate::backoff::{Backoff, Pauses};
-use crate::error::{CLOSED, Failure};
+use crate::error::Failure;
 use crate::observe::logs::target;
 
 /// The pauses before connecting again, while no request waits for the connection.
-const PAUSES: Backoff = Backoff::millis(25, 5_000);
+const MEMBER_BACKOFF: Backoff = Backoff::millis(25, 5_000);
 /// The longest pause while a request waits.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A failure this long after the pause of the last one counts as a first failure.
@@ -87,7 +87,7 @@ impl Member {
         let (mut ended, patience) = {
             let mut state = self.state.lock();
             let patience = match &state.link {
-                _ if state.closed => return Err(self.failed(FailureScope::Request, Failure::Refused, CLOSED)),
+                _ if state.closed => return Err(ServerFailure::closed(&self.endpoint)),
                 Some(link) if state.trouble.is_none() => return Ok(link.clone()),
                 Some(_) => deadline.min(Instant::now() + DOUBT),
                 None => deadline,
@@ -243,7 +243,7 @@ impl MemberState {
         self.trouble = Some(Trouble { since, failed });
         let mut next = match self.pause {
             Some(pause) if now < pause.end() + TROUBLE_MEMORY => pause.next,
-            _ => PAUSES.pauses(),
+            _ => MEMBER_BACKOFF.pauses(),
         };
         self.pause = Some(Pause { since: now, length: next.next(), next });
     }

@@ -230,7 +230,7 @@ impl Driver {
         lock.with(body).await?.map(Value::from)
     }
 
-    /// Acquires as often as `levels` says in one task, then gives back as often; answers whether the key was held after each release.
+    /// Acquires as often as `levels` says in one task, then releases as often; answers whether the key was held after each release.
     async fn nest(&self, client: &str, args: &Args) -> Result<Value, Error> {
         let lock = self.lock(client, args)?;
         let mut leases = Vec::new();

@@ -1,4 +1,5 @@
-//! The Rust worker: takes keys, holds them, touches the fenced register, gives them back, and logs what it was told. It judges nothing.
+//! The Rust worker: takes keys, holds them, touches the fenced register, releases them, and logs what it was told. It judges
+//! nothing.
 //!
 //! Its one argument is a JSON object, see `crew.py`. It goes on until stdin ends or says `finish`; then it ends what is under way. Times
 //! are milliseconds of `CLOCK_MONOTONIC`, which all processes of the machine share. A line is in the log before the next step is taken.

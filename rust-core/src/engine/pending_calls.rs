@@ -13,22 +13,14 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::engine::weak_list::WeakList;
 use crate::error::{BackendError, Error, Failure, Result};
-
-/// How many calls are recorded before the first look for those that are over.
-const TIDY: usize = 64;
 
 /// The calls under way on one engine.
 pub(crate) struct PendingCalls {
     stopped: AtomicBool,
     stop: Notify,
-    under_way: Mutex<UnderWay>,
-}
-
-struct UnderWay {
-    /// Calls that are over keep their memory until the next look.
-    calls: Vec<Weak<dyn PendingCall>>,
-    tidy_at: usize,
+    under_way: Mutex<WeakList<dyn PendingCall>>,
 }
 
 /// A call that waits for its answer.
@@ -61,8 +53,7 @@ impl<T, F: FnOnce(Result<T>) + Send> PendingCall for Answer<T, F> {
 
 impl PendingCalls {
     pub(crate) fn new() -> Arc<Self> {
-        let under_way = UnderWay { calls: Vec::new(), tidy_at: TIDY };
-        Arc::new(Self { stopped: AtomicBool::new(false), stop: Notify::new(), under_way: Mutex::new(under_way) })
+        Arc::new(Self { stopped: AtomicBool::new(false), stop: Notify::new(), under_way: Mutex::default() })
     }
 
     /// Records a call that `then` answers. Keep the [`Answer`] for as long as the call goes on. If the engine has stopped, the call is
@@ -75,11 +66,7 @@ impl PendingCalls {
         let pending: Weak<Answer<T, F>> = Arc::downgrade(&answer);
         let is_late = {
             let mut under_way = self.under_way.lock();
-            if under_way.calls.len() >= under_way.tidy_at {
-                under_way.calls.retain(|call| call.strong_count() > 0);
-                under_way.tidy_at = TIDY.max(under_way.calls.len() * 2);
-            }
-            under_way.calls.push(pending);
+            under_way.add(pending);
             self.is_stopped()
         };
         if is_late {
@@ -100,7 +87,7 @@ impl PendingCalls {
                 return;
             }
             // Kept from before the flag is set: whoever sees it drops what it has of its call.
-            let calls: Vec<_> = std::mem::take(&mut under_way.calls).iter().filter_map(Weak::upgrade).collect();
+            let calls: Vec<_> = std::mem::take(&mut *under_way).all().collect();
             // With the calls locked, so that a call that begins now is either in the list or sees the flag.
             self.stopped.store(true, Ordering::Release);
             calls
@@ -196,16 +183,6 @@ mod tests {
         drop(calls.begin(move |_: Result<u8>| said.send(()).unwrap()));
         calls.stop(|| {});
         assert!(heard.recv().is_err(), "it was answered, or what it keeps was not dropped");
-    }
-
-    #[test]
-    fn calls_that_are_over_do_not_pile_up() {
-        let calls = PendingCalls::new();
-        let under_way: Vec<_> = (0..10).map(|_| calls.begin(|_: Result<u8>| {})).collect();
-        for _ in 0..10 * TIDY {
-            drop(calls.begin(|_: Result<u8>| {}));
-        }
-        assert!(calls.under_way.lock().calls.len() <= TIDY + under_way.len());
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! The callers that drive their calls. The engine takes over the calls of those that stand still.
+//! The calls that their callers drive. The engine takes over those whose callers stand still.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How long a caller may leave an answer unread. After that the engine reads it: nobody else may have to wait because a loop stands still.
-pub(super) const PATIENCE: Duration = Duration::from_millis(50);
+pub(super) const LONGEST_UNREAD: Duration = Duration::from_millis(50);
 
 /// A call that its caller drives.
 pub(super) trait DrivenCall: Send + Sync {
@@ -17,8 +17,9 @@ pub(super) trait DrivenCall: Send + Sync {
     fn leave_to_engine(self: Arc<Self>);
 }
 
+/// The calls of one engine that are driven.
 #[derive(Default)]
-pub(crate) struct Callers(Mutex<Watched>);
+pub(crate) struct DrivenCalls(Mutex<Watched>);
 
 #[derive(Default)]
 struct Watched {
@@ -29,7 +30,7 @@ struct Watched {
     is_watching: bool,
 }
 
-impl Callers {
+impl DrivenCalls {
     /// Looks after a call from now on. Returns what the engine has to run for that, unless it runs already.
     pub(super) fn watch(self: &Arc<Self>, call: Weak<dyn DrivenCall>) -> Option<impl Future<Output = ()> + Send + use<>> {
         let is_watching = {
@@ -38,10 +39,10 @@ impl Callers {
             watched.count += 1;
             std::mem::replace(&mut watched.is_watching, true)
         };
-        let watch = (!is_watching).then(|| CallersWatch { callers: self.clone(), is_dropped: true });
+        let watch = (!is_watching).then(|| DrivenCallsWatch { calls: self.clone(), is_dropped: true });
         watch.map(|watch| async move {
             let mut watch = watch;
-            watch.callers.run().await;
+            watch.calls.run().await;
             watch.is_dropped = false;
         })
     }
@@ -57,7 +58,7 @@ impl Callers {
     async fn run(&self) {
         let mut seen = 0;
         loop {
-            tokio::time::sleep(PATIENCE).await;
+            tokio::time::sleep(LONGEST_UNREAD).await;
             let now = Instant::now();
             let late: Vec<_> = {
                 let mut watched = self.0.lock();
@@ -90,16 +91,16 @@ impl Callers {
     }
 }
 
-/// The task that looks after the callers. An engine that stops drops it, and then nothing is watched any more.
-struct CallersWatch {
-    callers: Arc<Callers>,
+/// The task that looks after the calls. An engine that stops drops it, and then nothing is watched any more.
+struct DrivenCallsWatch {
+    calls: Arc<DrivenCalls>,
     is_dropped: bool,
 }
 
-impl Drop for CallersWatch {
+impl Drop for DrivenCallsWatch {
     fn drop(&mut self) {
         if self.is_dropped {
-            self.callers.0.lock().is_watching = false;
+            self.calls.0.lock().is_watching = false;
         }
     }
 }

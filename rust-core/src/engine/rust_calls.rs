@@ -13,7 +13,7 @@ use tokio::task::JoinError;
 
 use crate::driver::{Reader, Socket};
 use crate::engine::call::Call;
-use crate::engine::calls;
+use crate::engine::pending_calls;
 use crate::engine::runtime::Engine;
 use crate::error::Result;
 
@@ -32,15 +32,15 @@ impl Engine {
         if Handle::try_current().is_ok_and(|current| current.id() == self.handle().id()) {
             return Ok(future.await);
         }
-        let Some(task) = self.waking(|| self.handle().spawn(future)) else { return Err(calls::stopped()) };
+        let Some(task) = self.waking(|| self.handle().spawn(future)) else { return Err(pending_calls::stopped()) };
         let _ended_with_us = Ended(Call::of_task(self, Some(task.abort_handle())));
         match self.unless_stopped(task).await? {
             Ok(value) => Ok(value),
             Err(error) if error.is_panic() => {
                 let panic = error.into_panic();
-                if calls::says_the_engine_is_gone(&*panic) {
+                if pending_calls::says_the_engine_is_gone(&*panic) {
                     self.stop();
-                    return Err(calls::stopped());
+                    return Err(pending_calls::stopped());
                 }
                 resume_unwind(panic)
             }
@@ -57,7 +57,7 @@ impl Engine {
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Result<std::result::Result<T, JoinError>> {
-        let Some(task) = self.waking(|| self.handle().spawn(future)) else { return Err(calls::stopped()) };
+        let Some(task) = self.waking(|| self.handle().spawn(future)) else { return Err(pending_calls::stopped()) };
         self.unless_stopped(task).await
     }
 
@@ -109,7 +109,7 @@ impl Engine {
             Some(value) => value,
             None => self.unless_stopped(told).await?,
         };
-        value.map_err(|_| if self.is_stopped() { calls::stopped() } else { calls::panicked() })
+        value.map_err(|_| if self.is_stopped() { pending_calls::stopped() } else { pending_calls::panicked() })
     }
 }
 

@@ -1,4 +1,4 @@
-// Rule 5: a lease that nobody can reach any more is given back.
+// Rule 5: a lease that nobody can reach any more is released.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -16,7 +16,7 @@ const collect = `
     }
   };`;
 
-onBackends('a forgotten lease', (backend) => {
+onBackends('a dropped lease', (backend) => {
   const run = async (body) => {
     const { code, stdout, stderr } = await runProgram(backend.url, collect + body, { flags: ['--expose-gc'] });
     assert.equal(code, 0, stderr);
@@ -60,7 +60,7 @@ onBackends('a forgotten lease', (backend) => {
     assert.deepEqual(held, [true, true, 0]);
   });
 
-  test('a lease whose loss somebody waits for is not forgotten', async () => {
+  test('a lease whose loss somebody waits for is not dropped', async () => {
     const pace = backend.pace(200);
     const held = await run(`
       let loss;
@@ -75,7 +75,7 @@ onBackends('a forgotten lease', (backend) => {
     assert.deepEqual(held, ['told', 0]);
   });
 
-  test('what was given back leaves no warning', async () => {
+  test('what was released leaves no warning', async () => {
     const warnings = await run(`
       const client = new Client(url);
       let left = 200;
