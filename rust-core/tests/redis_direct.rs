@@ -88,11 +88,20 @@ async fn requests_that_are_not_alone_go_over_the_link() {
     let server = Server::start().await;
     let client = Client::new(&server.url()).unwrap();
     warm(&client).await;
-    let (first, heard) = begin(&client.lock("a"));
-    let (second, other) = begin(&client.lock("b"));
-    assert!(first.socket().is_some() && second.socket().is_none());
-    let held = outcome(other).await.unwrap();
-    assert!(first.socket().is_some() || outcome(heard).await.is_ok());
+    // On a busy machine the first answer may have been read before the second request was made: then nothing is shown.
+    let held = loop {
+        let (first, heard) = begin(&client.lock("a"));
+        let (second, other) = begin(&client.lock("b"));
+        let (is_alone, is_direct) = (first.socket().is_none(), second.socket().is_some());
+        assert!(is_alone || !is_direct);
+        first.leave_to_engine();
+        outcome(heard).await.unwrap().release().await.unwrap();
+        let held = outcome(other).await.unwrap();
+        if !is_alone {
+            break held;
+        }
+        held.release().await.unwrap();
+    };
     // A waiter depends on the answer to this release, so the engine reads it.
     let waiting = tokio::spawn(client.lock("b").join(None));
     tokio::task::yield_now().await;
