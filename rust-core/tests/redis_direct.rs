@@ -104,7 +104,9 @@ async fn requests_that_are_not_alone_go_over_the_link() {
     };
     // A waiter depends on the answer to this release, so the engine reads it.
     let waiting = tokio::spawn(client.lock("b").join(None));
-    tokio::task::yield_now().await;
+    support::eventually("it waits", || async { client.stats().waiting == 1 }).await;
+    // The engine answers this after it has begun to wait for the release.
+    assert!(client.is_locked("b").await.unwrap());
     let call = held.release_for(Reader::Once, drop).unwrap().unwrap();
     assert!(call.socket().is_none());
     waiting.await.unwrap().unwrap();
