@@ -73,10 +73,12 @@ def blocking(url: str, what: str, close: Callable[[], None]) -> None:
     close()
     if what != "both-unasked":
         # Whoever wakes the thread finds out. A call that comes while it is awake, or that needs no engine, does not wake it.
-        until(lambda: call("finder", lambda: client.lock("other").acquire()) or not held.valid)
-    for thread in [*waiters, loss]:
+        until(lambda: call("finder", lambda: client.lock("other").acquire()) or "waiter 0" in told)
+    for thread in waiters:
         thread.join(20)
+    # The leases ended before anybody was answered.
     told["valid"] = [held.valid, 0]
+    loss.join(20)
     call("release", held.release)
     call("next", lambda: client.lock("next").acquire().release())
     if not url.startswith(("redis", "etcd")):
@@ -120,16 +122,18 @@ async def awaiting(url: str, what: str, close: Callable[[], None]) -> None:
             note(name, error, since)
 
     waiters = [asyncio.create_task(ask(f"waiter {number}", client.lock("held", wait=None).acquire())) for number in range(3)]
-    waiters.append(asyncio.create_task(ask("loss", held.wait_lost())))
+    loss = asyncio.create_task(ask("loss", held.wait_lost()))
     while client.stats().waiting < 3:  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(0.005)
     close()
     if what != "both-unasked":
-        while held.valid:
+        while "waiter 0" not in told:
             await asyncio.sleep(0.005)
             await ask("finder", client.lock("other").acquire())
     await asyncio.wait_for(asyncio.gather(*waiters), 20)
+    # The leases ended before anybody was answered.
     told["valid"] = [held.valid, 0]
+    await asyncio.wait_for(loss, 20)
     await ask("release", held.release())
 
     async def pair(name: str) -> bool:
