@@ -5,6 +5,7 @@ then nobody asks for anything afterwards.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import sys
@@ -73,7 +74,9 @@ def blocking(url: str, what: str, close: Callable[[], None]) -> None:
     close()
     if what != "both-unasked":
         # Whoever wakes the thread finds out. A call that comes while it is awake, or that needs no engine, does not wake it.
-        until(lambda: call("finder", lambda: client.lock("other").acquire()) or "waiter 0" in told)
+        # Each asks for a key of its own: one that was granted before the stop stays held until its TTL is over.
+        keys = (f"other {number}" for number in itertools.count())
+        until(lambda: call("finder", lambda: client.lock(next(keys)).acquire()) or "waiter 0" in told)
     for thread in waiters:
         thread.join(20)
     # The leases ended before anybody was answered.
@@ -127,9 +130,10 @@ async def awaiting(url: str, what: str, close: Callable[[], None]) -> None:
         await asyncio.sleep(0.005)
     close()
     if what != "both-unasked":
+        keys = (f"other {number}" for number in itertools.count())
         while "waiter 0" not in told:
             await asyncio.sleep(0.005)
-            await ask("finder", client.lock("other").acquire())
+            await ask("finder", client.lock(next(keys)).acquire())
     await asyncio.wait_for(asyncio.gather(*waiters), 20)
     # The leases ended before anybody was answered.
     told["valid"] = [held.valid, 0]
