@@ -367,6 +367,19 @@ mod tests {
     use crate::options::ClientOptions;
 
     #[tokio::test]
+    async fn r05_a_try_that_overtakes_the_release_of_its_own_program_waits_for_it() {
+        let plan = crate::backend::parse("memory:", "dlock", Duration::from_secs(1)).unwrap();
+        let environment = Environment { engine: Some(Handle::current()), ..Environment::at(plan, Arc::new(ManualClock::new())) };
+        let client = Client::in_environment(ClientOptions::default(), environment).unwrap();
+        drop(client.lock("a").acquire().await.unwrap());
+        // Polled on this thread, which has not let the engine run the release yet.
+        let lock = client.lock("a");
+        let (session, attempt) = lock.begin(Some(Duration::ZERO), Caller::nobody(), Caller::nobody()).unwrap();
+        assert!(session.get().unwrap().has_left_to_engine(), "the release is over already");
+        session.get().unwrap().clone().acquire(attempt).await.expect("granted once the release was answered");
+    }
+
+    #[tokio::test]
     async fn a_callback_for_a_loss_may_ask_for_the_lock() {
         let clock = ManualClock::new();
         // On this thread, so that the engine notices nothing before the next await.

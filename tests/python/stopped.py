@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dlock
@@ -60,6 +60,18 @@ def until(test: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def finder_url(url: str) -> str:
+    """Where calls that find out about the stop acquire. Files of `local:` could take the numbers of descriptors that were closed, and a
+    wake that goes to a file tells nobody.
+    """
+    return "memory:" if url.startswith("local") else url
+
+
+def other_keys() -> Iterator[str]:
+    """A key for each call: one that was granted before the stop stays held until its TTL is over."""
+    return (f"other {os.getpid()} {number}" for number in itertools.count())
+
+
 def blocking(url: str, what: str, close: Callable[[], None]) -> None:
     client = dlock.sync.Client(url, namespace=f"blocking-{what}")
     held = client.lock("held", ttl=TTL).acquire()
@@ -74,9 +86,8 @@ def blocking(url: str, what: str, close: Callable[[], None]) -> None:
     close()
     if what != "both-unasked":
         # Whoever wakes the thread finds out. A call that comes while it is awake, or that needs no engine, does not wake it.
-        # Each asks for a key of its own: one that was granted before the stop stays held until its TTL is over.
-        keys = (f"other {number}" for number in itertools.count())
-        until(lambda: call("finder", lambda: client.lock(next(keys)).acquire()) or "waiter 0" in told)
+        finder, keys = dlock.sync.Client(finder_url(url)), other_keys()
+        until(lambda: call("finder", lambda: finder.lock(next(keys)).acquire()) or "waiter 0" in told)
     for thread in waiters:
         thread.join(20)
     # The leases ended before anybody was answered.
@@ -130,10 +141,10 @@ async def awaiting(url: str, what: str, close: Callable[[], None]) -> None:
         await asyncio.sleep(0.005)
     close()
     if what != "both-unasked":
-        keys = (f"other {number}" for number in itertools.count())
+        finder, keys = dlock.Client(finder_url(url)), other_keys()
         while "waiter 0" not in told:
             await asyncio.sleep(0.005)
-            await ask("finder", client.lock(next(keys)).acquire())
+            await ask("finder", finder.lock(next(keys)).acquire())
     await asyncio.wait_for(asyncio.gather(*waiters), 20)
     # The leases ended before anybody was answered.
     told["valid"] = [held.valid, 0]

@@ -221,7 +221,11 @@ impl Session {
                     if position.unanswered.is_none() {
                         try_guard.position = None;
                     }
-                    return Ok(None);
+                    // This program may have dropped the lease before it tried: the try has overtaken the release on the engine.
+                    match self.releasing_key(&attempt.key) {
+                        Some(record) if self.clock.now() < give_up => self.released(&record, give_up).await,
+                        _ => return Ok(None),
+                    };
                 }
                 Err(error) => {
                     self.note_failed_try(attempt, &error);

@@ -57,6 +57,12 @@ impl Session {
         self.leaving.all().into_iter().filter(|leaving| leaving.owner == owner).find_map(|leaving| leaving.record.clone())
     }
 
+    /// A lease of this key that is being released.
+    pub(super) fn releasing_key(&self, key: &str) -> Option<Arc<LeaseRecord>> {
+        let releasing = self.leaving.all().into_iter().filter(|leaving| &*leaving.key == key);
+        releasing.filter_map(|leaving| leaving.record.clone()).find(|record| record.status() == Status::Releasing)
+    }
+
     /// Records that the lease of a caller is being released. Its caller has checked that this process made the lease.
     pub(super) fn note_release(&self, record: &Arc<LeaseRecord>) -> Arc<Leaving> {
         let leaving = Leaving::new(record.key.clone(), record.owner, record.unanswered, Some(record.clone()));

@@ -171,7 +171,7 @@ impl Session {
     }
 
     /// Waits until a release was answered, at most until `patience` is over.
-    async fn released(&self, record: &Arc<LeaseRecord>, patience: Instant) -> Status {
+    pub(super) async fn released(&self, record: &Arc<LeaseRecord>, patience: Instant) -> Status {
         tokio::select! {
             biased;
             status = record.until(is_over) => status,
