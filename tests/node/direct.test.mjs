@@ -15,8 +15,12 @@ onBackends(
       return lines.filter((line) => line.includes(' sub=0 ')).map((line) => /^id=(\d+)/.exec(line)[1]);
     };
 
-    /** Uses a client until its lone requests have a connection of their own. */
+    /** Uses a client until its lone requests have a connection of their own. Etcd does not tell which connections it has. */
     const warm = async (client, redis) => {
+      if (!redis) {
+        for (let pair = 0; pair < 200; pair += 1) await client.lock('warm').withLock(() => {});
+        return;
+      }
       const before = (await direct(redis)).length;
       await eventually(async () => {
         for (let pair = 0; pair < 5; pair += 1) await client.lock('warm').withLock(() => {});
@@ -27,11 +31,12 @@ onBackends(
 
     const together = (name, body) =>
       test(name, async () => {
-        const [client, redis] = [backend.client(), new Redis(backend.url)];
+        const client = backend.client();
+        const redis = backend.name === 'redis' ? new Redis(backend.url) : null;
         await warm(client, redis);
         await body(client, redis);
         await client.close();
-        redis.disconnect();
+        redis?.disconnect();
       });
 
     together('has a connection of its own, on which its answers come in order', async (client) => {
@@ -79,11 +84,14 @@ onBackends(
       await eventually(async () => (await client.listLocks('aborted')).length === 0, 'nobody holds them');
     });
 
-    together('is asked again when its server hangs up', async (client, redis) => {
-      for (const id of await direct(redis)) await redis.client('KILL', 'ID', id);
-      await client.lock('k').withLock(() => {});
-      await warm(client, redis);
-    });
+    // Etcd ends no connection on request; `etcd_direct.rs` has this behind a proxy.
+    if (backend.name === 'redis') {
+      together('is asked again when its server hangs up', async (client, redis) => {
+        for (const id of await direct(redis)) await redis.client('KILL', 'ID', id);
+        await client.lock('k').withLock(() => {});
+        await warm(client, redis);
+      });
+    }
 
     together('shares its client with many others', async (client) => {
       const served = await Promise.all(
@@ -132,5 +140,5 @@ onBackends(
       assert.deepEqual([code, stdout, stderr], [0, 'true\n', '']);
     });
   },
-  ['redis'],
+  ['redis', 'etcd'],
 );

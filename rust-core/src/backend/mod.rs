@@ -3,6 +3,7 @@
 //! `contract` says what a backend promises, `memory` is its reference, `plan` and `urls` lead from a URL to a backend.
 
 mod contract;
+mod direct;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod hosts;

@@ -96,9 +96,9 @@ impl EtcdStore {
         }
         let (prepared, mut request) = self.prepare(call, attempt).await?;
         request.optimistic = !self.recently_contended.contains(&queue.prefix, self.context.clock.now());
-        let [pending] = self.writes.submit([Step::MakeKey(request)], *deadline);
+        let asked = self.writes.ask(Step::MakeKey(request), *deadline);
         let kept = self.pool.freshen(&prepared.lease.lease, *since, *deadline);
-        let (answer, kept) = tokio::join!(pending.wait(), kept);
+        let (answer, kept) = tokio::join!(asked, kept);
         self.conclude(call, attempt, prepared, answer, kept).await
     }
 

@@ -5,17 +5,20 @@
 
 use std::sync::Arc;
 
-use etcd_client::{Client, ResponseHeader, Txn};
+use etcd_client::{Client, ResponseHeader, Txn, TxnResponse};
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::time::Instant as Timer;
 
 use super::answer::{AnswerBody, TxnAnswer, error_that_may_run};
 use super::leases::remaining;
 use super::outbox::{LARGE, PendingAnswer, QueuedStep, TxnOutbox, TxnResult};
 use super::request::Step;
-use super::servers::endpoints::Endpoints;
+use super::servers::endpoints::{Endpoints, ServerAnswer};
 use super::shape::{self, OptimisticBackoff};
+use crate::driver;
 use crate::error::Failure;
 
 /// Sends the transactions of a session.
@@ -45,6 +48,26 @@ impl Batches {
             tokio::spawn(self.clone().call());
         }
         pending
+    }
+
+    /// Whether nothing is queued or under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.outbox.is_idle()
+    }
+
+    /// Sends one step: by itself and at once if its caller polls it and nothing else is under way, else as [`Self::submit`] does.
+    pub(super) fn ask(self: &Arc<Self>, step: Step, deadline: Timer) -> impl Future<Output = TxnResult> + Send + use<> {
+        let is_lone = driver::reader().is_some() && self.outbox.begin_lone();
+        if !is_lone {
+            let [pending] = self.submit([step], deadline);
+            return pending.wait().left_future();
+        }
+        let lone = LoneCall { batches: self.clone(), runtime: Handle::current() };
+        let asked = async move {
+            let batches = &lone.batches;
+            batches.endpoints.run_lone(remaining(deadline), |client| send_txn(client, step.txn())).await.map(read)
+        };
+        asked.right_future()
     }
 
     /// Sends batches until the outbox is empty, or the rest is left to another call.
@@ -117,13 +140,30 @@ impl Batches {
 
     /// Sends a transaction in a request of its own. `txn` is called for each server that is asked.
     pub(super) async fn execute(&self, txn: impl Fn() -> Txn, deadline: Timer) -> TxnResult {
-        let request = |mut client: Client| {
-            let txn = txn();
-            async move { client.txn(txn).await }
-        };
-        let answer = self.endpoints.run(remaining(deadline), request).await?;
-        let revision = answer.value.header().map_or(0, ResponseHeader::revision);
-        let body = AnswerBody::Txn(answer.value);
-        Ok(TxnAnswer { body, revision, first_unseen: revision + 1, may_run_again: answer.may_run_again })
+        self.endpoints.run(remaining(deadline), |client| send_txn(client, txn())).await.map(read)
+    }
+}
+
+async fn send_txn(mut client: Client, txn: Txn) -> Result<TxnResponse, etcd_client::Error> {
+    client.txn(txn).await
+}
+
+fn read(answer: ServerAnswer<TxnResponse>) -> TxnAnswer {
+    let revision = answer.value.header().map_or(0, ResponseHeader::revision);
+    let body = AnswerBody::Txn(answer.value);
+    TxnAnswer { body, revision, first_unseen: revision + 1, may_run_again: answer.may_run_again }
+}
+
+/// The call of a lone step. Those that were queued meanwhile go when it ends.
+struct LoneCall {
+    batches: Arc<Batches>,
+    runtime: Handle,
+}
+
+impl Drop for LoneCall {
+    fn drop(&mut self) {
+        if self.batches.outbox.end_lone() {
+            self.runtime.spawn(self.batches.clone().call());
+        }
     }
 }

@@ -129,8 +129,9 @@ impl Drop for LeaseUse {
         };
         if let Some(pool) = pool
             && unused
+            && self.lease.exclusive
         {
-            // The pool keeps the lease alive from now on, or ends it.
+            // The pool ends it at once. Shared leases it looks at by itself.
             pool.changed.notify_one();
         }
     }
@@ -197,14 +198,7 @@ impl LeasePool {
 
     /// Counts a key as a waiter's until it is known to hold: until then only the pool keeps its lease alive.
     fn use_of(self: &Arc<Self>, lease: &Arc<EtcdLease>) -> LeaseUse {
-        let first = {
-            let mut state = lease.state.lock();
-            state.waiters += 1;
-            state.waiters == 1
-        };
-        if first {
-            self.changed.notify_one();
-        }
+        lease.state.lock().waiters += 1;
         LeaseUse { lease: lease.clone(), by_waiter: true, pool: Arc::downgrade(self) }
     }
 
@@ -223,6 +217,7 @@ impl LeasePool {
         let lease = Arc::new(EtcdLease { id: granted.id(), ttl, exclusive, state: Mutex::new(state), keeping });
         let joined = self.use_of(&lease);
         self.leases.lock().insert(lease.id, lease);
+        self.changed.notify_one();
         Ok(joined)
     }
 
@@ -369,10 +364,11 @@ impl EtcdLease {
             state.in_care = true;
             return (Upkeep::End, now + SPARE);
         }
-        if state.waiters == 0 && !unused {
-            return (Upkeep::None, now + SPARE);
-        }
         let due = state.kept + self.ttl / 3;
+        if state.waiters == 0 && !unused {
+            // Its holders' renewals keep it. Nobody tells the pool when the last holder leaves, as that would wake the engine for each release.
+            return (Upkeep::None, due.max(now + self.ttl / 20));
+        }
         if due > now {
             return (Upkeep::None, due);
         }

@@ -82,12 +82,14 @@ mod store;
 mod watch;
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions};
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::{self, BoxFuture};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
@@ -98,6 +100,7 @@ use super::{
     Acquire, Acquired, Backend, Capabilities, Context, Handover, Inspection, Outcome, Plan, Release, Renew, Renewed, Reply, Whom,
 };
 use crate::backend::timers::deadline_after;
+use crate::driver::{self, Reader};
 use crate::error::{BackendError, Error};
 use crate::owner::OwnerId;
 use crate::process::EXIT_GRACE;
@@ -163,16 +166,22 @@ impl fmt::Debug for Etcd {
 }
 
 impl Etcd {
-    /// Follows a request to its end in a task of its own, so that a caller that leaves does not stop it half-way.
+    /// Follows a request to its end, so that a caller that leaves does not stop it half-way: in a task of its own, or, if the caller polls it
+    /// itself, in one that goes on when it leaves.
     fn follow<T: Send + 'static>(&self, work: impl Future<Output = Result<T, BackendError>> + Send + 'static) -> Reply<'static, T> {
         let closed = self.store.closed.clone();
-        let work = self.tasks().runtime.spawn(async move {
+        let work = async move {
             tokio::select! {
                 biased;
                 () = closed.cancelled() => Err(BackendError::closed()),
                 result = work => result,
             }
-        });
+        };
+        let runtime = &self.tasks().runtime;
+        if driver::reader().is_some() {
+            return Followed { work: Some(work.boxed()), runtime: runtime.clone() }.boxed();
+        }
+        let work = runtime.spawn(work);
         async move { work.await.unwrap_or_else(|_| Err(BackendError::closed())) }.boxed()
     }
 
@@ -195,7 +204,7 @@ impl Etcd {
     fn release_only(&self, key: &str, owner: OwnerId, timeout: Duration) -> Reply<'static, Outcome> {
         // Without an attempt nothing was sent, or all of it is over.
         let Some(access) = self.store.attempts.find(owner) else {
-            return ready(self.check_open().map(|()| Outcome::NotHeld)).boxed();
+            return future::ready(self.check_open().map(|()| Outcome::NotHeld)).boxed();
         };
         self.follow(self.store.clone().release(self.store.queue(key), owner, access, deadline_after(timeout)))
     }
@@ -210,6 +219,32 @@ impl Etcd {
     }
 }
 
+/// A request that its caller polls, and that goes on when it is dropped.
+struct Followed<T: Send + 'static> {
+    /// `None` once it is answered.
+    work: Option<Reply<'static, T>>,
+    runtime: Handle,
+}
+
+impl<T: Send + 'static> Future for Followed<T> {
+    type Output = Result<T, BackendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let Some(work) = &mut self.work else { return Poll::Ready(Err(BackendError::closed())) };
+        let answer = ready!(work.as_mut().poll(context));
+        self.work = None;
+        Poll::Ready(answer)
+    }
+}
+
+impl<T: Send + 'static> Drop for Followed<T> {
+    fn drop(&mut self) {
+        if let Some(rest) = self.work.take() {
+            self.runtime.spawn(rest.map(drop));
+        }
+    }
+}
+
 impl Backend for Etcd {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -221,6 +256,11 @@ impl Backend for Etcd {
 
     fn warnings(&self) -> Vec<String> {
         self.store.endpoints.warnings()
+    }
+
+    fn serves_callers(&self, reader: Reader) -> bool {
+        let tasks = self.tasks.get().filter(|_| reader != Reader::Never && self.store.writes.is_idle());
+        tasks.is_some_and(|tasks| self.store.endpoints.serves_callers(reader, &tasks.runtime))
     }
 
     fn ping(&self, timeout: Duration) -> Reply<'_, ()> {
@@ -263,7 +303,7 @@ impl Backend for Etcd {
     }
 
     fn leave(&self, key: Arc<str>, owner: OwnerId, timeout: Duration) -> Reply<'_, ()> {
-        let Some(access) = self.store.attempts.find(owner) else { return ready(self.check_open()).boxed() };
+        let Some(access) = self.store.attempts.find(owner) else { return future::ready(self.check_open()).boxed() };
         self.follow(self.store.clone().leave(self.store.queue(&key), owner, access, deadline_after(timeout)))
     }
 

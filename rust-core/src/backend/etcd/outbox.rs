@@ -120,6 +120,30 @@ impl TxnOutbox {
         self.state.lock().next()
     }
 
+    /// Whether nothing is queued or under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.state.lock().is_idle()
+    }
+
+    /// Counts a lone step as a call of its own, which its caller makes. False if others are queued or under way.
+    pub(super) fn begin_lone(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_lone = state.is_idle();
+        if is_lone {
+            (state.calls, state.under_way, state.sizes) = (1, 1, [state.sizes[1], 1]);
+        }
+        is_lone
+    }
+
+    /// Ends the call of a lone step. True if others wait: then it goes on with [`Self::next`].
+    pub(super) fn end_lone(&self) -> bool {
+        let mut state = self.state.lock();
+        state.under_way -= 1;
+        let goes_on = !state.queued.is_empty();
+        state.calls -= usize::from(!goes_on);
+        goes_on
+    }
+
     /// Notes that a batch of this size was answered.
     pub(super) fn answered(&self, size: usize) {
         self.state.lock().under_way -= size;
@@ -138,6 +162,10 @@ impl TxnOutbox {
 }
 
 impl TxnOutboxState {
+    fn is_idle(&self) -> bool {
+        self.calls == 0 && self.queued.is_empty()
+    }
+
     /// True if those in the outbox are to go now. Beside another request they go if they are few, which saves them a round trip, or more than
     /// fit into one request.
     fn is_worth_a_call(&self) -> bool {
@@ -270,6 +298,25 @@ mod tests {
         wait.await;
         assert_eq!(started.elapsed(), Duration::ZERO);
         assert_eq!(outbox.state.lock().expected, 0);
+    }
+
+    #[tokio::test]
+    async fn those_that_come_during_a_lone_call_go_beside_it_and_after_it() {
+        let outbox = Arc::<TxnOutbox>::default();
+        let come = || outbox.submit([other(1)], Timer::now() + Duration::from_secs(1));
+        assert!(outbox.begin_lone() && !outbox.begin_lone() && !outbox.is_idle());
+        let (_one, is_worth_a_call) = come();
+        assert!(is_worth_a_call, "as many come as are under way");
+        assert_eq!(outbox.next().map(|batch| batch.len()), Some(1));
+        let (_two, is_worth_a_call) = come();
+        assert!(!is_worth_a_call, "two calls are under way");
+        assert!(outbox.end_lone(), "one waits");
+        assert_eq!(outbox.next().map(|batch| batch.len()), Some(1));
+        for _ in 0..2 {
+            outbox.answered(1);
+            assert!(outbox.next().is_none());
+        }
+        assert!(outbox.is_idle() && outbox.begin_lone() && !outbox.end_lone() && outbox.is_idle());
     }
 
     #[tokio::test]

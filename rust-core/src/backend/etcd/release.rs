@@ -147,8 +147,7 @@ impl EtcdStore {
         let queue_key = queue.queue_key(owner.session, attempt.key_number);
         match deletion {
             Deletion::Key { created, held } => {
-                let [pending] = self.writes.submit([Step::Delete { queue_key, created }], deadline);
-                let answer = pending.wait().await?;
+                let answer = self.writes.ask(Step::Delete { queue_key, created }, deadline).await?;
                 confirm(attempt, held && answer.succeeded(), answer.may_run_again)
             }
             Deletion::Anything { held } => {

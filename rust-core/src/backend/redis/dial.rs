@@ -1,13 +1,12 @@
 //! Connects and logs in: over TCP, over TLS or through a socket file.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -15,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::direct_connection::DirectConnection;
 use super::failure;
 use super::tls::Tls;
+use crate::backend::direct::{CallerConnection, EngineWait};
 use crate::error::{BackendError, Failure};
 
 /// An address to connect to, and how to log in there.
@@ -119,15 +119,14 @@ async fn connect_tls(tls: &Tls, server: (&str, u16)) -> Result<TlsStream<TcpStre
 }
 
 /// Sends a command on a connection that nobody else uses yet, and waits for its answer.
-#[allow(deprecated)] // its successor is unsafe; the connection keeps its descriptor open for as long as it is registered
 async fn said(connection: &mut DirectConnection, command: &Cmd) -> Result<(), BackendError> {
     let failed = |error: io::Error| failure::of_connecting(error.into());
     connection.send(command).map_err(failed)?;
-    let watched = AsyncFd::with_interest(connection.socket().clone(), Interest::READABLE).map_err(failed)?;
+    let mut wait = EngineWait::default();
     loop {
         if let Some(answer) = connection.receive().map_err(failure::of_connecting)? {
             return answer.extract_error().map(drop).map_err(failure::of_connecting);
         }
-        watched.readable().await.map_err(failed)?.clear_ready();
+        poll_fn(|context| wait.poll(context, connection.socket())).await.map_err(failed)?;
     }
 }

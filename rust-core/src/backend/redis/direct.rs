@@ -2,7 +2,7 @@
 //!
 //! A request that finds nothing else under way on its link goes over a second connection, the *direct* one. Whoever polls the request writes it
 //! and reads its answer: a caller that can wait for the socket ([`driver`](crate::driver)), else the engine. All others go over the link, where
-//! they share calls (see [`batch`](super::batch)).
+//! they share calls (see [`batch`](super::batch)). [`crate::backend::direct`] has what is common to all backends.
 //!
 //! - There is at most one request on the connection. While its answer is open, others go over the link.
 //! - A request that is dropped unanswered leaves its answer to the engine, which reads it.
@@ -17,23 +17,21 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use redis::{Cmd, RedisResult, Value};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use redis::{Cmd, RedisError, RedisResult, Value};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::direct_line::hung_up;
+use super::direct_connection::DirectConnection;
 use super::failure;
 use super::link::{RedisLink, is_unknown_script};
 use super::outbox::RequestResult;
 use super::reply;
 use super::request::{self, Request};
+use crate::backend::direct::{CallerConnection, EngineWait, keep_while_used};
 use crate::backend::timers::deadline_after;
 use crate::driver::{self, Reader, Socket};
 use crate::error::{BackendError, Failure};
+use crate::observe::logs::target;
 
-/// How long a direct connection is kept that nobody uses.
-const IDLE: Duration = Duration::from_secs(10);
 /// How long making it may take.
 const LONGEST_DIAL: Duration = Duration::from_secs(5);
 
@@ -69,25 +67,15 @@ impl RedisLink {
 }
 
 /// Makes the direct connection of a link, and ends it when it is not used any more. It does not keep the link.
-async fn connect(link: Weak<RedisLink>) {
-    let Some((target, name)) = link.upgrade().map(|link| (link.target().clone(), link.client_name.clone())) else { return };
-    let dialed = timeout_at(deadline_after(LONGEST_DIAL), target.dial_direct(&name)).await;
+async fn connect(wanted_by: Weak<RedisLink>) {
+    let Some((address, name)) = wanted_by.upgrade().map(|link| (link.target().clone(), link.client_name.clone())) else { return };
+    let dialed = timeout_at(deadline_after(LONGEST_DIAL), address.dial_direct(&name)).await;
     let dialed = dialed.unwrap_or_else(|_| Err(BackendError::no_answer(Failure::NotSent)));
-    if let Some(number) = link.upgrade().and_then(|link| link.direct.connected(dialed)) {
-        end_when_idle(&link, number).await;
+    if let Err(error) = &dialed {
+        tracing::debug!(target: target::REDIS_CONNECT, %error, "no direct connection");
     }
-}
-
-/// Ends the connection with this socket when it was not used for a while.
-async fn end_when_idle(link: &Weak<RedisLink>, number: u64) {
-    let mut seen = 0;
-    loop {
-        sleep(IDLE).await;
-        match link.upgrade().and_then(|link| link.direct.end_unless_used(number, seen)) {
-            Some(served) => seen = served,
-            None => return,
-        }
-    }
+    let Some(line) = wanted_by.upgrade().map(|link| Arc::downgrade(&link.direct)) else { return };
+    keep_while_used(line, dialed.ok()).await;
 }
 
 /// A request on the direct connection. If it is dropped unanswered, the engine reads the answer.
@@ -105,14 +93,7 @@ struct Answers {
     asked: Instant,
     deadline: Instant,
     /// What the engine waits for, once it reads them.
-    late: Option<EngineWait>,
-}
-
-/// How the engine waits for an answer.
-struct EngineWait {
-    /// `None` where a loop reads the socket by itself.
-    watched: Option<AsyncFd<Arc<Socket>>>,
-    deadline: BoxFuture<'static, ()>,
+    late: Option<(EngineWait, BoxFuture<'static, ()>)>,
 }
 
 impl DirectRequest {
@@ -136,7 +117,9 @@ impl DirectRequest {
     /// Sends a command; its answer, which may be an error of the server.
     async fn exchange(&mut self, command: &Cmd) -> Result<RedisResult<Value>, BackendError> {
         self.is_open = true;
-        let socket = self.link.direct.send(command)?;
+        let begin = |connection: &mut DirectConnection| connection.send(command).map(|()| connection.socket().clone());
+        let sent = self.link.direct.with(begin).ok_or_else(|| BackendError::because(Failure::NotSent, hung_up()))?;
+        let socket = sent.map_err(|error| failure::of_request(error.into()))?;
         // A first look would be in vain: no server answers that fast.
         let mut looked = false;
         let answer = poll_fn(|context| match &mut self.answers {
@@ -153,25 +136,24 @@ impl DirectRequest {
 impl Answers {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Value, BackendError>> {
         loop {
-            let socket = match self.link.direct.receive() {
-                Ok(Ok(answer)) => return Poll::Ready(Ok(answer)),
-                Ok(Err(socket)) => socket,
+            let receive = |connection: &mut DirectConnection| Ok((connection.receive()?, connection.socket().clone()));
+            let socket = match self.link.direct.with(receive).unwrap_or_else(|| Err(hung_up())) {
+                Ok((Some(answer), _)) => return Poll::Ready(Ok(answer)),
+                Ok((None, socket)) => socket,
                 Err(error) => return Poll::Ready(Err(failure::of_request(error))),
             };
             if driver::wait_for(&socket) {
                 return Poll::Pending;
             }
-            ready!(self.poll_on_engine(context, socket))?;
+            ready!(self.poll_on_engine(context, &socket))?;
         }
     }
 
     /// Ready when the socket may have an answer.
-    #[allow(deprecated)] // its successor is unsafe; the socket keeps its descriptor open for as long as it is registered
-    fn poll_on_engine(&mut self, context: &mut Context<'_>, socket: Arc<Socket>) -> Poll<Result<(), BackendError>> {
-        let unwatched = |error: std::io::Error| BackendError::because(Failure::Unknown, error);
+    fn poll_on_engine(&mut self, context: &mut Context<'_>, socket: &Arc<Socket>) -> Poll<Result<(), BackendError>> {
         let deadline = self.deadline;
-        let wait = self.late.get_or_insert_with(|| EngineWait { watched: None, deadline: sleep_until(deadline).boxed() });
-        if wait.deadline.poll_unpin(context).is_ready() {
+        let (wait, time) = self.late.get_or_insert_with(|| (EngineWait::default(), sleep_until(deadline).boxed()));
+        if time.poll_unpin(context).is_ready() {
             if socket.is_read_by_loop() {
                 // The loop has stood still all the time: what has come is still in the socket. `poll` looks once more, and comes back here.
                 socket.let_engine_read();
@@ -182,16 +164,13 @@ impl Answers {
             }
             return Poll::Ready(Err(BackendError::no_answer(Failure::Unknown)));
         }
-        if socket.is_read_by_loop() {
-            return if socket.is_empty(context) { Poll::Pending } else { Poll::Ready(Ok(())) };
-        }
-        let watched = match &mut wait.watched {
-            Some(watched) => watched,
-            none => none.insert(AsyncFd::with_interest(socket, Interest::READABLE).map_err(unwatched)?),
-        };
-        ready!(watched.poll_read_ready(context)).map_err(unwatched)?.clear_ready();
-        Poll::Ready(Ok(()))
+        wait.poll(context, socket).map_err(|error| BackendError::because(Failure::Unknown, error))
     }
+}
+
+/// The error of a connection that is gone.
+fn hung_up() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into()
 }
 
 impl Drop for DirectRequest {

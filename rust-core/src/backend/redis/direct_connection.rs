@@ -7,9 +7,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use redis::{Cmd, Parser, RedisError, Value};
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio_rustls::rustls::ClientConnection;
 
+use crate::backend::direct::{CallerConnection, SocketBytes, hang_up};
 use crate::driver::Socket;
 
 /// A socket, with TLS if there is any, and what was read so far.
@@ -25,15 +25,11 @@ impl DirectConnection {
         Self { socket: Socket::new(fd), tls: tls.map(Box::new), parser: Parser::new() }
     }
 
-    pub(super) fn socket(&self) -> &Arc<Socket> {
-        &self.socket
-    }
-
     /// Sends a command as a whole. A socket on which nothing is under way has room for one; if it has not, that is an error.
     pub(super) fn send(&mut self, command: &Cmd) -> io::Result<()> {
         let bytes = command.get_packed_command();
         match &mut self.tls {
-            None => Bare(&self.socket).write_all(&bytes),
+            None => SocketBytes(&self.socket).write_all(&bytes),
             Some(tls) => {
                 tls.writer().write_all(&bytes)?;
                 flush(tls, &self.socket)
@@ -49,17 +45,22 @@ impl DirectConnection {
             value => value.map(Some),
         }
     }
+}
 
-    /// Whether nothing has come, as it must be while nothing is asked: the server may have hung up. What only TLS is about is no answer.
-    pub(super) fn is_quiet(&mut self) -> bool {
+impl CallerConnection for DirectConnection {
+    fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// What only TLS is about is no answer.
+    fn is_quiet(&mut self) -> bool {
         matches!(self.receive(), Ok(None))
     }
 }
 
 impl Drop for DirectConnection {
     fn drop(&mut self) {
-        // Loops may watch copies of the descriptor: this wakes them.
-        let _ = rustix::net::shutdown(&*self.socket, Shutdown::Both);
+        hang_up(&self.socket);
     }
 }
 
@@ -69,7 +70,7 @@ fn is_empty(read: &io::Result<usize>) -> bool {
 
 fn flush(tls: &mut ClientConnection, socket: &Arc<Socket>) -> io::Result<()> {
     while tls.wants_write() {
-        tls.write_tls(&mut Bare(socket))?;
+        tls.write_tls(&mut SocketBytes(socket))?;
     }
     Ok(())
 }
@@ -84,34 +85,11 @@ struct Incoming<'a> {
 impl Read for Incoming<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = match &mut self.tls {
-            None => Bare(self.socket).read(buffer),
+            None => SocketBytes(self.socket).read(buffer),
             Some(tls) => Decrypting { socket: self.socket, tls }.read(buffer),
         };
         self.is_empty = is_empty(&read);
         read
-    }
-}
-
-/// The socket's bytes as they are.
-struct Bare<'a>(&'a Arc<Socket>);
-
-impl Read for Bare<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(read) = self.0.read_fed(buffer) {
-            return read;
-        }
-        Ok(rustix::net::recv(&**self.0, buffer, RecvFlags::DONTWAIT)?.0)
-    }
-}
-
-impl Write for Bare<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A closed connection is an error here, not a signal.
-        Ok(rustix::net::send(&**self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -129,7 +107,7 @@ impl Read for Decrypting<'_> {
                 return read;
             }
             // This says that it would block if no whole record has come yet.
-            self.tls.read_tls(&mut Bare(self.socket))?;
+            self.tls.read_tls(&mut SocketBytes(self.socket))?;
             self.tls.process_new_packets().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             // What has no room now is sent with the next command.
             if let Err(error) = flush(self.tls, self.socket)

@@ -11,13 +11,14 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use super::dial::{DialTarget, Wire};
-use super::direct_line::DirectLine;
+use super::direct_connection::DirectConnection;
 use super::failure;
 use super::liveness::Liveness;
 use super::lookout::Lookout;
 use super::outbox::RequestOutbox;
 use super::scripts::ScriptCall;
 use super::server_clock::ServerClock;
+use crate::backend::direct::DirectLine;
 use crate::clock::Clock;
 use crate::error::{BackendError, Failure};
 
@@ -31,7 +32,7 @@ pub(super) struct RedisLink {
     /// The requests that wait for a batch.
     pub(super) outbox: RequestOutbox,
     /// For requests that nothing else is under way with.
-    pub(super) direct: DirectLine,
+    pub(super) direct: Arc<DirectLine<DirectConnection>>,
     /// The name that CLIENT LIST shows.
     pub(super) client_name: Arc<str>,
     /// Where the connection lives.
@@ -59,7 +60,7 @@ impl RedisLink {
             server_clock,
             clock,
             outbox: RequestOutbox::new(),
-            direct: DirectLine::default(),
+            direct: Arc::default(),
             client_name,
             runtime: Handle::current(),
             usable,

@@ -35,7 +35,6 @@ mod batch;
 mod dial;
 mod direct;
 mod direct_connection;
-mod direct_line;
 mod failure;
 mod link;
 mod liveness;

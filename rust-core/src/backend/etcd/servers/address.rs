@@ -40,12 +40,18 @@ pub struct EtcdAddress {
 pub(super) struct Endpoint {
     name: String,
     transport: transport::Endpoint,
+    direct_transport: transport::Endpoint,
 }
 
 impl Endpoint {
     /// Makes connections to it.
     pub(super) fn transport(&self) -> &transport::Endpoint {
         &self.transport
+    }
+
+    /// Makes connections that send nothing by themselves.
+    pub(super) fn direct_transport(&self) -> &transport::Endpoint {
+        &self.direct_transport
     }
 
     /// True with TLS.
@@ -117,12 +123,13 @@ fn endpoint(name: String, tls: Option<&ClientTlsConfig>) -> Result<Endpoint, Str
     let scheme = if tls.is_some() { "https" } else { "http" };
     let transport =
         transport::Endpoint::from_shared(format!("{scheme}://{name}")).map_err(|_| format!("{name} is not host:port"))?;
-    let transport = transport.tcp_nodelay(true).http2_keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
-    let transport = match tls {
+    let direct_transport = match tls {
         Some(tls) => transport.tls_config(tls.clone()).map_err(|error| tls::unusable(&error))?,
         None => transport,
     };
-    Ok(Endpoint { name, transport })
+    let transport = direct_transport.clone().tcp_nodelay(true);
+    let transport = transport.http2_keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+    Ok(Endpoint { name, transport, direct_transport })
 }
 
 fn credentials(user_info: Option<&str>) -> Result<Option<Credentials>, String> {

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::address::Endpoint;
 use super::failure::{FailureScope, ServerFailure};
-use super::link::ServerLink;
+use super::login::LoggedIn;
 use super::versions;
 use crate::error::Failure;
 use crate::observe::logs::target;
@@ -27,14 +27,14 @@ struct ClusterFacts {
 impl Cluster {
     /// Checks a new connection. Fails if the server belongs to another cluster than the servers before: locks in two clusters do not
     /// exclude each other, and their tokens cannot be compared.
-    pub(super) fn check(&self, endpoint: &Endpoint, link: &ServerLink) -> Result<(), ServerFailure> {
+    pub(super) fn check(&self, endpoint: &Endpoint, logged_in: &LoggedIn) -> Result<(), ServerFailure> {
         let mut facts = self.facts.lock();
-        let id = *facts.id.get_or_insert(link.cluster);
-        if id != link.cluster {
-            let message = format!("it belongs to another cluster ({:x}) than the servers before ({id:x})", link.cluster);
+        let id = *facts.id.get_or_insert(logged_in.cluster);
+        if id != logged_in.cluster {
+            let message = format!("it belongs to another cluster ({:x}) than the servers before ({id:x})", logged_in.cluster);
             return Err(ServerFailure::new(endpoint, FailureScope::Server, Failure::Refused, &message));
         }
-        facts.note_version(endpoint, &link.version);
+        facts.note_version(endpoint, &logged_in.version);
         Ok(())
     }
 

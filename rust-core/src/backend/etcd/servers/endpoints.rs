@@ -6,22 +6,26 @@
 
 use std::fmt;
 use std::ops::ControlFlow::{self, Break, Continue};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::Client;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::select_all;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::address::EtcdAddress;
 use super::cluster::Cluster;
+use super::direct::{self, LentConnection};
 use super::failure::{FailureScope, ServerFailure};
-use super::link::{EtcdLogin, ServerLink};
+use super::link::ServerLink;
+use super::login::EtcdLogin;
 use super::member::Member;
 use crate::backend::timers::deadline_after;
 use crate::backoff::Backoff;
+use crate::driver::Reader;
 use crate::error::{BackendError, Failure, NO_ANSWER};
 
 /// How long a call waits for one server while it could ask another one.
@@ -97,11 +101,32 @@ impl Endpoints {
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
+        self.run_as(false, timeout, request).await
+    }
+
+    /// [`Endpoints::run`] for a request with which nothing else is under way: if its caller polls it, it may go over the direct connection.
+    pub(in crate::backend::etcd) async fn run_lone<T, F, Fut>(
+        &self,
+        timeout: Duration,
+        request: F,
+    ) -> Result<ServerAnswer<T>, BackendError>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        self.run_as(true, timeout, request).await
+    }
+
+    async fn run_as<T, F, Fut>(&self, is_lone: bool, timeout: Duration, request: F) -> Result<ServerAnswer<T>, BackendError>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
         let deadline = deadline_after(timeout);
         let mut failures = EarlierFailures::default();
         let unanswered = AtomicUsize::new(0);
         let (borrowed, counter) = (&request, &unanswered);
-        let ask = |member| async move { send(&member, deadline, borrowed, counter).await };
+        let ask = |member| async move { send(&member, is_lone, deadline, borrowed, counter).await };
         let value = self.ask_around(deadline, &mut failures, ask).await;
         let may_run_again = unanswered.into_inner() > 0;
         match value {
@@ -119,9 +144,14 @@ impl Endpoints {
         let mut failures = EarlierFailures::default();
         let ask = |member: Arc<Member>| async move {
             let link = member.link(deadline).await?;
-            Ok(StreamServer { client: link.client.clone(), link, member })
+            Ok(StreamServer { client: link.logged_in.client.clone(), link, member })
         };
         self.ask_around(deadline, &mut failures, ask).await.ok_or_else(|| failures.into_error(false, self.members.len()))
+    }
+
+    /// Whether a lone request of a caller with this reader would go over a direct connection now.
+    pub(in crate::backend::etcd) fn serves_callers(&self, reader: Reader, runtime: &Handle) -> bool {
+        self.ranked().first().is_some_and(|member| member.serves_callers(reader, runtime))
     }
 
     /// Notes that a stream fell silent, or could not be opened in time. Other servers are asked first until this one works again.
@@ -167,7 +197,8 @@ impl Endpoints {
         F: Fn(Arc<Member>) -> Fut,
         Fut: Future<Output = Result<T, ServerFailure>>,
     {
-        let mut asked = FuturesUnordered::new();
+        // Not `FuturesUnordered`, which wakes its own task when it has polled all: a caller that polls its request would leave it to the engine.
+        let mut asked = Vec::new();
         let (mut pauses, mut patience_with_all) = (ASK_AGAIN_BACKOFF.pauses(), PATIENCE_WITH_ALL);
         loop {
             failures.is_hopeless = true;
@@ -178,7 +209,7 @@ impl Endpoints {
                 let patience =
                     if others > 0 { patience(deadline.saturating_duration_since(now), others) } else { patience_with_all };
                 let target = member.clone();
-                asked.push(async move { (ask(target.clone()).await, target) });
+                asked.push(Box::pin(async move { (ask(target.clone()).await, target) }));
                 loop {
                     match timeout_at(now + patience, failures.next(&mut asked)).await {
                         Ok(Break(end)) => return end,
@@ -235,12 +266,28 @@ fn patience(left: Duration, others: usize) -> Duration {
     (left / shares).min(LONGEST_PATIENCE)
 }
 
-/// Sends a request to one server, and once more if its login had expired.
-async fn send<T, F, Fut>(member: &Arc<Member>, deadline: Instant, request: &F, unanswered: &AtomicUsize) -> Result<T, ServerFailure>
+/// Sends a request to one server, and once more if its login had expired, or the direct connection was lost.
+async fn send<T, F, Fut>(
+    member: &Arc<Member>,
+    is_lone: bool,
+    deadline: Instant,
+    request: &F,
+    unanswered: &AtomicUsize,
+) -> Result<T, ServerFailure>
 where
     F: Fn(Client) -> Fut,
     Fut: Future<Output = Result<T, etcd_client::Error>>,
 {
+    if is_lone
+        && let link = member.link(deadline).await?
+        && let Some(lent) = direct::lend(&link.direct)
+    {
+        match send_on(member, &link, Some(lent), deadline, request, unanswered).await {
+            // Both say nothing of the link.
+            Err(failed) if matches!(failed.scope, FailureScope::Server | FailureScope::Login) => {}
+            other => return other,
+        }
+    }
     match send_once(member, deadline, request, unanswered).await {
         Err(failed) if failed.scope == FailureScope::Login => {}
         other => return other,
@@ -253,6 +300,7 @@ where
     }
 }
 
+/// Sends a request over the link.
 async fn send_once<T, F, Fut>(
     member: &Arc<Member>,
     deadline: Instant,
@@ -264,12 +312,38 @@ where
     Fut: Future<Output = Result<T, etcd_client::Error>>,
 {
     let link = member.link(deadline).await?;
+    let answer = send_on(member, &link, None, deadline, request, unanswered).await;
+    if let Err(failed) = &answer {
+        member.note(&link, failed);
+    }
+    answer
+}
+
+/// Sends a request over the link, or over the direct connection that it has lent.
+async fn send_on<T, F, Fut>(
+    member: &Arc<Member>,
+    link: &Arc<ServerLink>,
+    lent: Option<LentConnection>,
+    deadline: Instant,
+    request: &F,
+    unanswered: &AtomicUsize,
+) -> Result<T, ServerFailure>
+where
+    F: Fn(Client) -> Fut,
+    Fut: Future<Output = Result<T, etcd_client::Error>>,
+{
     let asked = Instant::now();
     unanswered.fetch_add(1, Ordering::Relaxed);
-    let failed = match timeout_at(deadline, request(link.client.clone())).await {
+    let answer = async {
+        match &lent {
+            Some(lent) => lent.ask(request(lent.client.clone())).await,
+            None => request(link.logged_in.client.clone()).await,
+        }
+    };
+    let failed = match timeout_at(deadline, answer).await {
         Ok(Ok(value)) => {
             unanswered.fetch_sub(1, Ordering::Relaxed);
-            member.answered(&link);
+            member.answered(link);
             return Ok(value);
         }
         Ok(Err(error)) => ServerFailure::of_request(&member.endpoint, error),
@@ -281,7 +355,6 @@ where
     if failed.error.failure != Failure::Unknown {
         unanswered.fetch_sub(1, Ordering::Relaxed);
     }
-    member.note(&link, &failed);
     Err(failed)
 }
 
@@ -295,14 +368,18 @@ struct EarlierFailures {
 
 impl EarlierFailures {
     /// Waits for one of the servers that were asked. Breaks with an answer, or with none when no server would do better.
-    async fn next<T, F>(&mut self, asked: &mut FuturesUnordered<F>) -> ControlFlow<Option<T>>
+    async fn next<T, F>(&mut self, asked: &mut Vec<Pin<Box<F>>>) -> ControlFlow<Option<T>>
     where
         F: Future<Output = (Result<T, ServerFailure>, Arc<Member>)>,
     {
-        match asked.next().await {
-            Some((Ok(value), _)) => Break(Some(value)),
-            Some((Err(failed), member)) => self.note(member, failed),
-            None => Continue(()),
+        if asked.is_empty() {
+            return Continue(());
+        }
+        let ((answer, member), place, _) = select_all(asked.iter_mut()).await;
+        drop(asked.swap_remove(place));
+        match answer {
+            Ok(value) => Break(Some(value)),
+            Err(failed) => self.note(member, failed),
         }
     }
 

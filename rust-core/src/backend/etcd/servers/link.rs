@@ -1,31 +1,22 @@
 //! One connection to one server, logged in and known to be etcd's.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use etcd_client::{Channel, Client, ConnectOptions, Error, ResponseHeader};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
-use tonic::Code;
 
-use super::address::{Credentials, Endpoint};
+use super::address::Endpoint;
+use super::direct::EtcdDirectConnection;
 use super::failure::{FailureScope, ServerFailure};
+use super::login::{EtcdLogin, LoggedIn};
+use crate::backend::direct::DirectLine;
 use crate::error::Failure;
-
-/// How to log in.
-pub(super) struct EtcdLogin {
-    pub(super) credentials: Option<Credentials>,
-    /// How long connecting and logging in may take.
-    pub(super) connect_timeout: Duration,
-}
 
 /// A connection that is logged in.
 pub(super) struct ServerLink {
-    /// Clones share the connection.
-    pub(super) client: Client,
-    /// The server's version.
-    pub(super) version: String,
-    /// The cluster that it is a member of.
-    pub(super) cluster: u64,
+    pub(super) logged_in: LoggedIn,
+    /// For requests that nothing else is under way with.
+    pub(super) direct: Arc<DirectLine<EtcdDirectConnection>>,
     answered: Mutex<Instant>,
 }
 
@@ -38,24 +29,10 @@ impl ServerLink {
     }
 
     async fn connect(server: &Endpoint, login: &EtcdLogin) -> Result<Self, ServerFailure> {
-        let failed = |error| ServerFailure::of_connecting(server, error);
-        let channel = server.transport().connect().await.map_err(Error::from).map_err(failed)?;
-        // A server that is cut off from the others then refuses requests at once, instead of letting them wait for a leader.
-        let options = ConnectOptions::new().with_require_leader(true);
-        let mut client = Client::from_channel(Channel::Tonic(channel), Some(options)).await.map_err(failed)?;
-        login.log_in(&mut client).await.map_err(failed)?;
-        let status = client.status().await.map_err(failed)?;
-        if status.is_learner() {
-            return Err(ServerFailure::new(
-                server,
-                FailureScope::Server,
-                Failure::NotSent,
-                "it is a learner, which does not serve yet",
-            ));
-        }
-        let cluster = status.header().map_or(0, ResponseHeader::cluster_id);
-        let version = status.version().to_owned();
-        Ok(Self { client, version, cluster, answered: Mutex::new(Instant::now()) })
+        let channel = server.transport().connect().await;
+        let channel = channel.map_err(|error| ServerFailure::of_connecting(server, error.into()))?;
+        let logged_in = login.on(server, channel).await?;
+        Ok(Self { logged_in, direct: Arc::default(), answered: Mutex::new(Instant::now()) })
     }
 
     /// Notes an answer.
@@ -67,20 +44,4 @@ impl ServerLink {
     pub(super) fn is_silent_since(&self, instant: Instant) -> bool {
         *self.answered.lock() < instant
     }
-}
-
-impl EtcdLogin {
-    /// Gets a token, which the client adds to every later request.
-    async fn log_in(&self, client: &mut Client) -> Result<(), Error> {
-        let Some(Credentials { user, password }) = &self.credentials else { return Ok(()) };
-        match client.update_user(Some((user.clone(), password.clone()))).await {
-            // The server wants no login. If that changes, it refuses requests, and they lead to a new connection.
-            Err(Error::GRpcStatus(status)) if is_not_needed(&status) => Ok(()),
-            answer => answer,
-        }
-    }
-}
-
-fn is_not_needed(status: &tonic::Status) -> bool {
-    status.code() == Code::FailedPrecondition && status.message().contains("authentication is not enabled")
 }

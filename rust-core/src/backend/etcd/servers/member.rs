@@ -8,15 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::address::Endpoint;
 use super::cluster::Cluster;
+use super::direct;
 use super::failure::{FailureScope, ServerFailure};
-use super::link::{EtcdLogin, ServerLink};
+use super::link::ServerLink;
+use super::login::EtcdLogin;
 use crate::backoff::{Backoff, Pauses};
+use crate::driver::Reader;
 use crate::error::Failure;
 use crate::observe::logs::target;
 
@@ -107,6 +111,21 @@ impl Member {
             }
             _ => Err(self.failed(FailureScope::Silent, Failure::NotSent, "not connected in time")),
         }
+    }
+
+    /// Whether a lone request of a caller with this reader would go over a direct connection. A few that would are worth making one.
+    pub(super) fn serves_callers(&self, reader: Reader, runtime: &Handle) -> bool {
+        let link = {
+            let state = self.state.lock();
+            state.link.clone().filter(|_| state.trouble.is_none())
+        };
+        let Some(link) = link else { return false };
+        let is_free = link.direct.is_free(reader);
+        if !is_free && link.direct.is_worthwhile() {
+            let (endpoint, login, cluster) = (self.endpoint.clone(), self.login.clone(), self.cluster.clone());
+            runtime.spawn(direct::connect(endpoint, login, cluster, Arc::downgrade(&link.direct)));
+        }
+        is_free
     }
 
     /// When its trouble began; `None` while it is well. Starts a new connection if the pause has passed: only this call does, so an idle
@@ -203,7 +222,7 @@ impl Member {
                 sleep_until(until).await;
             }
             let result = ServerLink::open(&member.endpoint, &member.login).await;
-            member.connected(result.and_then(|link| member.cluster.check(&member.endpoint, &link).map(|()| link)));
+            member.connected(result.and_then(|link| member.cluster.check(&member.endpoint, &link.logged_in).map(|()| link)));
         };
         state.connecting = Some(tokio::spawn(attempt).abort_handle());
     }

@@ -1,39 +1,43 @@
 //! The direct connection of a link: who may use it now, and when one is made or given up.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::{Cmd, RedisError, Value};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::direct_connection::DirectConnection;
-use super::failure;
 use crate::driver::{Reader, Socket};
-use crate::error::{BackendError, Failure};
-use crate::observe::logs::target;
 
 /// After so many lone requests a link gets a direct connection. A program that takes one lock and ends needs none.
 const WORTHWHILE: u32 = 3;
 /// How long to wait after a failure before another direct connection is made.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
+/// How long a direct connection is kept that nobody uses.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// A connection whose answers callers read.
+pub(in crate::backend) trait CallerConnection: Send {
+    fn socket(&self) -> &Arc<Socket>;
+
+    /// Whether it is well and no answer has come, as it must be while nothing is asked. The server may have hung up.
+    fn is_quiet(&mut self) -> bool;
+}
+
 /// The direct connection of one link.
-#[derive(Default)]
-pub(super) struct DirectLine {
-    state: Mutex<DirectState>,
+pub(in crate::backend) struct DirectLine<C> {
+    state: Mutex<DirectState<C>>,
     /// A request is under way. It is read for each request, so it needs no lock.
     is_busy: AtomicBool,
     /// Notified when a request is over.
     over: Notify,
 }
 
-#[derive(Default)]
-struct DirectState {
-    connection: Option<DirectConnection>,
-    /// The lock about which a request is under way.
+struct DirectState<C> {
+    connection: Option<C>,
+    /// The lock about which a request is under way; empty where nobody waits for requests about one.
     asks: Option<String>,
     /// The loop that reads the socket by itself. No other caller may use it, since the loop would take its answers.
     fed_by: Option<u64>,
@@ -49,7 +53,7 @@ struct DirectState {
     closed: bool,
 }
 
-impl DirectState {
+impl<C: CallerConnection> DirectState<C> {
     fn is_free(&self, reader: Reader) -> bool {
         let may_watch = match reader {
             Reader::Never => false,
@@ -61,21 +65,37 @@ impl DirectState {
     }
 
     /// Gives the connection up; no other one is made at once. Returned, so that it is dropped with nothing locked.
-    fn give_up(&mut self) -> Option<DirectConnection> {
+    fn give_up(&mut self) -> Option<C> {
         (self.lone, self.fed_by) = (0, None);
         self.not_before = Some(Instant::now() + AFTER_FAILURE);
         self.connection.take()
     }
 }
 
-impl DirectLine {
+impl<C> Default for DirectLine<C> {
+    fn default() -> Self {
+        let state = DirectState {
+            connection: None,
+            asks: None,
+            fed_by: None,
+            served: 0,
+            lone: 0,
+            connecting: false,
+            not_before: None,
+            closed: false,
+        };
+        Self { state: Mutex::new(state), is_busy: AtomicBool::new(false), over: Notify::new() }
+    }
+}
+
+impl<C: CallerConnection> DirectLine<C> {
     /// Whether a caller with this reader could use the connection now.
-    pub(super) fn is_free(&self, reader: Reader) -> bool {
+    pub(in crate::backend) fn is_free(&self, reader: Reader) -> bool {
         self.state.lock().is_free(reader)
     }
 
     /// Ends the connection, and makes none any more.
-    pub(super) fn close(&self) {
+    pub(in crate::backend) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         let ended = state.give_up();
@@ -84,7 +104,7 @@ impl DirectLine {
     }
 
     /// Notes a lone request for which there is no connection. True once one is worthwhile; then it counts as being made.
-    pub(super) fn is_worthwhile(&self) -> bool {
+    pub(in crate::backend) fn is_worthwhile(&self) -> bool {
         let mut state = self.state.lock();
         if state.connection.is_some() || state.connecting || state.closed {
             return false;
@@ -98,7 +118,7 @@ impl DirectLine {
     }
 
     /// Ends the connection with this socket if it has served no more than that. Returns how many requests it has served; `None` if it is gone.
-    pub(super) fn end_unless_used(&self, number: u64, seen: u64) -> Option<u64> {
+    fn end_unless_used(&self, number: u64, seen: u64) -> Option<u64> {
         let mut state = self.state.lock();
         state.connection.as_ref().filter(|connection| connection.socket().number() == number)?;
         if state.served != seen || state.asks.is_some() {
@@ -111,32 +131,30 @@ impl DirectLine {
         None
     }
 
-    /// Takes a connection that was made, or not. Returns the number of its socket.
-    pub(super) fn connected(&self, dialed: Result<DirectConnection, BackendError>) -> Option<u64> {
+    /// Takes a connection that was made; `None` if that failed: lone requests go over the link, as they did. Returns the number of its socket.
+    fn connected(&self, made: Option<C>) -> Option<u64> {
         let mut state = self.state.lock();
         state.connecting = false;
-        match dialed {
-            Ok(connection) if !state.closed => {
+        match made {
+            Some(connection) if !state.closed => {
                 let number = connection.socket().number();
                 (state.connection, state.served) = (Some(connection), 0);
-                return Some(number);
+                Some(number)
             }
-            Ok(unwanted) => {
+            Some(unwanted) => {
                 drop(state);
                 drop(unwanted);
+                None
             }
-            Err(error) => {
-                // Lone requests go over the link, as they did.
+            None => {
                 state.not_before = Some(Instant::now() + AFTER_FAILURE);
-                drop(state);
-                tracing::debug!(target: target::REDIS_CONNECT, %error, "no direct connection");
+                None
             }
         }
-        None
     }
 
     /// Takes the connection for a request about this lock, if it is free and well.
-    pub(super) fn begin(&self, lock: &str, reader: Reader) -> bool {
+    pub(in crate::backend) fn begin(&self, lock: &str, reader: Reader) -> bool {
         let mut state = self.state.lock();
         if !state.is_free(reader) {
             return false;
@@ -157,7 +175,7 @@ impl DirectLine {
     }
 
     /// Ends the request under way. Without its answer the connection is of no use any more.
-    pub(super) fn end(&self, answered: bool) {
+    pub(in crate::backend) fn end(&self, answered: bool) {
         let mut state = self.state.lock();
         state.asks = None;
         self.is_busy.store(false, Ordering::SeqCst);
@@ -168,28 +186,18 @@ impl DirectLine {
         self.over.notify_waiters();
     }
 
-    /// Sends a command. Returns the socket on which its answer will come.
-    pub(super) fn send(&self, command: &Cmd) -> Result<Arc<Socket>, BackendError> {
-        let mut state = self.state.lock();
-        let connection = state.connection.as_mut().ok_or_else(|| BackendError::because(Failure::NotSent, hung_up()))?;
-        connection.send(command).map_err(|error| failure::of_request(error.into()))?;
-        Ok(connection.socket().clone())
-    }
-
-    /// The answer, or the socket on which it will come.
-    pub(super) fn receive(&self) -> Result<Result<Value, Arc<Socket>>, RedisError> {
-        let mut state = self.state.lock();
-        let connection = state.connection.as_mut().ok_or_else(hung_up)?;
-        Ok(connection.receive()?.ok_or_else(|| connection.socket().clone()))
+    /// Does something with the connection; `None` if there is none any more.
+    pub(in crate::backend) fn with<T>(&self, act: impl FnOnce(&mut C) -> T) -> Option<T> {
+        self.state.lock().connection.as_mut().map(act)
     }
 
     /// Whether a request is under way.
-    pub(super) fn is_busy(&self) -> bool {
+    pub(in crate::backend) fn is_busy(&self) -> bool {
         self.is_busy.load(Ordering::SeqCst)
     }
 
     /// Waits until no request about this lock is under way.
-    pub(super) async fn wait_for_request_about(&self, lock: &str) {
+    pub(in crate::backend) async fn wait_for_request_about(&self, lock: &str) {
         loop {
             let over = self.over.notified();
             tokio::pin!(over);
@@ -202,6 +210,15 @@ impl DirectLine {
     }
 }
 
-pub(super) fn hung_up() -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into()
+/// Gives a line the connection that was made for it, or not, and ends it when it was not used for a while. Keeps neither of them.
+pub(in crate::backend) async fn keep_while_used<C: CallerConnection>(line: Weak<DirectLine<C>>, made: Option<C>) {
+    let Some(number) = line.upgrade().and_then(|line| line.connected(made)) else { return };
+    let mut seen = 0;
+    loop {
+        sleep(IDLE).await;
+        match line.upgrade().and_then(|line| line.end_unless_used(number, seen)) {
+            Some(served) => seen = served,
+            None => return,
+        }
+    }
 }
