@@ -226,8 +226,10 @@ async fn r14_closing_takes_over_what_nobody_reads() {
     warm(&client).await;
     let lease = client.lock("k").ttl(LONG).acquire().await.unwrap();
     let release = lease.release_for(Reader::Once, drop).unwrap().unwrap();
-    client.close(Duration::ZERO).await.unwrap();
-    assert!(!onlooker.is_locked("k").await.unwrap() && release.socket().is_none());
+    let closing = client.close(Duration::ZERO);
+    assert!(release.socket().is_none(), "taken over as soon as closing begins");
+    closing.await.unwrap();
+    assert!(!onlooker.is_locked("k").await.unwrap());
     client.reopen().unwrap();
     warm(&client).await;
     let (_call, heard) = begin_direct(&client.lock("k").ttl(LONG), Reader::Once).await;

@@ -203,8 +203,10 @@ async fn r14_closing_takes_over_what_nobody_reads() {
     warm(&client).await;
     let lease = client.lock("k").ttl(3_600_000 * MS).acquire().await.unwrap();
     let release = lease.release_for(Reader::Once, drop).unwrap().unwrap();
-    client.close(Duration::ZERO).await.unwrap();
-    assert!(is_free(&cli, "dlock/k").await && release.socket().is_none());
+    let closing = client.close(Duration::ZERO);
+    assert!(release.socket().is_none(), "taken over as soon as closing begins");
+    closing.await.unwrap();
+    assert!(is_free(&cli, "dlock/k").await);
     client.reopen().unwrap();
     warm(&client).await;
     let (call, heard) = begin(&client.lock("k").ttl(3_600_000 * MS));
