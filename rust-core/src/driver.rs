@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
@@ -98,15 +98,15 @@ impl Socket {
         self.fed.lock().as_ref().is_some_and(|fed| fed.handed_back)
     }
 
-    /// Whether there is nothing to read of what a loop passes on. Then the task of `context` is woken when there is.
-    pub(crate) fn is_empty(&self, context: &Context<'_>) -> bool {
+    /// Ready when there is something to read of what a loop passes on, or when it has met the end. Never where no loop has read the socket.
+    pub(crate) fn poll_fed(&self, context: &Context<'_>) -> Poll<()> {
         let mut fed = self.fed.lock();
-        let Some(fed) = fed.as_mut() else { return false };
-        let is_empty = fed.bytes.is_empty() && !fed.ended;
-        if is_empty {
+        let Some(fed) = fed.as_mut() else { return Poll::Pending };
+        if fed.bytes.is_empty() && !fed.ended {
             fed.waiting = Some(context.waker().clone());
+            return Poll::Pending;
         }
-        is_empty
+        Poll::Ready(())
     }
 
     /// Reads what was fed, as from a socket that does not block; `None` where no loop reads it.

@@ -11,6 +11,7 @@ use dlock::{Call, Caller, Client, ClientOptions, Lease, Lock, Reader, Result, St
 use support::certificates::{self, Authority};
 use support::etcd::{EtcdServer, Options};
 use support::proxy::{Gate, Proxy};
+use support::starting::free_port;
 use tokio::task::spawn_blocking;
 
 const MS: Duration = Duration::from_millis(1);
@@ -156,8 +157,8 @@ async fn r11_a_loop_that_reads_by_itself_and_stands_still_keeps_no_answer_from_t
     warm(&client).await;
     let (call, heard) = begin_direct(&client.lock("k").ttl(LONG), Reader::Feed(7)).await;
     call.socket().unwrap().let_loop_read();
+    // The answer lies in the socket, and nobody feeds it.
     let begun = Instant::now();
-    // Nobody feeds it.
     let lease = outcome(heard).await.unwrap();
     assert!(lease.is_valid() && begun.elapsed() < 5_000 * MS, "{:?}", begun.elapsed());
     assert!(lease.release().await.unwrap());
@@ -201,6 +202,32 @@ async fn r04_a_lone_request_whose_connection_is_lost_is_asked_again() {
         assert!(lease.is_valid());
         assert!(lease.release().await.unwrap());
         assert!(!client.is_locked("k").await.unwrap(), "executed: {executed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r04_callers_without_a_runtime_are_served_while_a_server_is_away() {
+    let server = EtcdServer::start().await;
+    // Each client draws which server it asks first.
+    for _ in 0..6 {
+        let client = Client::new(&format!("etcd://127.0.0.1:{},127.0.0.1:{}", free_port(), server.port)).unwrap();
+        let pairs = move || {
+            let until = Instant::now() + 200 * MS;
+            while Instant::now() < until {
+                let (call, heard) = begin(&client.lock("k"), Reader::Once);
+                while call.socket().is_some() {
+                    call.drive();
+                }
+                let lease = heard.recv_timeout(10_000 * MS).unwrap().unwrap();
+                let (said, released) = mpsc::channel();
+                let call = lease.release_for(Reader::Once, move |status| said.send(status).unwrap_or_default()).unwrap();
+                while call.as_ref().is_some_and(|call| call.socket().is_some()) {
+                    call.iter().for_each(Call::drive);
+                }
+                assert_eq!(released.recv_timeout(10_000 * MS).unwrap(), Status::Released);
+            }
+        };
+        spawn_blocking(|| std::thread::spawn(pairs).join()).await.unwrap().unwrap();
     }
 }
 

@@ -200,6 +200,7 @@ impl Session {
         try_guard: &mut TryGuard<'_>,
         attempt: &Attempt,
     ) -> Result<Option<Arc<LeaseRecord>>> {
+        let mut dropped = if self.has_left_to_engine() { self.releasing_key(&attempt.key) } else { None };
         let give_up = self.clock.now() + attempt.op_timeout;
         let unreachable = give_up.min(self.clock.now() + self.options.connect_timeout);
         let mut pauses = ACQUIRE_BACKOFF.pauses();
@@ -217,15 +218,19 @@ impl Session {
                         return Err(self.unavailable("acquire", Some(attempt.key.clone()), grant_ran_out()));
                     }
                 }
-                Ok(Acquired::Waiting(_)) => {
+                Ok(Acquired::Waiting(waiting)) => {
                     if position.unanswered.is_none() {
                         try_guard.position = None;
                     }
-                    // This program may have dropped the lease before it tried: the try has overtaken the release on the engine.
-                    match self.releasing_key(&attempt.key) {
-                        Some(record) if self.clock.now() < give_up => self.released(&record, give_up).await,
-                        _ => return Ok(None),
+                    // The holder may be a lease that this program has dropped: then the try has overtaken its release on the engine.
+                    let holder = waiting.holder.as_ref().and_then(|holder| holder.token);
+                    let Some(record) = dropped.take().filter(|dropped| holder.is_none_or(|token| token == dropped.token)) else {
+                        return Ok(None);
                     };
+                    self.released(&record, give_up).await;
+                    if self.clock.now() >= give_up {
+                        return Ok(None);
+                    }
                 }
                 Err(error) => {
                     self.note_failed_try(attempt, &error);

@@ -17,11 +17,15 @@ pub(in crate::backend) struct EngineWait {
 }
 
 impl EngineWait {
-    /// Ready when there may be something to read. Where a loop reads the socket by itself, it is waited for.
+    /// Ready when there may be something to read. Where a loop reads the socket by itself, it is waited for. One that has handed the socket back
+    /// may still pass on what it had read.
     #[allow(deprecated)] // its successor is unsafe; the socket keeps its descriptor open for as long as it is registered
     pub(in crate::backend) fn poll(&mut self, context: &mut Context<'_>, socket: &Arc<Socket>) -> Poll<io::Result<()>> {
+        if socket.poll_fed(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
         if socket.is_read_by_loop() {
-            return if socket.is_empty(context) { Poll::Pending } else { Poll::Ready(Ok(())) };
+            return Poll::Pending;
         }
         let watched = match &mut self.watched {
             Some(watched) => watched,

@@ -3,6 +3,7 @@
 //! `outbox` decides which transactions make a batch, and when it goes. A lease that has ended makes the server reject a whole batch; then each
 //! of its transactions is sent alone.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use etcd_client::{Client, ResponseHeader, Txn, TxnResponse};
@@ -154,6 +155,11 @@ fn read(answer: ServerAnswer<TxnResponse>) -> TxnAnswer {
     TxnAnswer { body, revision, first_unseen: revision + 1, may_run_again: answer.may_run_again }
 }
 
+/// Starts a task while something is dropped, perhaps by a panic. If the engine's thread has ended, whoever asks it next finds out.
+pub(super) fn spawn_from_drop(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+    let _ = catch_unwind(AssertUnwindSafe(|| runtime.spawn(task)));
+}
+
 /// The call of a lone step. Those that were queued meanwhile go when it ends.
 struct LoneCall {
     batches: Arc<Batches>,
@@ -163,7 +169,7 @@ struct LoneCall {
 impl Drop for LoneCall {
     fn drop(&mut self) {
         if self.batches.outbox.end_lone() {
-            self.runtime.spawn(self.batches.clone().call());
+            spawn_from_drop(&self.runtime, self.batches.clone().call());
         }
     }
 }

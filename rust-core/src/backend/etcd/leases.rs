@@ -190,15 +190,17 @@ impl LeasePool {
         let now = self.clock.now();
         let leases = self.leases.lock();
         let lease = leases.values().filter(|lease| lease.ttl == ttl && !lease.exclusive).find(|lease| {
-            let state = lease.state.lock();
-            !state.over && state.end().since(now) >= ttl / 2 && state.holders + state.waiters < MOST_KEYS
+            let mut state = lease.state.lock();
+            let suits = !state.over && state.end().since(now) >= ttl / 2 && state.holders + state.waiters < MOST_KEYS;
+            // Counted at once, before the pool can find it unused.
+            state.waiters += usize::from(suits);
+            suits
         })?;
         Some(self.use_of(lease))
     }
 
-    /// Counts a key as a waiter's until it is known to hold: until then only the pool keeps its lease alive.
+    /// The use by a key that is counted already: as a waiter's until it is known to hold, since until then only the pool keeps its lease alive.
     fn use_of(self: &Arc<Self>, lease: &Arc<EtcdLease>) -> LeaseUse {
-        lease.state.lock().waiters += 1;
         LeaseUse { lease: lease.clone(), by_waiter: true, pool: Arc::downgrade(self) }
     }
 
@@ -212,7 +214,7 @@ impl LeasePool {
             .await?
             .value;
         let server_ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
-        let state = EtcdLeaseState { kept, server_ttl, over: false, holders: 0, waiters: 0, in_care: false, spare_since: kept };
+        let state = EtcdLeaseState { kept, server_ttl, over: false, holders: 0, waiters: 1, in_care: false, spare_since: kept };
         let keeping = tokio::sync::Mutex::default();
         let lease = Arc::new(EtcdLease { id: granted.id(), ttl, exclusive, state: Mutex::new(state), keeping });
         let joined = self.use_of(&lease);
@@ -361,13 +363,14 @@ impl EtcdLease {
             return (Upkeep::None, now + SPARE);
         }
         if unused && (self.exclusive || now.since(state.spare_since) >= SPARE) {
-            state.in_care = true;
+            (state.in_care, state.over) = (true, true);
             return (Upkeep::End, now + SPARE);
         }
         let due = state.kept + self.ttl / 3;
         if state.waiters == 0 && !unused {
             // Its holders' renewals keep it. Nobody tells the pool when the last holder leaves, as that would wake the engine for each release.
-            return (Upkeep::None, due.max(now + self.ttl / 20));
+            let at = if self.exclusive { now + SPARE } else { due.max(now + self.ttl / 20) };
+            return (Upkeep::None, at);
         }
         if due > now {
             return (Upkeep::None, due);

@@ -15,8 +15,13 @@ impl LeaseUse {
         let clock = ManualClock::new();
         let only = pool(&clock);
         let lease = lease(&only, id, ttl, false);
-        only.use_of(&lease)
+        joined(&only, &lease)
     }
+}
+
+fn joined(pool: &Arc<LeasePool>, lease: &Arc<EtcdLease>) -> LeaseUse {
+    lease.state.lock().waiters += 1;
+    pool.use_of(lease)
 }
 
 /// A lease as it is after its grant.
@@ -76,7 +81,9 @@ async fn a_lease_is_kept_alive_for_waiters_and_for_later_but_not_for_holders() {
     assert_eq!(upkeep(), Upkeep::None, "the holder's renewals do that");
     drop(joined);
     clock.advance(SPARE);
+    lease.state.lock().kept = clock.now();
     assert_eq!(upkeep(), Upkeep::End, "nobody has used it for a long time");
+    assert!(pool.join_existing(ttl).is_none(), "its keys would end with it");
 }
 
 #[tokio::test]
@@ -84,7 +91,7 @@ async fn an_exclusive_lease_ends_with_its_lock() {
     let clock = ManualClock::new();
     let pool = pool(&clock);
     let lease = lease(&pool, 1, SECOND * 30, true);
-    let only = pool.use_of(&lease);
+    let only = joined(&pool, &lease);
     assert_eq!(lease.upkeep(clock.now()).0, Upkeep::None);
     drop(only);
     assert_eq!(lease.upkeep(clock.now()).0, Upkeep::End);

@@ -94,6 +94,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use self::acquire::AcquireCall;
+use self::batch::spawn_from_drop;
 use self::servers::address::EtcdAddress;
 use self::store::EtcdStore;
 use super::{
@@ -240,7 +241,7 @@ impl<T: Send + 'static> Future for Followed<T> {
 impl<T: Send + 'static> Drop for Followed<T> {
     fn drop(&mut self) {
         if let Some(rest) = self.work.take() {
-            self.runtime.spawn(rest.map(drop));
+            spawn_from_drop(&self.runtime, rest.map(drop));
         }
     }
 }
@@ -260,7 +261,11 @@ impl Backend for Etcd {
 
     fn serves_callers(&self, reader: Reader) -> bool {
         let tasks = self.tasks.get().filter(|_| reader != Reader::Never && self.store.writes.is_idle());
-        tasks.is_some_and(|tasks| self.store.endpoints.serves_callers(reader, &tasks.runtime))
+        tasks.is_some_and(|tasks| {
+            // What this may begin, such as another connection, belongs to the engine and not to the caller.
+            let _on_engine = tasks.runtime.enter();
+            self.store.endpoints.serves_callers(reader)
+        })
     }
 
     fn ping(&self, timeout: Duration) -> Reply<'_, ()> {

@@ -125,10 +125,11 @@ impl TxnOutbox {
         self.state.lock().is_idle()
     }
 
-    /// Counts a lone step as a call of its own, which its caller makes. False if others are queued or under way.
+    /// Counts a lone step as a call of its own, which its caller makes. False if others are queued or under way, or were a moment ago: then those
+    /// that come back wait for this one.
     pub(super) fn begin_lone(&self) -> bool {
         let mut state = self.state.lock();
-        let is_lone = state.is_idle();
+        let is_lone = state.is_idle() && !state.is_after_large();
         if is_lone {
             (state.calls, state.under_way, state.sizes) = (1, 1, [state.sizes[1], 1]);
         }
@@ -166,11 +167,14 @@ impl TxnOutboxState {
         self.calls == 0 && self.queued.is_empty()
     }
 
+    fn is_after_large(&self) -> bool {
+        self.sizes.iter().any(|size| *size >= LARGE)
+    }
+
     /// True if those in the outbox are to go now. Beside another request they go if they are few, which saves them a round trip, or more than
     /// fit into one request.
     fn is_worth_a_call(&self) -> bool {
-        let large = self.sizes.iter().any(|size| *size >= LARGE);
-        let enough = if large { MOST_STEPS } else { self.under_way };
+        let enough = if self.is_after_large() { MOST_STEPS } else { self.under_way };
         self.calls == 0 || (self.calls < MOST_CALLS && self.queued.len() >= enough)
     }
 

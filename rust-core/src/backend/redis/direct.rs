@@ -40,7 +40,8 @@ impl RedisLink {
     pub(super) fn take_direct(self: &Arc<Self>, request: &Request, deadline: Instant) -> Option<DirectRequest> {
         let reader = driver::reader()?;
         let is_lone = request.hands_over().is_none() && self.outbox.state().is_idle();
-        (is_lone && self.direct.begin(request.names.lock(), reader)).then(|| DirectRequest {
+        let begun = is_lone && self.direct.begin(request.names.lock(), reader, |_| ()).is_some();
+        begun.then(|| DirectRequest {
             link: self.clone(),
             answers: Some(Answers { link: self.clone(), asked: Instant::now(), deadline, late: None }),
             is_open: false,
@@ -74,8 +75,8 @@ async fn connect(wanted_by: Weak<RedisLink>) {
     if let Err(error) = &dialed {
         tracing::debug!(target: target::REDIS_CONNECT, %error, "no direct connection");
     }
-    let Some(line) = wanted_by.upgrade().map(|link| Arc::downgrade(&link.direct)) else { return };
-    keep_while_used(line, dialed.ok()).await;
+    let Some(access) = wanted_by.upgrade().map(|link| Arc::downgrade(&link.direct)) else { return };
+    keep_while_used(access, dialed.ok()).await;
 }
 
 /// A request on the direct connection. If it is dropped unanswered, the engine reads the answer.

@@ -52,8 +52,8 @@ impl CallerConnection for DirectConnection {
         &self.socket
     }
 
-    /// What only TLS is about is no answer.
-    fn is_quiet(&mut self) -> bool {
+    /// An answer that nobody has asked for must not be taken for that to the next request. What only TLS is about is none.
+    fn is_usable(&mut self) -> bool {
         matches!(self.receive(), Ok(None))
     }
 }
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_tls_record_that_is_cut_in_two_is_read_as_one() {
         let (mut connection, mut server, mut wire) = secure();
-        assert!(connection.is_quiet(), "tickets are no answer");
+        assert!(connection.is_usable(), "tickets are no answer");
         for answer in [Value::Int(7), Value::BulkString(vec![b'x'; 3_000])] {
             connection.send(redis::cmd("PING").arg("x")).unwrap();
             match &answer {
@@ -202,18 +202,18 @@ mod tests {
                 wire.write_all(half).unwrap();
             }
             assert_eq!(connection.receive().unwrap(), Some(answer));
-            assert!(connection.is_quiet());
+            assert!(connection.is_usable());
         }
         drop(wire);
-        assert!(!connection.is_quiet());
+        assert!(!connection.is_usable());
     }
 
     #[test]
     fn a_server_that_has_hung_up_is_noticed_before_and_after_a_request() {
         let (mut connection, server) = connection();
-        assert!(connection.is_quiet());
+        assert!(connection.is_usable());
         drop(server);
-        assert!(!connection.is_quiet());
+        assert!(!connection.is_usable());
         assert!(connection.receive().is_err());
         assert!(connection.send(redis::cmd("PING").arg("x")).is_err());
     }

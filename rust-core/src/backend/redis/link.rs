@@ -18,7 +18,7 @@ use super::lookout::Lookout;
 use super::outbox::RequestOutbox;
 use super::scripts::ScriptCall;
 use super::server_clock::ServerClock;
-use crate::backend::direct::DirectLine;
+use crate::backend::direct::DirectAccess;
 use crate::clock::Clock;
 use crate::error::{BackendError, Failure};
 
@@ -32,7 +32,7 @@ pub(super) struct RedisLink {
     /// The requests that wait for a batch.
     pub(super) outbox: RequestOutbox,
     /// For requests that nothing else is under way with.
-    pub(super) direct: Arc<DirectLine<DirectConnection>>,
+    pub(super) direct: Arc<DirectAccess<DirectConnection>>,
     /// The name that CLIENT LIST shows.
     pub(super) client_name: Arc<str>,
     /// Where the connection lives.

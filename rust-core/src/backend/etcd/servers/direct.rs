@@ -17,8 +17,8 @@ use super::cluster::Cluster;
 use super::direct_channel::DirectChannel;
 use super::failure::{FailureScope, ServerFailure};
 use super::login::EtcdLogin;
-use crate::backend::direct::{CallerConnection, DirectLine, keep_while_used};
-use crate::driver::{self, Socket};
+use crate::backend::direct::{CallerConnection, DirectAccess, keep_while_used};
+use crate::driver::{Reader, Socket};
 use crate::error::Failure;
 use crate::observe::logs::target;
 
@@ -33,7 +33,7 @@ impl CallerConnection for EtcdDirectConnection {
         self.channel.socket()
     }
 
-    fn is_quiet(&mut self) -> bool {
+    fn is_usable(&mut self) -> bool {
         self.channel.look();
         !self.channel.is_over()
     }
@@ -41,9 +41,10 @@ impl CallerConnection for EtcdDirectConnection {
 
 /// The direct connection, lent for one request.
 pub(super) struct LentConnection {
-    line: Arc<DirectLine<EtcdDirectConnection>>,
+    access: Arc<DirectAccess<EtcdDirectConnection>>,
     channel: Arc<DirectChannel>,
     pub(super) client: Client,
+    is_answered: bool,
 }
 
 impl LentConnection {
@@ -51,30 +52,28 @@ impl LentConnection {
     ///
     /// # Cancel safety
     /// A request that is dropped may still be executed.
-    pub(super) async fn ask<T>(&self, request: impl Future<Output = T>) -> T {
-        self.channel.drive(request).await
+    pub(super) async fn ask<T>(mut self, request: impl Future<Output = T>) -> T {
+        let answer = self.channel.drive(request).await;
+        self.is_answered = true;
+        answer
     }
 }
 
 impl Drop for LentConnection {
     fn drop(&mut self) {
-        // The answer to a request that was dropped is told from others.
-        self.line.end(!self.channel.is_over());
+        // A connection on which no answer has come may be dead.
+        self.access.end(self.is_answered && !self.channel.is_over());
     }
 }
 
-/// The direct connection of a link, if the caller polls its request and the connection is free.
-pub(super) fn lend(line: &Arc<DirectLine<EtcdDirectConnection>>) -> Option<LentConnection> {
-    let reader = driver::reader()?;
-    if !line.begin("", reader) {
-        return None;
-    }
-    let lent = line.with(|direct| (direct.channel.clone(), direct.client.clone()));
-    let Some((channel, client)) = lent else {
-        line.end(false);
-        return None;
-    };
-    Some(LentConnection { line: line.clone(), channel, client })
+/// The direct connection of a link, if it is free for a caller with this reader.
+pub(super) fn lend(access: &Arc<DirectAccess<EtcdDirectConnection>>, reader: Reader) -> Option<LentConnection> {
+    access.begin("", reader, |direct| LentConnection {
+        access: access.clone(),
+        channel: direct.channel.clone(),
+        client: direct.client.clone(),
+        is_answered: false,
+    })
 }
 
 /// Makes the direct connection of a link, and ends it when it is not used any more. It does not keep the link.
@@ -82,7 +81,7 @@ pub(super) async fn connect(
     server: Endpoint,
     login: Arc<EtcdLogin>,
     cluster: Arc<Cluster>,
-    line: Weak<DirectLine<EtcdDirectConnection>>,
+    access: Weak<DirectAccess<EtcdDirectConnection>>,
 ) {
     let made = timeout(login.connect_timeout, Box::pin(open(&server, &login, &cluster))).await;
     let silent =
@@ -91,7 +90,7 @@ pub(super) async fn connect(
     if let Err(failed) = &made {
         tracing::debug!(target: target::ETCD_MEMBER, error = %failed.error, "no direct connection");
     }
-    keep_while_used(line, made.ok()).await;
+    keep_while_used(access, made.ok()).await;
 }
 
 async fn open(server: &Endpoint, login: &EtcdLogin, cluster: &Cluster) -> Result<EtcdDirectConnection, ServerFailure> {

@@ -17,16 +17,18 @@ use futures_util::task::AtomicWaker;
 use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::unconstrained;
+use tokio::time::{Instant, sleep};
 use tonic::codegen::{Service, http};
 use tonic::transport;
 
 use crate::backend::direct::{EngineWait, SocketBytes, hang_up};
 use crate::driver::{self, Socket};
 
-/// How long the engine waits for a loop to pass on what it reads. A loop that stands still has left it in the socket.
-const LOOP_STANDS_STILL: Duration = Duration::from_millis(250);
+/// How long bytes may lie in a socket that a loop reads by itself. After that it stands still, and the engine reads them.
+const LONGEST_UNREAD_BY_LOOP: Duration = Duration::from_millis(250);
 
 type Task = BoxFuture<'static, ()>;
 
@@ -49,7 +51,7 @@ impl DirectChannel {
         let stream = DirectStream { socket: socket.clone(), is_over: is_over.clone() };
         let this = Self { socket, is_over, tasks: Mutex::default(), begun: BegunTasks::default(), round: Arc::default() };
         let endpoint = endpoint.clone().executor(this.begun.clone());
-        let channel = this.drive(endpoint.connect_with_connector(Once(Some(stream)))).await?;
+        let channel = this.drive(endpoint.connect_with_connector(OneStream(Some(stream)))).await?;
         Ok((Arc::new(this), channel))
     }
 
@@ -84,9 +86,14 @@ impl DirectChannel {
                     return Poll::Pending;
                 }
                 if self.socket.is_read_by_loop() {
-                    let patience = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOP_STANDS_STILL)));
+                    let patience = patience.get_or_insert_with(|| Box::pin(sleep(LONGEST_UNREAD_BY_LOOP)));
                     if patience.as_mut().poll(context).is_ready() {
-                        self.socket.let_engine_read();
+                        if has_unread(&self.socket) {
+                            self.socket.let_engine_read();
+                        } else {
+                            // It is the server that is slow.
+                            patience.as_mut().reset(Instant::now() + LONGEST_UNREAD_BY_LOOP);
+                        }
                         continue;
                     }
                 }
@@ -102,7 +109,8 @@ impl DirectChannel {
 
     /// Polls until nothing is left to do but to wait.
     fn poll<T>(&self, mut request: Pin<&mut impl Future<Output = T>>, context: &mut Context<'_>) -> Poll<T> {
-        let mut tasks = self.tasks.lock();
+        // Taken out: after a panic none of them is polled again, and the connection ends with them.
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
         self.round.caller.register(context.waker());
         let waker = Waker::from(self.round.clone());
         // Tokio's budget is for a task, and this may be part of one: without it a round would go on for ever.
@@ -121,8 +129,16 @@ impl DirectChannel {
                 }
             }
         }));
-        pin!(rounds).poll(context)
+        let polled = pin!(rounds).poll(context);
+        *self.tasks.lock() = tasks;
+        polled
     }
+}
+
+/// Whether something has come that nobody has read.
+fn has_unread(socket: &Socket) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// The tasks that the channel's library has begun since the last poll.
@@ -146,7 +162,7 @@ struct Round {
 impl Round {
     fn begin(&self) {
         self.is_polling.store(true, Ordering::SeqCst);
-        self.woken.store(false, Ordering::SeqCst);
+        self.woken.swap(false, Ordering::SeqCst);
     }
 
     /// False if something has to be polled once more.
@@ -218,14 +234,16 @@ impl AsyncWrite for DirectStream {
 
 impl Drop for DirectStream {
     fn drop(&mut self) {
+        // HTTP/2 and TLS end a connection in ways of their own.
+        self.is_over.store(true, Ordering::Release);
         hang_up(&self.socket);
     }
 }
 
 /// Connects to nothing: it has the one stream already. A channel that has lost it cannot connect again.
-struct Once(Option<DirectStream>);
+struct OneStream(Option<DirectStream>);
 
-impl Service<http::Uri> for Once {
+impl Service<http::Uri> for OneStream {
     type Response = TokioIo<DirectStream>;
     type Error = io::Error;
     type Future = std::future::Ready<io::Result<Self::Response>>;

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use etcd_client::Client;
 use futures_util::future::select_all;
-use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::address::EtcdAddress;
@@ -25,7 +24,7 @@ use super::login::EtcdLogin;
 use super::member::Member;
 use crate::backend::timers::deadline_after;
 use crate::backoff::Backoff;
-use crate::driver::Reader;
+use crate::driver::{self, Reader};
 use crate::error::{BackendError, Failure, NO_ANSWER};
 
 /// How long a call waits for one server while it could ask another one.
@@ -150,8 +149,9 @@ impl Endpoints {
     }
 
     /// Whether a lone request of a caller with this reader would go over a direct connection now.
-    pub(in crate::backend::etcd) fn serves_callers(&self, reader: Reader, runtime: &Handle) -> bool {
-        self.ranked().first().is_some_and(|member| member.serves_callers(reader, runtime))
+    /// Needs a runtime for what it may begin.
+    pub(in crate::backend::etcd) fn serves_callers(&self, reader: Reader) -> bool {
+        self.ranked().first().is_some_and(|member| member.serves_callers(reader))
     }
 
     /// Notes that a stream fell silent, or could not be opened in time. Other servers are asked first until this one works again.
@@ -279,13 +279,19 @@ where
     Fut: Future<Output = Result<T, etcd_client::Error>>,
 {
     if is_lone
+        && let Some(reader) = driver::reader()
         && let link = member.link(deadline).await?
-        && let Some(lent) = direct::lend(&link.direct)
+        && let Some(lent) = direct::lend(&link.direct, reader)
     {
         match send_on(member, &link, Some(lent), deadline, request, unanswered).await {
             // Both say nothing of the link.
             Err(failed) if matches!(failed.scope, FailureScope::Server | FailureScope::Login) => {}
-            other => return other,
+            answer => {
+                if let Err(failed) = &answer {
+                    member.note(&link, failed);
+                }
+                return answer;
+            }
         }
     }
     match send_once(member, deadline, request, unanswered).await {
@@ -334,16 +340,23 @@ where
 {
     let asked = Instant::now();
     unanswered.fetch_add(1, Ordering::Relaxed);
+    let is_lent = lent.is_some();
     let answer = async {
-        match &lent {
-            Some(lent) => lent.ask(request(lent.client.clone())).await,
+        match lent {
+            Some(lent) => {
+                let asked = request(lent.client.clone());
+                lent.ask(asked).await
+            }
             None => request(link.logged_in.client.clone()).await,
         }
     };
     let failed = match timeout_at(deadline, answer).await {
         Ok(Ok(value)) => {
             unanswered.fetch_sub(1, Ordering::Relaxed);
-            member.answered(link);
+            // An answer over the direct connection says nothing of the link.
+            if !is_lent {
+                member.answered(link);
+            }
             return Ok(value);
         }
         Ok(Err(error)) => ServerFailure::of_request(&member.endpoint, error),

@@ -9,14 +9,14 @@ use super::address::Endpoint;
 use super::direct::EtcdDirectConnection;
 use super::failure::{FailureScope, ServerFailure};
 use super::login::{EtcdLogin, LoggedIn};
-use crate::backend::direct::DirectLine;
+use crate::backend::direct::DirectAccess;
 use crate::error::Failure;
 
 /// A connection that is logged in.
 pub(super) struct ServerLink {
     pub(super) logged_in: LoggedIn,
     /// For requests that nothing else is under way with.
-    pub(super) direct: Arc<DirectLine<EtcdDirectConnection>>,
+    pub(super) direct: Arc<DirectAccess<EtcdDirectConnection>>,
     answered: Mutex<Instant>,
 }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -114,7 +113,7 @@ impl Member {
     }
 
     /// Whether a lone request of a caller with this reader would go over a direct connection. A few that would are worth making one.
-    pub(super) fn serves_callers(&self, reader: Reader, runtime: &Handle) -> bool {
+    pub(super) fn serves_callers(&self, reader: Reader) -> bool {
         let link = {
             let state = self.state.lock();
             state.link.clone().filter(|_| state.trouble.is_none())
@@ -123,7 +122,7 @@ impl Member {
         let is_free = link.direct.is_free(reader);
         if !is_free && link.direct.is_worthwhile() {
             let (endpoint, login, cluster) = (self.endpoint.clone(), self.login.clone(), self.cluster.clone());
-            runtime.spawn(direct::connect(endpoint, login, cluster, Arc::downgrade(&link.direct)));
+            tokio::spawn(direct::connect(endpoint, login, cluster, Arc::downgrade(&link.direct)));
         }
         is_free
     }

@@ -14,6 +14,8 @@ use crate::driver::{Reader, Socket};
 const WORTHWHILE: u32 = 3;
 /// How long to wait after a failure before another direct connection is made.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Lone requests further apart than this are worth no connection: it would end before the next one, and making it costs a login.
+const OFTEN: Duration = Duration::from_secs(1);
 
 /// How long a direct connection is kept that nobody uses.
 const IDLE: Duration = Duration::from_secs(10);
@@ -22,12 +24,12 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(in crate::backend) trait CallerConnection: Send {
     fn socket(&self) -> &Arc<Socket>;
 
-    /// Whether it is well and no answer has come, as it must be while nothing is asked. The server may have hung up.
-    fn is_quiet(&mut self) -> bool;
+    /// Whether a request may go over it, which is asked while none is under way. The server may have hung up.
+    fn is_usable(&mut self) -> bool;
 }
 
 /// The direct connection of one link.
-pub(in crate::backend) struct DirectLine<C> {
+pub(in crate::backend) struct DirectAccess<C> {
     state: Mutex<DirectState<C>>,
     /// A request is under way. It is read for each request, so it needs no lock.
     is_busy: AtomicBool,
@@ -37,7 +39,7 @@ pub(in crate::backend) struct DirectLine<C> {
 
 struct DirectState<C> {
     connection: Option<C>,
-    /// The lock about which a request is under way; empty where nobody waits for requests about one.
+    /// The lock about which a request is under way. Empty on backends where nobody waits for requests about one.
     asks: Option<String>,
     /// The loop that reads the socket by itself. No other caller may use it, since the loop would take its answers.
     fed_by: Option<u64>,
@@ -45,6 +47,8 @@ struct DirectState<C> {
     served: u64,
     /// Lone requests that came while there was no connection.
     lone: u32,
+    /// When the last of them came.
+    last_lone: Option<Instant>,
     /// It is being made.
     connecting: bool,
     /// No other one is made before.
@@ -72,7 +76,7 @@ impl<C: CallerConnection> DirectState<C> {
     }
 }
 
-impl<C> Default for DirectLine<C> {
+impl<C> Default for DirectAccess<C> {
     fn default() -> Self {
         let state = DirectState {
             connection: None,
@@ -80,6 +84,7 @@ impl<C> Default for DirectLine<C> {
             fed_by: None,
             served: 0,
             lone: 0,
+            last_lone: None,
             connecting: false,
             not_before: None,
             closed: false,
@@ -88,7 +93,7 @@ impl<C> Default for DirectLine<C> {
     }
 }
 
-impl<C: CallerConnection> DirectLine<C> {
+impl<C: CallerConnection> DirectAccess<C> {
     /// Whether a caller with this reader could use the connection now.
     pub(in crate::backend) fn is_free(&self, reader: Reader) -> bool {
         self.state.lock().is_free(reader)
@@ -109,8 +114,10 @@ impl<C: CallerConnection> DirectLine<C> {
         if state.connection.is_some() || state.connecting || state.closed {
             return false;
         }
-        state.lone += 1;
-        if state.lone < WORTHWHILE || state.not_before.is_some_and(|at| Instant::now() < at) {
+        let now = Instant::now();
+        let is_often = state.last_lone.replace(now).is_some_and(|last| now - last < OFTEN);
+        state.lone = if is_often { state.lone + 1 } else { 1 };
+        if state.lone < WORTHWHILE || state.not_before.is_some_and(|at| now < at) {
             return false;
         }
         (state.connecting, state.lone) = (true, 0);
@@ -153,25 +160,27 @@ impl<C: CallerConnection> DirectLine<C> {
         }
     }
 
-    /// Takes the connection for a request about this lock, if it is free and well.
-    pub(in crate::backend) fn begin(&self, lock: &str, reader: Reader) -> bool {
+    /// Takes the connection for a request about this lock, if it is free and usable. `take` has what the request needs of it.
+    pub(in crate::backend) fn begin<T>(&self, lock: &str, reader: Reader, take: impl FnOnce(&C) -> T) -> Option<T> {
         let mut state = self.state.lock();
         if !state.is_free(reader) {
-            return false;
+            return None;
         }
-        if state.connection.as_mut().is_some_and(|connection| !connection.is_quiet()) {
+        let connection = state.connection.as_mut()?;
+        if !connection.is_usable() {
             let ended = state.give_up();
             drop(state);
             drop(ended);
-            return false;
+            return None;
         }
+        let taken = take(connection);
         if let Reader::Feed(number) = reader {
             state.fed_by = Some(number);
         }
         state.asks = Some(lock.to_owned());
         self.is_busy.store(true, Ordering::SeqCst);
         state.served += 1;
-        true
+        Some(taken)
     }
 
     /// Ends the request under way. Without its answer the connection is of no use any more.
@@ -210,13 +219,13 @@ impl<C: CallerConnection> DirectLine<C> {
     }
 }
 
-/// Gives a line the connection that was made for it, or not, and ends it when it was not used for a while. Keeps neither of them.
-pub(in crate::backend) async fn keep_while_used<C: CallerConnection>(line: Weak<DirectLine<C>>, made: Option<C>) {
-    let Some(number) = line.upgrade().and_then(|line| line.connected(made)) else { return };
+/// Gives access to a connection that was made, or not, and ends it when it was not used for a while. Keeps neither of them.
+pub(in crate::backend) async fn keep_while_used<C: CallerConnection>(access: Weak<DirectAccess<C>>, made: Option<C>) {
+    let Some(number) = access.upgrade().and_then(|access| access.connected(made)) else { return };
     let mut seen = 0;
     loop {
         sleep(IDLE).await;
-        match line.upgrade().and_then(|line| line.end_unless_used(number, seen)) {
+        match access.upgrade().and_then(|access| access.end_unless_used(number, seen)) {
             Some(served) => seen = served,
             None => return,
         }
