@@ -42,7 +42,7 @@ FACES = {
 
 # So many letters are as wide as a page at 1280 pixels.
 HELP_WIDTH = 86
-OPTION = re.compile(r" +-.*? {2,}")
+OPTION = re.compile(r" +-.*? {2,}| {10}(?=\S)")
 
 # What typedoc repeats of the signature above it.
 SAID_BEFORE = re.compile(
