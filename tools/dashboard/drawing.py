@@ -35,6 +35,8 @@ def draw(shown: list[tuple[Panel, list[Line]]], file: Path) -> None:
     height = max(panel.top + panel.height for panel, _ in shown) * ROW
     figure = pyplot.figure(figsize=(width, height), facecolor=GROUND)
     inches = figure.dpi_scale_trans
+    # Some lines begin late: with the first error, for instance.
+    times = [datetime.fromtimestamp(at, UTC) for _, lines in shown for line in lines for at in line.times]
     for panel, lines in shown:
         left, right = panel.left * COLUMN + GAP, (panel.left + panel.width) * COLUMN - GAP
         top, bottom = height - panel.top * ROW - GAP, height - (panel.top + panel.height) * ROW + GAP
@@ -48,6 +50,7 @@ def draw(shown: list[tuple[Panel, list[Line]]], file: Path) -> None:
         axes = figure.add_axes((place[0] / width, place[1] / height, place[2] / width, place[3] / height), facecolor=PANEL)
         fill(axes, panel.unit, lines)
         if lines:
+            axes.set_xlim(min(times), max(times))
             axes.legend(loc="lower left", ncols=columns, bbox_to_anchor=(left, bottom), bbox_transform=inches)
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)
