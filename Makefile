@@ -1,7 +1,7 @@
 # Everything a contributor runs. Each recipe calls one small script in tools/.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup services fmt lint test docs sim mutants chaos chaos-check chaos-totals dist demo bench bench-quick bench-bridge clean
+.PHONY: help setup services fmt lint test docs sim mutants chaos chaos-check chaos-totals dist demo pictures bench bench-quick bench-bridge clean
 
 # Holds servers only where the machine has none that will do: see tools/fetch-redis and tools/fetch-etcd.
 export PATH := $(CURDIR)/.cache/services/bin:$(PATH)
@@ -57,6 +57,12 @@ dist: setup services ## Build wheel, sdist and npm tarball, and try each in an e
 
 demo: setup ## Show the lock at work between Python, Node and shell
 	@.venv/bin/python examples/demo/run.py
+
+pictures: setup services ## Record the demo and draw the dashboard anew for the documentation, in seven minutes
+	@.venv/bin/python tools/record-demo
+	@tools/setup-bench-peers --few
+	@tools/fetch-prometheus
+	@.cache/benches/python/bin/python tools/draw-dashboard
 
 bench: setup services ## Compare with other lock libraries and write docs/benchmarks.md, or print ONLY=one_task; ROUNDS=5
 	@tools/setup-bench-peers

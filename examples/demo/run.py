@@ -73,14 +73,15 @@ async def work(language: str, name: str, mode: str, ledger: Path, outcome: Outco
         update = Update(time.monotonic(), who, int(token), float(waited), int(value), bool(crash))
         outcome.updates.append(update)
         if mode != "unlocked":
-            says = "killed with kill -9 while it held the lock" if update.crashed else f"ledger {value}"
-            print(f"  {who:<10} token {token:>16}   waited {update.waited:>7.1f} ms   {says}", flush=True)
+            says = "killed by kill -9" if update.crashed else value
+            print(f"{who:<9}{token:>16}{update.waited:>8.1f} ms   {says}", flush=True)
     if await worker.wait() != 0 and mode != "crash":
         outcome.broken.append(name)
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{ROOT / 'target/release'}:{os.environ['PATH']}"}
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return {**os.environ, "PATH": f"{target / 'release'}:{os.environ['PATH']}"}
 
 
 async def run(mode: str, folder: Path) -> Outcome:
@@ -99,10 +100,11 @@ async def run(mode: str, folder: Path) -> Outcome:
 def main() -> int:
     where = os.environ.get("DLOCK_URL") or "local:"
     each = WORKERS_OF_EACH
-    print(f"{each} Python, {each} Node and {each} shell workers update one file under one lock on {shown(where)}\n")
+    print(f"{each} Python, {each} Node and {each} shell workers update one file\nunder one lock on {shown(where)}\n")
+    print(f"{'worker':<9}{'fencing token':>16}{'waited':>11}   ledger", flush=True)
     with tempfile.TemporaryDirectory(prefix="dlock-demo-") as folder:
         locked = asyncio.run(run("locked", Path(folder)))
-        print("\nThe same work without the lock ...\n")
+        print("\nThe same work without the lock ...\n", flush=True)
         unlocked = asyncio.run(run("unlocked", Path(folder)))
 
     rows = [
@@ -112,9 +114,9 @@ def main() -> int:
         ("tokens strictly rising", "yes" if locked.tokens_rise else "NO", "-"),
         ("holder killed, key free again", f"{(locked.healed_after or 0) * 1000:.0f} ms", "-"),
     ]
-    print(f"{'':<32}{'with dlock':>12}{'without':>12}")
+    print(f"{'':<31}{'with dlock':>12}{'without':>11}")
     for title, with_dlock, without in rows:
-        print(f"{title:<32}{with_dlock:>12}{without:>12}")
+        print(f"{title:<31}{with_dlock:>12}{without:>11}")
     for name in locked.broken + unlocked.broken:
         print(f"{name} failed", file=sys.stderr)
     good = locked.lost == 0 and locked.tokens_rise and locked.healed_after is not None and not locked.broken

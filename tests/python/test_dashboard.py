@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from dlock import sync
 from services import RedisServer
 
-DASHBOARD = Path(__file__).resolve().parents[2] / "docs/grafana.json"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+DASHBOARD = DOCS / "grafana.json"
+PICTURE = DOCS / "pictures/dashboard.svg"
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? \S+$")
 LABEL = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
 SELECTOR = re.compile(r"(dlock_\w+)(?:\{([^}]*)\})?")
@@ -67,6 +70,12 @@ def test_every_query_of_the_dashboard_finds_its_series(redis_server: RedisServer
 def test_every_series_is_on_the_dashboard(redis_server: RedisServer, key: str) -> None:
     asked = {re.sub(r"_(bucket|count|sum)$", "", name) for query in queries() for name, _ in SELECTOR.findall(query)}
     assert {re.sub(r"_(bucket|count|sum)$", "", name) for name in emitted(redis_server, key)} == asked
+
+
+def test_the_picture_is_of_this_dashboard() -> None:
+    titles = [panel["title"] for panel in json.loads(DASHBOARD.read_text())["panels"]]
+    words = [unescape(word) for word in re.findall(r"<text[^>]*>([^<]*)</text>", PICTURE.read_text())]
+    assert [word for word in words if word in titles] == titles, "draw it again: make pictures"
 
 
 @pytest.mark.parametrize(

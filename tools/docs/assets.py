@@ -1,7 +1,7 @@
 """What the pages load, all of it from the site itself: it works without a network, and tells nobody who reads it. A hook of MkDocs.
 
 The theme would load two scripts from elsewhere: the one that draws diagrams, and one for browsers of long ago. The first is put
-beside the pages, and is still loaded only where there is a diagram.
+beside the pages, and is still loaded only where there is a diagram. So is the player, where there is a recording.
 """
 
 from pathlib import Path
@@ -16,7 +16,10 @@ ASSETS = {
     "assets/extra.css": ROOT / "tools/docs/extra.css",
     "assets/favicon.svg": ROOT / "tools/docs/favicon.svg",
     "assets/iframe-worker.js": MODULES / "iframe-worker/shim/index.js",
+    "assets/javascripts/asciinema-player.min.js": MODULES / "asciinema-player/dist/bundle/asciinema-player.min.js",
     "assets/javascripts/mermaid.min.js": MODULES / "mermaid/dist/mermaid.min.js",
+    "assets/javascripts/recordings.js": ROOT / "tools/docs/recordings.js",
+    "assets/stylesheets/asciinema-player.css": MODULES / "asciinema-player/dist/bundle/asciinema-player.css",
 }
 
 BESIDE = """document.querySelector('script[src*="javascripts/bundle."]').src.replace(/bundle[^/]*$/,"mermaid.min.js")"""

@@ -69,6 +69,8 @@ def list_of_decisions() -> str:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    if page.file.src_uri in config.extra["wide"]:
+        page.meta["hide"] = ["toc"]
     source = Path(page.file.abs_src_path) if page.file.abs_src_path else None
     if source is None or source.is_relative_to(GENERATED):
         return markdown

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import subprocess
+import textwrap
+from functools import partial
 from pathlib import Path
 
 from facts.shell import CommandLine
@@ -37,6 +39,10 @@ FACES = {
         "shows are [those of `dlock`](python.md).",
     ),
 }
+
+# So many letters are as wide as a page at 1280 pixels.
+HELP_WIDTH = 86
+OPTION = re.compile(r" +-.*? {2,}| {10}(?=\S)")
 
 # What typedoc repeats of the signature above it.
 SAID_BEFORE = re.compile(
@@ -106,7 +112,20 @@ def command_line(program: CommandLine) -> str:
 
 
 def shown(text: str) -> list[str]:
-    return ["```text", *(line.rstrip() for line in text.strip().splitlines()), "```"]
+    paragraphs = [paragraph.strip("\n").splitlines() for paragraph in text.strip().split("\n\n")]
+    return ["```text", *"\n\n".join("\n".join(wrapped(lines)) for lines in paragraphs).splitlines(), "```"]
+
+
+def wrapped(lines: list[str]) -> list[str]:
+    """A paragraph that fits the page. A table keeps its lines; what an option does is wrapped in its column, as in a terminal."""
+    fit = partial(textwrap.wrap, width=HELP_WIDTH, break_long_words=False, break_on_hyphens=False)
+    if not any(line.startswith(" ") for line in lines):
+        return fit(" ".join(lines))
+    fitting = []
+    for line in lines:
+        option = OPTION.match(line)
+        fitting += fit(line, subsequent_indent=" " * option.end()) if option else [line.rstrip()]
+    return fitting
 
 
 def node(folder: Path) -> None:
