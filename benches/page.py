@@ -19,27 +19,30 @@ TABLE = re.compile(r"(?<=<!-- figures of `make bench` -->\n).*?(?=<!-- end of th
 
 INTRO = """# Benchmarks
 
-`make bench` wrote this page, in one run of {minutes} minutes on {day}, at commit {commit}. It measures dlock beside the libraries that
-people use today.
+`make bench` wrote this page, in one run of {minutes} minutes on {day}, at commit {commit}. It measures dlock beside the
+libraries that people use today.
 
-Read the figures as what they are. Client and server share one {kind} with {cores} cores ({processor}, Linux {kernel}), and everything is
-on loopback, so a round trip costs almost nothing but the change from one process to another. On a real network each round trip takes its
-time, and all libraries that need two are close to each other: see *A server far away*. What a change of thread or process costs differs
-between machines twentyfold, so **a ratio from here is not a promise for your machine**: run it there.
+Read the figures as what they are. Client and server share one {kind} with {cores} cores ({processor}, Linux {kernel}), and
+everything is on loopback, so a round trip costs almost nothing but the change from one process to another. On a real network
+each round trip takes its time, and all libraries that need two are close to each other: see *A server far away*. What a change
+of thread or process costs differs between machines twentyfold, so **a ratio from here is not a promise for your machine**: run
+it there.
 
 ## How it is measured
 
-- Each library is a process of its own, written as its documentation says, with a TTL of 30 s. A program for each language does the same
-  work with each library: [benches/README.md](../benches/README.md) says what that is, and `benches/peers` has the programs.
-- All libraries of a table are started first. Then they take turns, round after round, so that whatever else the machine does hits all of
-  them. Two processes of one program can differ by a quarter for as long as they live, and a round does not show that.
+- Each library is a process of its own, written as its documentation says, with a TTL of 30 s. A program for each language does
+  the same work with each library: [benches/README.md](../benches/README.md) says what that is, and `benches/peers` has the
+  programs.
+- All libraries of a table are started first. Then they take turns, round after round, so that whatever else the machine does
+  hits all of them. Two processes of one program can differ by a quarter for as long as they live, and a round does not show
+  that.
 - A figure is the median of the rounds; in brackets are the lowest and the highest.
-- redis-server keeps nothing on disk. etcd has one member, which waits for its disk as by default. `local:` and the libraries for files use
-  a folder in memory.
+- redis-server keeps nothing on disk. etcd has one member, which waits for its disk as by default. `local:` and the libraries
+  for files use a folder in memory.
 - A library that failed at some work is missing in its table.
 
-Run it again with `make bench` (Rust, Python, Node, Go; a JDK and Maven for Redisson). `make bench ONLY=one_task` runs one part and leaves
-the page alone. `make bench-quick` takes less than two minutes and prints ratios.
+Run it again with `make bench` (Rust, Python, Node, Go; a JDK and Maven for Redisson). `make bench ONLY=one_task` runs one part
+and leaves the page alone. `make bench-quick` takes less than two minutes and prints ratios.
 
 | | version |
 |---|---|

@@ -1,8 +1,8 @@
 """Compares dlock with the lock libraries that Python, Node, Go, Java and Rust programs use today, in one run.
 
 Usage: run.py [--rounds 5] [--quick | --page | --go-on] [EXPERIMENT...]
-Without experiments all of them run, and docs/benchmarks.md is written. With some, their figures are printed. `--page` writes the page again
-from the figures of the last run. `--go-on` measures what a run that was broken off has not measured.
+Without experiments all of them run, and docs/benchmarks.md is written. With some, their figures are printed. `--page` writes
+the page again from the figures of the last run. `--go-on` measures what a run that was broken off has not measured.
 """
 
 import argparse

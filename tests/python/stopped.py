@@ -61,8 +61,8 @@ def until(test: Callable[[], bool]) -> None:
 
 
 def finder_url(url: str) -> str:
-    """Where calls that find out about the stop acquire. Files of `local:` could take the numbers of descriptors that were closed, and a
-    wake that goes to a file tells nobody.
+    """Where calls that find out about the stop acquire. Files of `local:` could take the numbers of descriptors that were closed,
+    and a wake that goes to a file tells nobody.
     """
     return "memory:" if url.startswith("local") else url
 
