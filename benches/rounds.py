@@ -65,6 +65,16 @@ def take_turns(
     return {name: dict(values) for name, values in seen.items()}
 
 
+def warmed(working: dict[str, Worker], seconds: float) -> dict[str, Worker]:
+    """Those that can work, once they have: connections are made and code is compiled then. A peer that cannot is out."""
+
+    def work(worker: Worker) -> dict[str, float]:
+        worker.ask(do="pairs", keys=["warm"], seconds=seconds)
+        return {}
+
+    return {name: working[name] for name in take_turns(working, 1, work, "warm-up")}
+
+
 def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from contenders import REDIS
 from report import Picture, Section, Table
-from rounds import note, take_turns, workers
+from rounds import note, take_turns, warmed, workers
 
 from experiments.one_task import bar, pair, row
 from services import RedisServer
@@ -53,9 +53,7 @@ class DistantRedis(RedisServer):
 def measure_here(rounds: int, host: str, enter: list[str]) -> dict[str, Any]:
     """On a machine that has the network."""
     with DistantRedis(host, enter) as server, workers(REDIS.contenders, server.url) as working:
-        for worker in working.values():
-            worker.ask(do="pairs", keys=["warm"], seconds=0.3)
-        return take_turns(working, rounds, pair, "one task, a distant Redis")
+        return take_turns(warmed(working, 0.3), rounds, pair, "one task, a distant Redis")
 
 
 def present(figures: dict[str, Any]) -> Section:

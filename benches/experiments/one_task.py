@@ -5,7 +5,7 @@ from typing import Any
 from contenders import ARENAS, Arena, Contender
 from disturbance import busy_cores
 from report import Line, Picture, Section, Table
-from rounds import best, median, opened, spread, take_turns, workers
+from rounds import best, median, opened, spread, take_turns, warmed, workers
 from worker import Worker
 
 SECONDS = 0.5
@@ -24,11 +24,10 @@ def measure(rounds: int) -> dict[str, Any]:
 
 def measure_on(arena: Arena, rounds: int) -> dict[str, Any]:
     with opened(arena) as (url, _), workers(arena.contenders, url) as working:
-        for worker in working.values():
-            worker.ask(do="pairs", keys=["warm"], seconds=SECONDS)
-        quiet = take_turns(working, rounds, pair, f"one task on {arena.name}")
+        there = warmed(working, SECONDS)
+        quiet = take_turns(there, rounds, pair, f"one task on {arena.name}")
         with busy_cores():
-            busy = take_turns(working, rounds, pair, f"one task on {arena.name}, every core busy")
+            busy = take_turns({name: there[name] for name in quiet}, rounds, pair, f"one task on {arena.name}, every core busy")
     return {"quiet": quiet, "busy": busy}
 
 

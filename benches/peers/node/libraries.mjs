@@ -91,9 +91,11 @@ async function properLockfile(url) {
   const options = { realpath: false }
   // Its own pauses between tries, which double from 1 s, are for rare contention: 10 ms here.
   const retries = { forever: true, minTimeout: 10, factor: 1 }
+  // It makes a folder with the suffix `.lock`, where other libraries have a file of that name.
+  const file = (key) => join(folder, `folder-${key}`)
   return {
-    lock: (key) => () => lockfile.lock(join(folder, key), { ...options, retries }),
-    tryOnce: (key) => () => granted(() => lockfile.lock(join(folder, key), options), (error) => error.code === 'ELOCKED'),
+    lock: (key) => () => lockfile.lock(file(key), { ...options, retries }),
+    tryOnce: (key) => () => granted(() => lockfile.lock(file(key), options), (error) => error.code === 'ELOCKED'),
   }
 }
 

@@ -51,9 +51,9 @@ impl Batches {
         pending
     }
 
-    /// Whether nothing is queued or under way.
-    pub(super) fn is_idle(&self) -> bool {
-        self.outbox.is_idle()
+    /// Whether a step would be a lone one now.
+    pub(super) fn is_free_for_lone(&self) -> bool {
+        self.outbox.is_free_for_lone()
     }
 
     /// Sends one step: by itself and at once if its caller polls it and nothing else is under way, else as [`Self::submit`] does.

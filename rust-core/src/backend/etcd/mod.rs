@@ -260,7 +260,7 @@ impl Backend for Etcd {
     }
 
     fn serves_callers(&self, reader: Reader) -> bool {
-        let tasks = self.tasks.get().filter(|_| reader != Reader::Never && self.store.writes.is_idle());
+        let tasks = self.tasks.get().filter(|_| reader != Reader::Never && self.store.writes.is_free_for_lone());
         tasks.is_some_and(|tasks| {
             // What this may begin, such as another connection, belongs to the engine and not to the caller.
             let _on_engine = tasks.runtime.enter();

@@ -120,16 +120,16 @@ impl TxnOutbox {
         self.state.lock().next()
     }
 
-    /// Whether nothing is queued or under way.
-    pub(super) fn is_idle(&self) -> bool {
-        self.state.lock().is_idle()
+    /// Whether a step would be a lone one now: none is queued or under way, and none were many a moment ago, who would wait for this one when they
+    /// come back.
+    pub(super) fn is_free_for_lone(&self) -> bool {
+        self.state.lock().is_free_for_lone()
     }
 
-    /// Counts a lone step as a call of its own, which its caller makes. False if others are queued or under way, or were a moment ago: then those
-    /// that come back wait for this one.
+    /// Counts a lone step as a call of its own, which its caller makes. False if it is not one ([`Self::is_free_for_lone`]).
     pub(super) fn begin_lone(&self) -> bool {
         let mut state = self.state.lock();
-        let is_lone = state.is_idle() && !state.is_after_large();
+        let is_lone = state.is_free_for_lone();
         if is_lone {
             (state.calls, state.under_way, state.sizes) = (1, 1, [state.sizes[1], 1]);
         }
@@ -163,8 +163,8 @@ impl TxnOutbox {
 }
 
 impl TxnOutboxState {
-    fn is_idle(&self) -> bool {
-        self.calls == 0 && self.queued.is_empty()
+    fn is_free_for_lone(&self) -> bool {
+        self.calls == 0 && self.queued.is_empty() && !self.is_after_large()
     }
 
     fn is_after_large(&self) -> bool {
@@ -308,7 +308,7 @@ mod tests {
     async fn those_that_come_during_a_lone_call_go_beside_it_and_after_it() {
         let outbox = Arc::<TxnOutbox>::default();
         let come = || outbox.submit([other(1)], Timer::now() + Duration::from_secs(1));
-        assert!(outbox.begin_lone() && !outbox.begin_lone() && !outbox.is_idle());
+        assert!(outbox.begin_lone() && !outbox.begin_lone());
         let (_one, is_worth_a_call) = come();
         assert!(is_worth_a_call, "as many come as are under way");
         assert_eq!(outbox.next().map(|batch| batch.len()), Some(1));
@@ -320,7 +320,9 @@ mod tests {
             outbox.answered(1);
             assert!(outbox.next().is_none());
         }
-        assert!(outbox.is_idle() && outbox.begin_lone() && !outbox.end_lone() && outbox.is_idle());
+        assert!(outbox.begin_lone() && !outbox.end_lone() && outbox.is_free_for_lone());
+        outbox.state.lock().sizes = [LARGE, 1];
+        assert!(!outbox.begin_lone(), "many are on their way back");
     }
 
     #[tokio::test]
