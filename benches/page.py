@@ -89,7 +89,7 @@ def readme_table(found: dict[str, Any]) -> str:
         found["many_tasks"]["redis"]["500"],
         found["one_key"]["redis"]["1 × 20"],
     )
-    names = ["dlock, Python asyncio", "redis-py asyncio", "dlock, Node", "redis-semaphore", "node-redlock", "dlock, Rust"]
+    names = ["dlock, Python asyncio", "redis-py asyncio", "dlock, Node", "redis-semaphore", "node-redlock"]
 
     def cell(values: dict[str, Any], name: str, figure: str) -> str:
         return f"{median(values[name][figure]):,.0f}" if name in values else "–"
